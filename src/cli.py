@@ -1,0 +1,125 @@
+"""What the scripts share: flags in both spellings, one-line errors with exit status 2, choosing a device, seeding."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from src.errors import UserError
+
+_LONG_FLAG = re.compile(r"(--[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with two habits of this project: ``-`` and ``_`` may be exchanged within a flag, and errors are :class:`UserError`.
+
+    The help shows each flag in the one spelling it was declared with.
+    """
+
+    def __init__(self, description: str | None = None, **options: object) -> None:
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options  # type: ignore[arg-type]
+        )
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: object = None):  # type: ignore[no-untyped-def,override]
+        arguments = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args([self._declared_spelling(argument) for argument in arguments], namespace)
+
+    def _declared_spelling(self, argument: str) -> str:
+        match = _LONG_FLAG.fullmatch(argument)
+        if match is None:
+            return argument
+        declared = {option.replace("_", "-"): option for option in self._option_string_actions}
+        return declared.get(match[1].replace("_", "-"), match[1]) + (match[2] or "")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def run_script(name: str, main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Run a script's main function; a :class:`UserError` becomes one message on standard error and exit status 2."""
+    try:
+        return main(argv)
+    except UserError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    return _bounded(text, int, 1)
+
+
+def non_negative_int(text: str) -> int:
+    """An argparse type: a whole number from 0."""
+    return _bounded(text, int, 0)
+
+
+def fraction(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _bounded(text: str, kind: type[int], low: int) -> int:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = low - 1
+    if value < low:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low}")
+    return value
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` (a CUDA GPU where there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this PyTorch sees no CUDA GPU; use --device cpu, or install a CUDA build of torch")
+    return torch.device(name)
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """``--device``, the same in every script."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute; auto takes a CUDA GPU where there is one")
+
+
+def add_workers_flag(parser: argparse.ArgumentParser, default: int = 4) -> None:
+    """``-j/--workers``, the same in every script that reads many pictures."""
+    parser.add_argument("-j", "--workers", type=non_negative_int, default=default, metavar="N", help="processes that read pictures; 0 reads in this process")
+
+
+def seed_everything(seed: int | None) -> None:
+    """Seed Python, NumPy and PyTorch; None leaves them random."""
+    if seed is not None:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)

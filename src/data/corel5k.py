@@ -1,0 +1,131 @@
+"""Corel5k: 4,500 + 499 photographs with 1 to 5 tags each out of 374 words.
+
+"Object Recognition as Machine Translation" (ECCV 2002). The form in circulation:
+
+    words                               a word a line; tag t is line t, from 1
+    training_label, test_label          picture id and its tags a line: ``1000 1 2 3 4``
+    images/<id // 1000 * 1000>/<id>.jpeg
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from src.data.coco import LabelledPictures
+from src.data.metadata import ExtraWords, check_output_folder, write_metadata
+from src.data.nus_wide import CONCEPTS_81
+from src.data.split import ZeroShotSplit, make_split
+from src.data.word_vectors import frequent_words, label_vectors, read_vocabulary
+from src.errors import UserError, name_some
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`prepare_corel5k` found, for printing."""
+
+    split: ZeroShotSplit
+    train: LabelledPictures
+    val: LabelledPictures
+    dropped: list[str]
+    extra_words: ExtraWords | None
+
+
+def prepare_corel5k(
+    source: Path,
+    output: Path,
+    word_vectors: Path,
+    *,
+    unseen: Sequence[str] | None = None,
+    drop_missing: bool = False,
+    extra_words: int = 0,
+    overwrite: bool = False,
+) -> Report:
+    """Make a metadata folder from Corel5k.
+
+    Args:
+        source: the folder that holds ``words``, ``training_label``, ``test_label`` and ``images``.
+        output: the metadata folder to make.
+        word_vectors: see :func:`src.data.word_vectors.read_vocabulary`.
+        unseen: the labels to hold out; None takes those that are among the 81 concepts of NUS-WIDE.
+        drop_missing: leave out words without a vector, which is otherwise an error.
+        extra_words: store this many of the vocabulary's most frequent words too.
+        overwrite: replace an earlier folder.
+
+    Raises:
+        UserError: something is missing, malformed or in the way. Nothing is written then.
+    """
+    check_output_folder(output, overwrite)
+    words = _read_lines(source / "words")
+    vocabulary = read_vocabulary(word_vectors)
+    labels, vectors, missing = label_vectors(vocabulary, words)
+    if missing and not drop_missing:
+        raise UserError(
+            f"--word-vectors {word_vectors}: no vector for {len(missing)} of the {len(words)} words ({name_some(missing)}); "
+            "give other vectors, or --missing drop to leave these words out"
+        )
+    held_out = _choose_unseen(labels, unseen)
+    seen = [column for column, label in enumerate(labels) if label not in held_out]
+    split = make_split(labels, seen, [labels.index(label) for label in held_out], vectors, name=f"corel5k_{len(seen)}_{len(held_out)}", source=str(source))
+    train, val = (_read_part(source, name, words, labels) for name in ("training_label", "test_label"))
+    extra = frequent_words(vocabulary, extra_words, labels)
+    write_metadata(
+        output,
+        split,
+        {"train": train, "val": val},
+        image_root=os.path.abspath(source / "images"),
+        word_vector_source=vocabulary.source,
+        extra_words=extra,
+        overwrite=overwrite,
+    )
+    return Report(split, train, val, missing, extra)
+
+
+def _choose_unseen(labels: Sequence[str], unseen: Sequence[str] | None) -> list[str]:
+    if unseen is None:
+        return [label for label in labels if label in CONCEPTS_81]
+    strangers = [label for label in unseen if label not in labels]
+    if strangers:
+        raise UserError(f"--unseen: no such label (or it has no vector): {name_some(strangers)}")
+    return list(unseen)
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--source {path.parent}: cannot read {path.name}: {error}; is this the Corel5k folder?") from error
+
+
+def _read_part(source: Path, name: str, words: Sequence[str], labels: Sequence[str]) -> LabelledPictures:
+    """One label file -> labels in the columns of ``labels``; tags whose word was dropped are left out, pictures are kept."""
+    column_of = {label: column for column, label in enumerate(labels)}
+    ids: list[int] = []
+    pairs: list[tuple[int, int]] = []
+    for number, line in enumerate(_read_lines(source / name), start=1):
+        try:
+            picture, *tags = (int(part) for part in line.split())
+            if min(tags, default=1) < 1:
+                raise ValueError("tags count from 1")
+            tagged = [words[tag - 1] for tag in tags]
+        except (ValueError, IndexError) as error:
+            raise UserError(f"{source / name}, line {number}: not 'id tag tag ...' with tags 1..{len(words)}: {line!r}") from error
+        pairs.extend((len(ids), column_of[word]) for word in tagged if word in column_of)
+        ids.append(picture)
+    repeated = len(ids) - len(set(ids))
+    if repeated:
+        raise UserError(f"{source / name}: {repeated} picture ids are listed more than once")
+    targets = torch.zeros(len(ids), len(labels), dtype=torch.int8)
+    if pairs:
+        rows, columns = zip(*pairs, strict=True)
+        targets[list(rows), list(columns)] = 1
+    pictures = LabelledPictures(tuple(ids), tuple(f"{number // 1000 * 1000}/{number}.jpeg" for number in ids), targets)
+    absent = [file_name for file_name in pictures.file_names if not (source / "images" / file_name).is_file()]
+    if absent:
+        raise UserError(f"--source {source}: {len(absent)} of the {len(pictures)} pictures of {name} are not below images/ ({name_some(absent, 3)})")
+    return pictures
+

@@ -1,0 +1,240 @@
+"""Metadata folders: everything about a data set but its pictures.
+
+This project's form, which holds no pickle:
+
+    split.json          labels, seen and unseen, and the names of the files below
+    word_vectors.npy    [D, C] float32
+    train.json val.json COCO-format image-level labels
+    extra_words.json extra_words.npy   optional: more words and their vectors [D, V], for tagging with words that are no labels
+
+and the two forms of the released code (src/data/official.py), whose label files are ``zs_split/{train_17_48,val_17_48,val_unseen}.json``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.coco import LabelledPictures, write_coco_labels
+from src.data.official import COCO_FILES, NUS_WIDE_FILES, has_files, read_coco_split, read_nus_wide_split
+from src.data.split import ZeroShotSplit, make_split
+from src.errors import UserError, name_some
+from src.files import read_json, write_json
+
+FORMAT = "zero-shot-split/1"
+KINDS = ("SDL", "COCO", "NUS_WIDE")
+
+
+@dataclass(frozen=True)
+class ExtraWords:
+    """Words beyond the labels, most frequent first, with vectors [D, V] of the same space as the labels'."""
+
+    words: tuple[str, ...]
+    vectors: Tensor
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a metadata folder says.
+
+    Attributes:
+        folder: where it lies.
+        kind: ``SDL`` (this project's), or ``COCO`` / ``NUS_WIDE`` (the released code's).
+        split: labels, seen, unseen, word vectors.
+        train, val: COCO-format files, or None where the folder has none.
+        val_unseen: the released code's separate list of zero-shot test images, or None.
+        image_root: the picture folder that was recorded when the folder was made, or None.
+        extra_words: or None.
+    """
+
+    folder: Path
+    kind: str
+    split: ZeroShotSplit
+    train: Path | None = None
+    val: Path | None = None
+    val_unseen: Path | None = None
+    image_root: Path | None = None
+    extra_words: ExtraWords | None = None
+
+
+def detect_kind(folder: Path) -> str | None:
+    """Which of :data:`KINDS` the folder is, by its files; None if it is none of them."""
+    if (folder / "split.json").is_file():
+        return "SDL"
+    if has_files(folder, COCO_FILES):
+        return "COCO"
+    if has_files(folder, NUS_WIDE_FILES):
+        return "NUS_WIDE"
+    return None
+
+
+def load_metadata(folder: str | Path, kind: str | None = None) -> Metadata:
+    """Read a metadata folder.
+
+    Args:
+        folder: the folder.
+        kind: which of :data:`KINDS` it must be; None recognises it.
+
+    Raises:
+        UserError: the folder is none of the kinds, or not the asked one, or a file in it is missing or wrong.
+    """
+    folder = Path(folder)
+    found = detect_kind(folder)
+    if found is None:
+        raise UserError(
+            f"{folder} is no metadata folder: it has no split.json (made by prepare_data.py), and not all of {', '.join(COCO_FILES)} "
+            f"or of {', '.join(NUS_WIDE_FILES)} (the released code's)"
+        )
+    if kind is not None and kind != found:
+        raise UserError(f"{folder} is a metadata folder of kind {found}, not {kind}")
+    if found == "SDL":
+        return _load_own(folder)
+    split = read_coco_split(folder) if found == "COCO" else read_nus_wide_split(folder)
+    files = (_existing(folder / "zs_split" / f"{name}.json") for name in ("train_17_48", "val_17_48", "val_unseen"))
+    return Metadata(folder, found, split, *files)
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _load_own(folder: Path) -> Metadata:
+    path = folder / "split.json"
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not of the format {FORMAT!r}; make it anew with prepare_data.py")
+    try:
+        labels = [str(label) for label in content["labels"]]
+        column_of = {label: column for column, label in enumerate(labels)}
+        seen, unseen = ([column_of[name] for name in content[side]] for side in ("seen", "unseen"))
+        split = make_split(labels, seen, unseen, _load_vectors(folder / content["word_vectors"]), name=content["name"], source=str(path))
+        files = {part: _named_file(folder, content.get(part)) for part in ("train", "val")}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is incomplete or names a label that it does not list: {error}") from error
+    root = content.get("images")
+    return Metadata(
+        folder, "SDL", split, **files, image_root=(folder / root) if root else None, extra_words=_load_extra(folder, content.get("extra_words"), split)
+    )
+
+
+def _named_file(folder: Path, name: str | None) -> Path | None:
+    if name is None:
+        return None
+    if not (folder / name).is_file():
+        raise UserError(f"{folder / 'split.json'} names {name}, which is not there")
+    return folder / name
+
+
+def _load_vectors(path: Path) -> Tensor:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"cannot read the word vectors {path}: {error}") from error
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _load_extra(folder: Path, names: dict[str, str] | None, split: ZeroShotSplit) -> ExtraWords | None:
+    if names is None:
+        return None
+    words = tuple(str(word) for word in read_json(folder / names["words"]))
+    vectors = _load_vectors(folder / names["vectors"])
+    if vectors.shape != (split.wordvec_dim, len(words)):
+        raise UserError(f"{folder / names['vectors']} has shape {tuple(vectors.shape)}, not [{split.wordvec_dim}, {len(words)}]")
+    return ExtraWords(words, vectors)
+
+
+def check_output_folder(folder: Path, overwrite: bool) -> None:
+    """Raises :class:`UserError` where :func:`write_metadata` would refuse: before hours are spent on what cannot be written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file; choose a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise UserError(f"--output {folder} is not empty; choose another folder or give --overwrite")
+        if detect_kind(folder) != "SDL":
+            raise UserError(f"--output {folder}: --overwrite replaces only folders that prepare_data.py made; choose another folder")
+
+
+def write_metadata(
+    folder: str | Path,
+    split: ZeroShotSplit,
+    parts: dict[str, LabelledPictures],
+    *,
+    image_root: str | Path | None,
+    word_vector_source: str,
+    extra_words: ExtraWords | None = None,
+    overwrite: bool = False,
+    move_in: Sequence[Path] = (),
+) -> None:
+    """Write a metadata folder of this project's form, whole or not at all: it is made under a temporary name beside ``folder`` and renamed.
+
+    Args:
+        folder: the folder to make.
+        split: labels, seen, unseen, word vectors.
+        parts: ``train`` and ``val`` labels.
+        image_root: the picture folder to record; a relative path is relative to ``folder``.
+        word_vector_source: where the vectors are from, for people.
+        extra_words: more words.
+        overwrite: replace a folder of this form.
+        move_in: finished folders that become part of it (pictures that were drawn for it).
+
+    Raises:
+        UserError: the folder exists and may not be replaced, or cannot be written.
+    """
+    folder = Path(folder)
+    check_output_folder(folder, overwrite)
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "name": split.name,
+        "labels": list(split.labels),
+        "seen": split.names(split.seen),
+        "unseen": split.names(split.unseen),
+        "word_vectors": "word_vectors.npy",
+        "word_vector_source": word_vector_source,
+        "images": None if image_root is None else os.fspath(image_root),
+        **{part: f"{part}.json" for part in parts},
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written: {error.strerror or error}") from error
+    try:
+        os.chmod(temporary, 0o755)
+        np.save(temporary / "word_vectors.npy", split.word_vectors.numpy(), allow_pickle=False)
+        for part, pictures in parts.items():
+            write_coco_labels(temporary / f"{part}.json", pictures, split.labels)
+        if extra_words is not None:
+            content["extra_words"] = {"words": "extra_words.json", "vectors": "extra_words.npy"}
+            write_json(temporary / "extra_words.json", list(extra_words.words))
+            np.save(temporary / "extra_words.npy", extra_words.vectors.numpy(), allow_pickle=False)
+        write_json(temporary / "split.json", content)
+        for finished in move_in:
+            shutil.move(finished, temporary / finished.name)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def columns_of(names: Sequence[str], labels: Sequence[str], source: str) -> list[int]:
+    """The columns of ``names`` in ``labels``.
+
+    Raises:
+        UserError: names that are no label, all listed.
+    """
+    column_of = {label: column for column, label in enumerate(labels)}
+    strangers = [name for name in names if name not in column_of]
+    if strangers:
+        raise UserError(f"{source}: no such label: {name_some(strangers)}")
+    return [column_of[name] for name in names]

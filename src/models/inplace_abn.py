@@ -1,0 +1,73 @@
+"""InPlaceABN, an optional layer that fuses batch normalisation and activation and keeps one activation fewer in memory while training.
+
+"In-Place Activated BatchNorm for Memory-Optimized Training of DNNs" (CVPR 2018). Results equal plain batch normalisation as long as the scales
+are positive; the checkpoints of this project always hold plain scales, so a model trained with either layer loads into the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from src.errors import UserError
+from src.models.converters import INPLACE_ABN_EPS
+
+INSTALL_LINE = "pip install setuptools setuptools_scm wheel ninja && pip install --no-build-isolation inplace-abn"
+
+
+def _abn_class() -> Any:
+    try:
+        from inplace_abn import InPlaceABN
+    except ImportError as error:
+        raise UserError(f"--inplace-abn needs the inplace-abn package, which pip builds beside an installed torch: {INSTALL_LINE}") from error
+    return InPlaceABN
+
+
+def use_inplace_abn(backbone: nn.Module, model_name: str) -> None:
+    """Replace every batch norm + (leaky) activation of a TResNet by InPlaceABN, in place, keeping weights and statistics.
+
+    Raises:
+        UserError: the package is missing or the backbone is no TResNet.
+    """
+    abn_class = _abn_class()
+    if not model_name.startswith("tresnet"):
+        raise UserError(f"--inplace-abn: {model_name} is no TResNet; leave the flag out")
+    for parent in list(backbone.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, BatchNormAct2d):
+                setattr(parent, name, _to_abn(layer, abn_class))
+
+
+def _to_abn(layer: BatchNormAct2d, abn_class: Any) -> nn.Module:
+    """One timm layer -> InPlaceABN with the same function: InPlaceABN's scale is |w| + 1e-5, so w = scale - 1e-5."""
+    if isinstance(layer.act, nn.LeakyReLU):
+        activation, slope = "leaky_relu", layer.act.negative_slope
+    elif isinstance(layer.act, nn.Identity):
+        activation, slope = "identity", 0.0
+    else:
+        raise UserError(f"--inplace-abn: no InPlaceABN form of the activation {type(layer.act).__name__}")
+    abn = abn_class(layer.num_features, eps=layer.eps, momentum=layer.momentum, activation=activation, activation_param=slope)
+    state = layer.state_dict()
+    abn.load_state_dict(_with_abn_scale(state), strict=False)  # InPlaceABN has no num_batches_tracked
+    return abn
+
+
+def _with_abn_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Released checkpoints have no scale below 1e-5 (it is |w| + 1e-5); timm's zero-initialised last scales land on w = 0, that is 1e-5.
+    return {**state, "weight": (state["weight"] - INPLACE_ABN_EPS).clamp(min=0.0)}
+
+
+def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """``model.state_dict()`` as plain batch normalisation needs it, whichever layer the model was built with.
+
+    InPlaceABN's scales become |w| + 1e-5, and the step counter that it lacks is filled in with 0 (it is only read when ``momentum`` is None).
+    """
+    state = dict(model.state_dict())
+    for name, layer in model.named_modules():
+        if type(layer).__name__ == "InPlaceABN":
+            state[f"{name}.weight"] = state[f"{name}.weight"].abs() + INPLACE_ABN_EPS
+            state[f"{name}.num_batches_tracked"] = torch.zeros((), dtype=torch.long)
+    return state

@@ -1,0 +1,129 @@
+"""A backbone with the principal-embedding-matrix head (paper, section 3.1 and figure 2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from src.errors import UserError
+
+
+class SDLModel(nn.Module):
+    """Pictures [B, 3, H, W] in [0, 1] -> principal embedding matrices, flattened to [B, D*M].
+
+    The backbone's pooled features pass through one linear layer without bias. Whatever normalisation the backbone was trained with
+    happens in here, so that every caller feeds [0, 1] (TResNet has none; timm's configuration says what others need).
+
+    Args:
+        backbone: a module that maps pictures to pooled features [B, F].
+        num_features: F.
+        num_rows: M, the number of principal vectors.
+        wordvec_dim: D, the length of a word vector.
+        mean, std: the backbone's normalisation, one number a channel, in units of the [0, 1] picture.
+
+    Raises:
+        ValueError: M or D is below 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_features: int,
+        num_rows: int,
+        wordvec_dim: int,
+        mean: tuple[float, ...] = (0.0, 0.0, 0.0),
+        std: tuple[float, ...] = (1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        if num_rows < 1 or wordvec_dim < 1:
+            raise ValueError(f"num_rows and wordvec_dim must be at least 1, got {num_rows} and {wordvec_dim}")
+        self.num_rows = num_rows
+        self.wordvec_dim = wordvec_dim
+        self.num_features = num_features
+        self.backbone = backbone
+        self.embedding = nn.Linear(num_features, wordvec_dim * num_rows, bias=False)
+        # Facts of the backbone, not weights: they come from its name and stay out of the state dict.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self._normalizes = any(mean) or any(value != 1 for value in std)
+
+    def forward_features(self, pictures: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] -> pooled backbone features [B, F]."""
+        if self._normalizes:
+            pictures = (pictures - self.mean) / self.std
+        return self.backbone(pictures)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] -> [B, D*M]; ``view(B, D, M)`` is the matrix A of the paper."""
+        return self.embedding(self.forward_features(pictures))
+
+
+def create_model(
+    model_name: str = "tresnet_m",
+    num_rows: int = 7,
+    wordvec_dim: int = 300,
+    *,
+    image_size: int | None = None,
+    pretrained: bool = False,
+    grad_checkpointing: bool = False,
+    inplace_abn: bool = False,
+    **backbone_options: Any,
+) -> SDLModel:
+    """Build an SDL model on any timm backbone.
+
+    Args:
+        model_name: ``tresnet_m`` (the paper's), ``tresnet_l``, ``tresnet_xl``, or the name of any timm model.
+        num_rows: M, the number of principal vectors.
+        wordvec_dim: D, the length of a word vector.
+        image_size: side of the square input in pixels, for backbones that are built for one size (vision transformers).
+        pretrained: download timm's own weights from its hub.
+        grad_checkpointing: recompute activations in the backward pass: less memory, more time, equal results.
+        inplace_abn: TResNet only: use InPlaceABN, which saves training memory, where the ``inplace-abn`` package is installed.
+        **backbone_options: passed on to ``timm.create_model`` (``drop_path_rate``, ...).
+
+    Raises:
+        UserError: the name is unknown, an option does not suit the backbone, the download fails, or InPlaceABN is not installed.
+    """
+    if not timm.is_model(model_name):
+        similar = ", ".join(timm.list_models(f"*{model_name[:9]}*")[:5])
+        raise UserError(
+            f"--model-name {model_name}: no such backbone; use tresnet_m, tresnet_l, tresnet_xl or a name from timm.list_models()"
+            + (f" (similar: {similar})" if similar else "")
+        )
+    if image_size is not None and timm.get_pretrained_cfg(model_name).fixed_input_size:
+        backbone_options["img_size"] = image_size
+    try:
+        backbone = timm.create_model(model_name, pretrained=pretrained, num_classes=0, **backbone_options)
+    except TypeError as error:
+        raise UserError(f"--model-name {model_name} does not take these options: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise UserError(f"--model-path timm: cannot get the weights of {model_name} from timm's hub: {error}") from error
+    if grad_checkpointing:
+        enable_grad_checkpointing(backbone, model_name)
+    if inplace_abn:
+        from src.models.inplace_abn import use_inplace_abn  # an optional dependency
+
+        use_inplace_abn(backbone, model_name)
+    num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    config = backbone.pretrained_cfg
+    return SDLModel(backbone, num_features, num_rows, wordvec_dim, mean=tuple(config["mean"]), std=tuple(config["std"]))
+
+
+def enable_grad_checkpointing(backbone: nn.Module, model_name: str) -> None:
+    """Recompute the backbone's activations in the backward pass instead of keeping them.
+
+    Raises:
+        UserError: timm's model has no such option.
+    """
+    try:
+        backbone.set_grad_checkpointing(True)  # type: ignore[operator]  # nn.Module types every attribute as Tensor | Module
+    except (AttributeError, AssertionError) as error:
+        raise UserError(f"--grad-checkpointing: timm's {model_name} does not support it; leave the flag out") from error

@@ -1,0 +1,79 @@
+"""Reading files of weights safely and fitting them to a module strictly."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from src.errors import UserError, name_some
+
+
+def _safe_globals() -> list[Any]:
+    """NumPy's scalar types, which older release files hold beside the tensors (``num_classes``); they run no code when they are loaded."""
+    from numpy._core.multiarray import scalar
+
+    return [scalar, np.dtype, np.dtypes.Int64DType, np.dtypes.Int32DType, np.dtypes.Float64DType, np.dtypes.Float32DType]
+
+
+def read_state_file(path: str | Path) -> dict[str, Any]:
+    """Load a PyTorch file that holds tensors and builtin containers only; nothing in it is executed.
+
+    Raises:
+        UserError: the file is missing, cut short, no PyTorch file, or holds other Python objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such file: {path}; give the path of a checkpoint")
+    try:
+        with torch.serialization.safe_globals(_safe_globals()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no checkpoint that can be loaded safely (tensors and plain containers only): {reason}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read; it is cut short or no PyTorch file ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return dict(content)
+
+
+def tensors_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """The state dict within a loaded file: under ``model`` or ``state_dict``, or the file itself; a ``module.`` prefix is taken off.
+
+    Raises:
+        UserError: there is no state dict in it.
+    """
+    state = content.get("model", content.get("state_dict", content))
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no state dict of tensors (its keys: {name_some([str(key) for key in content])})")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load ``state`` into ``module``; every tensor must have its place and every place its tensor.
+
+    Raises:
+        UserError: the message lists the missing keys, the unexpected keys and the shapes that differ.
+    """
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {name_some(names)}"
+        for kind, names in (("missing keys", missing), ("unexpected keys", unexpected), ("wrong shapes", reshaped))
+        if names
+    ]
+    if problems:
+        raise UserError(f"{path} does not fit the model: " + "; ".join(problems))
+    module.load_state_dict(dict(state), strict=True)

@@ -1,0 +1,95 @@
+"""The score of a label for a picture: the one equation that the loss, validation, inference and export all call.
+
+Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021), section 3.1. A picture is a set of M principal
+vectors, a label is its word vector, and the label's score is the best match among them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# The largest [B, M, block] intermediate of score_labels: 2**26 float32 numbers are 256 MiB.
+MAX_BLOCK_ELEMENTS = 1 << 26
+
+
+def principal_vectors(embedding: Tensor, wordvec_dim: int) -> Tensor:
+    """Read a model's output as principal vectors: [B, D*M] -> [B, M, D].
+
+    The flat output is the matrix A [D, M] in row-major order, so principal vector m is ``x[m::M]`` (released code, ``x.view(B, D, M)``).
+
+    Args:
+        embedding: [B, D*M], any floating dtype.
+        wordvec_dim: D, the length of a word vector.
+
+    Raises:
+        ValueError: ``embedding`` is not two-dimensional, or its length is not a multiple of D.
+    """
+    if embedding.ndim != 2:
+        raise ValueError(f"embedding must be [B, D*M], got shape {tuple(embedding.shape)}")
+    if embedding.shape[1] == 0 or embedding.shape[1] % wordvec_dim:
+        raise ValueError(f"embedding length {embedding.shape[1]} is not a positive multiple of the word-vector length {wordvec_dim}")
+    return embedding.reshape(embedding.shape[0], wordvec_dim, -1).transpose(1, 2)  # [B, D, M] -> [B, M, D]
+
+
+def score_labels(embedding: Tensor, word_vectors: Tensor, *, max_block_elements: int = MAX_BLOCK_ELEMENTS) -> Tensor:
+    """Score every label for every picture: s_c = max_m <A[:, m], w_c> (paper, section 3.1).
+
+    Works in the embedding's dtype and on its device. Large vocabularies are scored in blocks of labels, so that the [B, M, C] products
+    never exist at once: 400,000 labels for 32 pictures need about 256 MiB beside the result.
+
+    Args:
+        embedding: [B, D*M], the model's output.
+        word_vectors: [D, C], one column a label; unit norm is expected but not required.
+        max_block_elements: the largest number of products held at once.
+
+    Returns:
+        [B, C] scores. C = 0 gives an empty [B, 0].
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+    if word_vectors.ndim != 2:
+        raise ValueError(f"word_vectors must be [D, C], got shape {tuple(word_vectors.shape)}")
+    dim, num_labels = word_vectors.shape
+    vectors = principal_vectors(embedding, dim)  # [B, M, D]
+    batch, rows, _ = vectors.shape
+    flat = vectors.reshape(batch * rows, dim)  # [B*M, D]: one matrix product for all pictures and principal vectors
+    words = word_vectors.to(device=embedding.device, dtype=embedding.dtype)
+    block = max(1, max_block_elements // max(1, batch * rows))
+    scores = [
+        # s_c = max_m <A[:, m], w_c>
+        (flat @ words[:, start : start + block]).view(batch, rows, -1).max(dim=1).values
+        for start in range(0, max(num_labels, 1), block)
+    ]
+    return scores[0] if len(scores) == 1 else torch.cat(scores, dim=1)
+
+
+def top_k_labels(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best labels of every picture, best first; among equal scores the label with the lower index comes first.
+
+    ``torch.topk`` promises no order among ties, and a tie at the k-th place would then change precision from machine to machine.
+
+    Args:
+        scores: [B, C].
+        k: 1 <= k <= C.
+
+    Returns:
+        (scores [B, k], label indices [B, k]).
+
+    Raises:
+        ValueError: k is out of range, or a score is NaN.
+    """
+    batch, num_labels = scores.shape
+    if not 1 <= k <= num_labels:
+        raise ValueError(f"k must be between 1 and the number of labels {num_labels}, got {k}")
+    kth_best = scores.topk(k, dim=1).values[:, -1:]  # [B, 1]
+    if kth_best.isnan().any() or scores.isnan().any():
+        raise ValueError("scores contain NaN")
+    above = scores > kth_best
+    tied = scores == kth_best
+    places_left = k - above.sum(dim=1, keepdim=True)
+    chosen = above | (tied & (tied.cumsum(dim=1) <= places_left))  # exactly k a row
+    labels = chosen.nonzero()[:, 1].view(batch, k)  # ascending label index
+    values, order = scores.gather(1, labels).sort(dim=1, descending=True, stable=True)
+    return values, labels.gather(1, order)

@@ -1,0 +1,243 @@
+"""What train.py wires together: the model to start from, the two ways of feeding it, and the output folder of a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from src.checkpoint import FORMAT, CheckpointInfo, load_checkpoint, save_checkpoint
+from src.data.dataset import PictureDataset, picture_loader
+from src.data.parts import EvaluationSet, TrainingSet
+from src.data.transforms import Transform, eval_transform
+from src.engine import Embedded, TrainBatch, embed, feature_batches, picture_batches
+from src.errors import UserError
+from src.feature_cache import cached_features, feature_key
+from src.files import atomic_write
+from src.models import SDLModel, create_model
+from src.models.backbones import find_backbone_weights, load_backbone
+from src.models.state_files import read_state_file, tensors_of
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How pictures are read: batch size, reading processes, seed of order and augmentation, pinned memory."""
+
+    batch_size: int
+    workers: int
+    seed: int | None
+    pin_memory: bool
+
+
+def starting_model(
+    model_path: str,
+    *,
+    model_name: str | None,
+    num_rows: int | None,
+    wordvec_dim: int,
+    image_size: int,
+    pretrain_backbone: int | None = None,
+    num_classes: int | None = None,
+) -> tuple[SDLModel, str, CheckpointInfo | None]:
+    """The model that training starts from.
+
+    Args:
+        model_path: a file, or ``auto`` (installed or local ImageNet weights), ``timm`` (download), ``none`` (random weights).
+        model_name: the backbone; None takes that of an SDL checkpoint, else ``tresnet_m``.
+        num_rows: M; None takes that of an SDL checkpoint, else 2 (the released COCO script).
+        wordvec_dim: D of the data.
+        image_size: side of the input in pixels.
+        pretrain_backbone: 1: the file gives a backbone, the head is fresh; 0: the file is an SDL model that training continues; None tells
+            from the file.
+        num_classes: what the classifier of a backbone file must have.
+
+    Returns:
+        (model, name of its backbone, what the SDL checkpoint says or None).
+
+    Raises:
+        UserError: the file is missing, does not fit, or contradicts the flags.
+    """
+    is_sdl = model_path not in ("auto", "timm", "none") and _holds_head(model_path)
+    if pretrain_backbone == 0 and not is_sdl:
+        raise UserError(f"--pretrain-backbone 0: {model_path} is no SDL model; use --pretrain-backbone 1 to put a fresh head on a backbone")
+    if is_sdl and pretrain_backbone != 1:
+        model, info = load_checkpoint(model_path, model_name=model_name, num_rows=num_rows, wordvec_dim=wordvec_dim)
+        return model, info.config.model_name, info
+    name = model_name or "tresnet_m"
+    model = create_model(name, num_rows or 2, wordvec_dim, image_size=image_size, pretrained=model_path == "timm")
+    if is_sdl:
+        model.backbone.load_state_dict(load_checkpoint(model_path, model_name=model_name)[0].backbone.state_dict())
+    elif model_path not in ("timm", "none"):
+        load_backbone(model, name, find_backbone_weights(name) if model_path == "auto" else model_path, num_classes)
+    return model, name, None
+
+
+def _holds_head(path: str) -> bool:
+    content = read_state_file(path)
+    return content.get("format") == FORMAT or "embedding.weight" in tensors_of(content, path)
+
+
+class Feed(Protocol):
+    """Batches to train on and embeddings to evaluate."""
+
+    module: nn.Module  # what is trained: it maps the batches' inputs to embeddings [b, D*M]
+    steps: int  # batches an epoch
+
+    def batches(self) -> Iterator[TrainBatch]:
+        """One epoch of training batches."""
+        ...
+
+    def embeddings(self) -> Embedded:
+        """The evaluation pictures' embeddings [n, D*M]."""
+        ...
+
+    def set_training(self) -> None:
+        """Put the module into the mode in which it is trained."""
+        ...
+
+
+class PictureFeed:
+    """Every epoch reads and augments the pictures; the whole model is trained."""
+
+    def __init__(
+        self, model: SDLModel, training: TrainingSet, evaluation: EvaluationSet, transforms: tuple[Transform, Transform], options: LoaderOptions, device: torch.device, autocast: bool
+    ) -> None:
+        self.module = model
+        self._targets = training.targets
+        self._device, self._autocast = device, autocast
+        train_set, self._eval_set = (PictureDataset(paths, transform) for paths, transform in zip((training.paths, evaluation.paths), transforms, strict=True))
+        self._train_loader = picture_loader(
+            train_set, batch_size=options.batch_size, workers=options.workers, shuffle=True, seed=options.seed, pin_memory=options.pin_memory
+        )
+        self._eval_loader = picture_loader(self._eval_set, batch_size=options.batch_size, workers=options.workers, pin_memory=options.pin_memory)
+        self.steps = len(self._train_loader)
+
+    def batches(self) -> Iterator[TrainBatch]:
+        return picture_batches(self._train_loader, self._targets)
+
+    def embeddings(self) -> Embedded:
+        self.module.eval()
+        with progress(len(self._eval_set), "evaluating") as advance:
+            return embed(self.module, self._eval_loader, device=self._device, autocast=self._autocast, on_batch=advance)
+
+    def set_training(self) -> None:
+        self.module.train()
+
+
+class FeatureFeed:
+    """A frozen backbone: features are computed once, without augmentation, and only the head is trained."""
+
+    def __init__(
+        self, model: SDLModel, training: TrainingSet, evaluation: EvaluationSet, image_size: int, options: LoaderOptions, device: torch.device, autocast: bool, cache: Path, facts: tuple[object, ...]
+    ) -> None:
+        self.module = model.embedding
+        self._device = device
+        model.eval()
+        transform = eval_transform(image_size)
+
+        def features(paths: list[Path], title: str) -> Embedded:
+            dataset = PictureDataset(paths, transform)
+            loader = picture_loader(dataset, batch_size=options.batch_size, workers=options.workers, pin_memory=options.pin_memory)
+
+            def compute() -> Embedded:
+                with progress(len(dataset), f"features of the {title} pictures") as advance:
+                    return embed(model.forward_features, loader, device=device, autocast=autocast, on_batch=advance)
+
+            return cached_features(cache, feature_key(dataset.paths, model.backbone.state_dict(), (*facts, image_size, autocast)), compute)
+
+        trained, self._evaluated = features(training.paths, "training"), features(evaluation.paths, "evaluation")
+        self._features, self._targets, self._bad = trained.outputs, training.targets[trained.rows], trained.bad
+        if len(self._features) == 0:
+            raise UserError(f"--data: none of the {len(training.paths)} training pictures can be read")
+        self._batch_size = options.batch_size
+        self._generator = torch.Generator()
+        self._generator.manual_seed(options.seed) if options.seed is not None else self._generator.seed()
+        self.steps = -(-len(self._features) // options.batch_size)
+
+    def batches(self) -> Iterator[TrainBatch]:
+        if self._bad:
+            yield TrainBatch(self._features[:0], self._targets[:0], self._bad)
+        yield from feature_batches(self._features, self._targets, self._batch_size, self._generator)
+
+    @torch.inference_mode()
+    def embeddings(self) -> Embedded:
+        parts = [self.module(part.to(self._device)).cpu() for part in self._evaluated.outputs.split(4096)]
+        return self._evaluated._replace(outputs=torch.cat(parts))
+
+    def set_training(self) -> None:
+        self.module.train()
+
+
+@contextmanager
+def progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar over pictures on standard error; silent where that is no terminal."""
+    with tqdm(total=total, desc=title, unit="img", disable=None, leave=False) as bar:
+        yield bar.update
+
+
+class RunFolder:
+    """The output folder of a training run.
+
+    ``log.jsonl`` one JSON line an epoch; ``model-last.ckpt``; ``model-best-zero_shot.ckpt`` and ``model-best-generalized.ckpt``, the best epochs by one metric;
+    ``curves.png``.
+
+    Args:
+        path: the folder.
+        metric: what "best" means, such as ``F1@3``.
+        overwrite: replace an earlier run.
+
+    Raises:
+        UserError: the folder holds a run already, or cannot be written.
+    """
+
+    def __init__(self, path: Path, metric: str, *, overwrite: bool = False) -> None:
+        self.path = path
+        self.metric = metric
+        self.entries: list[dict[str, Any]] = []
+        self.best: dict[str, tuple[float, int]] = {}  # setting -> (value, epoch)
+        if (path / "log.jsonl").exists() and not overwrite:
+            raise UserError(f"--path_output {path} holds a training run already; choose another folder or give --overwrite")
+        self._write_log()
+
+    def record(self, entry: dict[str, Any], model: SDLModel, info: CheckpointInfo, *, half: bool) -> list[str]:
+        """Log an epoch and save its checkpoints; returns the settings of which it is the best epoch so far."""
+        self.entries.append(entry)
+        self._write_log()
+        save_checkpoint(self.path / "model-last.ckpt", model, info, half=half)
+        improved = []
+        for setting in ("zero_shot", "generalized"):
+            value = entry["metrics"].get(f"{setting}.{self.metric}")
+            if value is not None and value > self.best.get(setting, (-1.0, 0))[0]:
+                self.best[setting] = (value, entry["epoch"])
+                save_checkpoint(self.path / f"model-best-{setting}.ckpt", model, info, half=half)
+                improved.append(setting)
+        return improved
+
+    def _write_log(self) -> None:
+        with atomic_write(self.path / "log.jsonl", "w") as stream:
+            stream.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in self.entries)
+
+
+def warn_about_bad_pictures(bad: tuple[str, ...], known: set[str]) -> None:
+    """Name pictures that could not be read, each once a run."""
+    for message in bad:
+        if message not in known:
+            known.add(message)
+            print(f"skipped: {message}", file=sys.stderr)
+
+
+def present_rows(evaluation: EvaluationSet, rows: Tensor) -> Mapping[str, Tensor]:
+    """Targets and settings of the evaluation pictures that could be read: the keyword arguments of :func:`src.engine.evaluate`."""
+    return {
+        "targets": evaluation.targets[rows],
+        "zero_shot_rows": evaluation.in_zero_shot[rows].nonzero()[:, 0],
+        "generalized_rows": evaluation.in_generalized[rows].nonzero()[:, 0],
+    }
