@@ -22,20 +22,38 @@ QUICK_START = Path(__file__).resolve().parent / "models" / "sdl_lite0_corel5k.pt
 def parser() -> ArgumentParser:
     """The flags; those of the released infer.py keep their names."""
     flags = ArgumentParser(prog="infer.py", description=__doc__)
-    flags.add_argument("--model_path", type=Path, default=QUICK_START, help="a checkpoint of train.py or of the released code")
+    flags.add_argument(
+        "--model_path", type=Path, default=QUICK_START, help="a checkpoint of train.py or of the released code"
+    )
     flags.add_argument("--pic_path", type=Path, nargs="+", required=True, metavar="FILE", help="one picture or several")
     flags.add_argument("--top_k", type=positive_int, default=10, help="number of tags a picture")
     flags.add_argument("--path_output", type=Path, default=Path("outputs"), help="folder for the annotated pictures")
     flags.add_argument("--no_picture", action="store_true", help="save no annotated picture")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the tags and scores as JSON")
     flags.add_argument("--batch_size", type=positive_int, default=16, help="pictures that go through the model at once")
-    flags.add_argument("--dataset_path", type=Path, help="metadata folder whose labels to use instead of the checkpoint's (released checkpoints: ./data/NUS_WIDE)")
+    flags.add_argument(
+        "--dataset_path",
+        type=Path,
+        help="metadata folder whose labels to use instead of the checkpoint's (released checkpoints: ./data/NUS_WIDE)",
+    )
     flags.add_argument("--dataset_type", choices=KINDS, help="the kind of --dataset_path; recognised if left out")
     flags.add_argument("--model_name", help="the backbone that the checkpoint must hold")
-    flags.add_argument("--num_rows", type=positive_int, help="the number of principal vectors M that the checkpoint must hold")
-    flags.add_argument("--wordvec_dim", type=positive_int, help="the word-vector length D that the checkpoint must hold")
-    flags.add_argument("--input_size", type=positive_int, help="side of the model's input in pixels; the checkpoint's if left out")
-    flags.add_argument("--pretrain-backbone", type=int, choices=(0, 1), default=0, help="1 says that --model_path is a bare backbone, which cannot tag")
+    flags.add_argument(
+        "--num_rows", type=positive_int, help="the number of principal vectors M that the checkpoint must hold"
+    )
+    flags.add_argument(
+        "--wordvec_dim", type=positive_int, help="the word-vector length D that the checkpoint must hold"
+    )
+    flags.add_argument(
+        "--input_size", type=positive_int, help="side of the model's input in pixels; the checkpoint's if left out"
+    )
+    flags.add_argument(
+        "--pretrain-backbone",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="1 says that --model_path is a bare backbone, which cannot tag",
+    )
     add_device_flag(flags)
     return flags
 
@@ -79,7 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     if args.pretrain_backbone:
-        raise UserError(f"--pretrain-backbone 1: {args.model_path} would be a backbone without a head, which cannot tag; train one with train.py")
+        raise UserError(
+            f"--pretrain-backbone 1: {args.model_path} would be a backbone without a head, which cannot tag; "
+            "train one with train.py"
+        )
     if len(args.pic_path) == 1 and not args.pic_path[0].is_file():
         raise UserError(f"--pic_path {args.pic_path[0]}: no such file")
     tagger = Tagger.load(

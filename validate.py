@@ -33,16 +33,48 @@ def parser() -> ArgumentParser:
     add = flags.add_argument
     add("positional_data", metavar="DATA", nargs="?", help="picture folder, the same as --data")
     add("--data", metavar="DIR", help="picture folder; the one that the metadata folder records if left out")
-    add("--metadata", metavar="DIR", help="metadata folder; --data itself if it is one, else the one that the checkpoint was trained with")
-    add("--model-path", type=Path, required=True, metavar="FILE", help="a checkpoint of train.py or of the released code")
+    add(
+        "--metadata",
+        metavar="DIR",
+        help="metadata folder; --data itself if it is one, else the one that the checkpoint was trained with",
+    )
+    add(
+        "--model-path",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a checkpoint of train.py or of the released code",
+    )
     add("--model-name", help="the backbone that the checkpoint must hold")
     add("--num_rows", type=positive_int, help="the number of principal vectors M that the checkpoint must hold")
     add("--wordvec_dim", type=positive_int, help="the word-vector length D that the checkpoint must hold")
-    add("--image-size", type=positive_int, metavar="N", help="side of the model's input in pixels; the checkpoint's if left out")
-    add("-b", "--batch-size", type=positive_int, default=32, metavar="N", help="pictures that go through the model at once")
+    add(
+        "--image-size",
+        type=positive_int,
+        metavar="N",
+        help="side of the model's input in pixels; the checkpoint's if left out",
+    )
+    add(
+        "-b",
+        "--batch-size",
+        type=positive_int,
+        default=32,
+        metavar="N",
+        help="pictures that go through the model at once",
+    )
     add("--top_k", type=positive_int, nargs="+", default=[3, 5], metavar="K", help="the K of P/R/F1@K")
-    add("--images", choices=IMAGES, default="positive-only", help="which pictures count: those with a relevant label (released code), or all")
-    add("--thre", type=float, metavar="SCORE", help="also report P/R/F1 of the labels that score above this (a raw score, not a probability)")
+    add(
+        "--images",
+        choices=IMAGES,
+        default="positive-only",
+        help="which pictures count: those with a relevant label (released code), or all",
+    )
+    add(
+        "--thre",
+        type=float,
+        metavar="SCORE",
+        help="also report P/R/F1 of the labels that score above this (a raw score, not a probability)",
+    )
     add("-p", "--print-freq", type=positive_int, default=1, metavar="N", help="update the progress bar every N batches")
     add("--autocast-enabled", type=int, choices=(0, 1), default=0, help="mixed precision on a GPU")
     add("--json", type=Path, metavar="FILE", help="also write protocol and metrics as JSON")
@@ -61,7 +93,9 @@ def _main(argv: Sequence[str] | None) -> int:
     if args.data is not None and args.positional_data is not None:
         raise UserError(f"the picture folder is given twice: {args.positional_data} and --data {args.data}; give one")
     data = args.data or args.positional_data
-    model, info = load_checkpoint(args.model_path, model_name=args.model_name, num_rows=args.num_rows, wordvec_dim=args.wordvec_dim)
+    model, info = load_checkpoint(
+        args.model_path, model_name=args.model_name, num_rows=args.num_rows, wordvec_dim=args.wordvec_dim
+    )
     metadata = find_metadata(args.metadata, data, info)
     check_same_space(info, metadata.split, metadata.folder)
     evaluation = load_evaluation_set(metadata, data)
@@ -75,10 +109,14 @@ def _main(argv: Sequence[str] | None) -> int:
     if too_large:
         raise UserError(f"--top_k {too_large[0]}: the split has only {len(split.seen) + len(split.unseen)} labels")
     report = evaluate(
-        embedded.outputs, split.word_vectors, seen=split.seen, unseen=split.unseen, device=device, ks=sorted(set(args.top_k)), images=args.images, threshold=args.thre,
+        embedded.outputs, split.word_vectors, seen=split.seen, unseen=split.unseen, device=device,
+        ks=sorted(set(args.top_k)), images=args.images, threshold=args.thre,
         **present_rows(evaluation, embedded.rows),
     )  # fmt: skip
-    print(f"{args.model_path} on {split.name} ({metadata.folder}): {len(split.seen)} seen and {len(split.unseen)} unseen labels")
+    print(
+        f"{args.model_path} on {split.name} ({metadata.folder}): {len(split.seen)} seen and {len(split.unseen)} "
+        "unseen labels"
+    )
     print(format_report(report, images=args.images))
     if embedded.bad:
         print(f"{len(embedded.bad)} of {len(evaluation.paths)} pictures could not be read and were left out")
@@ -88,7 +126,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def find_metadata(folder: str | None, data: str | None, info: CheckpointInfo) -> Metadata:
-    """``--metadata``; without it ``--data`` where that is a metadata folder; else the folder that the checkpoint was trained with.
+    """``--metadata``; else ``--data`` where that is a metadata folder; else the folder that the checkpoint records.
 
     Raises:
         UserError: there is none.
@@ -100,19 +138,45 @@ def find_metadata(folder: str | None, data: str | None, info: CheckpointInfo) ->
     recorded = info.settings.get("metadata") or info.settings.get("data")
     if recorded is not None and detect_kind(Path(recorded)) is not None:
         return load_metadata(recorded)
-    raise UserError("--metadata is needed: a folder with the labels of the pictures to validate on" + (f" ({recorded}, where the checkpoint was trained, is not there)" if recorded else ""))
+    raise UserError(
+        "--metadata is needed: a folder with the labels of the pictures to validate on"
+        + (f" ({recorded}, where the checkpoint was trained, is not there)" if recorded else "")
+    )
 
 
-def embed_all(args: argparse.Namespace, model: SDLModel, info: CheckpointInfo, evaluation: EvaluationSet, device: torch.device) -> Embedded:
+def embed_all(
+    args: argparse.Namespace, model: SDLModel, info: CheckpointInfo, evaluation: EvaluationSet, device: torch.device
+) -> Embedded:
     """The embeddings of all pictures, behind a progress bar."""
     transform = eval_transform(args.image_size or info.config.image_size, info.config.interpolation)
-    loader = picture_loader(PictureDataset(evaluation.paths, transform), batch_size=args.batch_size, workers=args.workers, pin_memory=device.type == "cuda")
-    with tqdm(total=len(evaluation.paths), desc="pictures", unit="img", disable=None, leave=False, miniters=args.print_freq * args.batch_size, mininterval=0) as bar:
-        return embed(model, loader, device=device, autocast=bool(args.autocast_enabled) and device.type == "cuda", on_batch=bar.update)
+    loader = picture_loader(
+        PictureDataset(evaluation.paths, transform),
+        batch_size=args.batch_size,
+        workers=args.workers,
+        pin_memory=device.type == "cuda",
+    )
+    with tqdm(
+        total=len(evaluation.paths),
+        desc="pictures",
+        unit="img",
+        disable=None,
+        leave=False,
+        miniters=args.print_freq * args.batch_size,
+        mininterval=0,
+    ) as bar:
+        return embed(
+            model,
+            loader,
+            device=device,
+            autocast=bool(args.autocast_enabled) and device.type == "cuda",
+            on_batch=bar.update,
+        )
 
 
-def as_json(args: argparse.Namespace, metadata: Metadata, report: dict[str, float], embedded: Embedded) -> dict[str, object]:
-    """What ``--json`` writes: metrics in percent under keys such as ``zero_shot.F1@3``, and all that a reader needs to compare them."""
+def as_json(
+    args: argparse.Namespace, metadata: Metadata, report: dict[str, float], embedded: Embedded
+) -> dict[str, object]:
+    """What ``--json`` writes: metrics in percent under keys such as ``zero_shot.F1@3``, and the protocol."""
     return {
         "checkpoint": str(args.model_path),
         "split": metadata.split.name,

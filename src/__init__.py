@@ -1,0 +1,1 @@
+"""Zero-shot multi-label classification by semantic diversity learning."""

@@ -1,8 +1,8 @@
 """Checkpoints: one self-describing file, and the files of the released code.
 
-This project's file holds all that tagging and validation need: weights, model configuration, preprocessing, labels with their word vectors,
-seen and unseen, further words, metrics, settings and versions; tensors and builtin containers only, so that it loads with
-``weights_only=True``.
+This project's file holds all that tagging and validation need: weights, model configuration, preprocessing, labels with
+their word vectors, seen and unseen, further words, metrics, settings and versions; tensors and builtin containers only,
+so that it loads with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class CheckpointInfo:
     Attributes:
         kind: ``sdl`` (this project's file), ``release`` or ``bare`` (the released code's two forms).
         config: the model's configuration and preprocessing.
-        split: labels, seen, unseen and word vectors; None where the file has none (``bare`` has no labels, ``release`` no word vectors).
+        split: labels, seen, unseen and word vectors; None where the file has none (``bare`` has no labels, ``release``
+            no word vectors).
         labels: the label names of a ``release`` file, in column order; for ``sdl`` those of the split.
         extra_words: further words, most frequent first.
         extra_vectors: their vectors [D, V] float32, or None.
@@ -92,8 +93,8 @@ def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, 
         path: the file.
         model: the model; InPlaceABN scales are stored as plain batch normalisation needs them.
         info: the rest; ``info.split`` is required, ``kind`` and ``versions`` are filled in.
-        half: store weight matrices and word vectors in half precision. Scales, biases and batch statistics stay float32: a running
-            variance can exceed the range of half precision.
+        half: store weight matrices and word vectors in half precision. Scales, biases and batch statistics stay
+            float32: a running variance can exceed the range of half precision.
 
     Raises:
         UserError: the file cannot be written.
@@ -130,10 +131,12 @@ def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, 
 def load_checkpoint(
     path: str | Path, *, model_name: str | None = None, num_rows: int | None = None, wordvec_dim: int | None = None
 ) -> tuple[SDLModel, CheckpointInfo]:
-    """Load a checkpoint of this project, a release file ``{'model', 'num_classes', 'idx_to_class'}``, or a bare state dict of the released code.
+    """Load a checkpoint of this project or of the released code.
 
-    Weights load strictly. The files of the released code are converted from InPlaceABN's scales; their backbone is told by its width, and
-    M and D by the head's size (D is 300 unless given).
+    The latter is a release file ``{'model', 'num_classes', 'idx_to_class'}`` or a bare state dict as its train.py saves.
+
+    Weights load strictly. The files of the released code are converted from InPlaceABN's scales; their backbone is told
+    by its width, and M and D by the head's size (D is 300 unless given).
 
     Args:
         path: the file.
@@ -158,7 +161,9 @@ def load_checkpoint(
         ("--wordvec_dim", wordvec_dim, info.config.wordvec_dim),
     ):
         if expected is not None and expected != found:
-            raise UserError(f"{flag} {expected}: {path} holds a model with {found}; leave the flag out to use what the file says")
+            raise UserError(
+                f"{flag} {expected}: {path} holds a model with {found}; leave the flag out to use what the file says"
+            )
     return model.eval(), info
 
 
@@ -167,7 +172,12 @@ def _load_own(content: Mapping[str, Any], path: str | Path) -> tuple[SDLModel, C
         config = ModelConfig(**content["config"])
         stored = content["split"]
         split = make_split(
-            stored["labels"], stored["seen"], stored["unseen"], stored["word_vectors"].float(), name=stored["name"], source=str(path)
+            stored["labels"],
+            stored["seen"],
+            stored["unseen"],
+            stored["word_vectors"].float(),
+            name=stored["name"],
+            source=str(path),
         )
         extra = content["extra_vectors"]
         info = CheckpointInfo(
@@ -181,7 +191,10 @@ def _load_own(content: Mapping[str, Any], path: str | Path) -> tuple[SDLModel, C
             settings=content["settings"],
             versions=content["versions"],
         )
-        state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in content["state_dict"].items()}
+        state = {
+            key: tensor.float() if tensor.is_floating_point() else tensor
+            for key, tensor in content["state_dict"].items()
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is an incomplete checkpoint of this project: {error}") from error
     model = create_model(config.model_name, config.num_rows, config.wordvec_dim, image_size=config.image_size)
@@ -194,7 +207,10 @@ def _load_released(
 ) -> tuple[SDLModel, CheckpointInfo]:
     state = tensors_of(content, path)
     if not is_released_tresnet(state):
-        raise UserError(f"{path} is neither a checkpoint of this project nor a TResNet of the released code (its first key is {next(iter(state))})")
+        raise UserError(
+            f"{path} is neither a checkpoint of this project nor a TResNet of the released code (its first key "
+            f"is {next(iter(state))})"
+        )
     if "embedding.weight" not in state:
         raise UserError(
             f"{path} is a backbone without the principal-embedding head, which cannot tag; train a head first: "
@@ -207,7 +223,10 @@ def _load_released(
     outputs = len(state["embedding.weight"])
     dim = wordvec_dim or (outputs // num_rows if num_rows else OFFICIAL_WORDVEC_DIM)
     if outputs % dim:
-        raise UserError(f"{path}: its head has {outputs} outputs, no multiple of the word-vector length {dim}; give --wordvec_dim or --num_rows")
+        raise UserError(
+            f"{path}: its head has {outputs} outputs, no multiple of the word-vector length {dim}; give "
+            "--wordvec_dim or --num_rows"
+        )
     is_release = "idx_to_class" in content
     config = ModelConfig(
         _TRESNET_OF_WIDTH[width],
@@ -218,7 +237,11 @@ def _load_released(
         interpolation="bicubic" if is_release else "bilinear",
     )
     model = create_model(config.model_name, config.num_rows, config.wordvec_dim)
-    load_strictly(model, {name if name.startswith("embedding.") else f"backbone.{name}": tensor for name, tensor in converted.items()}, path)
+    load_strictly(
+        model,
+        {name if name.startswith("embedding.") else f"backbone.{name}": tensor for name, tensor in converted.items()},
+        path,
+    )
     return model, CheckpointInfo("release" if is_release else "bare", config, labels=_labels_of(content, path))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,17 +19,22 @@ _LONG_FLAG = re.compile(r"(--[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with two habits of this project: ``-`` and ``_`` may be exchanged within a flag, and errors are :class:`UserError`.
+    """argparse with two habits of this project.
 
+    ``-`` and ``_`` may be exchanged within a flag, and errors are raised as :class:`UserError`.
     The help shows each flag in the one spelling it was declared with.
     """
 
     def __init__(self, description: str | None = None, **options: object) -> None:
         super().__init__(
-            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options  # type: ignore[arg-type]
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            **options,  # type: ignore[arg-type]
         )
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: object = None):  # type: ignore[no-untyped-def,override]
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+        """As argparse does it, after bringing the flags to the spelling they were declared with."""
         arguments = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args([self._declared_spelling(argument) for argument in arguments], namespace)
 
@@ -40,6 +46,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return declared.get(match[1].replace("_", "-"), match[1]) + (match[2] or "")
 
     def error(self, message: str) -> NoReturn:
+        """Raise a :class:`UserError`."""
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
@@ -103,18 +110,33 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this PyTorch sees no CUDA GPU; use --device cpu, or install a CUDA build of torch")
+        raise UserError(
+            "--device cuda: this PyTorch sees no CUDA GPU; use --device cpu, or install a CUDA build of torch"
+        )
     return torch.device(name)
 
 
 def add_device_flag(parser: argparse.ArgumentParser) -> None:
     """``--device``, the same in every script."""
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute; auto takes a CUDA GPU where there is one")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto takes a CUDA GPU where there is one",
+    )
 
 
-def add_workers_flag(parser: argparse.ArgumentParser, default: int = 4) -> None:
+def add_workers_flag(parser: argparse.ArgumentParser) -> None:
     """``-j/--workers``, the same in every script that reads many pictures."""
-    parser.add_argument("-j", "--workers", type=non_negative_int, default=default, metavar="N", help="processes that read pictures; 0 reads in this process")
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument(
+        "-j",
+        "--workers",
+        type=non_negative_int,
+        default=min(8, processors),
+        metavar="N",
+        help="processes that read pictures; 0 reads in this process",
+    )
 
 
 def seed_everything(seed: int | None) -> None:

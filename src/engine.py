@@ -1,4 +1,4 @@
-"""One epoch of training, embedding pictures, and evaluation: tensors and callables in, numbers out. No flags, no files."""
+"""Training an epoch, embedding pictures, evaluating: tensors and callables in, numbers out. No flags, no files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NonFiniteLossError(Exception):
 
 
 class TrainBatch(NamedTuple):
-    """inputs [b, ...] (pictures or cached features), targets [b, C_seen], and messages about pictures that could not be read."""
+    """inputs [b, ...] (pictures or cached features), targets [b, C_seen], messages about unreadable pictures."""
 
     inputs: Tensor
     targets: Tensor
@@ -53,7 +53,7 @@ class EpochResult(NamedTuple):
 
 
 def decay_groups(module: Module, weight_decay: float) -> list[dict[str, object]]:
-    """Two parameter groups: L2 on weight matrices, none on biases and one-dimensional weights (released code, train.py)."""
+    """Two parameter groups: L2 on weight matrices, none on biases and one-dimensional weights (the released recipe)."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return [
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
@@ -67,7 +67,9 @@ def picture_batches(loader: DataLoader[Batch], targets: Tensor) -> Iterator[Trai
         yield TrainBatch(batch.pictures, targets[batch.rows], batch.bad)
 
 
-def feature_batches(features: Tensor, targets: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[TrainBatch]:
+def feature_batches(
+    features: Tensor, targets: Tensor, batch_size: int, generator: torch.Generator
+) -> Iterator[TrainBatch]:
     """Shuffled batches of cached features [N, F] and ``targets`` [N, C_seen]."""
     for rows in torch.randperm(len(features), generator=generator).split(batch_size):
         yield TrainBatch(features[rows], targets[rows])
@@ -87,8 +89,8 @@ def train_one_epoch(
     """Train ``module`` for one pass over ``batches``.
 
     Args:
-        module: maps inputs to embeddings [b, D*M]: the whole model on pictures, or the head on cached features. Its train/eval mode is the
-            caller's affair.
+        module: maps inputs to embeddings [b, D*M]: the whole model on pictures, or the head on cached features. Its
+            train/eval mode is the caller's affair.
         criterion: the loss over the seen labels.
         scheduler: stepped once a batch that has a picture.
         scaler: mixed precision: the forward pass runs under autocast and the loss is scaled; None computes in float32.
@@ -103,7 +105,7 @@ def train_one_epoch(
     for index, batch in enumerate(batches):
         bad.extend(batch.bad)
         if len(batch.inputs):
-            lr = scheduler.get_last_lr()[0]
+            lr = float(scheduler.get_last_lr()[0])
             values = _train_step(module, criterion, optimizer, batch, device, scaler, index)
             sums += len(batch.inputs) * torch.tensor(values, dtype=torch.float64)
             count += len(batch.inputs)
@@ -114,7 +116,13 @@ def train_one_epoch(
 
 
 def _train_step(
-    module: Module, criterion: SDLLoss, optimizer: Optimizer, batch: TrainBatch, device: torch.device, scaler: torch.amp.GradScaler | None, index: int
+    module: Module,
+    criterion: SDLLoss,
+    optimizer: Optimizer,
+    batch: TrainBatch,
+    device: torch.device,
+    scaler: torch.amp.GradScaler | None,
+    index: int,
 ) -> tuple[float, float, float, float]:
     inputs = batch.inputs.to(device, non_blocking=True)
     targets = batch.targets.to(device, non_blocking=True)
@@ -124,7 +132,9 @@ def _train_step(
     values = (loss.item(), parts.rank.item(), parts.diversity.item(), parts.regularizer.item())
     if not math.isfinite(values[0]):
         names = ("loss", *parts._fields)
-        raise NonFiniteLossError(f"step {index + 1}: " + ", ".join(f"{name} {value:g}" for name, value in zip(names, values, strict=True)))
+        raise NonFiniteLossError(
+            f"step {index + 1}: " + ", ".join(f"{name} {value:g}" for name, value in zip(names, values, strict=True))
+        )
     optimizer.zero_grad(set_to_none=True)
     if scaler is None:
         loss.backward()
@@ -146,9 +156,14 @@ class Embedded(NamedTuple):
 
 @torch.inference_mode()
 def embed(
-    forward: Callable[[Tensor], Tensor], loader: Iterable[Batch], *, device: torch.device, autocast: bool = False, on_batch: Callable[[int], None] = lambda n: None
+    forward: Callable[[Tensor], Tensor],
+    loader: Iterable[Batch],
+    *,
+    device: torch.device,
+    autocast: bool = False,
+    on_batch: Callable[[int], None] = lambda n: None,
 ) -> Embedded:
-    """Run pictures through ``forward`` (a model, or its ``forward_features``) and collect the outputs as float32 on the CPU.
+    """Run pictures through ``forward`` (a model or its ``forward_features``); the outputs are float32 on the CPU.
 
     Args:
         on_batch: called after each batch with the number of pictures it held, unreadable ones included.
@@ -164,7 +179,11 @@ def embed(
             outputs.append(output.float().cpu())
             rows.append(batch.rows)
         on_batch(len(batch.rows) + len(batch.bad))
-    return Embedded(torch.cat(outputs) if outputs else torch.empty(0, 0), torch.cat(rows) if rows else torch.empty(0, dtype=torch.long), tuple(bad))
+    return Embedded(
+        torch.cat(outputs) if outputs else torch.empty(0, 0),
+        torch.cat(rows) if rows else torch.empty(0, dtype=torch.long),
+        tuple(bad),
+    )
 
 
 @torch.inference_mode()
@@ -183,7 +202,7 @@ def evaluate(
     generalized_rows: Tensor | None = None,
     block: int = 4096,
 ) -> dict[str, float]:
-    """Zero-shot and generalised metrics, in percent, of embeddings [N, D*M] against word vectors [D, C] and targets [N, C].
+    """Zero-shot and generalised metrics, in percent: embeddings [N, D*M], word vectors [D, C], targets [N, C].
 
     Scores are made ``block`` pictures at a time; only [N, C] exists whole. The other arguments are those of
     :func:`src.metrics.zero_shot_report`.
@@ -192,5 +211,13 @@ def evaluate(
     parts = [score_labels(part.to(words.device), words).cpu() for part in embeddings.split(block)]
     scores = torch.cat(parts) if parts else torch.empty(0, words.shape[1])
     return zero_shot_report(
-        scores, targets, seen, unseen, ks=ks, images=images, threshold=threshold, zero_shot_rows=zero_shot_rows, generalized_rows=generalized_rows
+        scores,
+        targets,
+        seen,
+        unseen,
+        ks=ks,
+        images=images,
+        threshold=threshold,
+        zero_shot_rows=zero_shot_rows,
+        generalized_rows=generalized_rows,
     )

@@ -6,8 +6,8 @@ from __future__ import annotations
 class UserError(Exception):
     """A mistake of the user: a wrong flag, a missing file, a file that does not fit.
 
-    The message is one line (or a short list, one mistake a line) that names the flag or file, the value, and the remedy. The scripts print it
-    to standard error and end with exit status 2, without a traceback.
+    The message is one line (or a short list, one mistake a line) that names the flag or file, the value, and the
+    remedy. The scripts print it to standard error and end with exit status 2, without a traceback.
     """
 
 

@@ -18,7 +18,7 @@ from src.models.state_files import read_state_file
 
 
 def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], facts: Sequence[object]) -> str:
-    """A name for features that changes with anything they depend on: pictures (path, size, time of change), weights, and other facts."""
+    """A name for features that changes with all they depend on: pictures (path, size, time), weights, other facts."""
     digest = hashlib.sha256(repr(tuple(facts)).encode())
     for path in paths:
         status = os.stat(path)
@@ -32,7 +32,8 @@ def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], facts: Sequ
 def cached_features(folder: Path, key: str, compute: Callable[[], Embedded]) -> Embedded:
     """The features named ``key`` from ``folder``, or computed and put there. The folder may be deleted at any time.
 
-    A file that cannot be read is computed anew; a folder that cannot be written to is reported, and the features live in memory only.
+    A file that cannot be read is computed anew; a folder that cannot be written to is reported, and the features live
+    in memory only.
     """
     path = folder / f"{key}.pt"
     if path.is_file():

@@ -31,7 +31,9 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose an output folder that you may write to") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; choose an output folder that you may write to"
+        ) from error
     try:
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
@@ -53,7 +55,10 @@ def _umask() -> int:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write ``value`` as indented UTF-8 JSON, atomically. NaN and infinity, which JSON has no word for, raise ``ValueError``."""
+    """Write ``value`` as indented UTF-8 JSON, atomically.
+
+    NaN and infinity, which JSON has no word for, raise ``ValueError``.
+    """
     with atomic_write(path, "w") as stream:
         json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
         stream.write("\n")
@@ -72,4 +77,7 @@ def read_json(path: str | Path) -> Any:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); is it a JSON file?") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not whole JSON: {error.msg} at line {error.lineno}, column {error.colno}; copy or download it again") from error
+        raise UserError(
+            f"{path} is not whole JSON: {error.msg} at line {error.lineno}, column {error.colno}; copy or "
+            "download it again"
+        ) from error

@@ -1,13 +1,16 @@
 """Multi-label metrics as pure functions of scores and targets, in the protocols of the zero-shot literature.
 
-Every function takes ``scores`` [N, C] (float) and ``targets`` [N, C] (1 positive; 0 and -1 count as negative), one row a picture and one column
-a label, and gives ratios between 0 and 1; :func:`zero_shot_report` turns them into the percentages that papers print.
+Every function takes ``scores`` [N, C] (float) and ``targets`` [N, C] (1 positive; 0 and -1 count as negative), one row
+a picture and one column a label, and gives ratios between 0 and 1; :func:`zero_shot_report` turns them into the
+percentages that papers print.
 
 Two habits change the numbers of one and the same model, and are always named:
 
-* images: ``positive-only`` counts only the pictures with at least one relevant positive label (the released code, DualCoOp, ML-Decoder);
+* images: ``positive-only`` counts only the pictures with at least one relevant positive label (the released code,
+    DualCoOp, ML-Decoder);
   ``all-images`` counts every picture (LESA, BiAM, Gen-MLZSL).
-* mAP: ``official`` gives a label without any positive an average precision of 0 and breaks ties by position (the released code); ``skip``
+* mAP: ``official`` gives a label without any positive an average precision of 0 and breaks ties by position (the
+    released code); ``skip``
   leaves such labels out and treats equal scores as one threshold, as scikit-learn does.
 """
 
@@ -25,7 +28,8 @@ Images = Literal["positive-only", "all-images"]
 MapConvention = Literal["official", "skip"]
 
 IMAGES: tuple[Images, ...] = ("positive-only", "all-images")
-# Working memory of a block of rows or columns, in numbers: the [N, C] inputs are the only large arrays that exist whole.
+# Working memory of a block of rows or columns, in numbers: the [N, C] inputs are the only large arrays that exist
+# whole.
 _BLOCK_ELEMENTS = 1 << 23
 # The released code's guard against division by zero; kept so that its numbers come out to the last digit.
 _OFFICIAL_EPSILON = 1e-8
@@ -41,7 +45,9 @@ class PrecisionRecall(NamedTuple):
 
 def _check(scores: Tensor, targets: Tensor) -> None:
     if scores.ndim != 2 or scores.shape != targets.shape:
-        raise ValueError(f"scores and targets must both be [N, C], got {tuple(scores.shape)} and {tuple(targets.shape)}")
+        raise ValueError(
+            f"scores and targets must both be [N, C], got {tuple(scores.shape)} and {tuple(targets.shape)}"
+        )
     if scores.isnan().any():
         raise ValueError("scores contain NaN")
 
@@ -68,9 +74,10 @@ def select_images(targets: Tensor, images: Images) -> Tensor:
 
 
 def f1_at_k(scores: Tensor, targets: Tensor, k: int) -> PrecisionRecall:
-    """Micro precision, recall and F1 over the k best labels of each row (the measure of Fast0Tag and every later paper).
+    """Micro precision, recall and F1 over the k best labels of each row, the measure of this literature.
 
-    Pooled over all rows: P = hits / (N k), R = hits / (number of positives), hence K * P / R = mean labels a row. Ties at the k-th place go to
+    Pooled over all rows: P = hits / (N k), R = hits / (number of positives), hence K * P / R = mean labels a row. Ties
+        at the k-th place go to
     the label with the lower index.
 
     Args:
@@ -97,7 +104,10 @@ def f1_at_k(scores: Tensor, targets: Tensor, k: int) -> PrecisionRecall:
 
 
 def best_possible_f1_at_k(targets: Tensor, k: int) -> PrecisionRecall:
-    """The ceiling of :func:`f1_at_k` on these targets [N, C]: what a perfect ranking reaches, since k rarely equals the number of labels."""
+    """The ceiling of :func:`f1_at_k` on these targets [N, C]: what a perfect ranking reaches.
+
+    It is below 1, since k rarely equals the number of labels.
+    """
     counts = (targets == 1).sum(dim=1)
     hits = int(counts.clamp(max=k).sum())
     precision = _ratio(hits, targets.shape[0] * k)
@@ -106,7 +116,7 @@ def best_possible_f1_at_k(targets: Tensor, k: int) -> PrecisionRecall:
 
 
 def f1_at_threshold(scores: Tensor, targets: Tensor, threshold: float) -> PrecisionRecall:
-    """Micro precision, recall and F1 of the labels that score above ``threshold`` (in units of the score). Zeros where a denominator is 0."""
+    """Micro precision, recall and F1 of the labels that score above ``threshold``. Zeros where a denominator is 0."""
     _check(scores, targets)
     predicted, positive = scores > threshold, targets == 1
     hits = int((predicted & positive).sum())
@@ -117,7 +127,8 @@ def f1_at_threshold(scores: Tensor, targets: Tensor, threshold: float) -> Precis
 def average_precision(scores: Tensor, targets: Tensor, convention: MapConvention = "official") -> Tensor:
     """The average precision of every label over the rows.
 
-    ``official``: AP = sum of precision@rank over the ranks of positives / (|positives| + 1e-8); equal scores keep the order of the rows.
+    ``official``: AP = sum of precision@rank over the ranks of positives / (|positives| + 1e-8); equal scores keep the
+        order of the rows.
     ``skip``: precision is read at the end of each run of equal scores (``sklearn.metrics.average_precision_score``).
 
     Args:
@@ -141,7 +152,9 @@ def average_precision(scores: Tensor, targets: Tensor, convention: MapConvention
 def _average_precision_block(scores: Tensor, positive: Tensor, convention: MapConvention) -> Tensor:
     count = scores.shape[0]
     if count == 0:
-        return scores.new_full((scores.shape[1],), 0.0 if convention == "official" else float("nan"), dtype=torch.float64)
+        return scores.new_full(
+            (scores.shape[1],), 0.0 if convention == "official" else float("nan"), dtype=torch.float64
+        )
     ranked, order = scores.sort(dim=0, descending=True, stable=True)  # [N, c]
     relevant = positive.gather(0, order)  # [N, c]: is the picture at this rank a positive?
     hits = relevant.cumsum(dim=0).double()  # true positives up to this rank
@@ -152,7 +165,9 @@ def _average_precision_block(scores: Tensor, positive: Tensor, convention: MapCo
     total = hits[-1]
     summed = (precision * relevant).sum(dim=0)
     # AP = 1/|positives| sum over positives of precision at their rank
-    return summed / (total + _OFFICIAL_EPSILON) if convention == "official" else summed / total  # 0/0 is NaN: no positive
+    return (
+        summed / (total + _OFFICIAL_EPSILON) if convention == "official" else summed / total
+    )  # 0/0 is NaN: no positive
 
 
 def _end_of_ties(ranked: Tensor) -> Tensor:
@@ -165,7 +180,7 @@ def _end_of_ties(ranked: Tensor) -> Tensor:
 
 
 def mean_average_precision(scores: Tensor, targets: Tensor, convention: MapConvention = "official") -> float:
-    """mAP: the mean of :func:`average_precision` over labels; ``skip`` leaves out labels without positives. 0 if no label is left."""
+    """mAP: the mean of :func:`average_precision` over labels, under ``skip`` over those with a positive; 0 if none is."""
     return _mean_ap(average_precision(scores, targets, convention))
 
 
@@ -181,7 +196,12 @@ def _blocks(length: int, width: int) -> list[slice]:
 
 
 def ranking_report(
-    scores: Tensor, targets: Tensor, *, ks: Sequence[int] = (3, 5), images: Images = "positive-only", threshold: float | None = None
+    scores: Tensor,
+    targets: Tensor,
+    *,
+    ks: Sequence[int] = (3, 5),
+    images: Images = "positive-only",
+    threshold: float | None = None,
 ) -> dict[str, float]:
     """All metrics of one set of relevant labels, in percent.
 
@@ -192,7 +212,8 @@ def ranking_report(
         threshold: also report P/R/F1 of the labels above this score.
 
     Returns:
-        ``P@K R@K F1@K`` and ``ceiling.*@K`` for every K, ``mAP`` (official convention), ``mAP_skip``, and the counts that a reader needs to
+        ``P@K R@K F1@K`` and ``ceiling.*@K`` for every K, ``mAP`` (official convention), ``mAP_skip``, and the counts
+        that a reader needs to
         compare: ``num_images``, ``num_labels``, ``num_labels_with_positive``, ``num_positives``, ``labels_per_image``.
     """
     rows = select_images(targets, images)
@@ -234,7 +255,8 @@ def zero_shot_report(
 ) -> dict[str, float]:
     """The two settings of multi-label zero-shot learning from one matrix of scores.
 
-    ``zero_shot`` ranks the unseen labels only; ``generalized`` ranks seen and unseen together. Labels on neither side take no part.
+    ``zero_shot`` ranks the unseen labels only; ``generalized`` ranks seen and unseen together. Labels on neither side
+    take no part.
 
     Args:
         scores, targets: [N, C] over all labels of the split.
@@ -243,7 +265,8 @@ def zero_shot_report(
         zero_shot_rows, generalized_rows: the pictures of each setting where a split lists them apart; None means all.
 
     Returns:
-        The keys of :func:`ranking_report`, prefixed with ``zero_shot.`` and ``generalized.``; no ``zero_shot.*`` if nothing is unseen.
+        The keys of :func:`ranking_report`, prefixed with ``zero_shot.`` and ``generalized.``; no ``zero_shot.*`` if
+        nothing is unseen.
     """
     report: dict[str, float] = {}
     settings = (

@@ -12,7 +12,7 @@ def _ks(report: Mapping[str, float]) -> list[int]:
 
 
 def format_report(report: Mapping[str, float], *, images: str) -> str:
-    """The metrics of :func:`src.metrics.zero_shot_report` as a table, one setting a row, with protocol, counts and ceilings.
+    """The metrics of :func:`src.metrics.zero_shot_report` as a table with protocol, counts and ceilings.
 
     Args:
         report: percentages and counts.
@@ -28,7 +28,12 @@ def format_report(report: Mapping[str, float], *, images: str) -> str:
     for key, title in _SETTINGS:
         if f"{key}.mAP" not in report:
             continue
-        row = [title, f"{report[f'{key}.num_images']:,.0f}", f"{report[f'{key}.num_labels']:,.0f}", f"{report[f'{key}.labels_per_image']:.4f}"]
+        row = [
+            title,
+            f"{report[f'{key}.num_images']:,.0f}",
+            f"{report[f'{key}.num_labels']:,.0f}",
+            f"{report[f'{key}.labels_per_image']:.4f}",
+        ]
         for k in ks:
             names = (f"P@{k}", f"R@{k}", f"F1@{k}", f"ceiling.F1@{k}")
             row += [f"{report[f'{key}.{name}']:.2f}" if f"{key}.{name}" in report else "-" for name in names]
@@ -38,14 +43,21 @@ def format_report(report: Mapping[str, float], *, images: str) -> str:
         rows.append(row)
     notes = [
         f"protocol: {images}; micro P/R/F1@K; (best) is the F1@K of a perfect ranking",
-        "mAP counts a label without a positive as 0; mAP_skip leaves such labels out and treats ties as scikit-learn does",
+        "mAP counts a label without a positive as 0; mAP_skip leaves such labels out and treats ties as "
+        "scikit-learn does",
     ]
     return "\n".join([_align(rows), *notes])
 
 
 def _align(rows: list[list[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
 
 
 def summary(report: Mapping[str, float], k: int = 3) -> str:

@@ -1,6 +1,7 @@
 """The score of a label for a picture: the one equation that the loss, validation, inference and export all call.
 
-Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021), section 3.1. A picture is a set of M principal
+Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021). A picture is a
+    set of M principal
 vectors, a label is its word vector, and the label's score is the best match among them.
 """
 
@@ -16,7 +17,8 @@ MAX_BLOCK_ELEMENTS = 1 << 26
 def principal_vectors(embedding: Tensor, wordvec_dim: int) -> Tensor:
     """Read a model's output as principal vectors: [B, D*M] -> [B, M, D].
 
-    The flat output is the matrix A [D, M] in row-major order, so principal vector m is ``x[m::M]`` (released code, ``x.view(B, D, M)``).
+    The flat output is the matrix A [D, M] in row-major order, so principal vector m is ``x[m::M]`` (released code,
+    ``x.view(B, D, M)``).
 
     Args:
         embedding: [B, D*M], any floating dtype.
@@ -28,14 +30,17 @@ def principal_vectors(embedding: Tensor, wordvec_dim: int) -> Tensor:
     if embedding.ndim != 2:
         raise ValueError(f"embedding must be [B, D*M], got shape {tuple(embedding.shape)}")
     if embedding.shape[1] == 0 or embedding.shape[1] % wordvec_dim:
-        raise ValueError(f"embedding length {embedding.shape[1]} is not a positive multiple of the word-vector length {wordvec_dim}")
+        raise ValueError(
+            f"embedding length {embedding.shape[1]} is not a positive multiple of the word-vector length {wordvec_dim}"
+        )
     return embedding.reshape(embedding.shape[0], wordvec_dim, -1).transpose(1, 2)  # [B, D, M] -> [B, M, D]
 
 
 def score_labels(embedding: Tensor, word_vectors: Tensor, *, max_block_elements: int = MAX_BLOCK_ELEMENTS) -> Tensor:
-    """Score every label for every picture: s_c = max_m <A[:, m], w_c> (paper, section 3.1).
+    """Score every label for every picture: s_c = max_m <A[:, m], w_c>.
 
-    Works in the embedding's dtype and on its device. Large vocabularies are scored in blocks of labels, so that the [B, M, C] products
+    Works in the embedding's dtype and on its device. Large vocabularies are scored in blocks of labels, so that the [B,
+    M, C] products
     never exist at once: 400,000 labels for 32 pictures need about 256 MiB beside the result.
 
     Args:
@@ -68,7 +73,8 @@ def score_labels(embedding: Tensor, word_vectors: Tensor, *, max_block_elements:
 def top_k_labels(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best labels of every picture, best first; among equal scores the label with the lower index comes first.
 
-    ``torch.topk`` promises no order among ties, and a tie at the k-th place would then change precision from machine to machine.
+    ``torch.topk`` promises no order among ties, and a tie at the k-th place would then change precision from machine to
+    machine.
 
     Args:
         scores: [B, C].

@@ -24,7 +24,7 @@ OFFICIAL_DATASET_PATH = Path("data/NUS_WIDE")
 
 
 class Tag(NamedTuple):
-    """A label, its score (the best dot product of a principal vector with its word vector), and whether training never saw it."""
+    """A label, its score (see :func:`src.scoring.score_labels`), and whether it was unseen in training."""
 
     label: str
     score: float
@@ -41,7 +41,15 @@ class Tagger:
         device: where to compute.
     """
 
-    def __init__(self, model: SDLModel, split: ZeroShotSplit, *, image_size: int, interpolation: str = "bilinear", device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        model: SDLModel,
+        split: ZeroShotSplit,
+        *,
+        image_size: int,
+        interpolation: str = "bilinear",
+        device: str | torch.device = "cpu",
+    ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.split = split
@@ -66,8 +74,8 @@ class Tagger:
 
         Args:
             path: the checkpoint.
-            dataset_path: a metadata folder whose labels are used instead of the checkpoint's; the released code's checkpoints need one
-                (``data/NUS_WIDE`` if it is not given).
+            dataset_path: a metadata folder whose labels are used instead of the checkpoint's; the released code's
+                checkpoints need one (``data/NUS_WIDE`` if it is not given).
             dataset_type: which kind of folder that must be (``SDL``, ``COCO``, ``NUS_WIDE``); None recognises it.
             model_name, num_rows, wordvec_dim: what the checkpoint must hold; None takes what it says.
             image_size: side of the model's input in pixels; None takes what the checkpoint says.
@@ -78,7 +86,13 @@ class Tagger:
         """
         model, info = load_checkpoint(path, model_name=model_name, num_rows=num_rows, wordvec_dim=wordvec_dim)
         split = labels_for(info, dataset_path, dataset_type)
-        return cls(model, split, image_size=image_size or info.config.image_size, interpolation=info.config.interpolation, device=device)
+        return cls(
+            model,
+            split,
+            image_size=image_size or info.config.image_size,
+            interpolation=info.config.interpolation,
+            device=device,
+        )
 
     @torch.inference_mode()
     def embed(self, pictures: Tensor) -> Tensor:
@@ -106,7 +120,10 @@ class Tagger:
             raise UserError(f"--top_k {top_k}: must be from 1 to the number of labels, {len(self.split.labels)}")
         scores, columns = top_k_labels(score_labels(self.embed(pictures), self._word_vectors), top_k)
         return [
-            [Tag(self.split.labels[column], score, column in self._unseen) for score, column in zip(row_scores, row_columns, strict=True)]
+            [
+                Tag(self.split.labels[column], score, column in self._unseen)
+                for score, column in zip(row_scores, row_columns, strict=True)
+            ]
             for row_scores, row_columns in zip(scores.tolist(), columns.tolist(), strict=True)
         ]
 
@@ -115,14 +132,18 @@ def labels_for(info: CheckpointInfo, dataset_path: str | Path | None, dataset_ty
     """The labels that a checkpoint is used with: those of ``dataset_path`` if it is given, else the checkpoint's own.
 
     Raises:
-        UserError: the checkpoint holds no word vectors and there is no folder, or the folder's vectors are of another space than the model's.
+        UserError: the checkpoint holds no word vectors and there is no folder, or the folder's vectors are of another
+            space than the model's.
     """
     if info.split is not None and dataset_path is None:
         if dataset_type is not None:
             raise UserError(f"--dataset_type {dataset_type} says of which kind --dataset_path is; give both or neither")
         return info.split
     if dataset_path is None and not OFFICIAL_DATASET_PATH.is_dir():
-        raise UserError(f"--dataset_path is needed: the checkpoint holds no word vectors, and there is no folder {OFFICIAL_DATASET_PATH}")
+        raise UserError(
+            "--dataset_path is needed: the checkpoint holds no word vectors, and there is no folder "
+            f"{OFFICIAL_DATASET_PATH}"
+        )
     folder = OFFICIAL_DATASET_PATH if dataset_path is None else dataset_path
     split = load_metadata(folder, dataset_type).split
     check_same_space(info, split, folder)
@@ -132,13 +153,17 @@ def labels_for(info: CheckpointInfo, dataset_path: str | Path | None, dataset_ty
 def check_same_space(info: CheckpointInfo, split: ZeroShotSplit, source: str | Path) -> None:
     """Refuse word vectors that the model was not trained against: scores would be meaningless and look like scores.
 
-    The length must be the model's; labels that the checkpoint knows too must have the same vectors there (cosine above 0.99).
+    The length must be the model's; labels that the checkpoint knows too must have the same vectors there (cosine above
+    0.99).
 
     Raises:
         UserError: they are of another space.
     """
     if split.wordvec_dim != info.config.wordvec_dim:
-        raise UserError(f"{source}: word vectors of length {split.wordvec_dim}, but the model was trained with length {info.config.wordvec_dim}")
+        raise UserError(
+            f"{source}: word vectors of length {split.wordvec_dim}, but the model was trained with length "
+            f"{info.config.wordvec_dim}"
+        )
     if info.split is None:
         return
     column_of = {label: column for column, label in enumerate(info.split.labels)}
@@ -149,6 +174,7 @@ def check_same_space(info: CheckpointInfo, split: ZeroShotSplit, source: str | P
     cosine = torch.cosine_similarity(split.word_vectors[:, list(ours)], info.split.word_vectors[:, list(theirs)], dim=0)
     if cosine.median() < 0.99:
         raise UserError(
-            f"{source}: the word vectors are not those that the model was trained with (median cosine over {len(shared)} shared labels: {cosine.median():.2f}); "
+            f"{source}: the word vectors are not those that the model was trained with (median cosine over "
+            f"{len(shared)} shared labels: {cosine.median():.2f}); "
             "use a folder made with the same word vectors"
         )

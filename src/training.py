@@ -50,13 +50,14 @@ def starting_model(
     """The model that training starts from.
 
     Args:
-        model_path: a file, or ``auto`` (installed or local ImageNet weights), ``timm`` (download), ``none`` (random weights).
+        model_path: a file, or ``auto`` (installed or local ImageNet weights), ``timm`` (download), ``none`` (random
+            weights).
         model_name: the backbone; None takes that of an SDL checkpoint, else ``tresnet_m``.
         num_rows: M; None takes that of an SDL checkpoint, else 2 (the released COCO script).
         wordvec_dim: D of the data.
         image_size: side of the input in pixels.
-        pretrain_backbone: 1: the file gives a backbone, the head is fresh; 0: the file is an SDL model that training continues; None tells
-            from the file.
+        pretrain_backbone: 1: the file gives a backbone, the head is fresh; 0: the file is an SDL model that training
+            continues; None tells from the file.
         num_classes: what the classifier of a backbone file must have.
 
     Returns:
@@ -67,7 +68,10 @@ def starting_model(
     """
     is_sdl = model_path not in ("auto", "timm", "none") and _holds_head(model_path)
     if pretrain_backbone == 0 and not is_sdl:
-        raise UserError(f"--pretrain-backbone 0: {model_path} is no SDL model; use --pretrain-backbone 1 to put a fresh head on a backbone")
+        raise UserError(
+            f"--pretrain-backbone 0: {model_path} is no SDL model; use --pretrain-backbone 1 to put a fresh head "
+            "on a backbone"
+        )
     if is_sdl and pretrain_backbone != 1:
         model, info = load_checkpoint(model_path, model_name=model_name, num_rows=num_rows, wordvec_dim=wordvec_dim)
         return model, info.config.model_name, info
@@ -108,27 +112,47 @@ class PictureFeed:
     """Every epoch reads and augments the pictures; the whole model is trained."""
 
     def __init__(
-        self, model: SDLModel, training: TrainingSet, evaluation: EvaluationSet, transforms: tuple[Transform, Transform], options: LoaderOptions, device: torch.device, autocast: bool
+        self,
+        model: SDLModel,
+        training: TrainingSet,
+        evaluation: EvaluationSet,
+        transforms: tuple[Transform, Transform],
+        options: LoaderOptions,
+        device: torch.device,
+        autocast: bool,
     ) -> None:
         self.module = model
         self._targets = training.targets
         self._device, self._autocast = device, autocast
-        train_set, self._eval_set = (PictureDataset(paths, transform) for paths, transform in zip((training.paths, evaluation.paths), transforms, strict=True))
-        self._train_loader = picture_loader(
-            train_set, batch_size=options.batch_size, workers=options.workers, shuffle=True, seed=options.seed, pin_memory=options.pin_memory
+        train_set, self._eval_set = (
+            PictureDataset(paths, transform)
+            for paths, transform in zip((training.paths, evaluation.paths), transforms, strict=True)
         )
-        self._eval_loader = picture_loader(self._eval_set, batch_size=options.batch_size, workers=options.workers, pin_memory=options.pin_memory)
+        self._train_loader = picture_loader(
+            train_set,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            shuffle=True,
+            seed=options.seed,
+            pin_memory=options.pin_memory,
+        )
+        self._eval_loader = picture_loader(
+            self._eval_set, batch_size=options.batch_size, workers=options.workers, pin_memory=options.pin_memory
+        )
         self.steps = len(self._train_loader)
 
     def batches(self) -> Iterator[TrainBatch]:
+        """One epoch of training batches."""
         return picture_batches(self._train_loader, self._targets)
 
     def embeddings(self) -> Embedded:
+        """The evaluation pictures' embeddings [n, D*M]."""
         self.module.eval()
         with progress(len(self._eval_set), "evaluating") as advance:
             return embed(self.module, self._eval_loader, device=self._device, autocast=self._autocast, on_batch=advance)
 
     def set_training(self) -> None:
+        """Put the module into the mode in which it is trained."""
         self.module.train()
 
 
@@ -136,7 +160,16 @@ class FeatureFeed:
     """A frozen backbone: features are computed once, without augmentation, and only the head is trained."""
 
     def __init__(
-        self, model: SDLModel, training: TrainingSet, evaluation: EvaluationSet, image_size: int, options: LoaderOptions, device: torch.device, autocast: bool, cache: Path, facts: tuple[object, ...]
+        self,
+        model: SDLModel,
+        training: TrainingSet,
+        evaluation: EvaluationSet,
+        image_size: int,
+        options: LoaderOptions,
+        device: torch.device,
+        autocast: bool,
+        cache: Path,
+        facts: tuple[object, ...],
     ) -> None:
         self.module = model.embedding
         self._device = device
@@ -145,13 +178,17 @@ class FeatureFeed:
 
         def features(paths: list[Path], title: str) -> Embedded:
             dataset = PictureDataset(paths, transform)
-            loader = picture_loader(dataset, batch_size=options.batch_size, workers=options.workers, pin_memory=options.pin_memory)
+            loader = picture_loader(
+                dataset, batch_size=options.batch_size, workers=options.workers, pin_memory=options.pin_memory
+            )
 
             def compute() -> Embedded:
                 with progress(len(dataset), f"features of the {title} pictures") as advance:
                     return embed(model.forward_features, loader, device=device, autocast=autocast, on_batch=advance)
 
-            return cached_features(cache, feature_key(dataset.paths, model.backbone.state_dict(), (*facts, image_size, autocast)), compute)
+            return cached_features(
+                cache, feature_key(dataset.paths, model.backbone.state_dict(), (*facts, image_size, autocast)), compute
+            )
 
         trained, self._evaluated = features(training.paths, "training"), features(evaluation.paths, "evaluation")
         self._features, self._targets, self._bad = trained.outputs, training.targets[trained.rows], trained.bad
@@ -163,16 +200,19 @@ class FeatureFeed:
         self.steps = -(-len(self._features) // options.batch_size)
 
     def batches(self) -> Iterator[TrainBatch]:
+        """One epoch of training batches."""
         if self._bad:
             yield TrainBatch(self._features[:0], self._targets[:0], self._bad)
         yield from feature_batches(self._features, self._targets, self._batch_size, self._generator)
 
     @torch.inference_mode()
     def embeddings(self) -> Embedded:
+        """The evaluation pictures' embeddings [n, D*M]."""
         parts = [self.module(part.to(self._device)).cpu() for part in self._evaluated.outputs.split(4096)]
         return self._evaluated._replace(outputs=torch.cat(parts))
 
     def set_training(self) -> None:
+        """Put the module into the mode in which it is trained."""
         self.module.train()
 
 
@@ -186,8 +226,8 @@ def progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
 class RunFolder:
     """The output folder of a training run.
 
-    ``log.jsonl`` one JSON line an epoch; ``model-last.ckpt``; ``model-best-zero_shot.ckpt`` and ``model-best-generalized.ckpt``, the best epochs by one metric;
-    ``curves.png``.
+    ``log.jsonl`` one JSON line an epoch; ``model-last.ckpt``; ``model-best-zero_shot.ckpt`` and
+    ``model-best-generalized.ckpt``, the best epochs by one metric; ``curves.png``.
 
     Args:
         path: the folder.
@@ -204,7 +244,9 @@ class RunFolder:
         self.entries: list[dict[str, Any]] = []
         self.best: dict[str, tuple[float, int]] = {}  # setting -> (value, epoch)
         if (path / "log.jsonl").exists() and not overwrite:
-            raise UserError(f"--path_output {path} holds a training run already; choose another folder or give --overwrite")
+            raise UserError(
+                f"--path_output {path} holds a training run already; choose another folder or give --overwrite"
+            )
         self._write_log()
 
     def record(self, entry: dict[str, Any], model: SDLModel, info: CheckpointInfo, *, half: bool) -> list[str]:
@@ -235,7 +277,7 @@ def warn_about_bad_pictures(bad: tuple[str, ...], known: set[str]) -> None:
 
 
 def present_rows(evaluation: EvaluationSet, rows: Tensor) -> Mapping[str, Tensor]:
-    """Targets and settings of the evaluation pictures that could be read: the keyword arguments of :func:`src.engine.evaluate`."""
+    """Targets and settings of the evaluation pictures that could be read, for :func:`src.engine.evaluate`."""
     return {
         "targets": evaluation.targets[rows],
         "zero_shot_rows": evaluation.in_zero_shot[rows].nonzero()[:, 0],

@@ -16,7 +16,7 @@ from src.tagger import Tag
 
 matplotlib.use("Agg")
 
-from matplotlib.figure import Figure  # noqa: E402  # the backend is chosen first
+from matplotlib.figure import Figure  # the backend is chosen first
 
 _SAVED_AS_IS = {".png", ".jpg", ".jpeg"}
 _SEEN, _UNSEEN = "#1a1a1a", "#c0392b"
@@ -36,8 +36,8 @@ def picture_path(folder: str | Path, source: str | Path) -> Path:
 def save_tagged_picture(picture: Image.Image, tags: Sequence[Tag], path: str | Path) -> None:
     """Save the photo with its tags beside it.
 
-    The photo is scaled to fill a panel of fixed height and the text has a fixed size, so that the tags are legible beside a thumbnail and
-    beside a 50-megapixel photo alike.
+    The photo is scaled to fill a panel of fixed height and the text has a fixed size, so that the tags are legible
+    beside a thumbnail and beside a 50-megapixel photo alike.
 
     Args:
         picture: RGB.
@@ -79,7 +79,9 @@ def save_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         for setting in ("zero_shot", "generalized"):
             key = f"{setting}.{metric}"
             if all(key in entry["metrics"] for entry in epochs):
-                axis.plot(numbers, [entry["metrics"][key] for entry in epochs], marker="o", label=setting.replace("_", "-"))
+                axis.plot(
+                    numbers, [entry["metrics"][key] for entry in epochs], marker="o", label=setting.replace("_", "-")
+                )
     for axis, title in ((losses, "training loss"), (f1, "F1@3 (%)"), (mean_ap, "mAP (%)")):
         axis.set(title=title, xlabel="epoch", xticks=numbers if len(numbers) <= 12 else numbers[:: len(numbers) // 10])
         axis.grid(alpha=0.3)

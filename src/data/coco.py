@@ -17,12 +17,14 @@ from torch import Tensor
 from src.errors import UserError, name_some
 from src.files import read_json, write_json
 
-# The 80 classes of COCO detection in the order of their category ids: the column order of the released code's COCO files.
+# The 80 classes of COCO detection in the order of their category ids: the column order of the released code's COCO
+# files.
 COCO_CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
     "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
     "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
-    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard",
+    "surfboard", "tennis racket", "bottle",
     "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
     "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed",
     "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
@@ -50,46 +52,63 @@ class LabelledPictures:
     def rows(self, rows: Sequence[int]) -> LabelledPictures:
         """Some of the pictures, in this order."""
         kept = list(rows)
-        return LabelledPictures(tuple(self.image_ids[row] for row in kept), tuple(self.file_names[row] for row in kept), self.targets[kept])
+        return LabelledPictures(
+            tuple(self.image_ids[row] for row in kept), tuple(self.file_names[row] for row in kept), self.targets[kept]
+        )
 
 
 def read_coco_labels(path: str | Path, labels: Sequence[str]) -> LabelledPictures:
-    """Read a COCO-format file as image-level labels: a label is positive where the image has an annotation of that category.
+    """Read a COCO-format file as image-level labels.
 
-    Columns follow ``labels``; categories are found by name, so neither their order in the file nor absent categories move a column.
-    Images come in ascending id; those without any annotation are kept (the ``all-images`` protocol counts them).
+    A label is positive where the image has an annotation of that category.
+
+    Columns follow ``labels``; categories are found by name, so neither their order in the file nor absent categories
+    move a column. Images come in ascending id; those without any annotation are kept (the ``all-images`` protocol
+    counts them).
 
     Args:
         path: a JSON file with ``images``, ``annotations`` (``image_id``, ``category_id``) and ``categories``.
         labels: the C labels of the split.
 
     Raises:
-        UserError: the file cannot be read, lacks a section, names a category that is no label of the split, or refers to an unknown image
-            or category.
+        UserError: the file cannot be read, lacks a section, names a category that is no label of the split, or refers
+            to an unknown image or category.
     """
     coco = _index(path)
     column_of = {label: column for column, label in enumerate(labels)}
     unknown = [category["name"] for category in coco.cats.values() if category["name"] not in column_of]
     if unknown:
-        raise UserError(f"{path}: categories that are no label of the split: {name_some(unknown)}; the file and the metadata folder do not belong together")
+        raise UserError(
+            f"{path}: categories that are no label of the split: {name_some(unknown)}; the file and the metadata "
+            "folder do not belong together"
+        )
     column_of_id = {number: column_of[category["name"]] for number, category in coco.cats.items()}
     image_ids = sorted(coco.imgs)
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     try:
         pairs = np.array(
-            [(row_of[item["image_id"]], column_of_id[item["category_id"]]) for item in coco.anns.values()], dtype=np.int64
+            [(row_of[item["image_id"]], column_of_id[item["category_id"]]) for item in coco.anns.values()],
+            dtype=np.int64,
         ).reshape(-1, 2)
     except KeyError as error:
-        raise UserError(f"{path}: an annotation refers to the image or category {error}, which the file does not list") from error
+        raise UserError(
+            f"{path}: an annotation refers to the image or category {error}, which the file does not list"
+        ) from error
     targets = torch.zeros(len(image_ids), len(labels), dtype=torch.int8)
     targets[pairs[:, 0], pairs[:, 1]] = 1
-    return LabelledPictures(tuple(image_ids), tuple(coco.imgs[image_id]["file_name"] for image_id in image_ids), targets)
+    return LabelledPictures(
+        tuple(image_ids), tuple(coco.imgs[image_id]["file_name"] for image_id in image_ids), targets
+    )
 
 
 def _index(path: str | Path) -> Any:
-    """pycocotools' index of the file, made without its messages on standard output."""
+    """Pycocotools' index of the file, made without its messages on standard output."""
     content = read_json(path)
-    absent = [key for key in ("images", "annotations", "categories") if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    absent = [
+        key
+        for key in ("images", "annotations", "categories")
+        if not isinstance(content, dict) or not isinstance(content.get(key), list)
+    ]
     if absent:
         raise UserError(f"{path} is no COCO-format file: it lacks the lists {', '.join(absent)}")
     coco = COCO()
@@ -103,12 +122,14 @@ def _index(path: str | Path) -> Any:
 
 
 def write_coco_labels(path: str | Path, pictures: LabelledPictures, labels: Sequence[str]) -> None:
-    """Write image-level labels as a COCO-format file: category ids are 1 + the label's column, one annotation a positive label."""
+    """Write image-level labels as a COCO-format file: one annotation a positive label, category ids 1 + its column."""
     rows, columns = (pictures.targets == 1).nonzero(as_tuple=True)
     annotations = [
         {"id": number, "image_id": pictures.image_ids[row], "category_id": column + 1}
         for number, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True), start=1)
     ]
-    images = [{"id": number, "file_name": name} for number, name in zip(pictures.image_ids, pictures.file_names, strict=True)]
+    images = [
+        {"id": number, "file_name": name} for number, name in zip(pictures.image_ids, pictures.file_names, strict=True)
+    ]
     categories = [{"id": column + 1, "name": label} for column, label in enumerate(labels)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})

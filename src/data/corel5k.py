@@ -31,7 +31,8 @@ class Report:
     split: ZeroShotSplit
     train: LabelledPictures
     val: LabelledPictures
-    dropped: list[str]
+    dropped: list[str]  # words without a vector
+    repeated_lines: int  # lines about a picture that an earlier line was about
     extra_words: ExtraWords | None
 
 
@@ -65,13 +66,23 @@ def prepare_corel5k(
     labels, vectors, missing = label_vectors(vocabulary, words)
     if missing and not drop_missing:
         raise UserError(
-            f"--word-vectors {word_vectors}: no vector for {len(missing)} of the {len(words)} words ({name_some(missing)}); "
+            f"--word-vectors {word_vectors}: no vector for {len(missing)} of the {len(words)} words "
+            f"({name_some(missing)}); "
             "give other vectors, or --missing drop to leave these words out"
         )
     held_out = _choose_unseen(labels, unseen)
     seen = [column for column, label in enumerate(labels) if label not in held_out]
-    split = make_split(labels, seen, [labels.index(label) for label in held_out], vectors, name=f"corel5k_{len(seen)}_{len(held_out)}", source=str(source))
-    train, val = (_read_part(source, name, words, labels) for name in ("training_label", "test_label"))
+    split = make_split(
+        labels,
+        seen,
+        [labels.index(label) for label in held_out],
+        vectors,
+        name=f"corel5k_{len(seen)}_{len(held_out)}",
+        source=str(source),
+    )
+    (train, repeated_train), (val, repeated_val) = (
+        _read_part(source, name, words, labels) for name in ("training_label", "test_label")
+    )
     extra = frequent_words(vocabulary, extra_words, labels)
     write_metadata(
         output,
@@ -82,7 +93,7 @@ def prepare_corel5k(
         extra_words=extra,
         overwrite=overwrite,
     )
-    return Report(split, train, val, missing, extra)
+    return Report(split, train, val, missing, repeated_train + repeated_val, extra)
 
 
 def _choose_unseen(labels: Sequence[str], unseen: Sequence[str] | None) -> list[str]:
@@ -98,34 +109,40 @@ def _read_lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--source {path.parent}: cannot read {path.name}: {error}; is this the Corel5k folder?") from error
+        raise UserError(
+            f"--source {path.parent}: cannot read {path.name}: {error}; is this the Corel5k folder?"
+        ) from error
 
 
-def _read_part(source: Path, name: str, words: Sequence[str], labels: Sequence[str]) -> LabelledPictures:
-    """One label file -> labels in the columns of ``labels``; tags whose word was dropped are left out, pictures are kept."""
+def _read_part(source: Path, name: str, words: Sequence[str], labels: Sequence[str]) -> tuple[LabelledPictures, int]:
+    """One label file -> (labels in the columns of ``labels``, number of repeated lines).
+
+    Tags whose word was dropped are left out, their pictures are kept. A picture that is listed again (the test list in
+    circulation has one) keeps one row with the tags of all its lines.
+    """
     column_of = {label: column for column, label in enumerate(labels)}
-    ids: list[int] = []
-    pairs: list[tuple[int, int]] = []
-    for number, line in enumerate(_read_lines(source / name), start=1):
+    tags_of: dict[int, set[str]] = {}
+    lines = _read_lines(source / name)
+    for number, line in enumerate(lines, start=1):
         try:
             picture, *tags = (int(part) for part in line.split())
             if min(tags, default=1) < 1:
                 raise ValueError("tags count from 1")
-            tagged = [words[tag - 1] for tag in tags]
+            tags_of.setdefault(picture, set()).update(words[tag - 1] for tag in tags)
         except (ValueError, IndexError) as error:
-            raise UserError(f"{source / name}, line {number}: not 'id tag tag ...' with tags 1..{len(words)}: {line!r}") from error
-        pairs.extend((len(ids), column_of[word]) for word in tagged if word in column_of)
-        ids.append(picture)
-    repeated = len(ids) - len(set(ids))
-    if repeated:
-        raise UserError(f"{source / name}: {repeated} picture ids are listed more than once")
-    targets = torch.zeros(len(ids), len(labels), dtype=torch.int8)
-    if pairs:
-        rows, columns = zip(*pairs, strict=True)
-        targets[list(rows), list(columns)] = 1
-    pictures = LabelledPictures(tuple(ids), tuple(f"{number // 1000 * 1000}/{number}.jpeg" for number in ids), targets)
+            raise UserError(
+                f"{source / name}, line {number}: not 'id tag tag ...' with tags 1..{len(words)}: {line!r}"
+            ) from error
+    targets = torch.zeros(len(tags_of), len(labels), dtype=torch.int8)
+    for row, tagged in enumerate(tags_of.values()):
+        targets[row, [column_of[word] for word in tagged if word in column_of]] = 1
+    pictures = LabelledPictures(
+        tuple(tags_of), tuple(f"{number // 1000 * 1000}/{number}.jpeg" for number in tags_of), targets
+    )
     absent = [file_name for file_name in pictures.file_names if not (source / "images" / file_name).is_file()]
     if absent:
-        raise UserError(f"--source {source}: {len(absent)} of the {len(pictures)} pictures of {name} are not below images/ ({name_some(absent, 3)})")
-    return pictures
-
+        raise UserError(
+            f"--source {source}: {len(absent)} of the {len(pictures)} pictures of {name} are not below images/ "
+            f"({name_some(absent, 3)})"
+        )
+    return pictures, len(lines) - len(pictures)

@@ -54,16 +54,27 @@ def collate(items: list[tuple[Tensor | None, int, str]]) -> Batch:
     """Stack the readable pictures of a batch; it may be empty."""
     good = [(tensor, row) for tensor, row, _ in items if tensor is not None]
     pictures = torch.stack([tensor for tensor, _ in good]) if good else torch.empty(0, 3, 1, 1)
-    return Batch(pictures, torch.tensor([row for _, row in good], dtype=torch.long), tuple(reason for _, _, reason in items if reason))
+    return Batch(
+        pictures,
+        torch.tensor([row for _, row in good], dtype=torch.long),
+        tuple(reason for _, _, reason in items if reason),
+    )
 
 
 def picture_loader(
-    dataset: PictureDataset, *, batch_size: int, workers: int, shuffle: bool = False, seed: int | None = None, pin_memory: bool = False
+    dataset: PictureDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    shuffle: bool = False,
+    seed: int | None = None,
+    pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """A loader of :class:`Batch`.
 
     Args:
-        seed: with ``shuffle``, makes order and augmentation the same in every run with as many workers; None draws a fresh one.
+        seed: with ``shuffle``, makes order and augmentation the same in every run with as many workers; None draws a
+            fresh one.
     """
     generator = torch.Generator()
     generator.manual_seed(seed) if seed is not None else generator.seed()
@@ -80,7 +91,7 @@ def picture_loader(
 
 
 def locate_pictures(file_names: Sequence[str], root: Path, source: str) -> list[Path]:
-    """The path of every picture below ``root``, or below one of the usual sub-folders (``images``, ``train2014``, ``val2014``, ...).
+    """The path of every picture below ``root`` or one of the usual sub-folders (``images``, ``train2014``, ...).
 
     Folders are listed once each, so that 100,000 names cost no 100,000 look-ups.
 
@@ -109,7 +120,8 @@ def locate_pictures(file_names: Sequence[str], root: Path, source: str) -> list[
             found.append(path)
     if missing:
         raise UserError(
-            f"--data {root}: {len(missing)} of the {len(file_names)} pictures that {source} lists are not there ({name_some(missing, 3)}); "
+            f"--data {root}: {len(missing)} of the {len(file_names)} pictures that {source} lists are not there "
+            f"({name_some(missing, 3)}); "
             "give the folder that the names are relative to"
         )
     return found

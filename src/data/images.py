@@ -15,8 +15,8 @@ class BadPictureError(Exception):
 def read_picture(path: str | Path) -> Image.Image:
     """Read a picture as upright RGB, 8 bits a channel.
 
-    Turned as EXIF says; of an animation the first frame; transparent parts laid on white; 16-bit and floating-point grey scaled to 8 bits;
-    CMYK, palette, grey and 1-bit converted.
+    Turned as EXIF says; of an animation the first frame; transparent parts laid on white; 16-bit and floating-point
+    grey scaled to 8 bits; CMYK, palette, grey and 1-bit converted.
 
     Raises:
         BadPictureError: the file is missing, no picture, cut short, or so large that Pillow refuses it.
@@ -49,9 +49,14 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 def _deep_grey_to_rgb(picture: Image.Image) -> Image.Image:
     """16-bit, 32-bit or float grey -> RGB. Pillow's own conversion clips at 255, which turns such pictures white.
 
-    Integers are taken as 16-bit (0..65535), or as 8-bit where no pixel exceeds 255; floats as 0..1, or as 8-bit where a pixel exceeds 1.
+    Integers are taken as 16-bit (0..65535), or as 8-bit where no pixel exceeds 255; floats as 0..1, or as 8-bit where a
+    pixel exceeds 1.
     """
     grey = np.asarray(picture).astype(np.float64)
     top = grey.max(initial=0.0)
-    full = (1.0 if top <= 1 else 255.0) if picture.mode == "F" else (65535.0 if top > 255 or picture.mode.startswith("I;16") else 255.0)
+    full = (
+        (1.0 if top <= 1 else 255.0)
+        if picture.mode == "F"
+        else (65535.0 if top > 255 or picture.mode.startswith("I;16") else 255.0)
+    )
     return Image.fromarray(np.clip(np.rint(grey * 255 / full), 0, 255).astype(np.uint8)).convert("RGB")

@@ -5,9 +5,11 @@ This project's form, which holds no pickle:
     split.json          labels, seen and unseen, and the names of the files below
     word_vectors.npy    [D, C] float32
     train.json val.json COCO-format image-level labels
-    extra_words.json extra_words.npy   optional: more words and their vectors [D, V], for tagging with words that are no labels
+    extra_words.json extra_words.npy   optional: more words and their vectors [D, V], for tagging with words that are no
+        labels
 
-and the two forms of the released code (src/data/official.py), whose label files are ``zs_split/{train_17_48,val_17_48,val_unseen}.json``.
+and the two forms of the released code (src/data/official.py), whose label files are
+``zs_split/{train_17_48,val_17_48,val_unseen}.json``.
 """
 
 from __future__ import annotations
@@ -91,7 +93,8 @@ def load_metadata(folder: str | Path, kind: str | None = None) -> Metadata:
     found = detect_kind(folder)
     if found is None:
         raise UserError(
-            f"{folder} is no metadata folder: it has no split.json (made by prepare_data.py), and not all of {', '.join(COCO_FILES)} "
+            f"{folder} is no metadata folder: it has no split.json (made by prepare_data.py), and not all of "
+            f"{', '.join(COCO_FILES)} "
             f"or of {', '.join(NUS_WIDE_FILES)} (the released code's)"
         )
     if kind is not None and kind != found:
@@ -99,8 +102,10 @@ def load_metadata(folder: str | Path, kind: str | None = None) -> Metadata:
     if found == "SDL":
         return _load_own(folder)
     split = read_coco_split(folder) if found == "COCO" else read_nus_wide_split(folder)
-    files = (_existing(folder / "zs_split" / f"{name}.json") for name in ("train_17_48", "val_17_48", "val_unseen"))
-    return Metadata(folder, found, split, *files)
+    train, val, val_unseen = (
+        _existing(folder / "zs_split" / f"{name}.json") for name in ("train_17_48", "val_17_48", "val_unseen")
+    )
+    return Metadata(folder, found, split, train, val, val_unseen)
 
 
 def _existing(path: Path) -> Path | None:
@@ -116,13 +121,25 @@ def _load_own(folder: Path) -> Metadata:
         labels = [str(label) for label in content["labels"]]
         column_of = {label: column for column, label in enumerate(labels)}
         seen, unseen = ([column_of[name] for name in content[side]] for side in ("seen", "unseen"))
-        split = make_split(labels, seen, unseen, _load_vectors(folder / content["word_vectors"]), name=content["name"], source=str(path))
+        split = make_split(
+            labels,
+            seen,
+            unseen,
+            _load_vectors(folder / content["word_vectors"]),
+            name=content["name"],
+            source=str(path),
+        )
         files = {part: _named_file(folder, content.get(part)) for part in ("train", "val")}
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is incomplete or names a label that it does not list: {error}") from error
     root = content.get("images")
     return Metadata(
-        folder, "SDL", split, **files, image_root=(folder / root) if root else None, extra_words=_load_extra(folder, content.get("extra_words"), split)
+        folder,
+        "SDL",
+        split,
+        **files,
+        image_root=(folder / root) if root else None,
+        extra_words=_load_extra(folder, content.get("extra_words"), split),
     )
 
 
@@ -148,19 +165,23 @@ def _load_extra(folder: Path, names: dict[str, str] | None, split: ZeroShotSplit
     words = tuple(str(word) for word in read_json(folder / names["words"]))
     vectors = _load_vectors(folder / names["vectors"])
     if vectors.shape != (split.wordvec_dim, len(words)):
-        raise UserError(f"{folder / names['vectors']} has shape {tuple(vectors.shape)}, not [{split.wordvec_dim}, {len(words)}]")
+        raise UserError(
+            f"{folder / names['vectors']} has shape {tuple(vectors.shape)}, not [{split.wordvec_dim}, {len(words)}]"
+        )
     return ExtraWords(words, vectors)
 
 
 def check_output_folder(folder: Path, overwrite: bool) -> None:
-    """Raises :class:`UserError` where :func:`write_metadata` would refuse: before hours are spent on what cannot be written."""
+    """Raise :class:`UserError` where :func:`write_metadata` would refuse, before time is spent."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file; choose a folder")
     if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
             raise UserError(f"--output {folder} is not empty; choose another folder or give --overwrite")
         if detect_kind(folder) != "SDL":
-            raise UserError(f"--output {folder}: --overwrite replaces only folders that prepare_data.py made; choose another folder")
+            raise UserError(
+                f"--output {folder}: --overwrite replaces only folders that prepare_data.py made; choose another folder"
+            )
 
 
 def write_metadata(
@@ -174,7 +195,9 @@ def write_metadata(
     overwrite: bool = False,
     move_in: Sequence[Path] = (),
 ) -> None:
-    """Write a metadata folder of this project's form, whole or not at all: it is made under a temporary name beside ``folder`` and renamed.
+    """Write a metadata folder of this project's form, whole or not at all.
+
+    It is made under a temporary name beside ``folder`` and renamed.
 
     Args:
         folder: the folder to make.

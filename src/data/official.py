@@ -17,7 +17,8 @@ from src.errors import UserError
 COCO_FILES = ("cls_ids.pickle", "wordvec_array.pickle")
 NUS_WIDE_FILES = ("classes.pickle", "unseen_classes.pickle", "wordvec_array.pickle")
 
-# All that a pickle of arrays and builtin containers needs. The two module paths of NumPy are those before and since version 2.
+# All that a pickle of arrays and builtin containers needs. The two module paths of NumPy are those before and since
+# version 2.
 _ADMITTED = {
     ("builtins", "set"),
     ("builtins", "frozenset"),
@@ -56,7 +57,10 @@ def read_array_pickle(path: str | Path) -> Any:
 
 
 def read_word_vectors_pickle(path: str | Path) -> Tensor:
-    """``wordvec_array.pickle`` -> [D, C] float32. NUS-WIDE's holds the array [D, C]; COCO's a dict with the array [1, D, C] in half precision."""
+    """``wordvec_array.pickle`` -> [D, C] float32.
+
+    NUS-WIDE's holds the array [D, C]; COCO's a dict with the array [1, D, C] in half precision.
+    """
     content = read_array_pickle(path)
     if isinstance(content, dict):
         content = content.get("wordvec_array")
@@ -73,7 +77,7 @@ def has_files(folder: Path, names: tuple[str, ...]) -> bool:
 
 
 def read_coco_split(folder: Path) -> ZeroShotSplit:
-    """``cls_ids.pickle`` ({'train': {columns}, 'test': {columns}}, columns of the 80 classes) and ``wordvec_array.pickle``.
+    """``cls_ids.pickle`` ({'train': {columns}, 'test': {columns}} of the 80 classes) and ``wordvec_array.pickle``.
 
     Raises:
         UserError: a file is missing, damaged or not of this form.

@@ -36,7 +36,8 @@ class EvaluationSet:
     Attributes:
         paths: [N].
         targets: [N, C] int8, columns in the order of ``split.labels``.
-        in_zero_shot, in_generalized: [N] bool, which pictures each setting evaluates; all of both, unless the folder lists them apart.
+        in_zero_shot, in_generalized: [N] bool, which pictures each setting evaluates; all of both, unless the folder
+            lists them apart.
     """
 
     paths: list[Path]
@@ -46,17 +47,24 @@ class EvaluationSet:
 
 
 def picture_root(metadata: Metadata, data: str | Path | None) -> Path:
-    """The picture folder: ``--data``, or the one that the metadata folder records (also where ``--data`` is the metadata folder itself).
+    """The picture folder: ``--data``, or the one that the metadata folder records.
+
+    The latter also where ``--data`` is the metadata folder itself.
 
     Raises:
         UserError: neither is there.
     """
-    is_metadata = data is not None and metadata.image_root is not None and Path(data).resolve() == metadata.folder.resolve()
+    is_metadata = (
+        data is not None and metadata.image_root is not None and Path(data).resolve() == metadata.folder.resolve()
+    )
     root = metadata.image_root if data is None or is_metadata else Path(data)
     if root is None:
         raise UserError(f"--data is needed: {metadata.folder} does not say where its pictures are")
     if not root.is_dir():
-        raise UserError(f"--data {root}: no such folder" + ("" if root != metadata.image_root else f" (recorded in {metadata.folder}; give --data)"))
+        raise UserError(
+            f"--data {root}: no such folder"
+            + ("" if root != metadata.image_root else f" (recorded in {metadata.folder}; give --data)")
+        )
     return root
 
 
@@ -90,18 +98,22 @@ def load_evaluation_set(metadata: Metadata, data: str | Path | None) -> Evaluati
     in_generalized = torch.ones(len(pictures), dtype=torch.bool)
     in_zero_shot = in_generalized.clone()
     if metadata.val_unseen is not None:
-        pictures, in_zero_shot, in_generalized = _join(pictures, read_coco_labels(metadata.val_unseen, metadata.split.labels))
+        pictures, in_zero_shot, in_generalized = _join(
+            pictures, read_coco_labels(metadata.val_unseen, metadata.split.labels)
+        )
     paths = locate_pictures(pictures.file_names, picture_root(metadata, data), str(path))
     return EvaluationSet(paths, pictures.targets, in_zero_shot, in_generalized)
 
 
 def _join(pictures: LabelledPictures, zero_shot: LabelledPictures) -> tuple[LabelledPictures, Tensor, Tensor]:
-    """Both lists as one, each picture once (by file name), and who is in which: (pictures, in ``zero_shot``, in ``pictures``)."""
+    """Both lists as one, each picture (by file name) once: (all, in ``zero_shot``, in ``pictures``)."""
     known = set(pictures.file_names)
     new = [row for row, name in enumerate(zero_shot.file_names) if name not in known]
     added = zero_shot.rows(new)
     joined = LabelledPictures(
-        pictures.image_ids + added.image_ids, pictures.file_names + added.file_names, torch.cat([pictures.targets, added.targets])
+        pictures.image_ids + added.image_ids,
+        pictures.file_names + added.file_names,
+        torch.cat([pictures.targets, added.targets]),
     )
     listed = set(zero_shot.file_names)
     in_zero_shot = torch.tensor([name in listed for name in joined.file_names], dtype=torch.bool)

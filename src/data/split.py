@@ -9,20 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from src.errors import UserError, name_some, raise_collected
+from src.errors import name_some, raise_collected
 
 
 @dataclass(frozen=True)
 class ZeroShotSplit:
     """The C labels of a data set in their one and only column order.
 
-    Every target matrix, score matrix and word-vector matrix of the project has its columns in the order of ``labels``; nothing takes an
-    order from a data file.
+    Every target matrix, score matrix and word-vector matrix of the project has its columns in the order of ``labels``;
+    nothing takes an order from a data file.
 
     Attributes:
         labels: C names, unique.
         seen: columns of the labels that training may use.
-        unseen: columns of the labels that only evaluation uses. A label may be on neither side (15 of COCO's 80 in the 48/17 split).
+        unseen: columns of the labels that only evaluation uses. A label may be on neither side (15 of COCO's 80 in the
+            48/17 split).
         word_vectors: [D, C] float32.
         name: of the split, for reports.
     """
@@ -52,8 +53,8 @@ def make_split(
         source: the file or folder it was read from, for error messages.
 
     Raises:
-        UserError: all problems at once: repeated labels, a label both seen and unseen, a column out of range, word vectors of the wrong
-            shape, zero or not finite, or no seen label.
+        UserError: all problems at once: repeated labels, a label both seen and unseen, a column out of range, word
+            vectors of the wrong shape, zero or not finite, or no seen label.
     """
     problems = []
     repeated = [label for label, count in Counter(labels).items() if count > 1]
@@ -75,4 +76,6 @@ def make_split(
             names = [labels[int(column)] for column in bad.nonzero()[:, 0]]
             problems.append(f"{source}: word vectors that are zero or not finite: {name_some(names)}")
     raise_collected(problems)
-    return ZeroShotSplit(tuple(labels), tuple(sorted(set(seen))), tuple(sorted(set(unseen))), word_vectors.float().contiguous(), name)
+    return ZeroShotSplit(
+        tuple(labels), tuple(sorted(set(seen))), tuple(sorted(set(unseen))), word_vectors.float().contiguous(), name
+    )

@@ -1,6 +1,7 @@
 """From a picture to the model's input: squashed (not cropped) to a square, in [0, 1], not normalised.
 
-Training adds a cutout and RandAugment (released code, train.py). Normalisation, where a backbone needs it, is the model's affair.
+Training adds a cutout and RandAugment (released code, train.py). Normalisation, where a backbone needs it, is the
+model's affair.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ def eval_transform(image_size: int, interpolation: str = "bilinear") -> Transfor
 
     Args:
         image_size: side of the square in pixels.
-        interpolation: Pillow's filter: ``bilinear`` (torchvision's default, used in training) or ``bicubic`` (Pillow's default, used by the
-            released infer.py). Both average over the source area when they shrink.
+        interpolation: Pillow's filter: ``bilinear`` (torchvision's default, used in training) or ``bicubic`` (Pillow's
+            default, used by the released infer.py). Both average over the source area when they shrink.
     """
     return transforms.Compose([_squash(image_size, interpolation), transforms.ToTensor()])
 
 
 def train_transform(image_size: int, *, cutout: float = 0.5, augmentation: Augmentation = "randaugment") -> Transform:
-    """The eval transform with a cutout square and RandAugment between resizing and conversion, in the released code's order.
+    """The eval transform with cutout and RandAugment between resizing and conversion, in the released code's order.
 
     Args:
         image_size: side of the square in pixels.
         cutout: side of the cutout as a part of the picture's side; 0 leaves it out.
-        augmentation: ``randaugment`` (the package of that name, the released code's), ``torchvision`` (its RandAugment), or ``none``.
+        augmentation: ``randaugment`` (the package of that name, the released code's), ``torchvision`` (its
+            RandAugment), or ``none``.
     """
     steps: list[Any] = [_squash(image_size, "bilinear")]
     if cutout > 0:
@@ -56,21 +58,30 @@ def _squash(image_size: int, interpolation: str) -> Any:
 
 
 class Cutout:
-    """Paint a square of one random colour over a random place; its centre is uniform over the picture, so it may hang over the edge.
+    """Paint a square of one random colour over a random place.
 
-    "Improved Regularization of Convolutional Neural Networks with Cutout" (arXiv 1708.04552), with the random colour of the released code.
+    The centre is uniform over the picture, so the square may hang over the edge.
+
+    "Improved Regularization of Convolutional Neural Networks with Cutout" (arXiv 1708.04552), with the random colour of
+    the released code.
     """
 
-    def __init__(self, side: float = 0.5) -> None:
-        self.side = side
+    def __init__(self, side: float) -> None:
+        self.side = side  # as a part of the picture's side
 
     def __call__(self, picture: Image.Image) -> Image.Image:
+        """Return a painted copy; the picture itself stays as it is."""
         width, height = picture.size
         half_width, half_height = (round(self.side * length) // 2 for length in (width, height))
         x, y = (int(torch.randint(length, ()).item()) for length in (width, height))
         colour = tuple(torch.randint(256, (3,)).tolist())
         painted = picture.copy()
-        box = (max(x - half_width, 0), max(y - half_height, 0), min(x + half_width, width) - 1, min(y + half_height, height) - 1)
+        box = (
+            max(x - half_width, 0),
+            max(y - half_height, 0),
+            min(x + half_width, width) - 1,
+            min(y + half_height, height) - 1,
+        )
         if box[0] <= box[2] and box[1] <= box[3]:
             ImageDraw.Draw(painted).rectangle(box, fill=colour)
         return painted
@@ -88,7 +99,8 @@ class _NumpyWithInt(types.ModuleType):
 def packaged_randaugment() -> Callable[[Image.Image], Image.Image]:
     """``RandAugment()`` of the ``randaugment`` package.
 
-    Version 1.0.2, its last, calls ``np.int``, which NumPy has dropped: every picture would fail. The alias is given back inside the
+    Version 1.0.2, its last, calls ``np.int``, which NumPy has dropped: every picture would fail. The alias is given
+        back inside the
     package's own module only; NumPy itself stays as it is.
     """
     from randaugment import RandAugment

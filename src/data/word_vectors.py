@@ -22,7 +22,7 @@ _SEPARATORS = re.compile(r"[\s_-]+")
 
 @dataclass
 class Vocabulary:
-    """Words and their vectors, in the order of the file (most frequent first, in the files that are trained on a corpus).
+    """Words and their vectors in the order of the file: most frequent first, in files that are trained on a corpus.
 
     Attributes:
         words: V words.
@@ -41,7 +41,10 @@ class Vocabulary:
             self.row_of.setdefault(word, row)
 
     def find(self, label: str) -> np.ndarray | None:
-        """The unit vector [D] of a label: of the word itself, in lower case, or the mean of its parts ("traffic light"); None if unknown."""
+        """The unit vector [D] of a label, or None if it is unknown.
+
+        That of the word as it stands, of the word in lower case, or the mean of its parts' ("traffic light").
+        """
         for word in (label, label.lower(), _SEPARATORS.sub("-", label.lower())):
             if word in self.row_of:
                 return _unit(self.vectors[self.row_of[word]])
@@ -60,8 +63,8 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     """Read word vectors.
 
     Args:
-        path: a metadata folder (its labels and their vectors), a GloVe text file (``word number number ...`` a line, plain or ``.gz``), or the
-            JSON file of the ``wink-embeddings-sg-*`` packages of npm.
+        path: a metadata folder (its labels and their vectors), a GloVe text file (``word number number ...`` a line,
+            plain or ``.gz``), or the JSON file of the ``wink-embeddings-sg-*`` packages of npm.
 
     Raises:
         UserError: the path is none of these, or the file is damaged.
@@ -69,7 +72,9 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     path = Path(path)
     if path.is_dir():
         if detect_kind(path) is None:
-            raise UserError(f"--word-vectors {path}: the folder is no metadata folder; give one, or a file of word vectors")
+            raise UserError(
+                f"--word-vectors {path}: the folder is no metadata folder; give one, or a file of word vectors"
+            )
         split = load_metadata(path).split
         return Vocabulary(list(split.labels), split.word_vectors.t().numpy().copy(), str(path))
     if not path.is_file():
@@ -117,7 +122,7 @@ def _read_glove(path: Path) -> Vocabulary:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as stream:  # type: ignore[operator]  # the two have different overloads
+    with opener(path, "rt", encoding="utf-8") as stream:
         yield from enumerate(stream, start=1)
 
 
@@ -143,13 +148,21 @@ def label_vectors(vocabulary: Vocabulary, labels: Iterable[str]) -> tuple[list[s
 
 
 def frequent_words(vocabulary: Vocabulary, count: int, leave_out: Sequence[str]) -> ExtraWords | None:
-    """The ``count`` first words of the vocabulary that look like words (letters, apostrophe, hyphen) and are not in ``leave_out``.
+    """The first ``count`` words of letters, apostrophes and hyphens that are not in ``leave_out``.
 
     None if ``count`` is 0.
     """
     if count == 0:
         return None
     skipped = set(leave_out)
-    rows = [row for row, word in enumerate(vocabulary.words) if _WORD.fullmatch(word) and word not in skipped and np.any(vocabulary.vectors[row])][:count]
-    vectors = np.stack([_unit(vocabulary.vectors[row]) for row in rows], axis=1) if rows else np.empty((vocabulary.vectors.shape[1], 0))
+    rows = [
+        row
+        for row, word in enumerate(vocabulary.words)
+        if _WORD.fullmatch(word) and word not in skipped and np.any(vocabulary.vectors[row])
+    ][:count]
+    vectors = (
+        np.stack([_unit(vocabulary.vectors[row]) for row in rows], axis=1)
+        if rows
+        else np.empty((vocabulary.vectors.shape[1], 0))
+    )
     return ExtraWords(tuple(vocabulary.words[row] for row in rows), torch.from_numpy(vectors.astype(np.float32)))

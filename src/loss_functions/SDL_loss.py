@@ -1,6 +1,7 @@
 """The semantic diversity learning loss.
 
-Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021), sections 3.2 to 3.4. For one image with positive
+Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021). For one
+    image with positive
 labels P, negative labels N and principal vectors A [D, M]:
 
     L_rank = 1/|P| sum_p sum_n log(1 + exp(s_n - s_p))         ranking term (paper: also 1/|N|)
@@ -33,18 +34,21 @@ class SDLParts(NamedTuple):
     regularizer: Tensor
 
 
-def ranking_term(scores: Tensor, positive: Tensor, negative: Tensor, normalization: Normalization = "official") -> Tensor:
-    """L_rank of every image: every positive label should score above every negative one (paper, equation 3).
+def ranking_term(
+    scores: Tensor, positive: Tensor, negative: Tensor, normalization: Normalization = "official"
+) -> Tensor:
+    """L_rank of every image: every positive label should score above every negative one.
 
-    Memory and time grow with (number of positives in the batch) x C, not with C x C. ``softplus`` keeps value and gradient finite for any
-    gap, where log(1 + exp(gap)) overflows past 88 in float32.
+    Memory and time grow with (number of positives in the batch) x C, not with C x C. ``softplus`` keeps value and
+    gradient finite for any gap, where log(1 + exp(gap)) overflows past 88 in float32.
 
     Args:
         scores: [B, C].
         positive: [B, C] bool.
         negative: [B, C] bool, disjoint from ``positive``; a label in neither takes no part.
-        normalization: ``"official"`` divides by |P|; ``"paper"`` by |P||N|. An image with positives and no negative is ranked against a
-            score of zero by ``"official"`` (as the released code does) and is worth 0 under ``"paper"``.
+        normalization: ``"official"`` divides by |P|; ``"paper"`` by |P||N|. An image with positives and no negative is
+            ranked against a score of zero by ``"official"`` (as the released code does) and is worth 0 under
+            ``"paper"``.
 
     Returns:
         [B]; an image without positives is worth 0.
@@ -65,7 +69,7 @@ def ranking_term(scores: Tensor, positive: Tensor, negative: Tensor, normalizati
 
 
 def diversity_weight(word_vectors: Tensor, positive: Tensor) -> Tensor:
-    """omega of every image: 1 + sum_d Var_{p in P}(w_p[d]), unbiased (paper, equation 4).
+    """Omega of every image: 1 + sum_d Var_{p in P}(w_p[d]), unbiased.
 
     For unit vectors this is 2 minus the mean pairwise cosine of the positives: 1 for synonyms, 2 for unrelated words.
 
@@ -79,14 +83,19 @@ def diversity_weight(word_vectors: Tensor, positive: Tensor) -> Tensor:
     image, label = positive.nonzero(as_tuple=True)  # [T], [T]
     words = word_vectors.t().index_select(0, label)  # [T, D]
     count = positive.sum(dim=1)  # |P|, [B]
-    mean = words.new_zeros(positive.shape[0], words.shape[1]).index_add(0, image, words) / count.clamp(min=1).unsqueeze(1)
-    # Deviations from the mean first, squares second: the one-pass form loses all digits for vectors that are close to each other.
+    mean = words.new_zeros(positive.shape[0], words.shape[1]).index_add(0, image, words) / count.clamp(min=1).unsqueeze(
+        1
+    )
+    # Deviations from the mean first, squares second: the one-pass form loses all digits for vectors that are close to
+    # each other.
     squared = (words - mean.index_select(0, image)).square().sum(dim=1)  # [T]
     return 1 + words.new_zeros(positive.shape[0]).index_add(0, image, squared) / (count - 1).clamp(min=1)
 
 
 def variance_regularizer(vectors: Tensor) -> Tensor:
-    """L_reg of every image: || Var_m(A[d, m]) ||_1 over d, unbiased (paper, equation 5). It keeps the principal vectors from drifting apart.
+    """L_reg of every image: || Var_m(A[d, m]) ||_1 over d, unbiased.
+
+    It keeps the principal vectors from drifting apart.
 
     Args:
         vectors: [B, M, D] principal vectors.
@@ -103,11 +112,13 @@ class SDLLoss(nn.Module):
     """The SDL loss of a batch, computed in float32 whatever the model's precision.
 
     Args:
-        weight: lambda, the share of the regulariser, 0 <= lambda <= 1; None leaves the regulariser out (omega L_rank alone, without the
-            released code's factor 2). With M = 1 there is nothing to regularise, and the loss is that of None for any lambda.
+        weight: lambda, the share of the regulariser, 0 <= lambda <= 1; None leaves the regulariser out (omega L_rank
+            alone, without the released code's factor 2). With M = 1 there is nothing to regularise, and the loss is
+            that of None for any lambda.
         reduction: ``"mean"`` or ``"sum"`` over images.
         wordvec_array: word vectors of the C training labels, [D, C] or [1, D, C], tensor or array.
-        normalization: ``"official"``, the released code's scale (the default), or ``"paper"``: 1/(|P||N|) and no factor 2.
+        normalization: ``"official"``, the released code's scale (the default), or ``"paper"``: 1/(|P||N|) and no factor
+            2.
         unknown: what a label of -1 is: ``"negative"`` (as the released code has it) or ``"ignore"``.
 
     Shape:

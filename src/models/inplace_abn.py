@@ -1,7 +1,8 @@
-"""InPlaceABN, an optional layer that fuses batch normalisation and activation and keeps one activation fewer in memory while training.
+"""InPlaceABN, an optional layer that fuses batch normalisation and activation to save training memory.
 
-"In-Place Activated BatchNorm for Memory-Optimized Training of DNNs" (CVPR 2018). Results equal plain batch normalisation as long as the scales
-are positive; the checkpoints of this project always hold plain scales, so a model trained with either layer loads into the other.
+"In-Place Activated BatchNorm for Memory-Optimized Training of DNNs" (CVPR 2018). Results equal plain batch
+normalisation as long as the scales are positive; the checkpoints of this project always hold plain scales, so a model
+trained with either layer loads into the other.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ def _abn_class() -> Any:
     try:
         from inplace_abn import InPlaceABN
     except ImportError as error:
-        raise UserError(f"--inplace-abn needs the inplace-abn package, which pip builds beside an installed torch: {INSTALL_LINE}") from error
+        raise UserError(
+            f"--inplace-abn needs the inplace-abn package, which pip builds beside an installed torch: {INSTALL_LINE}"
+        ) from error
     return InPlaceABN
 
 
 def use_inplace_abn(backbone: nn.Module, model_name: str) -> None:
-    """Replace every batch norm + (leaky) activation of a TResNet by InPlaceABN, in place, keeping weights and statistics.
+    """Replace every batch norm + activation of a TResNet by InPlaceABN, in place, keeping weights and statistics.
 
     Raises:
         UserError: the package is missing or the backbone is no TResNet.
@@ -49,21 +52,25 @@ def _to_abn(layer: BatchNormAct2d, abn_class: Any) -> nn.Module:
         activation, slope = "identity", 0.0
     else:
         raise UserError(f"--inplace-abn: no InPlaceABN form of the activation {type(layer.act).__name__}")
-    abn = abn_class(layer.num_features, eps=layer.eps, momentum=layer.momentum, activation=activation, activation_param=slope)
+    abn = abn_class(
+        layer.num_features, eps=layer.eps, momentum=layer.momentum, activation=activation, activation_param=slope
+    )
     state = layer.state_dict()
     abn.load_state_dict(_with_abn_scale(state), strict=False)  # InPlaceABN has no num_batches_tracked
     return abn
 
 
 def _with_abn_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Released checkpoints have no scale below 1e-5 (it is |w| + 1e-5); timm's zero-initialised last scales land on w = 0, that is 1e-5.
+    # Released checkpoints have no scale below 1e-5 (it is |w| + 1e-5); timm's zero-initialised last scales land on w =
+    # 0, that is 1e-5.
     return {**state, "weight": (state["weight"] - INPLACE_ABN_EPS).clamp(min=0.0)}
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """``model.state_dict()`` as plain batch normalisation needs it, whichever layer the model was built with.
 
-    InPlaceABN's scales become |w| + 1e-5, and the step counter that it lacks is filled in with 0 (it is only read when ``momentum`` is None).
+    InPlaceABN's scales become |w| + 1e-5, and the step counter that it lacks is filled in with 0 (it is only read when
+    ``momentum`` is None).
     """
     state = dict(model.state_dict())
     for name, layer in model.named_modules():

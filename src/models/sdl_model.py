@@ -1,4 +1,4 @@
-"""A backbone with the principal-embedding-matrix head (paper, section 3.1 and figure 2)."""
+"""A backbone with the principal-embedding-matrix head of the paper."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from src.errors import UserError
 class SDLModel(nn.Module):
     """Pictures [B, 3, H, W] in [0, 1] -> principal embedding matrices, flattened to [B, D*M].
 
-    The backbone's pooled features pass through one linear layer without bias. Whatever normalisation the backbone was trained with
-    happens in here, so that every caller feeds [0, 1] (TResNet has none; timm's configuration says what others need).
+    The backbone's pooled features pass through one linear layer without bias. Whatever normalisation the backbone was
+    trained with happens in here, so that every caller feeds [0, 1] (TResNet has none; timm's configuration says what
+    others need).
 
     Args:
         backbone: a module that maps pictures to pooled features [B, F].
@@ -84,17 +85,19 @@ def create_model(
         image_size: side of the square input in pixels, for backbones that are built for one size (vision transformers).
         pretrained: download timm's own weights from its hub.
         grad_checkpointing: recompute activations in the backward pass: less memory, more time, equal results.
-        inplace_abn: TResNet only: use InPlaceABN, which saves training memory, where the ``inplace-abn`` package is installed.
+        inplace_abn: TResNet only: use InPlaceABN, which saves training memory, where the ``inplace-abn`` package is
+            installed.
         **backbone_options: passed on to ``timm.create_model`` (``drop_path_rate``, ...).
 
     Raises:
-        UserError: the name is unknown, an option does not suit the backbone, the download fails, or InPlaceABN is not installed.
+        UserError: the name is unknown, an option does not suit the backbone, the download fails, or InPlaceABN is not
+            installed.
     """
     if not timm.is_model(model_name):
         similar = ", ".join(timm.list_models(f"*{model_name[:9]}*")[:5])
         raise UserError(
-            f"--model-name {model_name}: no such backbone; use tresnet_m, tresnet_l, tresnet_xl or a name from timm.list_models()"
-            + (f" (similar: {similar})" if similar else "")
+            f"--model-name {model_name}: no such backbone; use tresnet_m, tresnet_l, tresnet_xl or a name from "
+            "timm.list_models()" + (f" (similar: {similar})" if similar else "")
         )
     if image_size is not None and timm.get_pretrained_cfg(model_name).fixed_input_size:
         backbone_options["img_size"] = image_size
@@ -105,7 +108,9 @@ def create_model(
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        raise UserError(f"--model-path timm: cannot get the weights of {model_name} from timm's hub: {error}") from error
+        raise UserError(
+            f"--model-path timm: cannot get the weights of {model_name} from timm's hub: {error}"
+        ) from error
     if grad_checkpointing:
         enable_grad_checkpointing(backbone, model_name)
     if inplace_abn:

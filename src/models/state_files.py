@@ -15,10 +15,17 @@ from src.errors import UserError, name_some
 
 
 def _safe_globals() -> list[Any]:
-    """NumPy's scalar types, which older release files hold beside the tensors (``num_classes``); they run no code when they are loaded."""
+    """NumPy's scalar types, which release files may hold beside the tensors; loading them runs no code."""
     from numpy._core.multiarray import scalar
 
-    return [scalar, np.dtype, np.dtypes.Int64DType, np.dtypes.Int32DType, np.dtypes.Float64DType, np.dtypes.Float32DType]
+    return [
+        scalar,
+        np.dtype,
+        np.dtypes.Int64DType,
+        np.dtypes.Int32DType,
+        np.dtypes.Float64DType,
+        np.dtypes.Float32DType,
+    ]
 
 
 def read_state_file(path: str | Path) -> dict[str, Any]:
@@ -35,16 +42,22 @@ def read_state_file(path: str | Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is no checkpoint that can be loaded safely (tensors and plain containers only): {reason}") from error
+        raise UserError(
+            f"{path} is no checkpoint that can be loaded safely (tensors and plain containers only): {reason}"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read; it is cut short or no PyTorch file ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{path} cannot be read; it is cut short or no PyTorch file ({str(error).splitlines()[0]})"
+        ) from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return dict(content)
 
 
 def tensors_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The state dict within a loaded file: under ``model`` or ``state_dict``, or the file itself; a ``module.`` prefix is taken off.
+    """The state dict within a loaded file: under ``model`` or ``state_dict``, or the file itself.
+
+    The prefix ``module.`` that multi-GPU training leaves is taken off.
 
     Raises:
         UserError: there is no state dict in it.
