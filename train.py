@@ -14,29 +14,19 @@ import torch
 from tqdm import tqdm
 
 from src.checkpoint import CheckpointInfo, ModelConfig
-from src.cli import (
-    ArgumentParser,
-    add_device_flag,
-    add_workers_flag,
-    choose_device,
-    fraction,
-    positive_float,
-    positive_int,
-    run_script,
-    seed_everything,
-)
+from src.cli import choose_device, run_script, seed_everything
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
-from src.data.transforms import AUGMENTATIONS, eval_transform, train_transform
+from src.data.transforms import eval_transform, train_transform
 from src.engine import EpochResult, NonFiniteLossError, Step, decay_groups, evaluate, train_one_epoch
 from src.errors import UserError
 from src.loss_functions.SDL_loss import SDLLoss
-from src.metrics import IMAGES
 from src.models import SDLModel
 from src.models.inplace_abn import use_inplace_abn
 from src.models.sdl_model import enable_grad_checkpointing
 from src.report import format_report, summary
 from src.tagger import check_same_space
+from src.train_flags import LR_FINE_TUNING, LR_FROZEN, train_parser
 from src.training import (
     FeatureFeed,
     Feed,
@@ -49,132 +39,6 @@ from src.training import (
 )
 
 OFFICIAL_METADATA = Path("data/COCO")
-LR_FINE_TUNING = 2.5e-5  # the released COCO script
-LR_FROZEN = 1e-3  # a fresh head on fixed features bears more (chosen on Corel5k, docs/results.md)
-
-
-def lambda_or_none(text: str) -> float | None:
-    """An argparse type: 0 to 1, or ``none``."""
-    return None if text == "none" else fraction(text)
-
-
-def parser() -> ArgumentParser:
-    """The flags; those of the released train.py keep their names."""
-    flags = ArgumentParser(prog="train.py", description=__doc__)
-    add = flags.add_argument
-    add("--data", metavar="DIR", help="picture folder; the one that the metadata folder records if left out")
-    add(
-        "--metadata",
-        metavar="DIR",
-        help="metadata folder: labels, split, word vectors; --data itself if it is one, else ./data/COCO",
-    )
-    add(
-        "--path_output",
-        type=Path,
-        default=Path("outputs"),
-        metavar="DIR",
-        help="where checkpoints, log.jsonl and curves.png go",
-    )
-    add("--overwrite", action="store_true", help="replace an earlier run in --path_output")
-    add(
-        "--model-name",
-        help="backbone: tresnet_m, tresnet_l, tresnet_xl or any timm model (tresnet_m, or that of an SDL checkpoint)",
-    )
-    add(
-        "--model-path",
-        default="auto",
-        help=(
-            "file to start from (ImageNet backbone or SDL checkpoint), or auto: installed weights; timm: "
-            "download; none: random"
-        ),
-    )
-    add(
-        "--pretrain-backbone",
-        type=int,
-        choices=(0, 1),
-        help=(
-            "1: --model-path gives a backbone, put a fresh head on it; 0: continue an SDL model; told from the "
-            "file if left out"
-        ),
-    )
-    add(
-        "--num-classes",
-        type=positive_int,
-        help="number of classes that the backbone file's own classifier must have (it is checked and left out)",
-    )
-    add("--num_rows", type=positive_int, help="number of principal vectors M (2, or that of an SDL checkpoint)")
-    add("--wordvec_dim", type=positive_int, help="word-vector length D that the metadata must have")
-    add(
-        "--image-size",
-        type=positive_int,
-        default=224,
-        help="side of the square that pictures are squashed to, in pixels",
-    )
-    add("--var_weight", type=lambda_or_none, default=0.01, help="lambda, the share of the regulariser, or none")
-    add(
-        "--normalization",
-        choices=("official", "paper"),
-        default="official",
-        help="scale of the loss: the released code's, or the paper's",
-    )
-    add(
-        "--freeze-backbone",
-        action="store_true",
-        help="train the head only, on features that are computed once (no augmentation)",
-    )
-    add("--num-epochs", type=positive_int, default=10, help="passes over the training pictures")
-    add(
-        "--lr",
-        type=positive_float,
-        help=f"peak learning rate ({LR_FINE_TUNING:g}, or {LR_FROZEN:g} with --freeze-backbone)",
-    )
-    add("--weight-decay", type=float, default=3e-4, help="L2 on weight matrices")
-    add("-b", "--batch-size", type=positive_int, default=32, help="pictures a step")
-    add(
-        "--augmentation",
-        choices=AUGMENTATIONS,
-        default="randaugment",
-        help="randaugment: the package the released code uses; torchvision: its RandAugment",
-    )
-    add(
-        "--cutout",
-        type=fraction,
-        default=0.5,
-        help="side of the cutout square as a part of the picture's side; 0: none",
-    )
-    add("--seed", type=int, help="makes two runs on a CPU equal")
-    add(
-        "--autocast-enabled",
-        type=int,
-        choices=(0, 1),
-        default=1,
-        help="mixed precision on a GPU; a CPU always computes in float32",
-    )
-    add(
-        "--grad-checkpointing",
-        action="store_true",
-        help="recompute activations in the backward pass: less memory, more time",
-    )
-    add(
-        "--inplace-abn", action="store_true", help="TResNet with InPlaceABN: less memory; needs the inplace-abn package"
-    )
-    add(
-        "--feature-cache",
-        type=Path,
-        metavar="DIR",
-        help="where --freeze-backbone keeps features (feature_cache in the metadata folder if left out)",
-    )
-    add("--images", choices=IMAGES, default="positive-only", help="which evaluation pictures count")
-    add(
-        "--best-metric",
-        choices=("F1@3", "F1@5", "mAP", "mAP_skip"),
-        default="F1@3",
-        help="what the best checkpoints are chosen by, on the evaluation pictures",
-    )
-    add("--half-weights", action="store_true", help="store weight matrices in half precision")
-    add_device_flag(flags)
-    add_workers_flag(flags)
-    return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
+    args = train_parser(__doc__).parse_args(argv)
     seed_everything(args.seed)
     device = choose_device(args.device)
     metadata = load_metadata(metadata_folder(args.metadata, args.data))

@@ -133,7 +133,7 @@ def load_checkpoint(
 ) -> tuple[SDLModel, CheckpointInfo]:
     """Load a checkpoint of this project or of the released code.
 
-    The latter is a release file ``{'model', 'num_classes', 'idx_to_class'}`` or a bare state dict as its train.py saves.
+    The latter is a release file ``{'model', 'num_classes', 'idx_to_class'}`` or a bare state dict of its train.py.
 
     Weights load strictly. The files of the released code are converted from InPlaceABN's scales; their backbone is told
     by its width, and M and D by the head's size (D is 300 unless given).

@@ -18,6 +18,13 @@ from src.errors import UserError
 _LONG_FLAG = re.compile(r"(--[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with two habits of this project.
 
@@ -29,7 +36,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(
             description=description,
             allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_HelpFormatter,
             **options,  # type: ignore[arg-type]
         )
 
@@ -116,7 +123,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def add_device_flag(parser: argparse.ArgumentParser) -> None:
+def add_device_flag(parser: argparse._ActionsContainer) -> None:
     """``--device``, the same in every script."""
     parser.add_argument(
         "--device",
@@ -126,7 +133,7 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_workers_flag(parser: argparse.ArgumentParser) -> None:
+def add_workers_flag(parser: argparse._ActionsContainer) -> None:
     """``-j/--workers``, the same in every script that reads many pictures."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(

@@ -180,7 +180,7 @@ def _end_of_ties(ranked: Tensor) -> Tensor:
 
 
 def mean_average_precision(scores: Tensor, targets: Tensor, convention: MapConvention = "official") -> float:
-    """mAP: the mean of :func:`average_precision` over labels, under ``skip`` over those with a positive; 0 if none is."""
+    """mAP: the mean of :func:`average_precision` over labels, under ``skip`` over those with a positive."""
     return _mean_ap(average_precision(scores, targets, convention))
 
 

@@ -1,0 +1,47 @@
+"""What the tests share: golden files, optional shared data, and small data sets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets, which are not part of the project; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("SDL_SHARED", ROOT.parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs real data sets: set SDL_SHARED to the folder that holds data/ (looked in {folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn metadata folder: 24 training and 16 validation pictures."""
+    from src.data.sample import prepare_sample
+
+    folder = tmp_path_factory.mktemp("data") / "sample"
+    prepare_sample(folder, num_train=24, num_val=16)
+    return folder
+
+
+def run_script(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one of the scripts as a child process, as a user would."""
+    script, *rest = (str(argument) for argument in arguments)
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *rest],
+        capture_output=True,
+        text=True,
+        cwd=cwd or ROOT,
+        env=environment,
+        timeout=400,
+        check=False,
+    )
