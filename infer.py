@@ -82,10 +82,8 @@ def batches(items: Iterator[tuple[Path, Image.Image]], size: int) -> Iterator[li
 
 def format_tags(path: Path, tags: Sequence[Tag]) -> str:
     """A table: rank, tag, score; unseen tags between asterisks."""
-    from src.visualize import mark
-
-    width = max(len(mark(tag)) for tag in tags)
-    lines = [f"{rank:4d}  {mark(tag):<{width}}  {tag.score:8.4f}" for rank, tag in enumerate(tags, start=1)]
+    width = max(len(tag.marked) for tag in tags)
+    lines = [f"{rank:4d}  {tag.marked:<{width}}  {tag.score:8.4f}" for rank, tag in enumerate(tags, start=1)]
     return "\n".join([str(path), *lines])
 
 
@@ -114,13 +112,14 @@ def _main(argv: Sequence[str] | None) -> int:
         device=choose_device(args.device),
     )
     bad: list[str] = []
+    taken: set[Path] = set()
     results = []
     for batch in batches(readable(args.pic_path, bad), args.batch_size):
         for (path, picture), tags in zip(batch, tagger.tag([picture for _, picture in batch], args.top_k), strict=True):
             print(format_tags(path, tags))
             entry: dict[str, object] = {"picture": str(path), "tags": [tag._asdict() for tag in tags]}
             if not args.no_picture:
-                entry["annotated"] = str(save(picture, tags, path, args.path_output))
+                entry["annotated"] = str(save(picture, tags, path, args.path_output, taken))
             results.append(entry)
     if args.json is not None:
         write_json(args.json, {"model": str(args.model_path), "results": results, "skipped": bad})
@@ -129,11 +128,16 @@ def _main(argv: Sequence[str] | None) -> int:
     return 1 if bad else 0
 
 
-def save(picture: Image.Image, tags: Sequence[Tag], source: Path, folder: Path) -> Path:
-    """Save the annotated picture and say where."""
+def save(picture: Image.Image, tags: Sequence[Tag], source: Path, folder: Path, taken: set[Path]) -> Path:
+    """Save the annotated picture under its own name, or with a number where a picture of this run has that name."""
     from src.visualize import picture_path, save_tagged_picture  # matplotlib is slow to import
 
-    target = picture_path(folder, source)
+    first = target = picture_path(folder, source)
+    number = 1
+    while target in taken:
+        number += 1
+        target = first.with_stem(f"{first.stem}-{number}")
+    taken.add(target)
     if target.resolve() == source.resolve():
         raise UserError(f"--path_output {folder}: would overwrite the picture {source}; choose another folder")
     save_tagged_picture(picture, tags, target)

@@ -30,6 +30,11 @@ class Tag(NamedTuple):
     score: float
     unseen: bool
 
+    @property
+    def marked(self) -> str:
+        """The label as the released code shows it: unseen ones between asterisks."""
+        return f"*{self.label}*" if self.unseen else self.label
+
 
 class Tagger:
     """A model with the labels it can give.

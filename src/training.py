@@ -149,7 +149,12 @@ class PictureFeed:
         """The evaluation pictures' embeddings [n, D*M]."""
         self.module.eval()
         with progress(len(self._eval_set), "evaluating") as advance:
-            return embed(self.module, self._eval_loader, device=self._device, autocast=self._autocast, on_batch=advance)
+            embedded = embed(
+                self.module, self._eval_loader, device=self._device, autocast=self._autocast, on_batch=advance
+            )
+        if len(embedded.rows) == 0:
+            raise UserError(f"--data: none of the {len(self._eval_set)} evaluation pictures can be read")
+        return embedded
 
     def set_training(self) -> None:
         """Put the module into the mode in which it is trained."""
@@ -192,8 +197,12 @@ class FeatureFeed:
 
         trained, self._evaluated = features(training.paths, "training"), features(evaluation.paths, "evaluation")
         self._features, self._targets, self._bad = trained.outputs, training.targets[trained.rows], trained.bad
-        if len(self._features) == 0:
-            raise UserError(f"--data: none of the {len(training.paths)} training pictures can be read")
+        for kind, found, paths in (
+            ("training", trained, training.paths),
+            ("evaluation", self._evaluated, evaluation.paths),
+        ):
+            if len(found.rows) == 0:
+                raise UserError(f"--data: none of the {len(paths)} {kind} pictures can be read")
         self._batch_size = options.batch_size
         self._generator = torch.Generator()
         self._generator.manual_seed(options.seed) if options.seed is not None else self._generator.seed()

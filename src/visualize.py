@@ -22,11 +22,6 @@ _SAVED_AS_IS = {".png", ".jpg", ".jpeg"}
 _SEEN, _UNSEEN = "#1a1a1a", "#c0392b"
 
 
-def mark(tag: Tag) -> str:
-    """A tag as the released code shows it: unseen ones between asterisks."""
-    return f"*{tag.label}*" if tag.unseen else tag.label
-
-
 def picture_path(folder: str | Path, source: str | Path) -> Path:
     """Where the tagged form of ``source`` is saved: its name, as PNG where its own format cannot be written."""
     name = Path(source)
@@ -51,7 +46,7 @@ def save_tagged_picture(picture: Image.Image, tags: Sequence[Tag], path: str | P
     height = max(4.0, 0.36 * rows + 0.9)  # inches
     width, tall = picture.size
     photo_width = float(np.clip(height * width / tall, 2.0, 9.0))
-    longest = max(len(f"{mark(tag)}  {tag.score:.2f}") for tag in tags)
+    longest = max(len(f"{tag.marked}  {tag.score:.2f}") for tag in tags)
     text_width = min(max(2.2, 0.115 * longest + 0.6), 8.0)
     figure = Figure(figsize=(photo_width + text_width, height), dpi=110, facecolor="white")
     photo = figure.add_axes((0, 0, photo_width / (photo_width + text_width), 1))
@@ -62,7 +57,7 @@ def save_tagged_picture(picture: Image.Image, tags: Sequence[Tag], path: str | P
     panel.set(xlim=(0, 1), ylim=(rows + 1.2, -0.2))
     for row, tag in enumerate(tags):
         colour = _UNSEEN if tag.unseen else _SEEN
-        panel.text(0.06, row + 0.5, mark(tag), fontsize=13, va="center", color=colour, parse_math=False)
+        panel.text(0.06, row + 0.5, tag.marked, fontsize=13, va="center", color=colour, parse_math=False)
         panel.text(0.96, row + 0.5, f"{tag.score:.2f}", fontsize=10, va="center", ha="right", color="#777777")
     panel.text(0.06, rows + 0.7, "*tag*: unseen in training", fontsize=8, va="center", color="#777777")
     _save(figure, path)
