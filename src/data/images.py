@@ -28,7 +28,7 @@ def read_picture(path: str | Path) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError as error:
         raise BadPictureError(f"{path}: not a picture that can be read") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged picture can raise nearly anything from Pillow's readers
         raise BadPictureError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -50,9 +50,9 @@ def _deep_grey_to_rgb(picture: Image.Image) -> Image.Image:
     """16-bit, 32-bit or float grey -> RGB. Pillow's own conversion clips at 255, which turns such pictures white.
 
     Integers are taken as 16-bit (0..65535), or as 8-bit where no pixel exceeds 255; floats as 0..1, or as 8-bit where a
-    pixel exceeds 1.
+    pixel exceeds 1. A float that is no number is black.
     """
-    grey = np.asarray(picture).astype(np.float64)
+    grey = np.nan_to_num(np.asarray(picture).astype(np.float64))
     top = grey.max(initial=0.0)
     full = (
         (1.0 if top <= 1 else 255.0)
