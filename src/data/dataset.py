@@ -73,8 +73,9 @@ def picture_loader(
     """A loader of :class:`Batch`.
 
     Args:
-        seed: with ``shuffle``, makes order and augmentation the same in every run with as many workers; None draws a
-            fresh one.
+        seed: with ``shuffle``, makes the order the same in every run, and with workers the augmentation too, in runs
+            with as many workers; None draws a fresh one. Without workers augmentation draws from this process's
+            random states (:func:`src.cli.seed_everything`).
     """
     generator = torch.Generator()
     generator.manual_seed(seed) if seed is not None else generator.seed()

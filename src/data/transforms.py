@@ -96,16 +96,31 @@ class _NumpyWithInt(types.ModuleType):
         return getattr(np, name)
 
 
+class _PackagedRandAugment:
+    """``RandAugment()`` of the ``randaugment`` package with its NumPy mended, also where it is sent to a process.
+
+    A loader's worker that is spawned, not forked, imports the package anew, so the alias is given back on unpickling.
+    """
+
+    def __init__(self) -> None:
+        from randaugment import RandAugment
+        from randaugment import randaugment as module
+
+        if not isinstance(module.np, _NumpyWithInt):
+            module.np = _NumpyWithInt("numpy")
+        self.augment = RandAugment()
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        return self.augment(picture)
+
+    def __reduce__(self) -> tuple[type[_PackagedRandAugment], tuple[()]]:
+        return type(self), ()
+
+
 def packaged_randaugment() -> Callable[[Image.Image], Image.Image]:
     """``RandAugment()`` of the ``randaugment`` package.
 
     Version 1.0.2, its last, calls ``np.int``, which NumPy has dropped: every picture would fail. The alias is given
-        back inside the
-    package's own module only; NumPy itself stays as it is.
+    back inside the package's own module only; NumPy itself stays as it is.
     """
-    from randaugment import RandAugment
-    from randaugment import randaugment as module
-
-    if not isinstance(module.np, _NumpyWithInt):
-        module.np = _NumpyWithInt("numpy")
-    return RandAugment()
+    return _PackagedRandAugment()
