@@ -75,6 +75,7 @@ def read_coco_labels(path: str | Path, labels: Sequence[str]) -> LabelledPicture
             to an unknown image or category.
     """
     coco = _index(path)
+    annotations = coco.dataset["annotations"]  # not coco.anns, which keeps one of those that share an id
     column_of = {label: column for column, label in enumerate(labels)}
     unknown = [category["name"] for category in coco.cats.values() if category["name"] not in column_of]
     if unknown:
@@ -87,7 +88,7 @@ def read_coco_labels(path: str | Path, labels: Sequence[str]) -> LabelledPicture
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     try:
         pairs = np.array(
-            [(row_of[item["image_id"]], column_of_id[item["category_id"]]) for item in coco.anns.values()],
+            [(row_of[item["image_id"]], column_of_id[item["category_id"]]) for item in annotations],
             dtype=np.int64,
         ).reshape(-1, 2)
     except KeyError as error:
@@ -116,8 +117,18 @@ def _index(path: str | Path) -> Any:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             coco.createIndex()
-    except (KeyError, TypeError) as error:
+        for section, key in (("images", "file_name"), ("categories", "name")):
+            first: dict[Any, Any] = {}
+            for entry in content[section]:
+                if first.setdefault(entry["id"], entry[key]) != entry[key]:
+                    raise UserError(
+                        f"{path}: the id {entry['id']} of its {section} stands for {first[entry['id']]!r} and for "
+                        f"{entry[key]!r}"
+                    )
+    except KeyError as error:
         raise UserError(f"{path} is no COCO-format file: an entry lacks {error}") from error
+    except TypeError as error:
+        raise UserError(f"{path} is no COCO-format file: an entry is malformed: {error}") from error
     return coco
 
 
