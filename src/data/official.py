@@ -12,17 +12,15 @@ from torch import Tensor
 
 from src.data.coco import COCO_CLASSES
 from src.data.split import ZeroShotSplit, make_split
-from src.errors import UserError
+from src.errors import UserError, name_some
 
 COCO_FILES = ("cls_ids.pickle", "wordvec_array.pickle")
 NUS_WIDE_FILES = ("classes.pickle", "unseen_classes.pickle", "wordvec_array.pickle")
 
 # All that a pickle of arrays and builtin containers needs. The two module paths of NumPy are those before and since
-# version 2.
+# version 2; __builtin__ is what pickle protocols 0 to 2 call builtins.
 _ADMITTED = {
-    ("builtins", "set"),
-    ("builtins", "frozenset"),
-    ("builtins", "bytearray"),
+    *((builtins, name) for builtins in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray")),
     ("collections", "OrderedDict"),
     ("_codecs", "encode"),
     ("numpy", "ndarray"),
@@ -84,9 +82,10 @@ def read_coco_split(folder: Path) -> ZeroShotSplit:
     """
     path = folder / "cls_ids.pickle"
     content = read_array_pickle(path)
-    if not isinstance(content, dict) or not {"train", "test"} <= content.keys():
-        raise UserError(f"{path} must hold a dict with the label columns 'train' (seen) and 'test' (unseen)")
-    seen, unseen = (sorted(int(column) for column in content[side]) for side in ("train", "test"))
+    try:
+        seen, unseen = (sorted(int(column) for column in content[side]) for side in ("train", "test"))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{path} must hold a dict with the label columns 'train' (seen) and 'test' (unseen)") from error
     vectors = read_word_vectors_pickle(folder / "wordvec_array.pickle")
     return make_split(COCO_CLASSES, seen, unseen, vectors, name=f"coco_{len(seen)}_{len(unseen)}", source=str(folder))
 
@@ -101,14 +100,18 @@ def read_nus_wide_split(folder: Path) -> ZeroShotSplit:
     """
     path = folder / "classes.pickle"
     content = read_array_pickle(path)
-    if not isinstance(content, dict) or sorted(content) != list(range(len(content))):
+    if not isinstance(content, dict) or set(content) != set(range(len(content))):
         raise UserError(f"{path} must hold a dict from the columns 0..C-1 to label names")
     labels = [str(content[column]) for column in range(len(content))]
     column_of = {label: column for column, label in enumerate(labels)}
-    unseen_names = [str(name) for name in read_array_pickle(folder / "unseen_classes.pickle")]
+    unseen_path = folder / "unseen_classes.pickle"
+    names = read_array_pickle(unseen_path)
+    if not isinstance(names, (list, tuple, set, frozenset, np.ndarray)):
+        raise UserError(f"{unseen_path} must hold a list of label names")
+    unseen_names = [str(name) for name in names]
     strangers = [name for name in unseen_names if name not in column_of]
     if strangers:
-        raise UserError(f"{folder / 'unseen_classes.pickle'} names labels that {path} does not: {', '.join(strangers)}")
+        raise UserError(f"{unseen_path} names labels that {path} does not: {name_some(strangers)}")
     unseen = sorted(column_of[name] for name in unseen_names)
     seen = sorted(set(range(len(labels))) - set(unseen))
     vectors = read_word_vectors_pickle(folder / "wordvec_array.pickle")
