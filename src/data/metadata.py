@@ -130,17 +130,17 @@ def _load_own(folder: Path) -> Metadata:
             source=str(path),
         )
         files = {part: _named_file(folder, content.get(part)) for part in ("train", "val")}
+        root = content.get("images")
+        return Metadata(
+            folder,
+            "SDL",
+            split,
+            **files,
+            image_root=(folder / root) if root else None,
+            extra_words=_load_extra(folder, content.get("extra_words"), split),
+        )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is incomplete or names a label that it does not list: {error}") from error
-    root = content.get("images")
-    return Metadata(
-        folder,
-        "SDL",
-        split,
-        **files,
-        image_root=(folder / root) if root else None,
-        extra_words=_load_extra(folder, content.get("extra_words"), split),
-    )
 
 
 def _named_file(folder: Path, name: str | None) -> Path | None:
@@ -153,10 +153,10 @@ def _named_file(folder: Path, name: str | None) -> Path | None:
 
 def _load_vectors(path: Path) -> Tensor:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = np.ascontiguousarray(np.load(path, allow_pickle=False), dtype=np.float32)
+    except (OSError, ValueError, EOFError, TypeError) as error:
         raise UserError(f"cannot read the word vectors {path}: {error}") from error
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return torch.from_numpy(array)
 
 
 def _load_extra(folder: Path, names: dict[str, str] | None, split: ZeroShotSplit) -> ExtraWords | None:
@@ -178,10 +178,19 @@ def check_output_folder(folder: Path, overwrite: bool) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
             raise UserError(f"--output {folder} is not empty; choose another folder or give --overwrite")
-        if detect_kind(folder) != "SDL":
+        if not _is_own(folder):
             raise UserError(
                 f"--output {folder}: --overwrite replaces only folders that prepare_data.py made; choose another folder"
             )
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether prepare_data.py made the folder: a ``split.json`` of another program does not make it ours to delete."""
+    try:
+        content = read_json(folder / "split.json")
+    except UserError:
+        return False
+    return isinstance(content, dict) and str(content.get("format")).startswith(FORMAT.partition("/")[0])
 
 
 def write_metadata(
@@ -197,7 +206,7 @@ def write_metadata(
 ) -> None:
     """Write a metadata folder of this project's form, whole or not at all.
 
-    It is made under a temporary name beside ``folder`` and renamed.
+    It is made under a temporary name beside ``folder`` and renamed; an earlier folder is removed after that.
 
     Args:
         folder: the folder to make.
@@ -242,12 +251,25 @@ def write_metadata(
         write_json(temporary / "split.json", content)
         for finished in move_in:
             shutil.move(finished, temporary / finished.name)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        _put_in_place(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Rename ``new`` to ``folder``, whose earlier content stays until the new one is there."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    old = new.with_suffix(".old")
+    os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except BaseException:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def columns_of(names: Sequence[str], labels: Sequence[str], source: str) -> list[int]:
