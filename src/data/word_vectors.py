@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
         if path.suffix == ".json":
             return _read_wink(path)
         return _read_glove(path)
-    except (UnicodeDecodeError, json.JSONDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, EOFError, zlib.error) as error:
         raise UserError(f"--word-vectors {path}: damaged or of another format: {error}") from error
 
 
@@ -93,7 +94,7 @@ def _read_wink(path: Path) -> Vocabulary:
     try:
         dim, words, vectors = content["dimensions"], content["words"], content["vectors"]
         array = np.array([vectors[word][:dim] for word in words], dtype=np.float32)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"--word-vectors {path}: not the JSON of a wink-embeddings package: {error}") from error
     return Vocabulary(words, array, path.name)
 
@@ -103,7 +104,9 @@ def _read_glove(path: Path) -> Vocabulary:
     rows: list[np.ndarray] = []
     dim = 0
     for number, line in _lines(path):
-        word, *numbers = line.rstrip("\n").split(" ")
+        word, *numbers = line.rstrip().split(" ")
+        if 0 < dim < len(numbers) and not any(map(_is_number, numbers[:-dim])):
+            word, numbers = " ".join([word, *numbers[:-dim]]), numbers[-dim:]  # glove.840B has words with spaces
         if number == 1 and len(numbers) == 1:
             continue  # the "V D" line of word2vec's text format
         try:
@@ -118,6 +121,14 @@ def _read_glove(path: Path) -> Vocabulary:
     if not words:
         raise UserError(f"--word-vectors {path}: the file is empty")
     return Vocabulary(words, np.stack(rows), path.name)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
