@@ -62,6 +62,8 @@ def prepare_corel5k(
     """
     check_output_folder(output, overwrite)
     words = _read_lines(source / "words")
+    if "" in words:
+        raise UserError(f"{source / 'words'}, line {words.index('') + 1}: no word, but tags count the lines")
     vocabulary = read_vocabulary(word_vectors)
     labels, vectors, missing = label_vectors(vocabulary, words)
     if missing and not drop_missing:
@@ -106,8 +108,9 @@ def _choose_unseen(labels: Sequence[str], unseen: Sequence[str] | None) -> list[
 
 
 def _read_lines(path: Path) -> list[str]:
+    """The lines without white space around them, and without blank ones at the end."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--source {path.parent}: cannot read {path.name}: {error}; is this the Corel5k folder?"
@@ -124,6 +127,8 @@ def _read_part(source: Path, name: str, words: Sequence[str], labels: Sequence[s
     tags_of: dict[int, set[str]] = {}
     lines = _read_lines(source / name)
     for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
         try:
             picture, *tags = (int(part) for part in line.split())
             if min(tags, default=1) < 1:
@@ -145,4 +150,4 @@ def _read_part(source: Path, name: str, words: Sequence[str], labels: Sequence[s
             f"--source {source}: {len(absent)} of the {len(pictures)} pictures of {name} are not below images/ "
             f"({name_some(absent, 3)})"
         )
-    return pictures, len(lines) - len(pictures)
+    return pictures, sum(map(bool, lines)) - len(pictures)
