@@ -195,7 +195,10 @@ def prepare_sample(
         source="sample",
     )
     random = np.random.default_rng(seed)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error.strerror or error}") from error
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
         pictures = Path(temporary) / "images"
         pictures.mkdir()
