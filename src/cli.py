@@ -43,7 +43,9 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """As argparse does it, after bringing the flags to the spelling they were declared with."""
         arguments = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args([self._declared_spelling(argument) for argument in arguments], namespace)
+        end = arguments.index("--") if "--" in arguments else len(arguments)  # what follows is no flag
+        flags = [self._declared_spelling(argument) for argument in arguments[:end]]
+        return super().parse_known_args(flags + arguments[end:], namespace)
 
     def _declared_spelling(self, argument: str) -> str:
         match = _LONG_FLAG.fullmatch(argument)
