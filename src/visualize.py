@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure  # the backend is chosen first
 
 _SAVED_AS_IS = {".png", ".jpg", ".jpeg"}
+_MAX_PIXELS = 65_000  # a side: JPEG and matplotlib can do little more; reached by 1,600 tags
 _SEEN, _UNSEEN = "#1a1a1a", "#c0392b"
 
 
@@ -48,7 +49,8 @@ def save_tagged_picture(picture: Image.Image, tags: Sequence[Tag], path: str | P
     photo_width = float(np.clip(height * width / tall, 2.0, 9.0))
     longest = max(len(f"{tag.marked}  {tag.score:.2f}") for tag in tags)
     text_width = min(max(2.2, 0.115 * longest + 0.6), 8.0)
-    figure = Figure(figsize=(photo_width + text_width, height), dpi=110, facecolor="white")
+    dpi = min(110.0, _MAX_PIXELS / height)
+    figure = Figure(figsize=(photo_width + text_width, height), dpi=dpi, facecolor="white")
     photo = figure.add_axes((0, 0, photo_width / (photo_width + text_width), 1))
     photo.imshow(picture, interpolation="lanczos" if max(picture.size) > 64 else "nearest")
     photo.set_axis_off()
