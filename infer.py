@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from src.cli import ArgumentParser, add_device_flag, choose_device, positive_int, run_script
 from src.data.images import BadPictureError, read_picture
 from src.data.metadata import KINDS
+from src.engine import check_image_size
 from src.errors import UserError
 from src.files import write_json
 from src.tagger import Tag, Tagger
@@ -100,7 +102,10 @@ def _main(argv: Sequence[str] | None) -> int:
             "train one with train.py"
         )
     if len(args.pic_path) == 1 and not args.pic_path[0].is_file():
-        raise UserError(f"--pic_path {args.pic_path[0]}: no such file")
+        problem = (
+            "is a folder; give its pictures" if args.pic_path[0].is_dir() else "no such file; give a picture's path"
+        )
+        raise UserError(f"--pic_path {args.pic_path[0]}: {problem}")
     tagger = Tagger.load(
         args.model_path,
         dataset_path=args.dataset_path,
@@ -111,6 +116,8 @@ def _main(argv: Sequence[str] | None) -> int:
         image_size=args.input_size,
         device=choose_device(args.device),
     )
+    if args.input_size is not None:
+        check_image_size(tagger.model, args.input_size, "--input_size")
     bad: list[str] = []
     taken: set[Path] = set()
     results = []
@@ -119,7 +126,7 @@ def _main(argv: Sequence[str] | None) -> int:
             print(format_tags(path, tags))
             entry: dict[str, object] = {"picture": str(path), "tags": [tag._asdict() for tag in tags]}
             if not args.no_picture:
-                entry["annotated"] = str(save(picture, tags, path, args.path_output, taken))
+                entry["annotated"] = str(save(picture, tags, path, args, taken))
             results.append(entry)
     if args.json is not None:
         write_json(args.json, {"model": str(args.model_path), "results": results, "skipped": bad})
@@ -128,18 +135,20 @@ def _main(argv: Sequence[str] | None) -> int:
     return 1 if bad else 0
 
 
-def save(picture: Image.Image, tags: Sequence[Tag], source: Path, folder: Path, taken: set[Path]) -> Path:
+def save(picture: Image.Image, tags: Sequence[Tag], source: Path, args: Namespace, taken: set[Path]) -> Path:
     """Save the annotated picture under its own name, or with a number where a picture of this run has that name."""
     from src.visualize import picture_path, save_tagged_picture  # matplotlib is slow to import
 
-    first = target = picture_path(folder, source)
+    first = target = picture_path(args.path_output, source)
     number = 1
     while target in taken:
         number += 1
         target = first.with_stem(f"{first.stem}-{number}")
     taken.add(target)
-    if target.resolve() == source.resolve():
-        raise UserError(f"--path_output {folder}: would overwrite the picture {source}; choose another folder")
+    if target.resolve() in {path.resolve() for path in args.pic_path}:
+        raise UserError(
+            f"--path_output {args.path_output}: would overwrite the picture {target}; choose another folder"
+        )
     save_tagged_picture(picture, tags, target)
     print(f"      saved {target}")
     return target

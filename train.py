@@ -18,7 +18,16 @@ from src.cli import choose_device, run_script, seed_everything
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
 from src.data.transforms import eval_transform, train_transform
-from src.engine import EpochResult, NonFiniteLossError, Step, decay_groups, evaluate, train_one_epoch
+from src.engine import (
+    EpochResult,
+    NonFiniteLossError,
+    Step,
+    check_image_size,
+    decay_groups,
+    evaluate,
+    one_cycle,
+    train_one_epoch,
+)
 from src.errors import UserError
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
@@ -26,7 +35,7 @@ from src.models.inplace_abn import use_inplace_abn
 from src.models.sdl_model import enable_grad_checkpointing
 from src.report import format_report, summary
 from src.tagger import check_same_space
-from src.train_flags import LR_FINE_TUNING, LR_FROZEN, train_parser
+from src.train_flags import IMAGE_SIZE, LR_FINE_TUNING, LR_FROZEN, train_parser
 from src.training import (
     FeatureFeed,
     Feed,
@@ -54,7 +63,7 @@ def _main(argv: Sequence[str] | None) -> int:
     if args.wordvec_dim not in (None, metadata.split.wordvec_dim):
         raise UserError(
             f"--wordvec_dim {args.wordvec_dim}: the word vectors in {metadata.folder} have length "
-            f"{metadata.split.wordvec_dim}"
+            f"{metadata.split.wordvec_dim}; leave the flag out"
         )
     training, evaluation = load_training_set(metadata, args.data), load_evaluation_set(metadata, args.data)
     model, config = build_model(args, metadata)
@@ -71,11 +80,21 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def metadata_folder(metadata: str | None, data: str | None) -> Path:
-    """``--metadata``; without it ``--data`` where that is a metadata folder; else the released script's default."""
+    """``--metadata``; without it ``--data`` where that is a metadata folder; else the released script's default.
+
+    Raises:
+        UserError: there is none of them.
+    """
     if metadata is not None:
         return Path(metadata)
     if data is not None and detect_kind(Path(data)) is not None:
         return Path(data)
+    if detect_kind(OFFICIAL_METADATA) is None:
+        given = "" if data is None else f"--data {data} is no metadata folder, and "
+        raise UserError(
+            f"--metadata is needed: {given}there is none at ./{OFFICIAL_METADATA}; make one with prepare_data.py and "
+            "give --metadata DIR"
+        )
     return OFFICIAL_METADATA
 
 
@@ -86,17 +105,19 @@ def build_model(args: argparse.Namespace, metadata: Metadata) -> tuple[SDLModel,
         model_name=args.model_name,
         num_rows=args.num_rows,
         wordvec_dim=metadata.split.wordvec_dim,
-        image_size=args.image_size,
+        image_size=args.image_size or IMAGE_SIZE,
         pretrain_backbone=args.pretrain_backbone,
         num_classes=args.num_classes,
     )
     if info is not None:
         check_same_space(info, metadata.split, metadata.folder)
+    image_size = args.image_size or (IMAGE_SIZE if info is None else info.config.image_size)
+    check_image_size(model, image_size, "--image-size")
     if args.grad_checkpointing:
         enable_grad_checkpointing(model.backbone, name)
     if args.inplace_abn:
         use_inplace_abn(model.backbone, name)
-    return model, ModelConfig(name, model.num_rows, model.wordvec_dim, args.image_size)
+    return model, ModelConfig(name, model.num_rows, model.wordvec_dim, image_size)
 
 
 def build_feed(
@@ -117,7 +138,7 @@ def build_feed(
             model,
             training,
             evaluation,
-            args.image_size,
+            config.image_size,
             options,
             device,
             autocast,
@@ -125,8 +146,8 @@ def build_feed(
             facts=(config.model_name, config.interpolation),
         )
     transforms = (
-        train_transform(args.image_size, cutout=args.cutout, augmentation=args.augmentation),
-        eval_transform(args.image_size, config.interpolation),
+        train_transform(config.image_size, cutout=args.cutout, augmentation=args.augmentation),
+        eval_transform(config.image_size, config.interpolation),
     )
     return PictureFeed(model, training, evaluation, transforms, options, device, autocast)
 
@@ -153,9 +174,7 @@ def fit(
     ).to(device)
     lr = args.lr or (LR_FROZEN if args.freeze_backbone else LR_FINE_TUNING)
     optimizer = torch.optim.Adam(decay_groups(feed.module, args.weight_decay), lr=lr)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=lr, total_steps=args.num_epochs * feed.steps, pct_start=0.1
-    )
+    scheduler = one_cycle(optimizer, lr, total_steps=args.num_epochs * feed.steps)
     scaler = torch.amp.GradScaler(device.type) if mixed_precision(args, device) and not args.freeze_backbone else None
     known_bad: set[str] = set()
     for epoch in range(1, args.num_epochs + 1):
@@ -174,6 +193,8 @@ def fit(
                 scaler=scaler,
                 on_step=lambda step, bar=bar: show(bar, step),
             )
+        if result.num_pictures == 0:
+            raise UserError(f"--data: none of the {len(result.bad)} training pictures can be read ({result.bad[0]})")
         embedded = feed.embeddings()
         warn_about_bad_pictures(result.bad + embedded.bad, known_bad)
         report = evaluate(
@@ -186,7 +207,7 @@ def fit(
             **present_rows(evaluation, embedded.rows),
         )
         entry = epoch_entry(epoch, result, report, len(embedded.bad), time.monotonic() - started)
-        info = CheckpointInfo("sdl", config, split, metrics=report, settings=settings_of(args, epoch))
+        info = CheckpointInfo("sdl", config, split, metrics=report, settings=settings_of(args, metadata, epoch))
         if metadata.extra_words is not None:
             info.extra_words, info.extra_vectors = metadata.extra_words.words, metadata.extra_words.vectors
         improved = folder.record(entry, model, info, half=args.half_weights)
@@ -222,10 +243,11 @@ def epoch_entry(
     }
 
 
-def settings_of(args: argparse.Namespace, epoch: int) -> dict[str, Any]:
-    """The flags as plain values, and the epoch, for the checkpoint."""
+def settings_of(args: argparse.Namespace, metadata: Metadata, epoch: int) -> dict[str, Any]:
+    """The flags as plain values, the metadata folder that they led to, and the epoch, for the checkpoint."""
     return {
         **{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "metadata": str(metadata.folder),
         "epoch": epoch,
     }
 

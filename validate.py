@@ -17,7 +17,7 @@ from src.data.dataset import PictureDataset, picture_loader
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
-from src.engine import Embedded, embed, evaluate
+from src.engine import Embedded, check_image_size, embed, evaluate
 from src.errors import UserError
 from src.files import write_json
 from src.metrics import IMAGES
@@ -32,7 +32,11 @@ def parser() -> ArgumentParser:
     flags = ArgumentParser(prog="validate.py", description=__doc__)
     add = flags.add_argument
     add("positional_data", metavar="DATA", nargs="?", help="picture folder, the same as --data")
-    add("--data", metavar="DIR", help="picture folder; the one that the metadata folder records if left out")
+    add(
+        "--data",
+        metavar="DIR",
+        help="picture folder; the one that the metadata folder or the checkpoint records if left out",
+    )
     add(
         "--metadata",
         metavar="DIR",
@@ -97,17 +101,22 @@ def _main(argv: Sequence[str] | None) -> int:
         args.model_path, model_name=args.model_name, num_rows=args.num_rows, wordvec_dim=args.wordvec_dim
     )
     metadata = find_metadata(args.metadata, data, info)
+    if data is None:
+        data = pictures_of_training(metadata, info)
+    num_labels = len(metadata.split.seen) + len(metadata.split.unseen)
+    too_large = [k for k in args.top_k if k > num_labels]
+    if too_large:
+        raise UserError(f"--top_k {too_large[0]}: must be from 1 to the number of labels, {num_labels}")
     check_same_space(info, metadata.split, metadata.folder)
     evaluation = load_evaluation_set(metadata, data)
+    if args.image_size is not None:
+        check_image_size(model, args.image_size, "--image-size")
     device = choose_device(args.device)
     embedded = embed_all(args, model.to(device), info, evaluation, device)
     warn_about_bad_pictures(embedded.bad, set())
     if len(embedded.rows) == 0:
         raise UserError(f"--data: none of the {len(evaluation.paths)} pictures can be read")
     split = metadata.split
-    too_large = [k for k in args.top_k if k > len(split.seen) + len(split.unseen)]
-    if too_large:
-        raise UserError(f"--top_k {too_large[0]}: the split has only {len(split.seen) + len(split.unseen)} labels")
     report = evaluate(
         embedded.outputs, split.word_vectors, seen=split.seen, unseen=split.unseen, device=device,
         ks=sorted(set(args.top_k)), images=args.images, threshold=args.thre,
@@ -142,6 +151,13 @@ def find_metadata(folder: str | None, data: str | None, info: CheckpointInfo) ->
         "--metadata is needed: a folder with the labels of the pictures to validate on"
         + (f" ({recorded}, where the checkpoint was trained, is not there)" if recorded else "")
     )
+
+
+def pictures_of_training(metadata: Metadata, info: CheckpointInfo) -> str | None:
+    """The ``--data`` of the training run, where ``metadata`` is that run's folder and the pictures are still there."""
+    recorded = info.settings.get("data")
+    same = info.settings.get("metadata") == str(metadata.folder)
+    return recorded if same and recorded is not None and Path(recorded).is_dir() else None
 
 
 def embed_all(

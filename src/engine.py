@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 
 from src.data.dataset import Batch
+from src.errors import UserError
 from src.loss_functions.SDL_loss import SDLLoss
 from src.metrics import Images, zero_shot_report
 from src.scoring import score_labels
@@ -59,6 +60,16 @@ def decay_groups(module: Module, weight_decay: float) -> list[dict[str, object]]
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
     ]
+
+
+def one_cycle(optimizer: Optimizer, max_lr: float, total_steps: int) -> OneCycleLR:
+    """OneCycle with a tenth of the steps as warm-up (the released recipe).
+
+    PyTorch divides by zero where the warm-up ends with the very first step, as it does with 10 steps in all; there it
+    ends a hair later.
+    """
+    pct_start = 0.1 + 1e-6 if total_steps == 10 else 0.1
+    return OneCycleLR(optimizer, max_lr=max_lr, total_steps=total_steps, pct_start=pct_start)
 
 
 def picture_batches(loader: DataLoader[Batch], targets: Tensor) -> Iterator[TrainBatch]:
@@ -152,6 +163,23 @@ class Embedded(NamedTuple):
     outputs: Tensor
     rows: Tensor
     bad: tuple[str, ...]
+
+
+@torch.inference_mode()
+def check_image_size(model: Module, image_size: int, flag: str) -> None:
+    """Run one black picture through ``model``, which is left in eval mode.
+
+    Raises:
+        UserError: the backbone takes no pictures of this size (a vision transformer's patches, TResNet's first layer).
+    """
+    try:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{flag} {image_size}: the backbone takes no pictures of this size ({reason}); give one that it takes, or "
+            "leave the flag out"
+        ) from error
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from src.cli import (
@@ -15,8 +16,20 @@ from src.cli import (
 from src.data.transforms import AUGMENTATIONS
 from src.metrics import IMAGES
 
+IMAGE_SIZE = 224
 LR_FINE_TUNING = 2.5e-5  # the released COCO script
 LR_FROZEN = 1e-3  # a fresh head on fixed features bears more (chosen on Corel5k, docs/results.md)
+
+
+def seed_number(text: str) -> int:
+    """An argparse type: a whole number that PyTorch takes as a seed."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 2**63
+    if not -(2**63) <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at most 63 bits")
+    return value
 
 
 def lambda_or_none(text: str) -> float | None:
@@ -45,8 +58,8 @@ def _add_data_flags(parser: ArgumentParser) -> None:
         help="metadata folder: labels, split, word vectors; --data itself if it is one, else ./data/COCO",
     )
     add("--wordvec_dim", type=positive_int, help="word-vector length D that the metadata must have")
-    size_help = "side of the square that pictures are squashed to, in pixels"
-    add("--image-size", type=positive_int, default=224, metavar="N", help=size_help)
+    size_help = "side of the square that pictures are squashed to, in pixels (224, or that of an SDL checkpoint)"
+    add("--image-size", type=positive_int, metavar="N", help=size_help)
     package_help = "randaugment: the package that the released code uses; torchvision: its RandAugment"
     add("--augmentation", choices=AUGMENTATIONS, default="randaugment", help=package_help)
     cutout_help = "side of the cutout square as a part of the picture's side; 0: none"
@@ -107,7 +120,7 @@ def _add_optimisation_flags(parser: ArgumentParser) -> None:
     add("--lr", type=positive_float, help=lr_help)
     add("--weight-decay", type=fraction, default=3e-4, metavar="L2", help="L2 on weight matrices")
     add("-b", "--batch-size", type=positive_int, default=32, metavar="N", help="pictures a step")
-    add("--seed", type=int, metavar="N", help="makes two runs on a CPU equal")
+    add("--seed", type=seed_number, metavar="N", help="makes two runs on a CPU equal")
     autocast_help = "mixed precision on a GPU; a CPU always computes in float32"
     add("--autocast-enabled", type=int, choices=(0, 1), default=1, help=autocast_help)
 
