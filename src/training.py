@@ -24,7 +24,7 @@ from src.feature_cache import cached_features, feature_key
 from src.files import atomic_write
 from src.models import SDLModel, create_model
 from src.models.backbones import find_backbone_weights, load_backbone
-from src.models.state_files import read_state_file, tensors_of
+from src.models.state_files import load_strictly, read_state_file, tensors_of
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,15 @@ def starting_model(
     if is_sdl and pretrain_backbone != 1:
         model, info = load_checkpoint(model_path, model_name=model_name, num_rows=num_rows, wordvec_dim=wordvec_dim)
         return model, info.config.model_name, info
+    if is_sdl:
+        source, info = load_checkpoint(model_path, model_name=model_name)
+        name, rows = info.config.model_name, num_rows or info.config.num_rows
+        model = create_model(name, rows, wordvec_dim, image_size=image_size)
+        load_strictly(model.backbone, source.backbone.state_dict(), model_path)  # made for one size, it may not fit
+        return model, name, None
     name = model_name or "tresnet_m"
     model = create_model(name, num_rows or 2, wordvec_dim, image_size=image_size, pretrained=model_path == "timm")
-    if is_sdl:
-        model.backbone.load_state_dict(load_checkpoint(model_path, model_name=model_name)[0].backbone.state_dict())
-    elif model_path not in ("timm", "none"):
+    if model_path not in ("timm", "none"):
         load_backbone(model, name, find_backbone_weights(name) if model_path == "auto" else model_path, num_classes)
     return model, name, None
 

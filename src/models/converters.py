@@ -25,8 +25,11 @@ _PAIR = re.compile(r"(?P<unit>conv\d|downsample\.1)\.(?:0\.)?(?P<member>[01])\.(
 
 
 def is_released_tresnet(state: StateDict) -> bool:
-    """Whether the keys are those of the released TResNet code: the SDL model's, or a backbone's (prefix ``body.``)."""
-    return any(f"{prefix}conv1.0.weight" in state for prefix in ("", "body."))
+    """Whether the keys are those of the released TResNet code: the SDL model's, or a backbone's (prefix ``body.``).
+
+    A first block's pair tells: ``conv1.0.weight`` alone is also a key of timm's ResNets with a deep stem.
+    """
+    return any(f"{prefix}layer1.0.conv1.0.weight" in state for prefix in ("", "body."))
 
 
 def rename_tresnet_key(key: str) -> str:
