@@ -252,7 +252,7 @@ def _labels_of(content: Mapping[str, Any], path: str | Path) -> tuple[str, ...]:
         return ()
     try:
         by_index = {int(index): str(name) for index, name in names.items()}
-    except (AttributeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: idx_to_class is no dict from indices to names: {error}") from error
     if sorted(by_index) != list(range(len(by_index))):
         raise UserError(f"{path}: the indices of idx_to_class are not 0..{len(by_index) - 1}")

@@ -21,8 +21,12 @@ def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], facts: Sequ
     """A name for features that changes with all they depend on: pictures (path, size, time), weights, other facts."""
     digest = hashlib.sha256(repr(tuple(facts)).encode())
     for path in paths:
-        status = os.stat(path)
-        digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        try:
+            status = os.stat(path)
+            state = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:  # a dangling link, say: reading it will fail too, and be reported
+            state = "missing"
+        digest.update(os.fsencode(f"{os.path.abspath(path)}\0{state}\n"))
     for name in sorted(weights):
         digest.update(name.encode())
         digest.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

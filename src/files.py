@@ -24,7 +24,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         mode: ``"wb"`` or ``"w"`` (UTF-8).
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: the folder cannot be made or written to, the disk is full, or ``path`` is a folder.
     """
     path = Path(path)
     try:
@@ -41,9 +41,13 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
+        # torch.save hides what went wrong with the stream behind a RuntimeError of its own
+        failure = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(failure, OSError):
+            raise UserError(f"cannot write {path}: {failure.strerror or failure}") from error
         raise
 
 

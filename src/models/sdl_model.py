@@ -84,7 +84,8 @@ def create_model(
         wordvec_dim: D, the length of a word vector.
         image_size: side of the square input in pixels, for backbones that are built for one size (vision transformers).
         pretrained: download timm's own weights from its hub.
-        grad_checkpointing: recompute activations in the backward pass: less memory, more time, equal results.
+        grad_checkpointing: recompute activations in the backward pass: less memory, more time, equal loss and
+            gradients. Batch norms see each batch twice, so their running statistics follow twice as fast.
         inplace_abn: TResNet only: use InPlaceABN, which saves training memory, where the ``inplace-abn`` package is
             installed.
         **backbone_options: passed on to ``timm.create_model`` (``drop_path_rate``, ...).
@@ -93,7 +94,7 @@ def create_model(
         UserError: the name is unknown, an option does not suit the backbone, the download fails, or InPlaceABN is not
             installed.
     """
-    if not timm.is_model(model_name):
+    if not _is_known(model_name):
         similar = ", ".join(timm.list_models(f"*{model_name[:9]}*")[:5])
         raise UserError(
             f"--model-name {model_name}: no such backbone; use tresnet_m, tresnet_l, tresnet_xl or a name from "
@@ -120,6 +121,14 @@ def create_model(
     num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     config = backbone.pretrained_cfg
     return SDLModel(backbone, num_features, num_rows, wordvec_dim, mean=tuple(config["mean"]), std=tuple(config["std"]))
+
+
+def _is_known(model_name: str) -> bool:
+    """Whether timm has the model, and the pretrained tag behind a dot if there is one."""
+    try:
+        return timm.is_model(model_name) and timm.get_pretrained_cfg(model_name) is not None
+    except RuntimeError:  # no such tag
+        return False
 
 
 def enable_grad_checkpointing(backbone: nn.Module, model_name: str) -> None:

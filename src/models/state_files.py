@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import UserError, name_some
+
+# What torch.load raises on files that are not its own, found by feeding it damaged ones.
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def _safe_globals() -> list[Any]:
@@ -41,14 +55,13 @@ def read_state_file(path: str | Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_safe_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), "damaged")
         raise UserError(
             f"{path} is no checkpoint that can be loaded safely (tensors and plain containers only): {reason}"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be read; it is cut short or no PyTorch file ({str(error).splitlines()[0]})"
-        ) from error
+    except _UNREADABLE as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path} cannot be read; it is cut short or no PyTorch file ({reason})") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return dict(content)
