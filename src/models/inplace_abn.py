@@ -2,7 +2,7 @@
 
 "In-Place Activated BatchNorm for Memory-Optimized Training of DNNs" (CVPR 2018). Results equal plain batch
 normalisation as long as the scales are positive; the checkpoints of this project always hold plain scales, so a model
-trained with either layer loads into the other.
+trained with InPlaceABN loads into plain layers, and the other way unless a scale has turned negative.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def use_inplace_abn(backbone: nn.Module, model_name: str) -> None:
     """Replace every batch norm + activation of a TResNet by InPlaceABN, in place, keeping weights and statistics.
 
     Raises:
-        UserError: the package is missing or the backbone is no TResNet.
+        UserError: the package is missing, the backbone is no TResNet, or one of its scales is negative.
     """
     abn_class = _abn_class()
     if not model_name.startswith("tresnet"):
@@ -41,7 +41,7 @@ def use_inplace_abn(backbone: nn.Module, model_name: str) -> None:
     for parent in list(backbone.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, BatchNormAct2d):
-                setattr(parent, name, _to_abn(layer, abn_class))
+                setattr(parent, name, _to_abn(layer, abn_class).train(layer.training))
 
 
 def _to_abn(layer: BatchNormAct2d, abn_class: Any) -> nn.Module:
@@ -55,26 +55,31 @@ def _to_abn(layer: BatchNormAct2d, abn_class: Any) -> nn.Module:
     abn = abn_class(
         layer.num_features, eps=layer.eps, momentum=layer.momentum, activation=activation, activation_param=slope
     )
-    state = layer.state_dict()
-    abn.load_state_dict(_with_abn_scale(state), strict=False)  # InPlaceABN has no num_batches_tracked
+    abn.load_state_dict(_with_abn_scale(layer.state_dict()), strict=False)  # early versions count no batches
     return abn
 
 
 def _with_abn_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
     # Released checkpoints have no scale below 1e-5 (it is |w| + 1e-5); timm's zero-initialised last scales land on w =
-    # 0, that is 1e-5.
+    # 0, that is 1e-5. A scale that plain training took below zero has no w at all.
+    lowest = float(state["weight"].min())
+    if lowest < -INPLACE_ABN_EPS:
+        raise UserError(
+            f"--inplace-abn: the model to start from has a negative batch-norm scale ({lowest:.3g}), which InPlaceABN "
+            "cannot represent; leave the flag out"
+        )
     return {**state, "weight": (state["weight"] - INPLACE_ABN_EPS).clamp(min=0.0)}
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """``model.state_dict()`` as plain batch normalisation needs it, whichever layer the model was built with.
 
-    InPlaceABN's scales become |w| + 1e-5, and the step counter that it lacks is filled in with 0 (it is only read when
-    ``momentum`` is None).
+    InPlaceABN's scales become |w| + 1e-5, and the step counter that early versions lack is filled in with 0 (it is only
+    read when ``momentum`` is None).
     """
     state = dict(model.state_dict())
     for name, layer in model.named_modules():
         if type(layer).__name__ == "InPlaceABN":
             state[f"{name}.weight"] = state[f"{name}.weight"].abs() + INPLACE_ABN_EPS
-            state[f"{name}.num_batches_tracked"] = torch.zeros((), dtype=torch.long)
+            state.setdefault(f"{name}.num_batches_tracked", torch.zeros((), dtype=torch.long))
     return state
