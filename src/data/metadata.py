@@ -221,8 +221,8 @@ def write_metadata(
     Raises:
         UserError: the folder exists and may not be replaced, or cannot be written.
     """
-    folder = Path(folder)
-    check_output_folder(folder, overwrite)
+    check_output_folder(Path(folder), overwrite)
+    folder = Path(folder).resolve()  # what a link leads to is replaced, not the link
     content: dict[str, Any] = {
         "format": FORMAT,
         "name": split.name,
