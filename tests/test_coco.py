@@ -1,0 +1,217 @@
+"""COCO-format label files: columns come from the split, whatever the file's order, and faults are named."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.data.coco import COCO_CLASSES, LabelledPictures, read_coco_labels, write_coco_labels
+from src.errors import UserError
+
+LABELS = ("cat", "dog", "bird", "fish")
+# image id -> its labels; 20 has none
+IMAGES = {30: ["dog", "fish"], 10: ["cat"], 20: [], 40: ["cat", "dog", "bird"]}
+TARGETS = [[1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0]]  # by ascending id
+CATEGORY_IDS = {"cat": 7, "dog": 3, "bird": 90, "fish": 1}
+
+
+def content(**changes: object) -> dict:
+    pairs = [(image, label) for image, labels in IMAGES.items() for label in labels]
+    return {
+        "images": [{"id": image, "file_name": f"{image}.jpg"} for image in IMAGES],
+        "annotations": [
+            {"id": number, "image_id": image, "category_id": CATEGORY_IDS[label], "iscrowd": 0}
+            for number, (image, label) in enumerate(pairs)
+        ],
+        "categories": [{"id": number, "name": name} for name, number in CATEGORY_IDS.items()],
+        **changes,
+    }
+
+
+def file(folder: Path, value: object) -> Path:
+    path = folder / "instances.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_labels_of_all_images_in_ascending_id(tmp_path):
+    read = read_coco_labels(file(tmp_path, content()), LABELS)
+    assert read.image_ids == (10, 20, 30, 40)
+    assert read.file_names == ("10.jpg", "20.jpg", "30.jpg", "40.jpg")
+    assert read.targets.tolist() == TARGETS
+    assert read.targets.dtype == torch.int8
+    assert len(read) == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_in_the_file_moves_nothing(tmp_path, seed):
+    shuffled = content()
+    for section in shuffled.values():
+        random.Random(seed).shuffle(section)
+    read = read_coco_labels(file(tmp_path, shuffled), LABELS)
+    assert read.targets.tolist() == TARGETS
+    assert read.image_ids == (10, 20, 30, 40)
+
+
+def test_other_category_ids_move_nothing(tmp_path):
+    changed = content()
+    for entry in (*changed["annotations"], *changed["categories"]):
+        key = "category_id" if "category_id" in entry else "id"
+        entry[key] = 1000 - entry[key]
+    assert read_coco_labels(file(tmp_path, changed), LABELS).targets.tolist() == TARGETS
+
+
+def test_columns_follow_the_split(tmp_path):
+    order = ("fish", "cat", "bird", "dog")
+    read = read_coco_labels(file(tmp_path, content()), order)
+    columns = [LABELS.index(label) for label in order]
+    assert read.targets.tolist() == [[row[column] for column in columns] for row in TARGETS]
+
+
+def test_fewer_categories_than_labels_leave_their_columns_in_place(tmp_path):
+    """The released code numbers the categories of the file, so that a missing one shifts all labels after it."""
+    reduced = content()
+    reduced["categories"] = [entry for entry in reduced["categories"] if entry["name"] != "cat"]
+    reduced["annotations"] = [entry for entry in reduced["annotations"] if entry["category_id"] != CATEGORY_IDS["cat"]]
+    read = read_coco_labels(file(tmp_path, reduced), LABELS)
+    assert read.targets.tolist() == [[0, *row[1:]] for row in TARGETS]
+
+
+def test_crowds_and_repeated_annotations_count_once(tmp_path):
+    doubled = content()
+    doubled["annotations"] += [{**entry, "id": 100 + entry["id"], "iscrowd": 1} for entry in doubled["annotations"]]
+    doubled["annotations"].append({"id": 999, "image_id": 20, "category_id": 3, "iscrowd": 1})
+    expected = [row.copy() for row in TARGETS]
+    expected[1][1] = 1
+    assert read_coco_labels(file(tmp_path, doubled), LABELS).targets.tolist() == expected
+
+
+def test_annotations_that_share_an_id_all_count(tmp_path):
+    """Files that were joined have such; pycocotools' index keeps one of them."""
+    joined = content()
+    for entry in joined["annotations"]:
+        entry["id"] = 1
+    assert read_coco_labels(file(tmp_path, joined), LABELS).targets.tolist() == TARGETS
+
+
+def test_two_categories_of_one_name_are_one_label(tmp_path):
+    twice = content()
+    twice["categories"].append({"id": 500, "name": "cat"})
+    twice["annotations"].append({"id": 500, "image_id": 20, "category_id": 500})
+    assert read_coco_labels(file(tmp_path, twice), LABELS).targets.tolist()[1] == [1, 0, 0, 0]
+
+
+def test_no_images_and_no_annotations(tmp_path):
+    read = read_coco_labels(file(tmp_path, content(annotations=[])), LABELS)
+    assert read.targets.shape == (4, 4)
+    assert not read.targets.any()
+    read = read_coco_labels(file(tmp_path, content(images=[], annotations=[])), LABELS)
+    assert read.targets.shape == (0, 4)
+
+
+def without(section: str, key: str) -> dict:
+    changed = content()
+    del changed[section][1][key]
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (content(categories=[{"id": 1, "name": "unicorn"}, {"id": 2, "name": "cat"}]), ["no label", "unicorn"]),
+        (content(annotations=[{"id": 1, "image_id": 77, "category_id": 7}]), ["annotation", "77"]),
+        (content(annotations=[{"id": 1, "image_id": 10, "category_id": 55}]), ["annotation", "55"]),
+        (json.dumps(content())[:-30], ["not whole JSON", "line 1"]),
+        ("", ["not whole JSON"]),
+        ("[]", ["lacks the lists images, annotations, categories"]),
+        ({"images": [], "categories": []}, ["lacks the lists annotations"]),
+        ({"images": {}, "annotations": [], "categories": "all"}, ["lacks the lists images, categories"]),
+        (without("images", "file_name"), ["file_name"]),
+        (without("images", "id"), ["'id'"]),
+        (without("annotations", "image_id"), ["image_id"]),
+        (without("annotations", "category_id"), ["category_id"]),
+        (without("categories", "name"), ["name"]),
+        (content(images=[5]), ["malformed"]),
+        (content(images=[{"id": [1], "file_name": "a"}]), ["malformed"]),
+        (content(images=[{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]), ["id 1", "'a'", "'b'"]),
+        (content(categories=[{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]), ["id 1", "'cat'", "'dog'"]),
+    ],
+)
+def test_faults_are_named_with_the_file(tmp_path, value, words):
+    path = file(tmp_path, value)
+    with pytest.raises(UserError) as caught:
+        read_coco_labels(path, LABELS)
+    message = str(caught.value)
+    assert str(path) in message
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.json: No such file"):
+        read_coco_labels(tmp_path / "gone.json", LABELS)
+
+
+def test_many_unknown_categories_are_not_all_listed(tmp_path):
+    path = file(tmp_path, content(categories=[{"id": n, "name": f"odd{n}"} for n in range(500)], annotations=[]))
+    with pytest.raises(UserError, match=r"odd7 and 492 more") as caught:
+        read_coco_labels(path, LABELS)
+    assert len(str(caught.value)) < 500
+
+
+def test_nothing_is_printed(tmp_path, capfd):
+    read_coco_labels(file(tmp_path, content()), LABELS)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_written_reads_back_equal(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    targets = (torch.rand(9, 4, generator=generator) < 0.4).to(torch.int8)
+    pictures = LabelledPictures(tuple(range(100, 109)), tuple(f"d/ü{n}.jpg" for n in range(9)), targets)
+    path = tmp_path / "new" / "train.json"
+    write_coco_labels(path, pictures, LABELS)
+    read = read_coco_labels(path, LABELS)
+    assert (read.image_ids, read.file_names) == (pictures.image_ids, pictures.file_names)
+    assert torch.equal(read.targets, targets)
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert [category["name"] for category in written["categories"]] == list(LABELS)
+    assert len(written["annotations"]) == int(targets.sum())
+    assert len({annotation["id"] for annotation in written["annotations"]}) == len(written["annotations"])
+
+
+def test_unknown_labels_are_written_as_absent(tmp_path):
+    pictures = LabelledPictures((1,), ("a.jpg",), torch.tensor([[1, 0, -1, 1]], dtype=torch.int8))
+    write_coco_labels(tmp_path / "x.json", pictures, LABELS)
+    assert read_coco_labels(tmp_path / "x.json", LABELS).targets.tolist() == [[1, 0, 0, 1]]
+
+
+def test_rows_picks_in_the_given_order(tmp_path):
+    read = read_coco_labels(file(tmp_path, content()), LABELS)
+    some = read.rows([3, 0])
+    assert (some.image_ids, some.file_names) == ((40, 10), ("40.jpg", "10.jpg"))
+    assert some.targets.tolist() == [TARGETS[3], TARGETS[0]]
+    assert len(read.rows([])) == 0
+
+
+@pytest.mark.parametrize("part", ["train2017", "val2017"])
+def test_real_coco_annotations(shared_data, part):
+    path = shared_data / "coco_tiny" / "annotations" / f"instances_{part}.json"
+    real = json.loads(path.read_text())
+    names = {category["id"]: category["name"] for category in real["categories"]}
+    assert tuple(names[number] for number in sorted(names)) == COCO_CLASSES
+    read = read_coco_labels(path, COCO_CLASSES)
+    assert len(read) == 50
+    file_names = {image["id"]: image["file_name"] for image in real["images"]}
+    assert dict(zip(read.image_ids, read.file_names, strict=True)) == file_names
+    expected = {image: set() for image in file_names}
+    for annotation in real["annotations"]:
+        expected[annotation["image_id"]].add(names[annotation["category_id"]])
+    for image, row in zip(read.image_ids, read.targets, strict=True):
+        assert {COCO_CLASSES[column] for column in row.nonzero()[:, 0].tolist()} == expected[image]
+    assert any(annotation["iscrowd"] for annotation in real["annotations"])  # or the test says less than it seems
+
+
+def test_the_80_classes_are_unique():
+    assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == 80
