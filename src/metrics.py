@@ -43,11 +43,15 @@ class PrecisionRecall(NamedTuple):
     f1: float
 
 
-def _check(scores: Tensor, targets: Tensor) -> None:
+def _check_shapes(scores: Tensor, targets: Tensor) -> None:
     if scores.ndim != 2 or scores.shape != targets.shape:
         raise ValueError(
             f"scores and targets must both be [N, C], got {tuple(scores.shape)} and {tuple(targets.shape)}"
         )
+
+
+def _check(scores: Tensor, targets: Tensor) -> None:
+    _check_shapes(scores, targets)
     if scores.isnan().any():
         raise ValueError("scores contain NaN")
 
@@ -215,7 +219,11 @@ def ranking_report(
         ``P@K R@K F1@K`` and ``ceiling.*@K`` for every K, ``mAP`` (official convention), ``mAP_skip``, and the counts
         that a reader needs to
         compare: ``num_images``, ``num_labels``, ``num_labels_with_positive``, ``num_positives``, ``labels_per_image``.
+
+    Raises:
+        ValueError: shapes differ, a score is NaN, k is below 1, or ``images`` is not a known protocol.
     """
+    _check_shapes(scores, targets)  # here, since picking rows would make tensors of different N alike
     rows = select_images(targets, images)
     scores, targets = scores[rows], targets[rows]
     positives = int((targets == 1).sum())
@@ -267,7 +275,13 @@ def zero_shot_report(
     Returns:
         The keys of :func:`ranking_report`, prefixed with ``zero_shot.`` and ``generalized.``; no ``zero_shot.*`` if
         nothing is unseen.
+
+    Raises:
+        ValueError: shapes differ, a column is listed twice, or as for :func:`ranking_report`.
     """
+    _check_shapes(scores, targets)  # here, since picking columns would make tensors of different C alike
+    if len({*seen, *unseen}) < len(seen) + len(unseen):
+        raise ValueError("a label is listed twice among seen and unseen")
     report: dict[str, float] = {}
     settings = (
         ("zero_shot", list(unseen), zero_shot_rows),

@@ -29,11 +29,12 @@ def principal_vectors(embedding: Tensor, wordvec_dim: int) -> Tensor:
     """
     if embedding.ndim != 2:
         raise ValueError(f"embedding must be [B, D*M], got shape {tuple(embedding.shape)}")
-    if embedding.shape[1] == 0 or embedding.shape[1] % wordvec_dim:
+    if wordvec_dim < 1 or embedding.shape[1] == 0 or embedding.shape[1] % wordvec_dim:
         raise ValueError(
             f"embedding length {embedding.shape[1]} is not a positive multiple of the word-vector length {wordvec_dim}"
         )
-    return embedding.reshape(embedding.shape[0], wordvec_dim, -1).transpose(1, 2)  # [B, D, M] -> [B, M, D]
+    rows = embedding.shape[1] // wordvec_dim  # M; -1 would be ambiguous for a batch of no pictures
+    return embedding.reshape(embedding.shape[0], wordvec_dim, rows).transpose(1, 2)  # [B, D, M] -> [B, M, D]
 
 
 def score_labels(embedding: Tensor, word_vectors: Tensor, *, max_block_elements: int = MAX_BLOCK_ELEMENTS) -> Tensor:
@@ -64,7 +65,7 @@ def score_labels(embedding: Tensor, word_vectors: Tensor, *, max_block_elements:
     block = max(1, max_block_elements // max(1, batch * rows))
     scores = [
         # s_c = max_m <A[:, m], w_c>
-        (flat @ words[:, start : start + block]).view(batch, rows, -1).max(dim=1).values
+        (flat @ words[:, start : start + block]).unflatten(0, (batch, rows)).max(dim=1).values
         for start in range(0, max(num_labels, 1), block)
     ]
     return scores[0] if len(scores) == 1 else torch.cat(scores, dim=1)
