@@ -252,9 +252,10 @@ def write_metadata(
         for finished in move_in:
             shutil.move(finished, temporary / finished.name)
         _put_in_place(temporary, folder)
-    except BaseException:
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written: {error.strerror or error}") from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _put_in_place(new: Path, folder: Path) -> None:

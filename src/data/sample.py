@@ -197,24 +197,24 @@ def prepare_sample(
     random = np.random.default_rng(seed)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+            pictures = Path(temporary) / "images"
+            pictures.mkdir()
+            parts = {
+                part: _draw_part(pictures, first, count, split, random)
+                for part, first, count in (("train", 1, num_train), ("val", num_train + 1, num_val))
+            }
+            write_metadata(
+                output,
+                split,
+                parts,
+                image_root="images",
+                word_vector_source=vocabulary.source,
+                overwrite=overwrite,
+                move_in=[pictures],
+            )
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error.strerror or error}") from error
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        pictures = Path(temporary) / "images"
-        pictures.mkdir()
-        parts = {
-            part: _draw_part(pictures, first, count, split, random)
-            for part, first, count in (("train", 1, num_train), ("val", num_train + 1, num_val))
-        }
-        write_metadata(
-            output,
-            split,
-            parts,
-            image_root="images",
-            word_vector_source=vocabulary.source,
-            overwrite=overwrite,
-            move_in=[pictures],
-        )
     return split
 
 
