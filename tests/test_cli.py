@@ -1,0 +1,291 @@
+"""Flags in both spellings, errors in one line with exit status 2, types, devices, seeds."""
+
+import argparse
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import infer
+import prepare_data
+import train
+import validate
+from src.cli import (
+    ArgumentParser,
+    add_device_flag,
+    add_workers_flag,
+    choose_device,
+    fraction,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    run_script,
+    seed_everything,
+)
+from src.errors import UserError
+from src.train_flags import lambda_or_none, train_parser
+from tests.conftest import run_script as run_as_child
+
+PARSERS = {"train.py": lambda: train_parser(None), "infer.py": infer.parser, "validate.py": validate.parser}
+REQUIRED = {"train.py": [], "infer.py": ["--pic_path", "a.jpg"], "validate.py": ["--model-path", "m.pth"]}
+ORIGINAL = {
+    "train.py": """
+        --data --metadata --lr --var_weight --num-epochs --model-name --pretrain-backbone --model-path --num-classes
+        --autocast-enabled --num_rows --seed --wordvec_dim -j --workers --image-size -b --batch-size --path_output
+    """,
+    "infer.py": """
+        --model_path --pic_path --model_name --num_rows --pretrain-backbone --wordvec_dim --input_size --dataset_path
+        --dataset_type --path_output --top_k
+    """,
+    "validate.py": "--data --metadata --model-name --model-path -j --image-size -b --thre -p --print-freq",
+}
+
+
+def flags_of(script: str) -> list[tuple[str, argparse.Action]]:
+    """Every spelling of every flag that takes part in a run."""
+    return [
+        (option, action)
+        for action in PARSERS[script]()._actions
+        if not isinstance(action, argparse._HelpAction)
+        for option in action.option_strings
+    ]
+
+
+def given(option: str, action: argparse.Action) -> list[str]:
+    return [option] if action.nargs == 0 else [option, str(action.choices[0]) if action.choices else "1"]
+
+
+CASES = [
+    pytest.param(script, option, action, id=f"{script} {option}")
+    for script in PARSERS
+    for option, action in flags_of(script)
+]
+
+
+@pytest.mark.parametrize(("script", "option", "action"), CASES)
+def test_every_flag_is_accepted_in_both_spellings_and_with_an_equals_sign(script, option, action):
+    def parse(*arguments: str) -> argparse.Namespace:
+        others = [] if action.required else REQUIRED[script]
+        return PARSERS[script]().parse_args([*others, *arguments])
+
+    expected = parse(*given(option, action))
+    assert getattr(expected, action.dest) is not None
+    name = option.lstrip("-")
+    prefix = option[: len(option) - len(name)]
+    for spelling in {name.replace("-", "_"), name.replace("_", "-"), name}:
+        arguments = given(prefix + spelling, action)
+        assert parse(*arguments) == expected
+        if prefix == "--" and len(arguments) == 2:
+            assert parse("=".join(arguments)) == expected
+
+
+@pytest.mark.parametrize(
+    ("script", "flag"), [(script, flag) for script, flags in ORIGINAL.items() for flag in flags.split()]
+)
+def test_the_original_flags_are_there(script, flag):
+    assert flag in [option for option, _ in flags_of(script)]
+
+
+def test_the_original_positional_folder_of_validate():
+    assert validate.parser().parse_args(["pictures", "--model_path", "m.pth"]).positional_data == "pictures"
+
+
+@pytest.mark.parametrize("make", [*PARSERS.values(), prepare_data.parser])
+def test_help_can_be_shown_and_says_no_empty_defaults(make):
+    text = make().format_help()
+    assert "default: None" not in text
+    assert "default: False" not in text
+
+
+def small_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="tool.py")
+    parser.add_argument("--num_rows", type=positive_int)
+    parser.add_argument("--file-name")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("rest", nargs="*")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--file_name=--num-rows"], {"file_name": "--num-rows"}),
+        (["--file_name=a_b-c=d_e"], {"file_name": "a_b-c=d_e"}),
+        (["--file-name", "my_file-name"], {"file_name": "my_file-name"}),
+        (["--file_name", ""], {"file_name": ""}),
+        (["--file_name="], {"file_name": ""}),
+        (["--file_name=a\nb"], {"file_name": "a\nb"}),
+        (["--num-rows", "3", "--", "--num-rows", "--file_name"], {"rest": ["--num-rows", "--file_name"]}),
+        (["dry_run", "--dry_run"], {"rest": ["dry_run"], "dry_run": True}),
+    ],
+)
+def test_values_are_left_as_they_are(arguments, expected):
+    parsed = vars(small_parser().parse_args(arguments))
+    assert {name: parsed[name] for name in expected} == expected
+
+
+def test_unknown_flags_are_left_as_they_are():
+    _, unknown = small_parser().parse_known_args(["--un_known-flag", "--num-rows", "2"])
+    assert unknown == ["--un_known-flag"]
+
+
+def test_the_command_line_is_read_where_no_arguments_are_given(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tool.py", "--num-rows", "4"])
+    assert small_parser().parse_args().num_rows == 4
+
+
+def test_sub_commands_take_both_spellings_of_their_own_flags():
+    arguments = ["--source", "s", "--output", "o", "--word_vectors", "v", "--extra_words=3", "--overwrite"]
+    parsed = prepare_data.parser().parse_args(["corel5k", *arguments])
+    assert (str(parsed.word_vectors), parsed.extra_words, parsed.overwrite) == ("v", 3, True)
+    assert prepare_data.parser().parse_args(["sample", "--output", "o", "--train_images", "5"]).train_images == 5
+    with pytest.raises(UserError, match=r"unrecognized arguments: --word_vectors.*prepare_data\.py"):
+        prepare_data.parser().parse_args(["sample", "--output", "o", "--word_vectors", "v"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num", "3"], "unrecognized arguments: --num"),  # no abbreviations
+        (["--num_rows"], "argument --num_rows: expected one argument"),
+        (["--num-rows", "x"], "argument --num_rows: 'x' is not a whole number from 1"),
+        (["--dry-run=1"], "argument --dry-run: ignored explicit argument '1'"),
+    ],
+)
+def test_errors_of_the_parser_are_user_errors_in_one_line(arguments, message):
+    with pytest.raises(UserError) as caught:
+        small_parser().parse_args(arguments)
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith("(see tool.py --help)")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "message"),
+    [
+        (positive_int, {"1": 1, "400": 400}, ["0", "-1", "1.5", "x", "", "1e3"], "is not a whole number from 1"),
+        (non_negative_int, {"0": 0, "7": 7}, ["-1", "0.5", "x"], "is not a whole number from 0"),
+        (fraction, {"0": 0, "1": 1, "1e-3": 0.001}, ["-0.1", "1.01", "nan", "inf", "x", "50%"], "number from 0 to 1"),
+        (positive_float, {"1e-9": 1e-9, "3": 3}, ["0", "-2", "nan", "inf", "-inf", "x"], "is not a number above 0"),
+        (lambda_or_none, {"none": None, "0.3": 0.3, "0": 0}, ["None", "-1", "2", ""], "number from 0 to 1"),
+    ],
+)
+def test_types(kind, good, bad, message):
+    assert {text: kind(text) for text in good} == good
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=message) as caught:
+            kind(text)
+        assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "main", "arguments", "words"),
+    [
+        ("train.py", train.main, ["--metadata", "gone"], "gone is no metadata folder"),
+        ("train.py", train.main, ["--lr", "0"], "argument --lr: '0' is not a number above 0 (see train.py --help)"),
+        ("train.py", train.main, ["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+        ("infer.py", infer.main, ["--pic_path", "gone.jpg"], "--pic_path gone.jpg: no such file"),
+        ("infer.py", infer.main, [], "the following arguments are required: --pic_path"),
+        (
+            "infer.py",
+            infer.main,
+            ["--pic_path", "a", "--dataset_type", "VOC"],
+            "argument --dataset_type: invalid choice",
+        ),
+        ("validate.py", validate.main, ["--model-path", "gone.pth"], "gone.pth"),
+        ("validate.py", validate.main, ["a", "--data", "b", "--model-path", "m"], "a and --data b; give one"),
+        ("prepare_data.py", prepare_data.main, [], "the following arguments are required: SOURCE"),
+        ("prepare_data.py", prepare_data.main, ["imagenet"], "invalid choice: 'imagenet'"),
+        ("prepare_data.py", prepare_data.main, ["sample"], "--output (see prepare_data.py sample --help)"),
+    ],
+)
+def test_a_mistake_ends_with_status_2_and_one_line(capsys, monkeypatch, tmp_path, name, main, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith(f"{name}: error: ")
+    assert words in errors
+    assert errors.count("\n") == 1
+    assert "usage:" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_a_child_process_too():
+    run = run_as_child("prepare_data.py", "sample", "--output", "setup_of_nothing/x", "--seed", "-1")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert re.fullmatch(r"prepare_data\.py: error: argument --seed: '-1' is not a whole number from 0.*\n", run.stderr)
+
+
+def test_run_script_passes_status_and_other_errors_on(capsys):
+    assert run_script("x", lambda argv: len(argv), ["a", "b", "c"]) == 3
+
+    def mistaken(argv: object) -> int:
+        raise UserError("first\n  second")
+
+    assert run_script("x", mistaken) == 2
+    assert capsys.readouterr().err == "x: error: first\n  second\n"
+    with pytest.raises(ZeroDivisionError):  # a bug of ours shows its traceback
+        run_script("x", lambda argv: 1 // 0)
+
+
+@pytest.mark.parametrize("main", [train.main, infer.main, validate.main, prepare_data.main])
+def test_help_ends_with_status_0(capsys, main):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_device(monkeypatch, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto") == torch.device("cuda" if gpu else "cpu")
+    if gpu:
+        assert choose_device("cuda") == torch.device("cuda")
+    else:
+        with pytest.raises(UserError, match=r"--device cuda: .* --device cpu"):
+            choose_device("cuda")
+
+
+def test_the_shared_flags():
+    parser = ArgumentParser()
+    add_device_flag(parser)
+    add_workers_flag(parser)
+    parsed = parser.parse_args([])
+    assert parsed.device == "auto"
+    assert 1 <= parsed.workers <= 8
+    assert parser.parse_args(["-j", "0"]).workers == 0
+    for wrong in (["--device", "tpu"], ["-j", "-1"]):
+        with pytest.raises(UserError):
+            parser.parse_args(wrong)
+
+
+def draws() -> list[float]:
+    return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+
+
+@pytest.mark.parametrize("seed", [0, 7, -1, 2**40])
+def test_seeds_govern_all_three_generators(seed):
+    seed_everything(seed)
+    first = draws()
+    seed_everything(seed)
+    assert draws() == first
+    seed_everything(seed + 1)
+    assert all(a != b for a, b in zip(draws(), first, strict=True))
+
+
+def test_no_seed_leaves_the_generators_alone():
+    seed_everything(3)
+    first = draws()
+    seed_everything(3)
+    seed_everything(None)
+    assert draws() == first
+
+
+def test_a_negative_seed_can_be_given():
+    assert train_parser(None).parse_args(["--seed", "-5"]).seed == -5

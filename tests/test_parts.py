@@ -1,0 +1,203 @@
+"""The pictures of training and evaluation: which are used, with which labels, and where they are found."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.data.coco import LabelledPictures, write_coco_labels
+from src.data.metadata import Metadata
+from src.data.parts import load_evaluation_set, load_training_set, picture_root
+from src.data.split import make_split
+from src.errors import UserError
+
+LABELS = ("cat", "dog", "bird", "fish", "cow")
+SPLIT = make_split(LABELS, [4, 1], [0, 3], torch.ones(2, 5), name="x", source="x")  # seen dog, cow; bird is neither
+
+
+def labels(path: Path, rows: dict[str, str]) -> Path:
+    """A label file: file name -> its labels."""
+    targets = torch.zeros(len(rows), len(LABELS), dtype=torch.int8)
+    for row, names in enumerate(rows.values()):
+        targets[row, [LABELS.index(name) for name in names.split()]] = 1
+    write_coco_labels(path, LabelledPictures(tuple(range(1, len(rows) + 1)), tuple(rows), targets), LABELS)
+    return path
+
+
+TRAIN = {"a.jpg": "dog cat", "b.jpg": "cat fish", "c.jpg": "cow dog bird", "d.jpg": "", "e.jpg": "cow"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A metadata folder ``m`` that records its pictures in ``m/images``."""
+    (tmp_path / "m" / "images").mkdir(parents=True)
+    for name in "abcdefgh":
+        (tmp_path / "m" / "images" / f"{name}.jpg").touch()
+    return tmp_path / "m"
+
+
+def own(folder: Path, **changes: object) -> Metadata:
+    return dataclasses.replace(Metadata(folder, "SDL", SPLIT, image_root=folder / "images"), **changes)
+
+
+def test_training_has_the_pictures_with_a_seen_label_and_the_seen_columns_in_their_order(folder):
+    training = load_training_set(own(folder, train=labels(folder / "train.json", TRAIN)), None)
+    assert [path.name for path in training.paths] == ["a.jpg", "c.jpg", "e.jpg"]
+    assert SPLIT.names(SPLIT.seen) == ["dog", "cow"]
+    assert training.targets.tolist() == [[1, 0], [1, 1], [0, 1]]
+    assert training.targets.dtype == torch.int8
+    assert training.num_without_label == 2
+
+
+def test_pictures_that_training_leaves_out_need_not_be_there(folder):
+    (folder / "images" / "b.jpg").unlink()
+    assert len(load_training_set(own(folder, train=labels(folder / "train.json", TRAIN)), None).paths) == 3
+
+
+def test_training_without_any_seen_label_is_an_error(folder):
+    path = labels(folder / "train.json", {"a.jpg": "cat", "b.jpg": "bird"})
+    with pytest.raises(UserError, match=r"train\.json: no picture has a seen label"):
+        load_training_set(own(folder, train=path), None)
+
+
+def test_evaluation_has_all_pictures_and_all_columns(folder):
+    evaluation = load_evaluation_set(own(folder, val=labels(folder / "val.json", TRAIN)), None)
+    assert [path.name for path in evaluation.paths] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    expected = [[1, 1, 0, 0, 0], [1, 0, 0, 1, 0], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
+    assert evaluation.targets.tolist() == expected
+    for mask in (evaluation.in_zero_shot, evaluation.in_generalized):
+        assert mask.dtype == torch.bool
+        assert mask.tolist() == [True] * 5
+
+
+VAL = {"a.jpg": "dog cat", "b.jpg": "dog", "c.jpg": "cow fish"}
+
+
+@pytest.mark.parametrize(
+    ("unseen", "names", "zero_shot", "generalized"),
+    [
+        ({"c.jpg": "cow fish", "a.jpg": "dog cat"}, "abc", [True, False, True], [True] * 3),
+        ({"f.jpg": "fish", "a.jpg": "dog cat"}, "abcf", [True, False, False, True], [True, True, True, False]),
+        ({"g.jpg": "fish", "f.jpg": "cat"}, "abcgf", [False] * 3 + [True] * 2, [True] * 3 + [False] * 2),
+        ({}, "abc", [False] * 3, [True] * 3),
+    ],
+    ids=["a subset", "one more", "none in common", "empty"],
+)
+def test_the_released_codes_two_lists_are_joined(folder, unseen, names, zero_shot, generalized):
+    metadata = own(
+        folder,
+        kind="COCO",
+        val=labels(folder / "val_17_48.json", VAL),
+        val_unseen=labels(folder / "val_unseen.json", unseen),
+    )
+    evaluation = load_evaluation_set(metadata, None)
+    assert [path.stem for path in evaluation.paths] == list(names)
+    assert evaluation.in_zero_shot.dtype == evaluation.in_generalized.dtype == torch.bool
+    assert evaluation.in_zero_shot.tolist() == zero_shot
+    assert evaluation.in_generalized.tolist() == generalized
+    expected = {**VAL, **unseen}
+    for path, row in zip(evaluation.paths, evaluation.targets, strict=True):
+        assert {LABELS[column] for column in row.nonzero()[:, 0]} == set(expected[path.name].split())
+
+
+def test_the_lists_are_joined_by_file_name_not_by_id(folder):
+    """Both lists number their images from 1."""
+    metadata = own(
+        folder, val=labels(folder / "v.json", {"a.jpg": "dog"}), val_unseen=labels(folder / "u.json", {"b.jpg": "cat"})
+    )
+    assert [path.name for path in load_evaluation_set(metadata, None).paths] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "load", "name"),
+    [
+        ("SDL", load_training_set, "train.json"),
+        ("SDL", load_evaluation_set, "val.json"),
+        ("COCO", load_training_set, "zs_split/train_17_48.json"),
+        ("COCO", load_evaluation_set, "zs_split/val_17_48.json"),
+        ("NUS_WIDE", load_evaluation_set, "zs_split/val_17_48.json"),
+    ],
+)
+def test_a_missing_label_file_is_named_as_the_folder_would_have_it(folder, kind, load, name):
+    with pytest.raises(UserError) as caught:
+        load(own(folder, kind=kind), None)
+    assert f"{folder} has no {name}" in str(caught.value)
+
+
+@pytest.mark.parametrize("load", [load_training_set, load_evaluation_set])
+def test_missing_pictures_are_named_with_their_label_file(folder, load):
+    (folder / "images" / "c.jpg").unlink()
+    path = labels(folder / "labels.json", TRAIN)
+    with pytest.raises(UserError) as caught:
+        load(own(folder, train=path, val=path), None)
+    assert f"--data {folder / 'images'}: 1 of the " in str(caught.value)
+    assert "labels.json lists are not there (c.jpg)" in str(caught.value)
+
+
+def test_the_recorded_picture_folder_serves_without_data(folder):
+    assert picture_root(own(folder), None) == folder / "images"
+
+
+def test_data_takes_precedence_over_the_recorded_folder(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    assert picture_root(own(folder), tmp_path / "elsewhere") == tmp_path / "elsewhere"
+    assert picture_root(own(folder), str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+
+
+def test_data_that_is_the_metadata_folder_means_its_recorded_pictures(folder, monkeypatch):
+    for spelling in (folder, str(folder) + "/", folder / "images" / ".."):
+        assert picture_root(own(folder), spelling) == folder / "images"
+    monkeypatch.chdir(folder.parent)
+    assert picture_root(own(folder), "m") == folder / "images"
+
+
+def test_data_that_is_a_released_metadata_folder_holds_the_pictures_itself(folder):
+    assert picture_root(own(folder, kind="COCO", image_root=None), folder) == folder
+
+
+def test_no_picture_folder_at_all(folder):
+    with pytest.raises(UserError, match=rf"--data is needed: {folder} does not say where its pictures are"):
+        picture_root(own(folder, image_root=None), None)
+
+
+def test_a_picture_folder_that_is_not_there(folder, tmp_path):
+    with pytest.raises(UserError, match=r"--data .*gone: no such folder$"):
+        picture_root(own(folder), tmp_path / "gone")
+    with pytest.raises(UserError, match=rf"--data .*moved: no such folder \(recorded in {folder}; give --data\)"):
+        picture_root(own(folder, image_root=tmp_path / "moved"), None)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: no such folder"):
+        picture_root(own(folder), tmp_path / "file")
+
+
+def test_pictures_in_another_folder_are_found_through_data(folder, tmp_path):
+    (tmp_path / "coco" / "val2014").mkdir(parents=True)
+    for name in VAL:
+        (tmp_path / "coco" / "val2014" / name).touch()
+    metadata = own(folder, image_root=None, val=labels(folder / "val.json", VAL))
+    evaluation = load_evaluation_set(metadata, tmp_path / "coco")
+    assert evaluation.paths == [tmp_path / "coco" / "val2014" / name for name in VAL]
+
+
+def test_real_pictures_with_real_labels(shared_data):
+    """The released layout over the real miniature of COCO: every picture is found and opens."""
+    from src.data.images import read_picture
+    from src.data.official import read_coco_split
+
+    tiny = shared_data / "coco_tiny"
+    split = read_coco_split(shared_data / "coco")
+    metadata = Metadata(
+        tiny,
+        "COCO",
+        split,
+        train=tiny / "annotations" / "instances_train2017.json",
+        val=tiny / "annotations" / "instances_val2017.json",
+    )
+    training = load_training_set(metadata, tiny)
+    assert len(training.paths) + training.num_without_label == 50
+    assert training.targets.shape == (len(training.paths), 48)
+    assert (training.targets.sum(dim=1) > 0).all()
+    evaluation = load_evaluation_set(metadata, tiny)
+    assert len(evaluation.paths) == 50
+    assert read_picture(evaluation.paths[0]).mode == "RGB"

@@ -1,0 +1,133 @@
+"""The drawn data set: repeatable, complete, and labelled with what is in the pictures."""
+
+import numpy as np
+import pytest
+import torch
+
+import prepare_data
+from src.data.coco import read_coco_labels
+from src.data.images import read_picture
+from src.data.metadata import load_metadata
+from src.data.parts import load_evaluation_set, load_training_set
+from src.data.sample import HORIZON, LABELS, UNSEEN, draw_picture, prepare_sample
+from src.errors import UserError
+
+
+def everything_below(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_seed_draws_the_same_and_another_does_not(tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        prepare_sample(tmp_path / name, num_train=6, num_val=3, seed=seed)
+    first, again, other = (everything_below(tmp_path / name) for name in "abc")
+    assert first == again
+    assert first.keys() == other.keys()
+    assert first != other
+
+
+def test_split_and_vectors(sample):
+    split = load_metadata(sample).split
+    assert split.labels == LABELS
+    assert sorted(split.names(split.unseen)) == sorted(UNSEEN)
+    assert (len(split.seen), len(split.unseen), split.name) == (12, 6, "sample_12_6")
+    torch.testing.assert_close(split.word_vectors.norm(dim=0), torch.ones(18))
+    cosine = split.word_vectors.t() @ split.word_vectors
+    assert cosine.fill_diagonal_(0).max() < 0.95  # labels are told apart by their vectors
+
+
+def test_numbers_of_pictures_and_the_recorded_folder(sample):
+    metadata = load_metadata(sample)
+    training, evaluation = load_training_set(metadata, None), load_evaluation_set(metadata, None)
+    assert (len(training.paths) + training.num_without_label, len(evaluation.paths)) == (24, 16)
+    assert not set(training.paths) & set(evaluation.paths)
+    assert len(list((sample / "images").iterdir())) == 40
+    assert {read_picture(path).size for path in evaluation.paths} == {(160, 120)}
+
+
+def test_every_label_occurs_in_both_parts_at_the_default_size():
+    random = np.random.default_rng(0)
+    drawn = [set(draw_picture(random)[1]) for _ in range(300)]
+    for part in (drawn[:200], drawn[200:]):
+        assert set().union(*part) == set(LABELS)
+
+
+def test_pictures_show_what_their_labels_say(sample):
+    metadata = load_metadata(sample)
+    column = {label: number for number, label in enumerate(metadata.split.labels)}
+    ground = {"grass": (70, 150, 60), "water": (40, 95, 165), "sand": (222, 196, 140), "snow": (238, 242, 248)}
+    checked = set()
+    for path in (metadata.train, metadata.val):
+        pictures = read_coco_labels(path, metadata.split.labels)
+        for name, row in zip(pictures.file_names, pictures.targets, strict=True):
+            pixels = np.asarray(read_picture(sample / "images" / name)).astype(float)
+            upper = "sky" if row[column["sky"]] else "night"
+            assert row[column["sky"]] + row[column["night"]] == 1
+            assert (np.median(pixels[:10]) > 100) == (upper == "sky"), name
+            [lower] = [label for label in ground if row[column[label]]]
+            middle = np.median(pixels[HORIZON + 2 :].reshape(-1, 3), axis=0)
+            assert min(ground, key=lambda label: np.abs(np.array(ground[label]) - middle).sum()) == lower, name
+            checked |= {upper, lower}
+    assert checked == {"sky", "night", *ground}
+
+
+def test_labels_keep_to_what_goes_together():
+    random = np.random.default_rng(1)
+    for _ in range(100):
+        picture, labels = draw_picture(random)
+        assert (picture.mode, picture.size) == ("RGB", (160, 120))
+        assert len(labels) == len(set(labels))
+        assert len(labels) >= 3  # what is above, what is below, an object
+        assert not ({"sun", "cloud"} & set(labels) and "night" in labels)
+        assert not ({"moon", "star"} & set(labels) and "sky" in labels)
+        assert not ("boat" in labels and "water" not in labels)
+
+
+@pytest.mark.parametrize("flag", ["--train-images", "--val-images"])
+@pytest.mark.parametrize("value", ["0", "-3"])
+def test_no_pictures_is_an_error(tmp_path, capsys, flag, value):
+    assert prepare_data.main(["sample", "--output", str(tmp_path / "m"), flag, value]) == 2
+    assert f"{flag} {value}: must be at least 1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_output_folder_is_protected(tmp_path, capsys):
+    (tmp_path / "photo.jpg").touch()
+    for flags in ([], ["--overwrite"]):
+        assert prepare_data.main(["sample", "--output", str(tmp_path), *flags]) == 2
+        assert str(tmp_path) in capsys.readouterr().err
+    assert prepare_data.main(["sample", "--output", str(tmp_path / "photo.jpg" / "m")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+@pytest.mark.parametrize(("failure", "seen"), [(MemoryError(), MemoryError), (OSError("disk full"), UserError)])
+def test_a_failure_while_drawing_leaves_nothing(tmp_path, monkeypatch, failure, seen):
+    calls = []
+
+    def failing(random):
+        calls.append(1)
+        if len(calls) == 4:
+            raise failure
+        return draw_picture(random)
+
+    monkeypatch.setattr("src.data.sample.draw_picture", failing)
+    with pytest.raises(seen, match="--output .*disk full" if seen is UserError else None):
+        prepare_sample(tmp_path / "m", num_train=3, num_val=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sub_command(tmp_path, capsys):
+    flags = ["sample", "--output", str(tmp_path / "new" / "m"), "--train_images", "3", "--val-images", "2"]
+    assert prepare_data.main([*flags, "--seed", "8"]) == 0
+    assert capsys.readouterr().out.strip().endswith("m: 3 + 2 pictures, 12 seen and 6 unseen labels")
+    before = everything_below(tmp_path)
+    assert prepare_data.main([*flags, "--seed", "8", "--overwrite"]) == 0
+    assert everything_below(tmp_path) == before
+
+
+def test_the_sample_of_an_unknown_vector_space_is_not_half_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.data.sample.LABELS", ("unicorn",))
+    with pytest.raises(UserError, match="none of the labels has a vector"):
+        prepare_sample(tmp_path / "m", num_train=1, num_val=1)
+    assert list(tmp_path.iterdir()) == []
