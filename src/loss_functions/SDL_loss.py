@@ -167,7 +167,9 @@ class SDLLoss(nn.Module):
         self.reduction = reduction
         self.normalization: Normalization = normalization
         self.unknown = unknown
-        self.register_buffer("wordvec_array", words.contiguous(), persistent=False)
+        # A copy: the caller may go on to change its array in place.
+        own_words = words.clone(memory_format=torch.contiguous_format)
+        self.register_buffer("wordvec_array", own_words, persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of the batch, a scalar."""
