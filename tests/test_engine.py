@@ -319,6 +319,13 @@ def test_evaluation_is_the_report_of_the_scores():
         assert report != evaluate(x, words, targets, [0, 3], [1, 4], **(keywords | {name: value})), name
 
 
+def test_evaluation_has_the_defaults_of_the_report():
+    x, words, targets = evaluation_problem()
+    assert evaluate(x, words, targets, [0, 3], [1, 4]) == zero_shot_report(
+        score_labels(x, words), targets, [0, 3], [1, 4]
+    )
+
+
 @pytest.mark.parametrize("block", [1, 7, 23, 100])
 def test_blocks_of_pictures_do_not_change_the_report(monkeypatch, block):
     x, words, targets = evaluation_problem()

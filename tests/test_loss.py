@@ -371,6 +371,16 @@ def test_inputs_are_not_written_to():
     assert all(torch.equal(ours, copy) for ours, copy in zip((x, words, TARGETS), before, strict=True))
 
 
+@pytest.mark.parametrize("as_array", [True, False])
+def test_the_loss_keeps_its_word_vectors_when_the_caller_changes_its_own(as_array):
+    x, words = problem(seed=25)
+    given = words.numpy() if as_array else words
+    criterion = SDLLoss(0.3, wordvec_array=given)
+    before = criterion(x, TARGETS)
+    given *= 2
+    assert criterion(x, TARGETS) == before
+
+
 def test_sum_is_batch_size_times_mean():
     x, words = problem(seed=19)
     mean, total = (SDLLoss(0.3, reduction, words)(x, TARGETS) for reduction in ("mean", "sum"))

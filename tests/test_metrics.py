@@ -185,6 +185,15 @@ def test_protocols_select_their_images():
     assert select_images(targets, "all-images").tolist() == list(range(40))
 
 
+def test_defaults_are_the_released_codes_protocol():
+    scores, targets = problem(seed=33)
+    named = {"ks": (3, 5), "images": "positive-only"}
+    assert ranking_report(scores, targets) == ranking_report(scores, targets, **named)
+    sides = [0, 1, 2], [3, 4, 5, 6, 7]
+    assert zero_shot_report(scores, targets, *sides) == zero_shot_report(scores, targets, *sides, **named)
+    torch.testing.assert_close(average_precision(scores, targets), average_precision(scores, targets, "official"))
+
+
 def test_images_without_positives_lower_precision_but_not_recall():
     scores, targets = problem(seed=15)
     some, every = (ranking_report(scores, targets, ks=(3,), images=images) for images in IMAGES)
