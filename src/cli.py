@@ -149,8 +149,14 @@ def add_workers_flag(parser: argparse._ActionsContainer) -> None:
 
 
 def seed_everything(seed: int | None) -> None:
-    """Seed Python, NumPy and PyTorch; None leaves them random."""
+    """Seed Python, NumPy and PyTorch; None leaves them random.
+
+    Raises:
+        UserError: PyTorch takes no number as large.
+    """
     if seed is not None:
+        if not -(2**63) <= seed < 2**64:
+            raise UserError(f"--seed {seed}: must be from -2**63 to 2**64 - 1")
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)

@@ -269,7 +269,7 @@ def draws() -> list[float]:
     return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
 
-@pytest.mark.parametrize("seed", [0, 7, -1, 2**40])
+@pytest.mark.parametrize("seed", [0, 7, -1, 2**40, -(2**63)])
 def test_seeds_govern_all_three_generators(seed):
     seed_everything(seed)
     first = draws()
@@ -285,6 +285,12 @@ def test_no_seed_leaves_the_generators_alone():
     seed_everything(3)
     seed_everything(None)
     assert draws() == first
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_a_seed_that_pytorch_cannot_take_is_a_user_error(seed):
+    with pytest.raises(UserError, match=f"--seed {seed}: must be from"):
+        seed_everything(seed)
 
 
 def test_a_negative_seed_can_be_given():
