@@ -1,0 +1,172 @@
+"""The feature cache: what its key depends on, and that no state of the folder stops a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.engine import Embedded
+from src.feature_cache import cached_features, feature_key
+from tests.helpers import tiny_model, write_pictures
+
+FACTS = ("tiny", "bilinear", 32, False)
+
+
+def features(value: float = 1.0) -> Embedded:
+    return Embedded(torch.full((3, 4), value), torch.tensor([0, 2, 3]), ("1.png: broken",))
+
+
+def weights(value: float = 1.0) -> dict[str, Tensor]:
+    return {"a": torch.full((2, 3), value), "b": torch.tensor(5), "c": torch.ones(3, dtype=torch.bfloat16)}
+
+
+def never() -> Embedded:
+    return pytest.fail("computed, though the cache has it")
+
+
+def same(first: Embedded, second: Embedded) -> bool:
+    return (
+        torch.equal(first.outputs, second.outputs) and torch.equal(first.rows, second.rows) and first.bad == second.bad
+    )
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    return [str(path) for path in write_pictures(tmp_path / "pictures", 3)]
+
+
+def test_the_key_is_a_file_name_and_stays_while_nothing_changes(pictures):
+    key = feature_key(pictures, weights(), FACTS)
+    assert key == feature_key(list(pictures), weights(), list(FACTS))
+    assert len(key) == 32
+    assert key.isalnum()
+
+
+def test_the_key_does_not_depend_on_how_a_path_is_written(pictures, monkeypatch):
+    key = feature_key(pictures, weights(), FACTS)
+    monkeypatch.chdir(Path(pictures[0]).parent)
+    assert feature_key([os.path.basename(path) for path in pictures], weights(), FACTS) == key
+
+
+def test_the_key_changes_with_a_pictures_content(pictures):
+    key = feature_key(pictures, weights(), FACTS)
+    stamp = os.stat(pictures[1])
+    Path(pictures[1]).write_bytes(Path(pictures[1]).read_bytes() + b" ")
+    os.utime(pictures[1], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # size alone must do
+    assert feature_key(pictures, weights(), FACTS) != key
+
+
+def test_the_key_changes_with_a_pictures_time(pictures):
+    key = feature_key(pictures, weights(), FACTS)
+    stamp = os.stat(pictures[1])
+    os.utime(pictures[1], ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1_000_000_000))
+    assert feature_key(pictures, weights(), FACTS) != key
+
+
+def test_the_key_changes_with_which_pictures_in_which_order(pictures):
+    keys = {
+        feature_key(paths, weights(), FACTS) for paths in (pictures, pictures[::-1], pictures[:2], pictures[1:], [])
+    }
+    assert len(keys) == 5
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**weights(), "a": weights()["a"] + 1e-6},
+        {**weights(), "b": torch.tensor(6)},
+        {**weights(), "c": -torch.ones(3, dtype=torch.bfloat16)},
+        {**weights(), "d": torch.ones(1)},
+        {"a": weights()["a"], "b": torch.tensor(5)},
+        {"z": weights()["a"], "b": torch.tensor(5), "c": torch.ones(3, dtype=torch.bfloat16)},
+    ],
+)
+def test_the_key_changes_with_any_weight(other, pictures):
+    assert feature_key(pictures, other, FACTS) != feature_key(pictures, weights(), FACTS)
+
+
+def test_the_key_does_not_depend_on_the_order_or_layout_of_the_weights(pictures):
+    key = feature_key(pictures, weights(), FACTS)
+    reordered = dict(reversed(weights().items()))
+    reordered["a"] = torch.full((3, 2), 1.0).t()  # not contiguous
+    assert feature_key(pictures, reordered, FACTS) == key
+
+
+@pytest.mark.parametrize("other", [("tiny", "bilinear", 33, False), ("tiny", "bicubic", 32, False), FACTS[:3], ()])
+def test_the_key_changes_with_any_fact(other, pictures):
+    assert feature_key(pictures, weights(), other) != feature_key(pictures, weights(), FACTS)
+
+
+def test_the_key_takes_a_whole_backbone(pictures):
+    keys = {feature_key(pictures, tiny_model(seed=seed).backbone.state_dict(), FACTS) for seed in (0, 1)}
+    assert len(keys) == 2
+
+
+def test_a_picture_that_is_gone_has_a_key_too(pictures):
+    # reading it fails later, and is reported as for any unreadable picture
+    key = feature_key(pictures, weights(), FACTS)
+    os.unlink(pictures[1])
+    assert feature_key(pictures, weights(), FACTS) != key
+
+
+def test_features_are_computed_once(tmp_path):
+    folder = tmp_path / "cache" / "deep"
+    first = cached_features(folder, "key", features)
+    assert same(first, features())
+    assert same(cached_features(folder, "key", never), features())
+    assert os.listdir(folder) == ["key.pt"]
+
+
+def test_another_key_is_computed(tmp_path):
+    cached_features(tmp_path, "one", features)
+    assert same(cached_features(tmp_path, "two", lambda: features(2.0)), features(2.0))
+    assert same(cached_features(tmp_path, "one", never), features())
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", ["cut short", "text", "empty", "other keys"])
+def test_a_spoiled_file_is_computed_anew_with_a_message_and_replaced(content, tmp_path, capsys):
+    cached_features(tmp_path, "key", features)
+    path = tmp_path / "key.pt"
+    if content == "other keys":
+        torch.save({"outputs": torch.zeros(1)}, path)
+    else:
+        whole = path.read_bytes()
+        path.write_bytes({"cut short": whole[: len(whole) // 2], "text": b"hello", "empty": b""}[content])
+    assert same(cached_features(tmp_path, "key", lambda: features(2.0)), features(2.0))
+    assert capsys.readouterr().err.startswith("computing the features anew: ")
+    assert same(cached_features(tmp_path, "key", never), features(2.0))
+
+
+def test_a_folder_that_cannot_be_written_to_is_reported_and_the_features_are_there(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert same(cached_features(tmp_path / "file" / "cache", "key", features), features())
+    captured = capsys.readouterr()
+    assert captured.err.startswith("the features are not kept for the next run: cannot write")
+    assert captured.out == ""
+
+
+def test_a_full_disk_is_reported_and_the_features_are_there(tmp_path, capsys):
+    resource = pytest.importorskip("resource", reason="limits file sizes as POSIX systems can")
+    large = Embedded(torch.zeros(1000, 100), torch.arange(1000), ())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        assert same(cached_features(tmp_path, "key", lambda: large), large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "the features are not kept" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failing_computation_leaves_no_file(tmp_path):
+    def fail() -> Embedded:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cached_features(tmp_path / "cache", "key", fail)
+    assert not (tmp_path / "cache").exists()

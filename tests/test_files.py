@@ -1,0 +1,154 @@
+"""Files are written whole or not at all, and what cannot be read is said in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from src.errors import UserError
+from src.files import atomic_write, read_json, write_json
+
+
+@pytest.mark.parametrize(("mode", "content"), [("wb", b"\x00\xff"), ("w", "grün 日本\n")])
+def test_a_file_and_its_folders_are_written(mode, content, tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    with atomic_write(path, mode) as stream:
+        stream.write(content)
+    assert path.read_bytes() == (content if mode == "wb" else content.encode("utf-8"))
+    assert os.listdir(path.parent) == ["file.bin"]
+
+
+def test_the_old_content_stays_until_the_new_is_whole(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with atomic_write(str(path), "w") as stream:
+        stream.write("new")
+        stream.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1), RuntimeError("no")])
+def test_a_failed_block_leaves_the_old_file_and_no_other(error, tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write() -> None:
+        with atomic_write(path, "w") as stream:
+            stream.write("half of the n")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_failed_first_write_leaves_nothing(tmp_path):
+    def write() -> None:
+        with atomic_write(tmp_path / "file.txt", "w"):
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        write()
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_content_is_on_disk_before_the_name_is_given(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append(("fsync", os.fstat(fd).st_size)) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda old, new: calls.append(("replace", Path(new).name)) or replace(old, new))
+    with atomic_write(tmp_path / "file.txt", "w") as stream:
+        stream.write("twelve bytes")
+    assert calls == [("fsync", 12), ("replace", "file.txt")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_the_file_has_the_mode_that_open_would_give_it(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        with atomic_write(tmp_path / "file", "w") as stream:
+            stream.write("x")
+        assert os.umask(umask) == umask  # the process's mask is put back
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"cannot write .*file/x/y\.json: .*choose an output folder"),
+        atomic_write(tmp_path / "file" / "x" / "y.json"),
+    ):
+        pytest.fail("the block must not run")
+
+
+def test_a_target_that_is_a_folder_is_a_user_error(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*taken: Is a directory"):
+        write_json(tmp_path / "taken", {})
+    assert os.listdir(tmp_path) == ["taken"]
+
+
+def test_a_full_disk_is_a_user_error(tmp_path, monkeypatch):
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "x.json").write_text("[]")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*x\.json: No space left on device"):
+        write_json(tmp_path / "x.json", [1])
+    assert os.listdir(tmp_path) == ["x.json"]
+    assert read_json(tmp_path / "x.json") == []
+
+
+def test_json_round_trip_keeps_text_readable(tmp_path):
+    value = {"label": "crème brûlée", "scores": [1, 2.5, None], "日本": True}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert "crème brûlée" in text
+    assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}])
+def test_what_json_cannot_say_is_refused_and_the_old_file_stays(value, tmp_path):
+    write_json(tmp_path / "x.json", "old")
+    with pytest.raises((ValueError, TypeError), match="JSON"):
+        write_json(tmp_path / "x.json", [value])
+    assert read_json(tmp_path / "x.json") == "old"
+
+
+def test_a_byte_order_mark_is_allowed(tmp_path):
+    (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xbc"}')
+    assert read_json(tmp_path / "x.json") == {"a": "ü"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": [1, 2', r"x\.json is not whole JSON: .* at line 1, column \d+; copy or download it again"),
+        (b'{"a": 1,\n "b": }', r"x\.json is not whole JSON: .* at line 2, column 7"),
+        (b"", r"x\.json is not whole JSON: .* at line 1, column 1"),
+        (b'{"a": "\xe9"}', r"x\.json is not UTF-8 text \(byte 7\)"),
+        (b"\x80\x04\x95 a pickle", r"x\.json is not UTF-8 text \(byte 0\)"),
+    ],
+)
+def test_a_damaged_json_file_says_where(content, message, tmp_path):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_missing_json_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none\.json: No such file"):
+        read_json(tmp_path / "none.json")
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
+        read_json(tmp_path)
