@@ -28,8 +28,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with two habits of this project.
 
-    ``-`` and ``_`` may be exchanged within a flag, and errors are raised as :class:`UserError`.
-    The help shows each flag in the one spelling it was declared with.
+    ``-`` and ``_`` may be exchanged within a flag, and errors are raised as :class:`UserError`. The help shows each
+    flag in the one spelling it was declared with.
     """
 
     def __init__(self, description: str | None = None, **options: object) -> None:

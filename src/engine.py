@@ -102,7 +102,7 @@ def train_one_epoch(
     Args:
         module: maps inputs to embeddings [b, D*M]: the whole model on pictures, or the head on cached features. Its
             train/eval mode is the caller's affair.
-        criterion: the loss over the seen labels.
+        criterion: the loss over the seen labels, with ``reduction="mean"``.
         scheduler: stepped once a batch that has a picture.
         scaler: mixed precision: the forward pass runs under autocast and the loss is scaled; None computes in float32.
         on_step: called after each step.
@@ -195,6 +195,9 @@ def embed(
 
     Args:
         on_batch: called after each batch with the number of pictures it held, unreadable ones included.
+
+    Returns:
+        Outputs [n, K]; where no picture can be read, n is 0 and K too, since nothing says what it is.
     """
     outputs: list[Tensor] = []
     rows: list[Tensor] = []
@@ -237,9 +240,8 @@ def evaluate(
     """
     words = word_vectors.to(device or embeddings.device)
     parts = [score_labels(part.to(words.device), words).cpu() for part in embeddings.split(block)]
-    scores = torch.cat(parts) if parts else torch.empty(0, words.shape[1])
     return zero_shot_report(
-        scores,
+        torch.cat(parts),
         targets,
         seen,
         unseen,

@@ -7,11 +7,9 @@ percentages that papers print.
 Two habits change the numbers of one and the same model, and are always named:
 
 * images: ``positive-only`` counts only the pictures with at least one relevant positive label (the released code,
-    DualCoOp, ML-Decoder);
-  ``all-images`` counts every picture (LESA, BiAM, Gen-MLZSL).
+  DualCoOp, ML-Decoder); ``all-images`` counts every picture (LESA, BiAM, Gen-MLZSL).
 * mAP: ``official`` gives a label without any positive an average precision of 0 and breaks ties by position (the
-    released code); ``skip``
-  leaves such labels out and treats equal scores as one threshold, as scikit-learn does.
+  released code); ``skip`` leaves such labels out and treats equal scores as one threshold, as scikit-learn does.
 """
 
 from __future__ import annotations
@@ -81,8 +79,7 @@ def f1_at_k(scores: Tensor, targets: Tensor, k: int) -> PrecisionRecall:
     """Micro precision, recall and F1 over the k best labels of each row, the measure of this literature.
 
     Pooled over all rows: P = hits / (N k), R = hits / (number of positives), hence K * P / R = mean labels a row. Ties
-        at the k-th place go to
-    the label with the lower index.
+    at the k-th place go to the label with the lower index.
 
     Args:
         scores, targets: [N, C].
@@ -110,7 +107,7 @@ def f1_at_k(scores: Tensor, targets: Tensor, k: int) -> PrecisionRecall:
 def best_possible_f1_at_k(targets: Tensor, k: int) -> PrecisionRecall:
     """The ceiling of :func:`f1_at_k` on these targets [N, C]: what a perfect ranking reaches.
 
-    It is below 1, since k rarely equals the number of labels.
+    It is below 1, since k rarely equals the number of labels. k is at least 1.
     """
     counts = (targets == 1).sum(dim=1)
     hits = int(counts.clamp(max=k).sum())
@@ -132,8 +129,8 @@ def average_precision(scores: Tensor, targets: Tensor, convention: MapConvention
     """The average precision of every label over the rows.
 
     ``official``: AP = sum of precision@rank over the ranks of positives / (|positives| + 1e-8); equal scores keep the
-        order of the rows.
-    ``skip``: precision is read at the end of each run of equal scores (``sklearn.metrics.average_precision_score``).
+    order of the rows. ``skip``: precision is read at the end of each run of equal scores
+    (``sklearn.metrics.average_precision_score``).
 
     Args:
         scores, targets: [N, C].
@@ -184,7 +181,10 @@ def _end_of_ties(ranked: Tensor) -> Tensor:
 
 
 def mean_average_precision(scores: Tensor, targets: Tensor, convention: MapConvention = "official") -> float:
-    """mAP: the mean of :func:`average_precision` over labels, under ``skip`` over those with a positive."""
+    """mAP: the mean of :func:`average_precision` over labels, under ``skip`` over those with a positive.
+
+    0 where no label is left to average.
+    """
     return _mean_ap(average_precision(scores, targets, convention))
 
 

@@ -1,8 +1,7 @@
 """The score of a label for a picture: the one equation that the loss, validation, inference and export all call.
 
-Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021). A picture is a
-    set of M principal
-vectors, a label is its word vector, and the label's score is the best match among them.
+Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021). A picture is a set of M
+principal vectors, a label is its word vector, and the label's score is the best match among them.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ def principal_vectors(embedding: Tensor, wordvec_dim: int) -> Tensor:
 def score_labels(embedding: Tensor, word_vectors: Tensor, *, max_block_elements: int = MAX_BLOCK_ELEMENTS) -> Tensor:
     """Score every label for every picture: s_c = max_m <A[:, m], w_c>.
 
-    Works in the embedding's dtype and on its device. Large vocabularies are scored in blocks of labels, so that the [B,
-    M, C] products
-    never exist at once: 400,000 labels for 32 pictures need about 256 MiB beside the result.
+    Works in the embedding's dtype (under autocast, in autocast's) and on its device. Large vocabularies are scored in
+    blocks of labels, so that the [B, M, C] products never exist at once: 400,000 labels for 32 pictures need about 256
+    MiB beside the result.
 
     Args:
         embedding: [B, D*M], the model's output.
@@ -91,7 +90,7 @@ def top_k_labels(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if not 1 <= k <= num_labels:
         raise ValueError(f"k must be between 1 and the number of labels {num_labels}, got {k}")
     kth_best = scores.topk(k, dim=1).values[:, -1:]  # [B, 1]
-    if kth_best.isnan().any() or scores.isnan().any():
+    if scores.isnan().any():
         raise ValueError("scores contain NaN")
     above = scores > kth_best
     tied = scores == kth_best

@@ -1,7 +1,6 @@
 """The semantic diversity learning loss.
 
-Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021). For one
-    image with positive
+Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021). For one image with positive
 labels P, negative labels N and principal vectors A [D, M]:
 
     L_rank = 1/|P| sum_p sum_n log(1 + exp(s_n - s_p))         ranking term (paper: also 1/|N|)
@@ -83,9 +82,8 @@ def diversity_weight(word_vectors: Tensor, positive: Tensor) -> Tensor:
     image, label = positive.nonzero(as_tuple=True)  # [T], [T]
     words = word_vectors.t().index_select(0, label)  # [T, D]
     count = positive.sum(dim=1)  # |P|, [B]
-    mean = words.new_zeros(positive.shape[0], words.shape[1]).index_add(0, image, words) / count.clamp(min=1).unsqueeze(
-        1
-    )
+    total = words.new_zeros(positive.shape[0], words.shape[1]).index_add(0, image, words)  # [B, D]
+    mean = total / count.clamp(min=1).unsqueeze(1)
     # Deviations from the mean first, squares second: the one-pass form loses all digits for vectors that are close to
     # each other.
     squared = (words - mean.index_select(0, image)).square().sum(dim=1)  # [T]
@@ -124,7 +122,8 @@ class SDLLoss(nn.Module):
     Shape:
         x [B, D*M], y [B, C] with 1 positive, 0 negative, -1 unknown (any integer, floating or boolean dtype) -> scalar.
 
-    An image without positives contributes its regulariser only.
+    y must be on x's device; the word vectors follow x. An image without positives contributes its regulariser only.
+    ``torch.compile`` works, with a graph break where the positives are listed.
 
     Raises:
         ValueError: an argument is out of its range, the word vectors are missing, or shapes do not fit.
