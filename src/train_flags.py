@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from src.cli import (
@@ -19,17 +18,6 @@ from src.metrics import IMAGES
 IMAGE_SIZE = 224
 LR_FINE_TUNING = 2.5e-5  # the released COCO script
 LR_FROZEN = 1e-3  # a fresh head on fixed features bears more (chosen on Corel5k, docs/results.md)
-
-
-def seed_number(text: str) -> int:
-    """An argparse type: a whole number that PyTorch takes as a seed."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 2**63
-    if not -(2**63) <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at most 63 bits")
-    return value
 
 
 def lambda_or_none(text: str) -> float | None:
@@ -94,6 +82,11 @@ def _add_model_flags(parser: ArgumentParser) -> None:
     add("--freeze-backbone", action="store_true", help=freeze_help)
     cache_help = "where --freeze-backbone keeps features (feature_cache in the metadata folder if left out)"
     add("--feature-cache", type=Path, metavar="DIR", help=cache_help)
+    bn_help = (
+        "train with the batch norms' stored statistics instead of each batch's: for fine-tuning on little data, where "
+        "the model then starts as the one that was loaded"
+    )
+    add("--freeze-bn", action="store_true", help=bn_help)
     checkpointing_help = "recompute activations in the backward pass: less memory, more time"
     add("--grad-checkpointing", action="store_true", help=checkpointing_help)
     abn_help = "TResNet with InPlaceABN: less memory; needs the inplace-abn package"
@@ -120,7 +113,7 @@ def _add_optimisation_flags(parser: ArgumentParser) -> None:
     add("--lr", type=positive_float, help=lr_help)
     add("--weight-decay", type=fraction, default=3e-4, metavar="L2", help="L2 on weight matrices")
     add("-b", "--batch-size", type=positive_int, default=32, metavar="N", help="pictures a step")
-    add("--seed", type=seed_number, metavar="N", help="makes two runs on a CPU equal")
+    add("--seed", type=int, metavar="N", help="makes two runs on a CPU equal")
     autocast_help = "mixed precision on a GPU; a CPU always computes in float32"
     add("--autocast-enabled", type=int, choices=(0, 1), default=1, help=autocast_help)
 
