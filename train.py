@@ -34,6 +34,7 @@ from src.models import SDLModel
 from src.models.inplace_abn import use_inplace_abn
 from src.models.sdl_model import enable_grad_checkpointing
 from src.report import format_report, summary
+from src.run_folder import RunFolder
 from src.tagger import check_same_space
 from src.train_flags import IMAGE_SIZE, LR_FINE_TUNING, LR_FROZEN, train_parser
 from src.training import (
@@ -41,7 +42,6 @@ from src.training import (
     Feed,
     LoaderOptions,
     PictureFeed,
-    RunFolder,
     present_rows,
     starting_model,
     warn_about_bad_pictures,
@@ -149,7 +149,7 @@ def build_feed(
         train_transform(config.image_size, cutout=args.cutout, augmentation=args.augmentation),
         eval_transform(config.image_size, config.interpolation),
     )
-    return PictureFeed(model, training, evaluation, transforms, options, device, autocast)
+    return PictureFeed(model, training, evaluation, transforms, options, device, autocast, args.freeze_bn)
 
 
 def mixed_precision(args: argparse.Namespace, device: torch.device) -> bool:

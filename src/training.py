@@ -1,29 +1,28 @@
-"""What train.py wires together: the model to start from, the two ways of feeding it, and the output folder of a run."""
+"""What train.py wires together: the model to start from and the two ways of feeding it."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from src.checkpoint import FORMAT, CheckpointInfo, load_checkpoint, save_checkpoint
+from src.checkpoint import FORMAT, CheckpointInfo, load_checkpoint
 from src.data.dataset import PictureDataset, picture_loader
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import Transform, eval_transform
 from src.engine import Embedded, TrainBatch, embed, feature_batches, picture_batches
 from src.errors import UserError
 from src.feature_cache import cached_features, feature_key
-from src.files import atomic_write
 from src.models import SDLModel, create_model
 from src.models.backbones import find_backbone_weights, load_backbone
+from src.models.sdl_model import freeze_batch_norm
 from src.models.state_files import load_strictly, read_state_file, tensors_of
 
 
@@ -124,8 +123,10 @@ class PictureFeed:
         options: LoaderOptions,
         device: torch.device,
         autocast: bool,
+        freeze_bn: bool = False,
     ) -> None:
         self.module = model
+        self._freeze_bn = freeze_bn
         self._targets = training.targets
         self._device, self._autocast = device, autocast
         train_set, self._eval_set = (
@@ -163,6 +164,8 @@ class PictureFeed:
     def set_training(self) -> None:
         """Put the module into the mode in which it is trained."""
         self.module.train()
+        if self._freeze_bn:
+            freeze_batch_norm(self.module)
 
 
 class FeatureFeed:
@@ -234,51 +237,6 @@ def progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
     """A progress bar over pictures on standard error; silent where that is no terminal."""
     with tqdm(total=total, desc=title, unit="img", disable=None, leave=False) as bar:
         yield bar.update
-
-
-class RunFolder:
-    """The output folder of a training run.
-
-    ``log.jsonl`` one JSON line an epoch; ``model-last.ckpt``; ``model-best-zero_shot.ckpt`` and
-    ``model-best-generalized.ckpt``, the best epochs by one metric; ``curves.png``.
-
-    Args:
-        path: the folder.
-        metric: what "best" means, such as ``F1@3``.
-        overwrite: replace an earlier run.
-
-    Raises:
-        UserError: the folder holds a run already, or cannot be written.
-    """
-
-    def __init__(self, path: Path, metric: str, *, overwrite: bool = False) -> None:
-        self.path = path
-        self.metric = metric
-        self.entries: list[dict[str, Any]] = []
-        self.best: dict[str, tuple[float, int]] = {}  # setting -> (value, epoch)
-        if (path / "log.jsonl").exists() and not overwrite:
-            raise UserError(
-                f"--path_output {path} holds a training run already; choose another folder or give --overwrite"
-            )
-        self._write_log()
-
-    def record(self, entry: dict[str, Any], model: SDLModel, info: CheckpointInfo, *, half: bool) -> list[str]:
-        """Log an epoch and save its checkpoints; returns the settings of which it is the best epoch so far."""
-        self.entries.append(entry)
-        self._write_log()
-        save_checkpoint(self.path / "model-last.ckpt", model, info, half=half)
-        improved = []
-        for setting in ("zero_shot", "generalized"):
-            value = entry["metrics"].get(f"{setting}.{self.metric}")
-            if value is not None and value > self.best.get(setting, (-1.0, 0))[0]:
-                self.best[setting] = (value, entry["epoch"])
-                save_checkpoint(self.path / f"model-best-{setting}.ckpt", model, info, half=half)
-                improved.append(setting)
-        return improved
-
-    def _write_log(self) -> None:
-        with atomic_write(self.path / "log.jsonl", "w") as stream:
-            stream.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in self.entries)
 
 
 def warn_about_bad_pictures(bad: tuple[str, ...], known: set[str]) -> None:

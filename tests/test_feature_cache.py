@@ -82,7 +82,7 @@ def test_the_key_changes_with_which_pictures_in_which_order(pictures):
         {**weights(), "c": -torch.ones(3, dtype=torch.bfloat16)},
         {**weights(), "d": torch.ones(1)},
         {"a": weights()["a"], "b": torch.tensor(5)},
-        {"z": weights()["a"], "b": torch.tensor(5), "c": torch.ones(3, dtype=torch.bfloat16)},
+        {"aa": weights()["a"], "b": torch.tensor(5), "c": torch.ones(3, dtype=torch.bfloat16)},
     ],
 )
 def test_the_key_changes_with_any_weight(other, pictures):

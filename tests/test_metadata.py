@@ -15,7 +15,6 @@ from src.data.coco import COCO_CLASSES, LabelledPictures, read_coco_labels
 from src.data.metadata import (
     ExtraWords,
     check_output_folder,
-    columns_of,
     detect_kind,
     load_metadata,
     write_metadata,
@@ -329,12 +328,6 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
     assert (tmp_path / "link").is_symlink()
     assert load_metadata(tmp_path / "real").split.name == "other"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
-
-
-def test_columns_of_names():
-    assert columns_of(["fish", "cat"], LABELS, "here") == [3, 0]
-    with pytest.raises(UserError, match="here: no such label: dog, bird"):
-        columns_of(["cat", "dog", "bird"], LABELS, "here")
 
 
 def test_the_real_folders(shared_data):

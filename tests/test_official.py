@@ -223,7 +223,7 @@ def test_nus_wide_columns_are_the_keys_whatever_the_order(tmp_path, classes, kin
         ({"apple": 0, "boat": 1}, [], "classes.pickle must hold a dict"),
         ({0: "apple", "b": "boat"}, [], "classes.pickle must hold a dict"),
         (NAMES, [], "classes.pickle must hold a dict"),
-        (dict(enumerate(NAMES)), ["cat", "unicorn"], "labels that"),
+        (dict(enumerate(NAMES)), ["cat", "unicorn"], "no such label"),
         (dict(enumerate(NAMES)), 3, "unseen_classes.pickle must hold a list"),
         (dict(enumerate(NAMES)), "cat", "unseen_classes.pickle must hold a list"),
         (dict(enumerate(["a", "a", "b", "c"])), ["b"], "repeated labels: a"),

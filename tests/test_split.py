@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.data.nus_wide import CONCEPTS_81
-from src.data.split import make_split
+from src.data.split import columns_of, make_split
 from src.errors import UserError
 
 LABELS = ("cat", "dog", "bird", "fish")
@@ -102,3 +102,10 @@ def test_the_81_concepts_are_those_of_nus_wide(shared_data):
 def test_the_81_concepts_are_81_sorted_names():
     assert len(CONCEPTS_81) == 81
     assert list(CONCEPTS_81) == sorted(set(CONCEPTS_81))
+
+
+def test_columns_of_names():
+    labels = ["cat", "tree", "naïve", "fish"]
+    assert columns_of(["fish", "cat"], labels, "here") == [3, 0]
+    with pytest.raises(UserError, match="here: no such label: dog, bird"):
+        columns_of(["cat", "dog", "bird"], labels, "here")

@@ -22,12 +22,12 @@ from src.engine import TrainBatch, decay_groups, train_one_epoch
 from src.errors import UserError
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
+from src.run_folder import RunFolder
 from src.training import (
     FeatureFeed,
     Feed,
     LoaderOptions,
     PictureFeed,
-    RunFolder,
     present_rows,
     progress,
     starting_model,
@@ -140,9 +140,9 @@ def test_an_sdl_checkpoint_is_continued(pretrain_backbone, tmp_path):
 
 
 @pytest.mark.parametrize("name", [None, TINY])
-@pytest.mark.parametrize(("flag", "rows"), [(None, 2), (5, 5)])
+@pytest.mark.parametrize(("flag", "rows"), [(None, 3), (5, 5)])
 def test_an_sdl_checkpoint_can_lend_its_backbone_to_a_fresh_head(name, flag, rows, tmp_path):
-    saved = save_tiny(tmp_path / "x.ckpt")
+    saved = save_tiny(tmp_path / "x.ckpt", tiny_model(num_rows=3))
     # another word-vector length: the head could not be kept
     model, found, info = start(tmp_path / "x.ckpt", model_name=name, num_rows=flag, wordvec_dim=6, pretrain_backbone=1)
     assert equal_weights(model.backbone, saved.backbone)
@@ -443,3 +443,25 @@ def test_an_output_folder_below_a_file_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
         RunFolder(tmp_path / "file" / "run", "mAP")
+
+
+@pytest.mark.parametrize("freeze_bn", [False, True])
+def test_frozen_batch_norms_keep_their_statistics(freeze_bn, tmp_path):
+    training, evaluation = data_sets(tmp_path)
+    transforms = (eval_transform(32), eval_transform(32))
+    model = tiny_model()
+    feed = PictureFeed(model, training, evaluation, transforms, options(0), CPU, autocast=False, freeze_bn=freeze_bn)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items() if "running_" in key}
+    feed.set_training()
+    with torch.no_grad():
+        pictures = next(iter(feed.batches())).inputs
+        output = model(pictures)
+    after = model.state_dict()
+    assert before
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items()) == freeze_bn
+    model.eval()
+    with torch.no_grad():
+        assert torch.allclose(model(pictures), output, atol=1e-5) == freeze_bn
+    assert model.training is False
+    feed.set_training()
+    assert model.training

@@ -19,7 +19,7 @@ import torch
 from src.data.coco import LabelledPictures
 from src.data.metadata import ExtraWords, check_output_folder, write_metadata
 from src.data.nus_wide import CONCEPTS_81
-from src.data.split import ZeroShotSplit, make_split
+from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.data.word_vectors import frequent_words, label_vectors, read_vocabulary
 from src.errors import UserError, name_some
 
@@ -72,12 +72,13 @@ def prepare_corel5k(
             f"({name_some(missing)}); "
             "give other vectors, or --missing drop to leave these words out"
         )
-    held_out = _choose_unseen(labels, unseen)
+    held_out = [label for label in labels if label in CONCEPTS_81] if unseen is None else list(unseen)
+    unseen_columns = columns_of(held_out, labels, "--unseen (words that have a vector)")
     seen = [column for column, label in enumerate(labels) if label not in held_out]
     split = make_split(
         labels,
         seen,
-        [labels.index(label) for label in held_out],
+        unseen_columns,
         vectors,
         name=f"corel5k_{len(seen)}_{len(held_out)}",
         source=str(source),
@@ -96,15 +97,6 @@ def prepare_corel5k(
         overwrite=overwrite,
     )
     return Report(split, train, val, missing, repeated_train + repeated_val, extra)
-
-
-def _choose_unseen(labels: Sequence[str], unseen: Sequence[str] | None) -> list[str]:
-    if unseen is None:
-        return [label for label in labels if label in CONCEPTS_81]
-    strangers = [label for label in unseen if label not in labels]
-    if strangers:
-        raise UserError(f"--unseen: no such label (or it has no vector): {name_some(strangers)}")
-    return list(unseen)
 
 
 def _read_lines(path: Path) -> list[str]:

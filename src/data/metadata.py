@@ -28,8 +28,8 @@ from torch import Tensor
 
 from src.data.coco import LabelledPictures, write_coco_labels
 from src.data.official import COCO_FILES, NUS_WIDE_FILES, has_files, read_coco_split, read_nus_wide_split
-from src.data.split import ZeroShotSplit, make_split
-from src.errors import UserError, name_some
+from src.data.split import ZeroShotSplit, columns_of, make_split
+from src.errors import UserError
 from src.files import read_json, write_json
 
 FORMAT = "zero-shot-split/1"
@@ -119,8 +119,7 @@ def _load_own(folder: Path) -> Metadata:
         raise UserError(f"{path} is not of the format {FORMAT!r}; make it anew with prepare_data.py")
     try:
         labels = [str(label) for label in content["labels"]]
-        column_of = {label: column for column, label in enumerate(labels)}
-        seen, unseen = ([column_of[name] for name in content[side]] for side in ("seen", "unseen"))
+        seen, unseen = (columns_of(content[side], labels, f"{path}, {side}") for side in ("seen", "unseen"))
         split = make_split(
             labels,
             seen,
@@ -140,7 +139,7 @@ def _load_own(folder: Path) -> Metadata:
             extra_words=_load_extra(folder, content.get("extra_words"), split),
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is incomplete or names a label that it does not list: {error}") from error
+        raise UserError(f"{path} is incomplete: {error}") from error
 
 
 def _named_file(folder: Path, name: str | None) -> Path | None:
@@ -271,16 +270,3 @@ def _put_in_place(new: Path, folder: Path) -> None:
         os.replace(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def columns_of(names: Sequence[str], labels: Sequence[str], source: str) -> list[int]:
-    """The columns of ``names`` in ``labels``.
-
-    Raises:
-        UserError: names that are no label, all listed.
-    """
-    column_of = {label: column for column, label in enumerate(labels)}
-    strangers = [name for name in names if name not in column_of]
-    if strangers:
-        raise UserError(f"{source}: no such label: {name_some(strangers)}")
-    return [column_of[name] for name in names]

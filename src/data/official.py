@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from src.data.coco import COCO_CLASSES
-from src.data.split import ZeroShotSplit, make_split
-from src.errors import UserError, name_some
+from src.data.split import ZeroShotSplit, columns_of, make_split
+from src.errors import UserError
 
 COCO_FILES = ("cls_ids.pickle", "wordvec_array.pickle")
 NUS_WIDE_FILES = ("classes.pickle", "unseen_classes.pickle", "wordvec_array.pickle")
@@ -103,16 +103,11 @@ def read_nus_wide_split(folder: Path) -> ZeroShotSplit:
     if not isinstance(content, dict) or set(content) != set(range(len(content))):
         raise UserError(f"{path} must hold a dict from the columns 0..C-1 to label names")
     labels = [str(content[column]) for column in range(len(content))]
-    column_of = {label: column for column, label in enumerate(labels)}
     unseen_path = folder / "unseen_classes.pickle"
     names = read_array_pickle(unseen_path)
     if not isinstance(names, (list, tuple, set, frozenset, np.ndarray)):
         raise UserError(f"{unseen_path} must hold a list of label names")
-    unseen_names = [str(name) for name in names]
-    strangers = [name for name in unseen_names if name not in column_of]
-    if strangers:
-        raise UserError(f"{unseen_path} names labels that {path} does not: {name_some(strangers)}")
-    unseen = sorted(column_of[name] for name in unseen_names)
+    unseen = columns_of([str(name) for name in names], labels, str(unseen_path))
     seen = sorted(set(range(len(labels))) - set(unseen))
     vectors = read_word_vectors_pickle(folder / "wordvec_array.pickle")
     return make_split(labels, seen, unseen, vectors, name=f"nus_wide_{len(seen)}_{len(unseen)}", source=str(folder))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from src.errors import name_some, raise_collected
+from src.errors import UserError, name_some, raise_collected
 
 
 @dataclass(frozen=True)
@@ -79,3 +79,16 @@ def make_split(
     return ZeroShotSplit(
         tuple(labels), tuple(sorted(set(seen))), tuple(sorted(set(unseen))), word_vectors.float().contiguous(), name
     )
+
+
+def columns_of(names: Sequence[str], labels: Sequence[str], source: str) -> list[int]:
+    """The columns of ``names`` in ``labels``.
+
+    Raises:
+        UserError: names that are no label, all listed.
+    """
+    column_of = {label: column for column, label in enumerate(labels)}
+    strangers = [name for name in names if name not in column_of]
+    if strangers:
+        raise UserError(f"{source}: no such label: {name_some(strangers)}")
+    return [column_of[name] for name in names]

@@ -131,6 +131,16 @@ def _is_known(model_name: str) -> bool:
         return False
 
 
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Make every batch norm use its stored statistics, also in training; the next ``module.train()`` undoes it.
+
+    A batch of a small data set has other statistics than the pictures that the backbone was trained on.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) or type(layer).__name__ == "InPlaceABN":
+            layer.eval()
+
+
 def enable_grad_checkpointing(backbone: nn.Module, model_name: str) -> None:
     """Recompute the backbone's activations in the backward pass instead of keeping them.
 

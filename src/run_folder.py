@@ -1,0 +1,57 @@
+"""The output folder of a training run: its log and its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from src.checkpoint import CheckpointInfo, save_checkpoint
+from src.errors import UserError
+from src.files import atomic_write
+from src.models import SDLModel
+
+
+class RunFolder:
+    """The output folder of a training run.
+
+    ``log.jsonl`` one JSON line an epoch; ``model-last.ckpt``; ``model-best-zero_shot.ckpt`` and
+    ``model-best-generalized.ckpt``, the best epochs by one metric; ``curves.png``.
+
+    Args:
+        path: the folder.
+        metric: what "best" means, such as ``F1@3``.
+        overwrite: replace an earlier run.
+
+    Raises:
+        UserError: the folder holds a run already, or cannot be written.
+    """
+
+    def __init__(self, path: Path, metric: str, *, overwrite: bool = False) -> None:
+        self.path = path
+        self.metric = metric
+        self.entries: list[dict[str, Any]] = []
+        self.best: dict[str, tuple[float, int]] = {}  # setting -> (value, epoch)
+        if (path / "log.jsonl").exists() and not overwrite:
+            raise UserError(
+                f"--path_output {path} holds a training run already; choose another folder or give --overwrite"
+            )
+        self._write_log()
+
+    def record(self, entry: dict[str, Any], model: SDLModel, info: CheckpointInfo, *, half: bool) -> list[str]:
+        """Log an epoch and save its checkpoints; returns the settings of which it is the best epoch so far."""
+        self.entries.append(entry)
+        self._write_log()
+        save_checkpoint(self.path / "model-last.ckpt", model, info, half=half)
+        improved = []
+        for setting in ("zero_shot", "generalized"):
+            value = entry["metrics"].get(f"{setting}.{self.metric}")
+            if value is not None and value > self.best.get(setting, (-1.0, 0))[0]:
+                self.best[setting] = (value, entry["epoch"])
+                save_checkpoint(self.path / f"model-best-{setting}.ckpt", model, info, half=half)
+                improved.append(setting)
+        return improved
+
+    def _write_log(self) -> None:
+        with atomic_write(self.path / "log.jsonl", "w") as stream:
+            stream.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in self.entries)
