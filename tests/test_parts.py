@@ -201,3 +201,14 @@ def test_real_pictures_with_real_labels(shared_data):
     evaluation = load_evaluation_set(metadata, tiny)
     assert len(evaluation.paths) == 50
     assert read_picture(evaluation.paths[0]).mode == "RGB"
+
+
+def test_a_picture_in_both_lists_has_the_labels_of_either(folder):
+    metadata = own(
+        folder,
+        val=labels(folder / "v.json", {"a.jpg": "dog", "b.jpg": ""}),
+        val_unseen=labels(folder / "u.json", {"b.jpg": "cat", "a.jpg": "fish"}),
+    )
+    evaluation = load_evaluation_set(metadata, None)
+    assert [path.stem for path in evaluation.paths] == ["a", "b"]
+    assert evaluation.targets.tolist() == [[0, 1, 0, 1, 0], [1, 0, 0, 0, 0]]

@@ -106,14 +106,21 @@ def load_evaluation_set(metadata: Metadata, data: str | Path | None) -> Evaluati
 
 
 def _join(pictures: LabelledPictures, zero_shot: LabelledPictures) -> tuple[LabelledPictures, Tensor, Tensor]:
-    """Both lists as one, each picture (by file name) once: (all, in ``zero_shot``, in ``pictures``)."""
-    known = set(pictures.file_names)
-    new = [row for row, name in enumerate(zero_shot.file_names) if name not in known]
+    """Both lists as one, each picture (by file name) once: (all, in ``zero_shot``, in ``pictures``).
+
+    A picture in both has the labels of either: a list made for the unseen labels need not repeat the others.
+    """
+    row_of = {name: row for row, name in enumerate(pictures.file_names)}
+    new = [row for row, name in enumerate(zero_shot.file_names) if name not in row_of]
+    shared = [row for row, name in enumerate(zero_shot.file_names) if name in row_of]
     added = zero_shot.rows(new)
+    targets = pictures.targets.clone()
+    rows = [row_of[zero_shot.file_names[row]] for row in shared]
+    targets[rows] = torch.maximum(targets[rows], zero_shot.targets[shared])
     joined = LabelledPictures(
         pictures.image_ids + added.image_ids,
         pictures.file_names + added.file_names,
-        torch.cat([pictures.targets, added.targets]),
+        torch.cat([targets, added.targets]),
     )
     listed = set(zero_shot.file_names)
     in_zero_shot = torch.tensor([name in listed for name in joined.file_names], dtype=torch.bool)
