@@ -51,7 +51,7 @@ def parser() -> ArgumentParser:
         type=non_negative_int,
         default=0,
         metavar="N",
-        help="also store the vocabulary's first N words (the most frequent, where a corpus orders it), for own tags later",
+        help="also store the vocabulary's first N words, the most frequent of a corpus, for own tags later",
     )
     corel.set_defaults(run=run_corel5k)
 

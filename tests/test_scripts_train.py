@@ -355,6 +355,20 @@ def test_grad_checkpointing_changes_memory_not_numbers(sample, tmp_path, monkeyp
     torch.testing.assert_close(heads[0], heads[1])
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_freeze_bn_keeps_the_stored_statistics_and_trains_the_rest(frozen, sample, tmp_path, freeze):
+    start = frozen["folder"] / "model-last.ckpt"
+    flags = ("--data", sample, *PLAIN, "-b", 8, "--num-epochs", 1, "--lr", 1e-3, "--model-path", start)
+    with without_curves():
+        succeeded(call(train.main, *flags, *["--freeze-bn"] * freeze, "--path_output", tmp_path / "out"))
+    before, after = weights_of(start), weights_of(tmp_path / "out" / "model-last.ckpt")
+    statistics = [key for key in before if "running_" in key]
+    assert len(statistics) > 20
+    assert all(torch.equal(before[key], after[key]) == freeze for key in statistics)
+    convolutions = [key for key in before if before[key].ndim == 4]
+    assert not any(torch.equal(before[key], after[key]) for key in convolutions)
+
+
 @pytest.mark.parametrize("flags", [(), ("--pretrain-backbone", 0)])
 def test_continuing_takes_model_rows_and_size_from_the_checkpoint(frozen, sample, tmp_path, flags):
     start = frozen["folder"] / "model-last.ckpt"
