@@ -14,8 +14,8 @@ from src.cli import ArgumentParser, add_device_flag, choose_device, positive_int
 from src.data.images import BadPictureError, read_picture
 from src.data.metadata import KINDS
 from src.engine import check_image_size
-from src.errors import UserError
-from src.files import write_json
+from src.errors import UserError, blaming
+from src.files import check_writable, write_json
 from src.tagger import Tag, Tagger
 
 QUICK_START = Path(__file__).resolve().parent / "models" / "sdl_lite0_corel5k.pth"
@@ -106,16 +106,20 @@ def _main(argv: Sequence[str] | None) -> int:
             "is a folder; give its pictures" if args.pic_path[0].is_dir() else "no such file; give a picture's path"
         )
         raise UserError(f"--pic_path {args.pic_path[0]}: {problem}")
-    tagger = Tagger.load(
-        args.model_path,
-        dataset_path=args.dataset_path,
-        dataset_type=args.dataset_type,
-        model_name=args.model_name,
-        num_rows=args.num_rows,
-        wordvec_dim=args.wordvec_dim,
-        image_size=args.input_size,
-        device=choose_device(args.device),
-    )
+    if args.json is not None:
+        check_writable(args.json, "--json")
+    device = choose_device(args.device)
+    with blaming("--model_path" if args.dataset_path is None else "--model_path, --dataset_path"):
+        tagger = Tagger.load(
+            args.model_path,
+            dataset_path=args.dataset_path,
+            dataset_type=args.dataset_type,
+            model_name=args.model_name,
+            num_rows=args.num_rows,
+            wordvec_dim=args.wordvec_dim,
+            image_size=args.input_size,
+            device=device,
+        )
     if args.input_size is not None:
         check_image_size(tagger.model, args.input_size, "--input_size")
     bad: list[str] = []

@@ -28,7 +28,7 @@ from src.engine import (
     one_cycle,
     train_one_epoch,
 )
-from src.errors import UserError
+from src.errors import UserError, blaming
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.models.inplace_abn import use_inplace_abn
@@ -59,21 +59,26 @@ def _main(argv: Sequence[str] | None) -> int:
     args = train_parser(__doc__).parse_args(argv)
     seed_everything(args.seed)
     device = choose_device(args.device)
-    metadata = load_metadata(metadata_folder(args.metadata, args.data))
+    with blaming("--metadata"):
+        metadata = load_metadata(metadata_folder(args.metadata, args.data))
     if args.wordvec_dim not in (None, metadata.split.wordvec_dim):
         raise UserError(
             f"--wordvec_dim {args.wordvec_dim}: the word vectors in {metadata.folder} have length "
             f"{metadata.split.wordvec_dim}; leave the flag out"
         )
-    training, evaluation = load_training_set(metadata, args.data), load_evaluation_set(metadata, args.data)
-    model, config = build_model(args, metadata)
-    folder = RunFolder(args.path_output, args.best_metric, overwrite=args.overwrite)
+    with blaming("--metadata"):
+        training, evaluation = load_training_set(metadata, args.data), load_evaluation_set(metadata, args.data)
+    with blaming("--model-path"):
+        model, config = build_model(args, metadata)
+    with blaming("--path_output"):
+        folder = RunFolder(args.path_output, args.best_metric, overwrite=args.overwrite)
     print(describe(metadata, training, evaluation, config, device))
     feed = build_feed(args, model.to(device), training, evaluation, metadata, config, device)
     try:
         fit(args, model, feed, evaluation, metadata, config, folder, device)
     except NonFiniteLossError as error:
-        print(f"train.py: the loss is not finite at {error}; lower --lr or give --autocast-enabled 0", file=sys.stderr)
+        remedy = "lower --lr or give --autocast-enabled 0" if mixed_precision(args, device) else "lower --lr"
+        print(f"train.py: the loss is not finite at {error}; {remedy}", file=sys.stderr)
         return 1
     finish(args, folder)
     return 0

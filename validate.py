@@ -12,14 +12,22 @@ import torch
 from tqdm import tqdm
 
 from src.checkpoint import CheckpointInfo, load_checkpoint, package_versions
-from src.cli import ArgumentParser, add_device_flag, add_workers_flag, choose_device, positive_int, run_script
+from src.cli import (
+    ArgumentParser,
+    add_device_flag,
+    add_workers_flag,
+    choose_device,
+    finite_float,
+    positive_int,
+    run_script,
+)
 from src.data.dataset import PictureDataset, picture_loader
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
 from src.engine import Embedded, check_image_size, embed, evaluate
-from src.errors import UserError
-from src.files import write_json
+from src.errors import UserError, blaming
+from src.files import check_writable, write_json
 from src.metrics import IMAGES
 from src.models import SDLModel
 from src.report import format_report
@@ -75,7 +83,7 @@ def parser() -> ArgumentParser:
     )
     add(
         "--thre",
-        type=float,
+        type=finite_float,
         metavar="SCORE",
         help="also report P/R/F1 of the labels that score above this (a raw score, not a probability)",
     )
@@ -97,17 +105,22 @@ def _main(argv: Sequence[str] | None) -> int:
     if args.data is not None and args.positional_data is not None:
         raise UserError(f"the picture folder is given twice: {args.positional_data} and --data {args.data}; give one")
     data = args.data or args.positional_data
-    model, info = load_checkpoint(
-        args.model_path, model_name=args.model_name, num_rows=args.num_rows, wordvec_dim=args.wordvec_dim
-    )
-    metadata = find_metadata(args.metadata, data, info)
+    if args.json is not None:
+        check_writable(args.json, "--json")
+    with blaming("--model-path"):
+        model, info = load_checkpoint(
+            args.model_path, model_name=args.model_name, num_rows=args.num_rows, wordvec_dim=args.wordvec_dim
+        )
+    with blaming("--metadata"):
+        metadata = find_metadata(args.metadata, data, info)
     if data is None:
         data = pictures_of_training(metadata, info)
     num_labels = len(metadata.split.seen) + len(metadata.split.unseen)
     too_large = [k for k in args.top_k if k > num_labels]
     if too_large:
         raise UserError(f"--top_k {too_large[0]}: must be from 1 to the number of labels, {num_labels}")
-    check_same_space(info, metadata.split, metadata.folder)
+    with blaming("--metadata"):
+        check_same_space(info, metadata.split, metadata.folder)
     evaluation = load_evaluation_set(metadata, data)
     if args.image_size is not None:
         check_image_size(model, args.image_size, "--image-size")

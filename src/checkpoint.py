@@ -197,6 +197,9 @@ def _load_own(content: Mapping[str, Any], path: str | Path) -> tuple[SDLModel, C
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is an incomplete checkpoint of this project: {error}") from error
+    lengths = {split.wordvec_dim, *(() if info.extra_vectors is None else info.extra_vectors.shape[:1])}
+    if lengths != {config.wordvec_dim}:
+        raise UserError(f"{path}: its word vectors have lengths {lengths}, its model has D = {config.wordvec_dim}")
     model = create_model(config.model_name, config.num_rows, config.wordvec_dim, image_size=config.image_size)
     load_strictly(model, state, path)
     return model, info

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """A mistake of the user: a wrong flag, a missing file, a file that does not fit.
@@ -22,3 +25,14 @@ def name_some(names: list[str], limit: int = 8) -> str:
     shown = ", ".join(str(name) for name in names[:limit])
     left = len(names) - limit
     return f"{shown} and {left} more" if left > 0 else shown
+
+
+@contextmanager
+def blaming(flag: str) -> Iterator[None]:
+    """Name ``flag`` in front of the message of a :class:`UserError` that does not begin with a flag of its own."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).startswith("--"):
+            raise
+        raise UserError(f"{flag}: {error}") from error

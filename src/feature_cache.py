@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import PIL
 import torch
+import torchvision
 from torch import Tensor
 
 from src.engine import Embedded
@@ -18,8 +20,9 @@ from src.models.state_files import read_state_file
 
 
 def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], facts: Sequence[object]) -> str:
-    """A name for features that changes with all they depend on: pictures (path, size, time), weights, other facts."""
-    digest = hashlib.sha256(repr(tuple(facts)).encode())
+    """A name for features that changes with all they depend on: pictures, weights, versions, other facts."""
+    versions = [str(package.__version__) for package in (torch, torchvision, PIL)]
+    digest = hashlib.sha256(repr((*facts, *versions)).encode())
     for path in paths:
         try:
             status = os.stat(path)

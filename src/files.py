@@ -51,6 +51,23 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
+def check_writable(path: str | Path, flag: str) -> None:
+    """Make sure before a long run that ``path``, the value of ``flag``, can be written in the end; it stays as it is.
+
+    Raises:
+        UserError: it is a folder, or its folder cannot be made or written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{flag} {path}: is a folder; give the path of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be written: {error.strerror or error}; choose another place") from error
+
+
 def _umask() -> int:
     """The process's file mode mask (mkstemp makes files that only the owner may read)."""
     mask = os.umask(0)

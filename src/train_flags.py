@@ -87,7 +87,10 @@ def _add_model_flags(parser: ArgumentParser) -> None:
         "the model then starts as the one that was loaded"
     )
     add("--freeze-bn", action="store_true", help=bn_help)
-    checkpointing_help = "recompute activations in the backward pass: less memory, more time"
+    checkpointing_help = (
+        "recompute activations in the backward pass: less memory, more time; running batch-norm statistics move twice "
+        "a step"
+    )
     add("--grad-checkpointing", action="store_true", help=checkpointing_help)
     abn_help = "TResNet with InPlaceABN: less memory; needs the inplace-abn package"
     add("--inplace-abn", action="store_true", help=abn_help)

@@ -71,6 +71,10 @@ def starting_model(
             f"--pretrain-backbone 0: {model_path} is no SDL model; use --pretrain-backbone 1 to put a fresh head "
             "on a backbone"
         )
+    if num_classes is not None and (is_sdl or model_path in ("timm", "none")):
+        raise UserError(
+            f"--num-classes {num_classes}: --model-path {model_path} has no classifier to check; leave the flag out"
+        )
     if is_sdl and pretrain_backbone != 1:
         model, info = load_checkpoint(model_path, model_name=model_name, num_rows=num_rows, wordvec_dim=wordvec_dim)
         return model, info.config.model_name, info

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+# The models of the tests are tiny: threads that wait for each other cost more than they save on a busy machine.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -35,7 +39,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_script(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run one of the scripts as a child process, as a user would."""
     script, *rest = (str(argument) for argument in arguments)
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, str(ROOT / script), *rest],
         capture_output=True,

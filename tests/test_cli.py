@@ -24,7 +24,7 @@ from src.cli import (
     run_script,
     seed_everything,
 )
-from src.errors import UserError
+from src.errors import UserError, blaming
 from src.train_flags import lambda_or_none, train_parser
 from tests.conftest import run_script as run_as_child
 
@@ -295,3 +295,10 @@ def test_a_seed_that_pytorch_cannot_take_is_a_user_error(seed):
 
 def test_a_negative_seed_can_be_given():
     assert train_parser(None).parse_args(["--seed", "-5"]).seed == -5
+
+
+def test_blaming_names_the_flag_unless_the_message_does():
+    with pytest.raises(UserError, match=r"^--metadata: x is no folder$"), blaming("--metadata"):
+        raise UserError("x is no folder")
+    with pytest.raises(UserError, match=r"^--data x: no such folder$"), blaming("--metadata"):
+        raise UserError("--data x: no such folder")

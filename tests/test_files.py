@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.files import atomic_write, read_json, write_json
+from src.files import atomic_write, check_writable, read_json, write_json
 
 
 @pytest.mark.parametrize(("mode", "content"), [("wb", b"\x00\xff"), ("w", "grün 日本\n")])
@@ -152,3 +152,15 @@ def test_a_missing_json_file_and_a_folder_are_named(tmp_path):
         read_json(tmp_path / "none.json")
     with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
         read_json(tmp_path)
+
+
+def test_what_cannot_be_written_is_found_before_the_work(tmp_path):
+    check_writable(tmp_path / "new" / "r.json", "--json")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "old.json").write_text("old")
+    check_writable(tmp_path / "old.json", "--json")
+    assert (tmp_path / "old.json").read_text() == "old"
+    with pytest.raises(UserError, match=r"--json .*old\.json/r\.json: cannot be written"):
+        check_writable(tmp_path / "old.json" / "r.json", "--json")
+    with pytest.raises(UserError, match=r"--json .*new: is a folder"):
+        check_writable(tmp_path / "new", "--json")

@@ -335,7 +335,7 @@ MISTAKES = [
     ("{both} --path_output {sample}/images", ["--path_output {sample}/images", "overwrite", "choose another folder"]),
     (
         "{both} --no_picture --json {sample}/split.json/r.json",
-        ["{sample}/split.json/r.json", "choose an output folder"],
+        ["{sample}/split.json/r.json", "choose another place"],
     ),
     ("{both} --top 3", ["--top", "--help"]),
 ]

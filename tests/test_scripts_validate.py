@@ -268,7 +268,7 @@ def test_order_of_the_labels_does_not_matter(sample, last, tmp_path):
 def test_other_word_vectors_are_refused(sample, last, tmp_path):
     data = copy_of(sample, tmp_path / "data")
     vectors = np.load(data / "word_vectors.npy")
-    for changed, words in ((vectors[::-1], "median cosine"), (vectors[:50], "length 50")):
+    for changed, words in ((vectors[::-1], "18 of 18 labels have other word vectors"), (vectors[:50], "length 50")):
         np.save(data / "word_vectors.npy", changed)
         message = user_error(call(validate.main, "--model-path", last, "--metadata", data, "-j", 0))
         assert str(data) in message
@@ -365,7 +365,7 @@ MISTAKES = [
     ("{last} --thre high", ["--thre", "'high'"]),
     ("{last} --images some", ["--images", "'some'", "all-images"]),
     ("{last} --print-freq 0", ["--print-freq", "'0'"]),
-    ("{last} --json {sample}/split.json/r.json", ["{sample}/split.json/r.json", "choose an output folder"]),
+    ("{last} --json {sample}/split.json/r.json", ["{sample}/split.json/r.json", "choose another place"]),
     ("{orphan}", ["--metadata is needed", "gone"]),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -169,8 +170,17 @@ def test_a_folder_of_another_kind_than_asked_is_refused(tmp_path):
 
 def test_vectors_of_another_space_are_refused(tmp_path):
     folder = write_folder(tmp_path / "new", make_toy_split(seed=1))  # the same labels, other vectors
-    with pytest.raises(UserError, match=r"new: the word vectors are not those .* trained with .*6 shared labels"):
+    with pytest.raises(UserError, match=r"new: 6 of 6 labels have other word vectors .*same word vectors"):
         labels_for(info_of(make_toy_split()), folder)
+
+
+def test_one_label_with_another_vector_is_refused_by_name(tmp_path):
+    split = make_toy_split()
+    vectors = split.word_vectors.clone()
+    vectors[:, 2] = -vectors[:, 2]
+    folder = write_folder(tmp_path / "new", dataclasses.replace(split, word_vectors=vectors))
+    with pytest.raises(UserError, match=r"1 of 6 labels have other word vectors .*\(tag2\)"):
+        labels_for(info_of(split), folder)
 
 
 def test_vectors_of_another_length_are_refused(tmp_path):

@@ -465,3 +465,25 @@ def test_frozen_batch_norms_keep_their_statistics(freeze_bn, tmp_path):
     assert model.training is False
     feed.set_training()
     assert model.training
+
+
+def test_a_run_that_stopped_in_its_first_epoch_does_not_block_the_next(tmp_path):
+    RunFolder(tmp_path, "mAP")
+    assert (tmp_path / "log.jsonl").read_text() == ""
+    record(RunFolder(tmp_path, "mAP"), 1, zero_shot__mAP=50.0)
+
+
+def test_overwriting_removes_what_the_new_run_may_not_write(tmp_path):
+    record(RunFolder(tmp_path, "mAP"), 1, zero_shot__mAP=50.0)
+    (tmp_path / "notes.txt").write_text("mine")
+    RunFolder(tmp_path, "mAP", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "notes.txt"]
+
+
+@pytest.mark.parametrize("model_path", ["none", "timm", "sdl"])
+def test_a_number_of_classes_needs_a_classifier(model_path, tmp_path):
+    if model_path == "sdl":
+        save_tiny(tmp_path / "x.ckpt")
+        model_path = str(tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"--num-classes 1000: .*has no classifier"):
+        start(model_path, model_name=TINY, num_classes=1000)

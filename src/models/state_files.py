@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,9 +56,12 @@ def read_state_file(path: str | Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_safe_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next(iter(str(error).splitlines()), "damaged")
+        # PyTorch's own message goes on to advise loading it unsafely.
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"; it refers to {refused[1]}" if refused else ""
         raise UserError(
-            f"{path} is no checkpoint that can be loaded safely (tensors and plain containers only): {reason}"
+            f"{path} is no checkpoint, or holds other things than tensors and plain containers, which is not safe to "
+            f"load{what}"
         ) from error
     except _UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
