@@ -233,6 +233,8 @@ def write_metadata(
         "images": None if image_root is None else os.fspath(image_root),
         **{part: f"{part}.json" for part in parts},
     }
+    if extra_words is not None:
+        content["extra_words"] = {"words": "extra_words.json", "vectors": "extra_words.npy"}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
@@ -240,13 +242,9 @@ def write_metadata(
         raise UserError(f"--output {folder}: cannot be written: {error.strerror or error}") from error
     try:
         os.chmod(temporary, 0o755)
-        np.save(temporary / "word_vectors.npy", split.word_vectors.numpy(), allow_pickle=False)
+        _write_vectors(temporary, split, extra_words)
         for part, pictures in parts.items():
             write_coco_labels(temporary / f"{part}.json", pictures, split.labels)
-        if extra_words is not None:
-            content["extra_words"] = {"words": "extra_words.json", "vectors": "extra_words.npy"}
-            write_json(temporary / "extra_words.json", list(extra_words.words))
-            np.save(temporary / "extra_words.npy", extra_words.vectors.numpy(), allow_pickle=False)
         write_json(temporary / "split.json", content)
         for finished in move_in:
             shutil.move(finished, temporary / finished.name)
@@ -255,6 +253,13 @@ def write_metadata(
         raise UserError(f"--output {folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_vectors(folder: Path, split: ZeroShotSplit, extra_words: ExtraWords | None) -> None:
+    np.save(folder / "word_vectors.npy", split.word_vectors.numpy(), allow_pickle=False)
+    if extra_words is not None:
+        write_json(folder / "extra_words.json", list(extra_words.words))
+        np.save(folder / "extra_words.npy", extra_words.vectors.numpy(), allow_pickle=False)
 
 
 def _put_in_place(new: Path, folder: Path) -> None:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from src.errors import UserError
 from src.models.converters import INPLACE_ABN_EPS
 
-INSTALL_LINE = "pip install setuptools setuptools_scm wheel ninja && pip install --no-build-isolation inplace-abn"
+INSTALL_LINE = (
+    "pip install setuptools setuptools_scm wheel ninja && pip install --no-build-isolation --no-cache-dir inplace-abn"
+)
 
 
 def _abn_class() -> Any:
