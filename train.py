@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = train_parser(__doc__).parse_args(argv)
+    args.lr = args.lr or (LR_FROZEN if args.freeze_backbone else LR_FINE_TUNING)
     seed_everything(args.seed)
     device = choose_device(args.device)
     with blaming("--metadata"):
@@ -177,9 +178,8 @@ def fit(
     criterion = SDLLoss(
         weight=args.var_weight, wordvec_array=split.word_vectors[:, list(split.seen)], normalization=args.normalization
     ).to(device)
-    lr = args.lr or (LR_FROZEN if args.freeze_backbone else LR_FINE_TUNING)
-    optimizer = torch.optim.Adam(decay_groups(feed.module, args.weight_decay), lr=lr)
-    scheduler = one_cycle(optimizer, lr, total_steps=args.num_epochs * feed.steps)
+    optimizer = torch.optim.Adam(decay_groups(feed.module, args.weight_decay), lr=args.lr)
+    scheduler = one_cycle(optimizer, args.lr, total_steps=args.num_epochs * feed.steps)
     scaler = torch.amp.GradScaler(device.type) if mixed_precision(args, device) and not args.freeze_backbone else None
     known_bad: set[str] = set()
     for epoch in range(1, args.num_epochs + 1):

@@ -1,0 +1,52 @@
+"""The checkpoint and the photographs that the project ships."""
+
+import json
+
+import pytest
+
+import infer
+from src.checkpoint import load_checkpoint
+from tests.conftest import ROOT
+
+PICTURES = sorted((ROOT / "pics").glob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def info():
+    return load_checkpoint(infer.QUICK_START)[1]
+
+
+def test_it_is_small_and_describes_itself(info):
+    assert infer.QUICK_START.stat().st_size <= 16e6
+    assert (info.kind, info.config.model_name, info.config.num_rows, info.config.wordvec_dim) == (
+        "sdl", "tf_efficientnet_lite0", 7, 100,
+    )  # fmt: skip
+    assert (len(info.split.seen), len(info.split.unseen)) == (315, 59)
+    assert (len(info.extra_words), tuple(info.extra_vectors.shape)) == (20_000, (100, 20_000))
+    assert not set(info.extra_words) & set(info.labels)
+
+
+def test_the_metrics_it_carries_are_those_of_the_documents(info):
+    zero_shot, generalized = (info.metrics[f"{setting}.F1@3"] for setting in ("zero_shot", "generalized"))
+    assert (round(zero_shot, 2), round(generalized, 2)) == (26.25, 27.95)  # 27.89 after rounding to half precision
+
+
+def test_its_settings_name_no_place_of_the_machine_that_made_it(info):
+    assert not [value for value in info.settings.values() if isinstance(value, str) and value.startswith("/")]
+
+
+def test_infer_uses_it_by_default(tmp_path, capsys):
+    flags = ["--pic_path", str(ROOT / "pics" / "rocket.jpg"), "--path_output", str(tmp_path)]
+    assert infer.main([*flags, "--json", str(tmp_path / "r.json")]) == 0
+    tags = [tag["label"] for tag in json.loads((tmp_path / "r.json").read_text())["results"][0]["tags"]]
+    # The picture in the README; close scores may change places with another JPEG decoder.
+    assert tags[:3] == ["light", "people", "steel"]
+    assert set(tags[3:7]) == {"flag", "bridge", "sky", "pillar"}
+    assert "*sky*" in capsys.readouterr().out
+    assert (tmp_path / "rocket.jpg").is_file()
+
+
+def test_every_photograph_has_a_source():
+    sources = (ROOT / "pics" / "SOURCES.md").read_text(encoding="utf-8")
+    assert len(PICTURES) == 4
+    assert [path.name for path in PICTURES if f"`{path.name}`" not in sources] == []
