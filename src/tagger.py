@@ -24,7 +24,10 @@ OFFICIAL_DATASET_PATH = Path("data/NUS_WIDE")
 
 
 class Tag(NamedTuple):
-    """A label, its score (see :func:`src.scoring.score_labels`), and whether it was unseen in training."""
+    """A label, its score (see :func:`src.scoring.score_labels`), and whether it was unseen in training.
+
+    Training sees the seen labels only: one on neither side of the split (15 of COCO's 80) is unseen too.
+    """
 
     label: str
     score: float
@@ -59,7 +62,7 @@ class Tagger:
         self.model = model.to(self.device).eval()
         self.split = split
         self.transform = eval_transform(image_size, interpolation)
-        self._unseen = frozenset(split.unseen)
+        self._seen = frozenset(split.seen)
         self._word_vectors = split.word_vectors.to(self.device)
 
     @classmethod
@@ -126,7 +129,7 @@ class Tagger:
         scores, columns = top_k_labels(score_labels(self.embed(pictures), self._word_vectors), top_k)
         return [
             [
-                Tag(self.split.labels[column], score, column in self._unseen)
+                Tag(self.split.labels[column], score, column not in self._seen)
                 for score, column in zip(row_scores, row_columns, strict=True)
             ]
             for row_scores, row_columns in zip(scores.tolist(), columns.tolist(), strict=True)

@@ -227,3 +227,21 @@ def test_the_released_inference_gives_the_same_tags(shared_data, tmp_path):
         (tags,) = tagger.tag([read_picture(shared_data / "nus_wide" / "pics" / name)], top_k=10)
         assert [tag.label for tag in tags] == [label for label, _ in expected]
         assert [tag.score for tag in tags] == pytest.approx([score for _, score in expected], abs=1e-3)
+
+
+def test_a_label_on_neither_side_of_the_split_is_unseen():
+    split = dataclasses.replace(make_toy_split(), seen=(0, 1))  # 4 and 5 are unseen, 2 and 3 on neither side
+    tags = Tagger(tiny_model(), split, image_size=SIZE).tag(drawn()[:1], top_k=6)[0]
+    assert {tag.label for tag in tags if not tag.unseen} == {"tag0", "tag1"}
+    assert {tag.marked for tag in tags if tag.label == "tag2"} == {"*tag2*"}
+
+
+def test_a_pillow_picture_is_turned_as_its_file_is(tmp_path, tagger):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    drawn()[0].convert("RGB").resize((40, 20)).save(tmp_path / "turned.png", exif=exif)
+    from_file = tagger.tag([read_picture(tmp_path / "turned.png")], top_k=6)
+    with Image.open(tmp_path / "turned.png") as opened:
+        assert opened.size == (40, 20)
+        assert tagger.tag([opened], top_k=6) == from_file
+        assert tagger.tag([Image.fromarray(np.asarray(opened)).rotate(270, expand=True)], top_k=6) == from_file

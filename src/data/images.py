@@ -25,7 +25,7 @@ def read_picture(path: str | Path) -> Image.Image:
         with Image.open(path) as picture:
             picture.seek(0)
             picture.load()
-            return to_rgb(ImageOps.exif_transpose(picture))
+            return to_rgb(picture)
     except UnidentifiedImageError as error:
         raise BadPictureError(f"{path}: not a picture that can be read") from error
     except Exception as error:  # a damaged picture can raise nearly anything from Pillow's readers
@@ -33,7 +33,11 @@ def read_picture(path: str | Path) -> Image.Image:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to RGB without losing depth or showing what transparency hides."""
+    """Turn a picture as its EXIF says and convert any Pillow mode to RGB.
+
+    No depth is lost on the way, and what transparency hides stays hidden.
+    """
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
