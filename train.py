@@ -138,24 +138,22 @@ def build_feed(
     """Cached features for a frozen backbone, augmented pictures otherwise."""
     options = LoaderOptions(args.batch_size, args.workers, args.seed, pin_memory=device.type == "cuda")
     autocast = mixed_precision(args, device)
+    evaluate_as = eval_transform(config.image_size, config.interpolation)
     if args.freeze_backbone:
         cache = args.feature_cache or metadata.folder / "feature_cache"
         return FeatureFeed(
             model,
             training,
             evaluation,
-            config.image_size,
+            evaluate_as,
             options,
             device,
             autocast,
             cache,
-            facts=(config.model_name, config.interpolation),
+            facts=(config.model_name, config.image_size, config.interpolation),
         )
-    transforms = (
-        train_transform(config.image_size, cutout=args.cutout, augmentation=args.augmentation),
-        eval_transform(config.image_size, config.interpolation),
-    )
-    return PictureFeed(model, training, evaluation, transforms, options, device, autocast, args.freeze_bn)
+    train_as = train_transform(config.image_size, cutout=args.cutout, augmentation=args.augmentation)
+    return PictureFeed(model, training, evaluation, (train_as, evaluate_as), options, device, autocast, args.freeze_bn)
 
 
 def mixed_precision(args: argparse.Namespace, device: torch.device) -> bool:

@@ -71,20 +71,17 @@ def run_script(name: str, main: Callable[[Sequence[str] | None], int], argv: Seq
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number from 1."""
-    return _bounded(text, int, 1)
+    return _whole_number(text, 1)
 
 
 def non_negative_int(text: str) -> int:
     """An argparse type: a whole number from 0."""
-    return _bounded(text, int, 0)
+    return _whole_number(text, 0)
 
 
 def fraction(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
@@ -92,10 +89,7 @@ def fraction(text: str) -> float:
 
 def finite_float(text: str) -> float:
     """An argparse type: a number that is neither infinite nor NaN."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    value = _number(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
@@ -103,18 +97,23 @@ def finite_float(text: str) -> float:
 
 def positive_float(text: str) -> float:
     """An argparse type: a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
+    value = _number(text)
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 
-def _bounded(text: str, kind: type[int], low: int) -> int:
+def _number(text: str) -> float:
+    """The number, or NaN, which is in no range, where the text is none."""
     try:
-        value = kind(text)
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _whole_number(text: str, low: int) -> int:
+    try:
+        value = int(text)
     except ValueError:
         value = low - 1
     if value < low:

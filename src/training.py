@@ -16,7 +16,7 @@ from tqdm import tqdm
 from src.checkpoint import FORMAT, CheckpointInfo, load_checkpoint
 from src.data.dataset import PictureDataset, picture_loader
 from src.data.parts import EvaluationSet, TrainingSet
-from src.data.transforms import Transform, eval_transform
+from src.data.transforms import Transform
 from src.engine import Embedded, TrainBatch, embed, feature_batches, picture_batches
 from src.errors import UserError
 from src.feature_cache import cached_features, feature_key
@@ -173,14 +173,17 @@ class PictureFeed:
 
 
 class FeatureFeed:
-    """A frozen backbone: features are computed once, without augmentation, and only the head is trained."""
+    """A frozen backbone: features are computed once, without augmentation, and only the head is trained.
+
+    ``facts`` are what the features depend on beside pictures, weights and precision: they name the cached file.
+    """
 
     def __init__(
         self,
         model: SDLModel,
         training: TrainingSet,
         evaluation: EvaluationSet,
-        image_size: int,
+        transform: Transform,
         options: LoaderOptions,
         device: torch.device,
         autocast: bool,
@@ -190,7 +193,6 @@ class FeatureFeed:
         self.module = model.embedding
         self._device = device
         model.eval()
-        transform = eval_transform(image_size)
 
         def features(paths: list[Path], title: str) -> Embedded:
             dataset = PictureDataset(paths, transform)
@@ -203,7 +205,7 @@ class FeatureFeed:
                     return embed(model.forward_features, loader, device=device, autocast=autocast, on_batch=advance)
 
             return cached_features(
-                cache, feature_key(dataset.paths, model.backbone.state_dict(), (*facts, image_size, autocast)), compute
+                cache, feature_key(dataset.paths, model.backbone.state_dict(), (*facts, autocast)), compute
             )
 
         trained, self._evaluated = features(training.paths, "training"), features(evaluation.paths, "evaluation")

@@ -220,7 +220,7 @@ def picture_feed(folder: Path, model: SDLModel, seed: int | None = 0, broken: tu
 
 def feature_feed(folder: Path, model: SDLModel, seed: int | None = 0, broken: tuple[int, ...] = (BROKEN,)) -> Feed:
     return FeatureFeed(
-        model, *data_sets(folder, broken), SIDE, options(seed), CPU, False, folder / "cache", facts=("tiny",)
+        model, *data_sets(folder, broken), eval_transform(SIDE), options(seed), CPU, False, folder / "cache", ("tiny",)
     )
 
 
