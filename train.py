@@ -174,7 +174,10 @@ def fit(
     """Train and evaluate for ``--num-epochs`` (released recipe: Adam, OneCycle with 10% warm-up)."""
     split = metadata.split
     criterion = SDLLoss(
-        weight=args.var_weight, wordvec_array=split.word_vectors[:, list(split.seen)], normalization=args.normalization
+        weight=args.var_weight,
+        wordvec_array=split.word_vectors[:, list(split.seen)],
+        normalization=args.normalization,
+        unknown=args.unknown,
     ).to(device)
     optimizer = torch.optim.Adam(decay_groups(feed.module, args.weight_decay), lr=args.lr)
     scheduler = one_cycle(optimizer, args.lr, total_steps=args.num_epochs * feed.steps)

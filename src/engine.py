@@ -72,18 +72,18 @@ def one_cycle(optimizer: Optimizer, max_lr: float, total_steps: int) -> OneCycle
     return OneCycleLR(optimizer, max_lr=max_lr, total_steps=total_steps, pct_start=pct_start)
 
 
-def picture_batches(loader: DataLoader[Batch], targets: Tensor) -> Iterator[TrainBatch]:
-    """Join the loader's pictures with their rows of ``targets`` [N, C_seen]."""
+def picture_batches(loader: DataLoader[Batch], targets_of: Callable[[Tensor], Tensor]) -> Iterator[TrainBatch]:
+    """Join the loader's pictures with their targets; ``targets_of`` maps their rows [b] to [b, C_seen]."""
     for batch in loader:
-        yield TrainBatch(batch.pictures, targets[batch.rows], batch.bad)
+        yield TrainBatch(batch.pictures, targets_of(batch.rows), batch.bad)
 
 
 def feature_batches(
-    features: Tensor, targets: Tensor, batch_size: int, generator: torch.Generator
+    features: Tensor, targets_of: Callable[[Tensor], Tensor], batch_size: int, generator: torch.Generator
 ) -> Iterator[TrainBatch]:
-    """Shuffled batches of cached features [N, F] and ``targets`` [N, C_seen]."""
+    """Shuffled batches of cached features [N, F]; ``targets_of`` maps rows [b] to targets [b, C_seen]."""
     for rows in torch.randperm(len(features), generator=generator).split(batch_size):
-        yield TrainBatch(features[rows], targets[rows])
+        yield TrainBatch(features[rows], targets_of(rows))
 
 
 def train_one_epoch(

@@ -8,9 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+import msgspec
 
 from src.errors import UserError
+
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        make_readable(temporary)
         os.replace(temporary, path)
     except BaseException as error:
         with suppress(OSError):
@@ -66,6 +70,11 @@ def check_writable(path: str | Path, flag: str) -> None:
             pass
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be written: {error.strerror or error}; choose another place") from error
+
+
+def make_readable(path: str | Path, folder: bool = False) -> None:
+    """Give a file or folder that was made for its owner alone (tempfile's habit) the mode that any other would have."""
+    os.chmod(path, (0o777 if folder else 0o666) & ~_umask())
 
 
 def _umask() -> int:
@@ -102,3 +111,48 @@ def read_json(path: str | Path) -> Any:
             f"{path} is not whole JSON: {error.msg} at line {error.lineno}, column {error.colno}; copy or "
             "download it again"
         ) from error
+
+
+def read_json_as(path: str | Path, form: type[_T], what: str) -> _T:
+    """Read a UTF-8 JSON file (a byte-order mark is allowed) of a known form; keys beyond it are not kept in memory.
+
+    Args:
+        path: the file.
+        form: a ``msgspec.Struct``, or any type that msgspec decodes.
+        what: what a file of this form is called, for error messages.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, not whole JSON, or of another form; the message says where.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        return msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=form)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path} is no {what}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); is it a JSON file?") from error
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} is not whole JSON: {error}; copy or download it again") from error
+
+
+def read_lines(path: str | Path, flag: str) -> list[str]:
+    """The lines of a UTF-8 text file without white space at their ends; blank ones are kept, but not at the end.
+
+    A byte-order mark and Windows line ends are allowed.
+
+    Raises:
+        UserError: the file cannot be read or is not UTF-8; the message begins with ``flag``.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be read: {error.strerror or error}") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{flag} {path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
+    return [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []

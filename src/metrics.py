@@ -1,8 +1,9 @@
 """Multi-label metrics as pure functions of scores and targets, in the protocols of the zero-shot literature.
 
-Every function takes ``scores`` [N, C] (float) and ``targets`` [N, C] (1 positive; 0 and -1 count as negative), one row
-a picture and one column a label, and gives ratios between 0 and 1; :func:`zero_shot_report` turns them into the
-percentages that papers print.
+Every function takes ``scores`` [N, C] (float) and ``targets`` [N, C] (1 positive, 0 negative, -1 unknown), one row a
+picture and one column a label, and gives ratios between 0 and 1; :func:`zero_shot_report` turns them into the
+percentages that papers print. Unknown labels count as negative, but for :func:`average_precision` where it is told
+otherwise.
 
 Two habits change the numbers of one and the same model, and are always named:
 
@@ -10,6 +11,7 @@ Two habits change the numbers of one and the same model, and are always named:
   DualCoOp, ML-Decoder); ``all-images`` counts every picture (LESA, BiAM, Gen-MLZSL).
 * mAP: ``official`` gives a label without any positive an average precision of 0 and breaks ties by position (the
   released code); ``skip`` leaves such labels out and treats equal scores as one threshold, as scikit-learn does.
+  Where labels are unknown, ``mAP_verified`` is ``skip`` over the verified ones (LESA's and BiAM's Open Images).
 """
 
 from __future__ import annotations
@@ -125,7 +127,12 @@ def f1_at_threshold(scores: Tensor, targets: Tensor, threshold: float) -> Precis
     return PrecisionRecall(precision, recall, _f1(precision, recall))
 
 
-def average_precision(scores: Tensor, targets: Tensor, convention: MapConvention = "official") -> Tensor:
+def average_precision(
+    scores: Tensor,
+    targets: Tensor,
+    convention: MapConvention = "official",
+    unknown: Literal["negative", "ignore"] = "negative",
+) -> Tensor:
     """The average precision of every label over the rows.
 
     ``official``: AP = sum of precision@rank over the ranks of positives / (|positives| + 1e-8); equal scores keep the
@@ -134,19 +141,26 @@ def average_precision(scores: Tensor, targets: Tensor, convention: MapConvention
 
     Args:
         scores, targets: [N, C].
+        convention: see above.
+        unknown: what a target of -1 is: ``negative``, or ``ignore``: that picture takes no part in that label's AP.
 
     Returns:
         [C] float64 between 0 and 1. A label without any positive is 0 (``official``) or NaN (``skip``).
 
     Raises:
-        ValueError: shapes differ, a score is NaN, or the convention is unknown.
+        ValueError: shapes differ, a score is NaN, or ``convention`` or ``unknown`` is none of these.
     """
     _check(scores, targets)
     if convention not in ("official", "skip"):
         raise ValueError(f"convention must be 'official' or 'skip', got {convention!r}")
+    if unknown not in ("negative", "ignore"):
+        raise ValueError(f"unknown must be 'negative' or 'ignore', got {unknown!r}")
     result = torch.zeros(scores.shape[1], dtype=torch.float64, device=scores.device)
     for labels in _blocks(scores.shape[1], scores.shape[0]):
-        result[labels] = _average_precision_block(scores[:, labels], targets[:, labels] == 1, convention)
+        block, known = scores[:, labels], targets[:, labels]
+        if unknown == "ignore":  # below every other picture, it changes no positive's rank
+            block = block.masked_fill(known == -1, -torch.inf)
+        result[labels] = _average_precision_block(block, known == 1, convention)
     return result
 
 
@@ -180,12 +194,17 @@ def _end_of_ties(ranked: Tensor) -> Tensor:
     return torch.where(is_end, index, count).flip(0).cummin(dim=0).values.flip(0)
 
 
-def mean_average_precision(scores: Tensor, targets: Tensor, convention: MapConvention = "official") -> float:
+def mean_average_precision(
+    scores: Tensor,
+    targets: Tensor,
+    convention: MapConvention = "official",
+    unknown: Literal["negative", "ignore"] = "negative",
+) -> float:
     """mAP: the mean of :func:`average_precision` over labels, under ``skip`` over those with a positive.
 
     0 where no label is left to average.
     """
-    return _mean_ap(average_precision(scores, targets, convention))
+    return _mean_ap(average_precision(scores, targets, convention, unknown))
 
 
 def _mean_ap(per_label: Tensor) -> float:
@@ -216,9 +235,9 @@ def ranking_report(
         threshold: also report P/R/F1 of the labels above this score.
 
     Returns:
-        ``P@K R@K F1@K`` and ``ceiling.*@K`` for every K, ``mAP`` (official convention), ``mAP_skip``, and the counts
-        that a reader needs to
-        compare: ``num_images``, ``num_labels``, ``num_labels_with_positive``, ``num_positives``, ``labels_per_image``.
+        ``P@K R@K F1@K`` and ``ceiling.*@K`` for every K, ``mAP`` (official convention), ``mAP_skip``, where labels are
+        unknown ``mAP_verified`` and ``num_unknown``, and the counts that a reader needs to compare: ``num_images``,
+        ``num_labels``, ``num_labels_with_positive``, ``num_positives``, ``labels_per_image``.
 
     Raises:
         ValueError: shapes differ, a score is NaN, k is below 1, or ``images`` is not a known protocol.
@@ -241,6 +260,10 @@ def ranking_report(
         _add_percent(report, "", "@threshold", f1_at_threshold(scores, targets, threshold))
     report["mAP"] = 100 * mean_average_precision(scores, targets, "official")
     report["mAP_skip"] = 100 * mean_average_precision(scores, targets, "skip")
+    num_unknown = int((targets == -1).sum())
+    if num_unknown:
+        report["num_unknown"] = num_unknown
+        report["mAP_verified"] = 100 * mean_average_precision(scores, targets, "skip", "ignore")
     return report
 
 

@@ -23,7 +23,8 @@ def format_report(report: Mapping[str, float], *, images: str) -> str:
     header = ["setting", "images", "labels", "labels/img"]
     for k in ks:
         header += [f"P@{k}", f"R@{k}", f"F1@{k}", "(best)"]
-    header += ["P@thre", "R@thre", "F1@thre"] * has_threshold + ["mAP", "mAP_skip"]
+    has_unknown = any(key.endswith(".mAP_verified") for key in report)
+    header += ["P@thre", "R@thre", "F1@thre"] * has_threshold + ["mAP", "mAP_skip"] + ["mAP_verified"] * has_unknown
     rows = [header]
     for key, title in _SETTINGS:
         if f"{key}.mAP" not in report:
@@ -40,12 +41,16 @@ def format_report(report: Mapping[str, float], *, images: str) -> str:
         if has_threshold:
             row += [f"{report[f'{key}.{name}@threshold']:.2f}" for name in ("P", "R", "F1")]
         row += [f"{report[f'{key}.mAP']:.2f}", f"{report[f'{key}.mAP_skip']:.2f}"]
+        if has_unknown:
+            row.append(f"{report[f'{key}.mAP_verified']:.2f}" if f"{key}.mAP_verified" in report else "-")
         rows.append(row)
     notes = [
         f"protocol: {images}; micro P/R/F1@K; (best) is the F1@K of a perfect ranking",
         "mAP counts a label without a positive as 0; mAP_skip leaves such labels out and treats ties as "
         "scikit-learn does",
     ]
+    if has_unknown:
+        notes.append("unknown labels count as absent; mAP_verified leaves them out, label by label")
     return "\n".join([_align(rows), *notes])
 
 

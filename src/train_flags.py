@@ -107,6 +107,13 @@ def _add_loss_flags(parser: ArgumentParser) -> None:
         default="official",
         help="scale of the loss: the released code's, or the paper's",
     )
+    add(
+        "--unknown",
+        choices=("negative", "ignore"),
+        default="negative",
+        help="what the loss takes an unknown label for (Open Images, difficult objects): an absent one, as the "
+        "released code does, or nothing",
+    )
 
 
 def _add_optimisation_flags(parser: ArgumentParser) -> None:

@@ -152,7 +152,7 @@ class PictureFeed:
 
     def batches(self) -> Iterator[TrainBatch]:
         """One epoch of training batches."""
-        return picture_batches(self._train_loader, self._targets)
+        return picture_batches(self._train_loader, self._targets.dense)
 
     def embeddings(self) -> Embedded:
         """The evaluation pictures' embeddings [n, D*M]."""
@@ -209,7 +209,11 @@ class FeatureFeed:
             )
 
         trained, self._evaluated = features(training.paths, "training"), features(evaluation.paths, "evaluation")
-        self._features, self._targets, self._bad = trained.outputs, training.targets[trained.rows], trained.bad
+        self._features, self._targets, self._bad = (
+            trained.outputs,
+            training.targets.select_rows(trained.rows),
+            trained.bad,
+        )
         for kind, found, paths in (
             ("training", trained, training.paths),
             ("evaluation", self._evaluated, evaluation.paths),
@@ -224,8 +228,8 @@ class FeatureFeed:
     def batches(self) -> Iterator[TrainBatch]:
         """One epoch of training batches."""
         if self._bad:
-            yield TrainBatch(self._features[:0], self._targets[:0], self._bad)
-        yield from feature_batches(self._features, self._targets, self._batch_size, self._generator)
+            yield TrainBatch(self._features[:0], self._targets.dense(torch.empty(0, dtype=torch.int64)), self._bad)
+        yield from feature_batches(self._features, self._targets.dense, self._batch_size, self._generator)
 
     @torch.inference_mode()
     def embeddings(self) -> Embedded:
@@ -256,7 +260,7 @@ def warn_about_bad_pictures(bad: tuple[str, ...], known: set[str]) -> None:
 def present_rows(evaluation: EvaluationSet, rows: Tensor) -> Mapping[str, Tensor]:
     """Targets and settings of the evaluation pictures that could be read, for :func:`src.engine.evaluate`."""
     return {
-        "targets": evaluation.targets[rows],
+        "targets": evaluation.targets.dense(rows),
         "zero_shot_rows": evaluation.in_zero_shot[rows].nonzero()[:, 0],
         "generalized_rows": evaluation.in_generalized[rows].nonzero()[:, 0],
     }

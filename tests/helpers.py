@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint, save_checkpoint
-from src.data.metadata import write_metadata
+from src.data.metadata_writer import write_metadata
 from src.data.split import ZeroShotSplit, make_split
 from src.models import SDLModel, create_model
 from tests.conftest import GOLDEN

@@ -1,13 +1,17 @@
 """COCO-format label files: columns come from the split, whatever the file's order, and faults are named."""
 
+import contextlib
+import io
 import json
 import random
 from pathlib import Path
 
 import pytest
 import torch
+from pycocotools.coco import COCO
 
-from src.data.coco import COCO_CLASSES, LabelledPictures, read_coco_labels, write_coco_labels
+from src.data.coco import COCO_CLASSES, read_coco_labels, write_coco_labels
+from src.data.labels import LabelledPictures, LabelMatrix
 from src.errors import UserError
 
 LABELS = ("cat", "dog", "bird", "fish")
@@ -32,7 +36,8 @@ def content(**changes: object) -> dict:
 
 def file(folder: Path, value: object) -> Path:
     path = folder / "instances.json"
-    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    text = value if isinstance(value, (str, bytes)) else json.dumps(value)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
 
@@ -40,8 +45,8 @@ def test_labels_of_all_images_in_ascending_id(tmp_path):
     read = read_coco_labels(file(tmp_path, content()), LABELS)
     assert read.image_ids == (10, 20, 30, 40)
     assert read.file_names == ("10.jpg", "20.jpg", "30.jpg", "40.jpg")
-    assert read.targets.tolist() == TARGETS
-    assert read.targets.dtype == torch.int8
+    assert read.targets.dense().tolist() == TARGETS
+    assert read.targets.dense().dtype == torch.int8
     assert len(read) == 4
 
 
@@ -51,7 +56,7 @@ def test_the_order_in_the_file_moves_nothing(tmp_path, seed):
     for section in shuffled.values():
         random.Random(seed).shuffle(section)
     read = read_coco_labels(file(tmp_path, shuffled), LABELS)
-    assert read.targets.tolist() == TARGETS
+    assert read.targets.dense().tolist() == TARGETS
     assert read.image_ids == (10, 20, 30, 40)
 
 
@@ -60,14 +65,14 @@ def test_other_category_ids_move_nothing(tmp_path):
     for entry in (*changed["annotations"], *changed["categories"]):
         key = "category_id" if "category_id" in entry else "id"
         entry[key] = 1000 - entry[key]
-    assert read_coco_labels(file(tmp_path, changed), LABELS).targets.tolist() == TARGETS
+    assert read_coco_labels(file(tmp_path, changed), LABELS).targets.dense().tolist() == TARGETS
 
 
 def test_columns_follow_the_split(tmp_path):
     order = ("fish", "cat", "bird", "dog")
     read = read_coco_labels(file(tmp_path, content()), order)
     columns = [LABELS.index(label) for label in order]
-    assert read.targets.tolist() == [[row[column] for column in columns] for row in TARGETS]
+    assert read.targets.dense().tolist() == [[row[column] for column in columns] for row in TARGETS]
 
 
 def test_fewer_categories_than_labels_leave_their_columns_in_place(tmp_path):
@@ -76,7 +81,7 @@ def test_fewer_categories_than_labels_leave_their_columns_in_place(tmp_path):
     reduced["categories"] = [entry for entry in reduced["categories"] if entry["name"] != "cat"]
     reduced["annotations"] = [entry for entry in reduced["annotations"] if entry["category_id"] != CATEGORY_IDS["cat"]]
     read = read_coco_labels(file(tmp_path, reduced), LABELS)
-    assert read.targets.tolist() == [[0, *row[1:]] for row in TARGETS]
+    assert read.targets.dense().tolist() == [[0, *row[1:]] for row in TARGETS]
 
 
 def test_crowds_and_repeated_annotations_count_once(tmp_path):
@@ -85,7 +90,7 @@ def test_crowds_and_repeated_annotations_count_once(tmp_path):
     doubled["annotations"].append({"id": 999, "image_id": 20, "category_id": 3, "iscrowd": 1})
     expected = [row.copy() for row in TARGETS]
     expected[1][1] = 1
-    assert read_coco_labels(file(tmp_path, doubled), LABELS).targets.tolist() == expected
+    assert read_coco_labels(file(tmp_path, doubled), LABELS).targets.dense().tolist() == expected
 
 
 def test_annotations_that_share_an_id_all_count(tmp_path):
@@ -93,20 +98,20 @@ def test_annotations_that_share_an_id_all_count(tmp_path):
     joined = content()
     for entry in joined["annotations"]:
         entry["id"] = 1
-    assert read_coco_labels(file(tmp_path, joined), LABELS).targets.tolist() == TARGETS
+    assert read_coco_labels(file(tmp_path, joined), LABELS).targets.dense().tolist() == TARGETS
 
 
 def test_two_categories_of_one_name_are_one_label(tmp_path):
     twice = content()
     twice["categories"].append({"id": 500, "name": "cat"})
     twice["annotations"].append({"id": 500, "image_id": 20, "category_id": 500})
-    assert read_coco_labels(file(tmp_path, twice), LABELS).targets.tolist()[1] == [1, 0, 0, 0]
+    assert read_coco_labels(file(tmp_path, twice), LABELS).targets.dense().tolist()[1] == [1, 0, 0, 0]
 
 
 def test_no_images_and_no_annotations(tmp_path):
     read = read_coco_labels(file(tmp_path, content(annotations=[])), LABELS)
     assert read.targets.shape == (4, 4)
-    assert not read.targets.any()
+    assert not read.targets.dense().any()
     read = read_coco_labels(file(tmp_path, content(images=[], annotations=[])), LABELS)
     assert read.targets.shape == (0, 4)
 
@@ -123,18 +128,20 @@ def without(section: str, key: str) -> dict:
         (content(categories=[{"id": 1, "name": "unicorn"}, {"id": 2, "name": "cat"}]), ["no label", "unicorn"]),
         (content(annotations=[{"id": 1, "image_id": 77, "category_id": 7}]), ["annotation", "77"]),
         (content(annotations=[{"id": 1, "image_id": 10, "category_id": 55}]), ["annotation", "55"]),
-        (json.dumps(content())[:-30], ["not whole JSON", "line 1"]),
+        (json.dumps(content())[:-30], ["not whole JSON", "truncated"]),
         ("", ["not whole JSON"]),
-        ("[]", ["lacks the lists images, annotations, categories"]),
-        ({"images": [], "categories": []}, ["lacks the lists annotations"]),
-        ({"images": {}, "annotations": [], "categories": "all"}, ["lacks the lists images, categories"]),
+        ("[]", ["no COCO-format file", "`object`"]),
+        ({"images": [], "categories": []}, ["no COCO-format file", "`annotations`"]),
+        ({"images": {}, "annotations": [], "categories": "all"}, ["no COCO-format file", "$.images"]),
         (without("images", "file_name"), ["file_name"]),
-        (without("images", "id"), ["'id'"]),
+        (without("images", "id"), ["`id`", "$.images[1]"]),
         (without("annotations", "image_id"), ["image_id"]),
         (without("annotations", "category_id"), ["category_id"]),
         (without("categories", "name"), ["name"]),
-        (content(images=[5]), ["malformed"]),
-        (content(images=[{"id": [1], "file_name": "a"}]), ["malformed"]),
+        (content(images=[5]), ["$.images[0]"]),
+        (content(images=[{"id": [1], "file_name": "a"}]), ["$.images[0].id"]),
+        (content(images=[{"id": 10, "file_name": "a", "neg_category_ids": [55]}], annotations=[]), ["neg_cat", "55"]),
+        (json.dumps(content()).replace("10.jpg", "\xff").encode("latin-1"), ["UTF-8"]),
         (content(images=[{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]), ["id 1", "'a'", "'b'"]),
         (content(categories=[{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]), ["id 1", "'cat'", "'dog'"]),
     ],
@@ -169,29 +176,85 @@ def test_nothing_is_printed(tmp_path, capfd):
 def test_what_is_written_reads_back_equal(tmp_path):
     generator = torch.Generator().manual_seed(0)
     targets = (torch.rand(9, 4, generator=generator) < 0.4).to(torch.int8)
-    pictures = LabelledPictures(tuple(range(100, 109)), tuple(f"d/ü{n}.jpg" for n in range(9)), targets)
+    pictures = LabelledPictures(
+        tuple(range(100, 109)), tuple(f"d/ü{n}.jpg" for n in range(9)), LabelMatrix.from_dense(targets)
+    )
     path = tmp_path / "new" / "train.json"
     write_coco_labels(path, pictures, LABELS)
     read = read_coco_labels(path, LABELS)
     assert (read.image_ids, read.file_names) == (pictures.image_ids, pictures.file_names)
-    assert torch.equal(read.targets, targets)
+    assert torch.equal(read.targets.dense(), targets)
     written = json.loads(path.read_text(encoding="utf-8"))
     assert [category["name"] for category in written["categories"]] == list(LABELS)
     assert len(written["annotations"]) == int(targets.sum())
     assert len({annotation["id"] for annotation in written["annotations"]}) == len(written["annotations"])
 
 
-def test_unknown_labels_are_written_as_absent(tmp_path):
-    pictures = LabelledPictures((1,), ("a.jpg",), torch.tensor([[1, 0, -1, 1]], dtype=torch.int8))
+def test_unknown_labels_come_back(tmp_path):
+    """A single unknown label is an annotation to ignore; a partly labelled picture lists what it was searched for."""
+    complete = LabelMatrix.from_dense(torch.tensor([[1, 0, -1, 1], [0, 0, 0, 0]], dtype=torch.int8))
+    partly = LabelMatrix.from_entries(
+        torch.tensor([0, 0]), torch.tensor([3, 1]), torch.tensor([1, 0]),
+        unlisted=torch.tensor([-1, -1], dtype=torch.int8), num_labels=4,
+    )  # fmt: skip
+    targets = LabelMatrix.concatenate([complete, partly])
+    write_coco_labels(tmp_path / "x.json", LabelledPictures((1, 2, 3, 4), tuple("abcd"), targets), LABELS)
+    written = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert [image.get("neg_category_ids") for image in written["images"]] == [None, None, [2], []]
+    assert [annotation.get("ignore") for annotation in written["annotations"]] == [None, 1, None, None]
+    read = read_coco_labels(tmp_path / "x.json", LABELS).targets
+    assert read.dense().tolist() == [[1, 0, -1, 1], [0, 0, 0, 0], [-1, 0, -1, 1], [-1, -1, -1, -1]]
+    assert read.num_unknown() == 1 + 2 + 4
+
+
+@pytest.mark.parametrize("true", [1, True])
+def test_an_object_to_ignore_beside_a_sure_one_leaves_the_label_positive(tmp_path, true):
+    """Pascal VOC's difficult objects, as converters write them."""
+    annotations = [
+        {"id": 1, "image_id": 10, "category_id": 7, "ignore": true},
+        {"id": 2, "image_id": 10, "category_id": 7, "ignore": 0, "iscrowd": not true},
+        {"id": 3, "image_id": 20, "category_id": 7, "ignore": true},
+    ]
+    column = LABELS.index(next(one["name"] for one in content()["categories"] if one["id"] == 7))
+    read = read_coco_labels(file(tmp_path, content(annotations=annotations)), LABELS)
+    assert read.targets.dense()[:, column].tolist() == [1, -1, 0, 0]
+
+
+def test_ids_may_be_strings_or_both(tmp_path):
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in ("b", 7, "a")]
+    annotations = [{"image_id": number, "category_id": "x"} for number in ("a", 7)]
+    categories = [{"id": "x", "name": "cat"}]
+    path = file(tmp_path, {"images": images, "annotations": annotations, "categories": categories})
+    read = read_coco_labels(path, ["cat"])
+    assert read.image_ids == (7, "a", "b")
+    assert read.targets.dense().tolist() == [[1], [1], [0]]
+
+
+def test_annotations_carry_further_keys(tmp_path):
+    pictures = LabelledPictures((1,), ("a.jpg",), LabelMatrix.from_dense(torch.ones(1, 2, dtype=torch.int8)))
+    write_coco_labels(tmp_path / "x.json", pictures, ["a", "b"], {"area": 0.0})
+    assert all(one["area"] == 0 for one in json.loads((tmp_path / "x.json").read_text())["annotations"])
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_pycocotools_reads_what_is_written(tmp_path, count):
+    targets = LabelMatrix.from_dense((torch.arange(4 * count).view(count, 4) % 3 == 0).to(torch.int8))
+    pictures = LabelledPictures(tuple(range(1, count + 1)), tuple(f"{row}.jpg" for row in range(count)), targets)
     write_coco_labels(tmp_path / "x.json", pictures, LABELS)
-    assert read_coco_labels(tmp_path / "x.json", LABELS).targets.tolist() == [[1, 0, 0, 1]]
+    with contextlib.redirect_stdout(io.StringIO()):
+        read = COCO(tmp_path / "x.json")
+    assert [read.cats[number]["name"] for number in sorted(read.cats)] == list(LABELS)
+    for row, number in enumerate(pictures.image_ids):
+        columns = [read.anns[one]["category_id"] - 1 for one in read.getAnnIds(imgIds=[number])]
+        assert sorted(columns) == targets.dense()[row].nonzero()[:, 0].tolist()
+        assert read.imgs[number]["file_name"] == f"{row}.jpg"
 
 
 def test_rows_picks_in_the_given_order(tmp_path):
     read = read_coco_labels(file(tmp_path, content()), LABELS)
     some = read.rows([3, 0])
     assert (some.image_ids, some.file_names) == ((40, 10), ("40.jpg", "10.jpg"))
-    assert some.targets.tolist() == [TARGETS[3], TARGETS[0]]
+    assert some.targets.dense().tolist() == [TARGETS[3], TARGETS[0]]
     assert len(read.rows([])) == 0
 
 
@@ -208,7 +271,7 @@ def test_real_coco_annotations(shared_data, part):
     expected = {image: set() for image in file_names}
     for annotation in real["annotations"]:
         expected[annotation["image_id"]].add(names[annotation["category_id"]])
-    for image, row in zip(read.image_ids, read.targets, strict=True):
+    for image, row in zip(read.image_ids, read.targets.dense(), strict=True):
         assert {COCO_CLASSES[column] for column in row.nonzero()[:, 0].tolist()} == expected[image]
     assert any(annotation["iscrowd"] for annotation in real["annotations"])  # or the test says less than it seems
 

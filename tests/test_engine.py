@@ -208,7 +208,7 @@ def numbered(count: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("count", "size"), [(10, 4), (8, 4), (3, 5), (1, 1)])
 def test_feature_batches_cover_every_row_once_with_its_targets(count, size):
     features, targets = numbered(count)
-    batches = list(feature_batches(features, targets, size, torch.Generator().manual_seed(0)))
+    batches = list(feature_batches(features, targets.__getitem__, size, torch.Generator().manual_seed(0)))
     assert [len(one.inputs) for one in batches] == [size] * (count // size) + [count % size] * (count % size > 0)
     assert all(torch.equal(one.inputs[:, 0].long(), one.targets[:, 0]) for one in batches)
     assert sorted(row for one in batches for row in one.targets[:, 0].tolist()) == list(range(count))
@@ -219,7 +219,9 @@ def test_feature_batches_are_shuffled_by_their_generator():
     features, targets = numbered(30)
 
     def order(generator: torch.Generator) -> list[int]:
-        return torch.cat([one.targets[:, 0] for one in feature_batches(features, targets, 7, generator)]).tolist()
+        return torch.cat(
+            [one.targets[:, 0] for one in feature_batches(features, targets.__getitem__, 7, generator)]
+        ).tolist()
 
     generator = torch.Generator().manual_seed(3)
     first, second = order(generator), order(generator)
@@ -231,7 +233,7 @@ def test_feature_batches_are_shuffled_by_their_generator():
 
 def test_feature_batches_of_nothing():
     features, targets = numbered(0)
-    batches = list(feature_batches(features, targets, 4, torch.Generator()))
+    batches = list(feature_batches(features, targets.__getitem__, 4, torch.Generator()))
     assert sum(len(one.inputs) for one in batches) == 0
     assert run_epoch(linear(), batches).num_pictures == 0
 
@@ -245,7 +247,7 @@ def picture_batch(rows: list[int], bad: tuple[str, ...] = ()) -> Batch:
 def test_picture_batches_join_each_picture_with_its_own_targets():
     _, targets = numbered(6)
     loader = [picture_batch([4, 1]), picture_batch([], ("row 2",)), picture_batch([5, 0, 3], ("more",))]
-    batches = list(picture_batches(loader, targets))
+    batches = list(picture_batches(loader, targets.__getitem__))
     assert [one.targets[:, 0].tolist() for one in batches] == [[4, 1], [], [5, 0, 3]]
     assert [one.inputs[:, 0, 0, 0].tolist() for one in batches] == [[4, 1], [], [5, 0, 3]]
     assert [one.bad for one in batches] == [(), ("row 2",), ("more",)]
@@ -296,7 +298,9 @@ def test_embedded_features_can_be_trained_on():
     embedded = embed(lambda pictures: pictures.flatten(1)[:, :INPUTS], [picture_batch([1, 2, 3, 0])], device=CPU)
     targets = (draw(4, LABELS, seed=7) > 0).int()
     module = linear()
-    result = run_epoch(module, feature_batches(embedded.outputs, targets, 2, torch.Generator().manual_seed(0)))
+    result = run_epoch(
+        module, feature_batches(embedded.outputs, targets.__getitem__, 2, torch.Generator().manual_seed(0))
+    )
     assert result.num_pictures == 4
     assert not same_weights(module, linear())
 

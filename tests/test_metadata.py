@@ -10,15 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.data import metadata as module
-from src.data.coco import COCO_CLASSES, LabelledPictures, read_coco_labels
-from src.data.metadata import (
-    ExtraWords,
-    check_output_folder,
-    detect_kind,
-    load_metadata,
-    write_metadata,
-)
+from src.data import metadata_writer as module
+from src.data.coco import COCO_CLASSES, read_coco_labels
+from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.metadata import ExtraWords, detect_kind, load_metadata
+from src.data.metadata_writer import check_output_folder, write_metadata
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError
 
@@ -32,7 +28,7 @@ def split(name: str = "tiny") -> ZeroShotSplit:
 
 def part(first: int) -> LabelledPictures:
     targets = torch.tensor([[1, 0, 0, 1], [0, 0, 0, 0]], dtype=torch.int8)
-    return LabelledPictures((first, first + 1), (f"{first}.jpg", f"{first + 1}.jpg"), targets)
+    return LabelledPictures((first, first + 1), (f"{first}.jpg", f"{first + 1}.jpg"), LabelMatrix.from_dense(targets))
 
 
 def write(folder: Path, **options: object) -> Path:
@@ -65,7 +61,7 @@ def test_round_trip(tmp_path):
     for path, written in ((read.train, part(1)), (read.val, part(5))):
         pictures = read_coco_labels(path, LABELS)
         assert (pictures.image_ids, pictures.file_names) == (written.image_ids, written.file_names)
-        assert torch.equal(pictures.targets, written.targets)
+        assert torch.equal(pictures.targets.dense(), written.targets.dense())
     assert read.val_unseen is None
 
 

@@ -232,9 +232,32 @@ def test_unknown_labels_count_as_negative():
     scores, targets = problem(seed=18)
     assert (targets == -1).any()
     for images in IMAGES:
-        assert ranking_report(scores, targets, images=images) == ranking_report(
-            scores, targets.clamp(min=0), images=images
-        )
+        report = ranking_report(scores, targets, images=images)
+        assert {report.pop(name) > 0 for name in ("num_unknown", "mAP_verified")} == {True}
+        assert report == ranking_report(scores, targets.clamp(min=0), images=images)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+def test_verified_map_is_scikit_learns_over_the_pictures_whose_label_is_known(levels):
+    scores, targets = problem(seed=22, levels=levels)
+    expected = []
+    for column in range(targets.shape[1]):
+        known = targets[:, column] != -1
+        relevant = targets[known, column] == 1
+        if relevant.any():
+            expected.append(average_precision_score(relevant.numpy(), scores[known, column].numpy()))
+    report = ranking_report(scores, targets, images="all-images")
+    assert report["mAP_verified"] == pytest.approx(100 * np.mean(expected), abs=1e-9)
+    assert report["mAP_verified"] > report["mAP_skip"]
+    assert report["num_unknown"] == int((targets == -1).sum())
+
+
+def test_a_label_that_is_known_everywhere_has_no_other_average_precision():
+    scores, targets = problem(seed=23)
+    for convention in ("official", "skip"):
+        ours = average_precision(scores, targets.clamp(min=0), convention, "ignore")
+        assert same(ours, average_precision(scores, targets.clamp(min=0), convention).tolist(), 0)
+    assert "mAP_verified" not in ranking_report(scores, targets.clamp(min=0))
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.float32])
@@ -245,7 +268,7 @@ def test_targets_of_any_dtype(dtype):
 
 def test_boolean_targets():
     scores, targets = problem(seed=19)
-    assert ranking_report(scores, targets == 1) == ranking_report(scores, targets)
+    assert ranking_report(scores, targets == 1) == ranking_report(scores, targets.clamp(min=0))
 
 
 def test_counts():
@@ -529,6 +552,8 @@ def test_k_below_one_is_no_k_above_the_number_of_labels():
 def test_unknown_protocols_and_conventions_are_named():
     with pytest.raises(ValueError, match=r"images must be one of \('positive-only', 'all-images'\), got 'some'"):
         ranking_report(torch.zeros(2, 3), torch.ones(2, 3), images="some")
+    with pytest.raises(ValueError, match="unknown must be 'negative' or 'ignore', got 'absent'"):
+        average_precision(torch.zeros(2, 3), torch.ones(2, 3), "skip", "absent")
     with pytest.raises(ValueError, match="convention must be 'official' or 'skip', got 'sklearn'"):
         mean_average_precision(torch.zeros(2, 3), torch.ones(2, 3), "sklearn")
 

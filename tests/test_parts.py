@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.data.coco import LabelledPictures, write_coco_labels
+from src.data.coco import write_coco_labels
+from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.metadata import Metadata
 from src.data.parts import load_evaluation_set, load_training_set, picture_root
 from src.data.split import make_split
@@ -21,7 +22,9 @@ def labels(path: Path, rows: dict[str, str]) -> Path:
     targets = torch.zeros(len(rows), len(LABELS), dtype=torch.int8)
     for row, names in enumerate(rows.values()):
         targets[row, [LABELS.index(name) for name in names.split()]] = 1
-    write_coco_labels(path, LabelledPictures(tuple(range(1, len(rows) + 1)), tuple(rows), targets), LABELS)
+    write_coco_labels(
+        path, LabelledPictures(tuple(range(1, len(rows) + 1)), tuple(rows), LabelMatrix.from_dense(targets)), LABELS
+    )
     return path
 
 
@@ -45,8 +48,8 @@ def test_training_has_the_pictures_with_a_seen_label_and_the_seen_columns_in_the
     training = load_training_set(own(folder, train=labels(folder / "train.json", TRAIN)), None)
     assert [path.name for path in training.paths] == ["a.jpg", "c.jpg", "e.jpg"]
     assert SPLIT.names(SPLIT.seen) == ["dog", "cow"]
-    assert training.targets.tolist() == [[1, 0], [1, 1], [0, 1]]
-    assert training.targets.dtype == torch.int8
+    assert training.targets.dense().tolist() == [[1, 0], [1, 1], [0, 1]]
+    assert training.targets.dense().dtype == torch.int8
     assert training.num_without_label == 2
 
 
@@ -65,7 +68,7 @@ def test_evaluation_has_all_pictures_and_all_columns(folder):
     evaluation = load_evaluation_set(own(folder, val=labels(folder / "val.json", TRAIN)), None)
     assert [path.name for path in evaluation.paths] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
     expected = [[1, 1, 0, 0, 0], [1, 0, 0, 1, 0], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
-    assert evaluation.targets.tolist() == expected
+    assert evaluation.targets.dense().tolist() == expected
     for mask in (evaluation.in_zero_shot, evaluation.in_generalized):
         assert mask.dtype == torch.bool
         assert mask.tolist() == [True] * 5
@@ -97,7 +100,7 @@ def test_the_released_codes_two_lists_are_joined(folder, unseen, names, zero_sho
     assert evaluation.in_zero_shot.tolist() == zero_shot
     assert evaluation.in_generalized.tolist() == generalized
     expected = {**VAL, **unseen}
-    for path, row in zip(evaluation.paths, evaluation.targets, strict=True):
+    for path, row in zip(evaluation.paths, evaluation.targets.dense(), strict=True):
         assert {LABELS[column] for column in row.nonzero()[:, 0]} == set(expected[path.name].split())
 
 
@@ -197,7 +200,7 @@ def test_real_pictures_with_real_labels(shared_data):
     training = load_training_set(metadata, tiny)
     assert len(training.paths) + training.num_without_label == 50
     assert training.targets.shape == (len(training.paths), 48)
-    assert (training.targets.sum(dim=1) > 0).all()
+    assert (training.targets.dense().sum(dim=1) > 0).all()
     evaluation = load_evaluation_set(metadata, tiny)
     assert len(evaluation.paths) == 50
     assert read_picture(evaluation.paths[0]).mode == "RGB"
@@ -211,4 +214,4 @@ def test_a_picture_in_both_lists_has_the_labels_of_either(folder):
     )
     evaluation = load_evaluation_set(metadata, None)
     assert [path.stem for path in evaluation.paths] == ["a", "b"]
-    assert evaluation.targets.tolist() == [[0, 1, 0, 1, 0], [1, 0, 0, 0, 0]]
+    assert evaluation.targets.dense().tolist() == [[0, 1, 0, 1, 0], [1, 0, 0, 0, 0]]

@@ -57,6 +57,17 @@ def test_every_number_stands_under_its_title(images):
         assert rows[title] == expected
 
 
+def test_a_report_with_unknown_labels_has_a_column_more():
+    report = report_of()
+    report |= {"zero_shot.mAP_verified": 12.345, "zero_shot.num_unknown": 7}
+    text = format_report(report, images="positive-only")
+    rows = table(text)
+    assert rows["zero-shot"][-1] == ("mAP_verified", "12.35")
+    assert rows["generalised"][-1] == ("mAP_verified", "-")
+    assert "unknown labels count as absent; mAP_verified leaves them out" in text
+    assert "mAP_verified" not in format_report(report_of(), images="positive-only")
+
+
 def test_counts_have_thousands_separators_and_both_settings_their_own():
     rows = table(format_report(report_of(images="all-images"), images="all-images"))
     assert dict(rows["zero-shot"])["images"] == "1,200"

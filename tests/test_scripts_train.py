@@ -25,6 +25,7 @@ from tests.script_helpers import (
     child,
     colour_wheel,
     copy_of,
+    edit_json,
     edit_split,
     file_names,
     log_of,
@@ -276,11 +277,26 @@ def test_logged_loss_is_the_loss_of_the_pictures(sample, tmp_path):
     pictures = torch.stack([transform(read_picture(path)) for path in training.paths])
     criterion = SDLLoss(weight=0.01, wordvec_array=metadata.split.word_vectors[:, list(metadata.split.seen)])
     with torch.no_grad(), one_thread():
-        loss, parts = criterion.with_parts(model.train()(pictures), training.targets)
+        loss, parts = criterion.with_parts(model.train()(pictures), training.targets.dense())
     assert logged["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert logged["rank"] == pytest.approx(parts.rank.item(), rel=1e-4)
     assert logged["diversity"] == pytest.approx(parts.diversity.item(), rel=1e-6)
     assert logged["regularizer"] == pytest.approx(parts.regularizer.item(), rel=1e-4)
+
+
+def test_unknown_labels_are_absent_or_nothing_to_the_loss(sample, tmp_path):
+    """All labels of the pictures but the positive ones made unknown: then no pair is left to rank."""
+    data = copy_of(sample, tmp_path / "m")
+    edit_json(
+        data / "train.json",
+        lambda content: {**content, "images": [{**image, "neg_category_ids": []} for image in content["images"]]},
+    )
+    known = first_loss(sample, tmp_path / "known")
+    absent = first_loss(data, tmp_path / "absent", "--unknown", "negative")
+    nothing = first_loss(data, tmp_path / "nothing", "--unknown", "ignore", "--normalization", "paper")
+    assert absent["rank"] == pytest.approx(known["rank"], rel=1e-6)
+    assert nothing["rank"] == 0
+    assert known["rank"] > 0
 
 
 def test_lambda_and_normalisation_scale_the_loss_as_documented(sample, tmp_path):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint
 from src.cli import seed_everything
 from src.data.images import read_picture
+from src.data.labels import LabelMatrix
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import eval_transform, train_transform
 from src.engine import TrainBatch, decay_groups, train_one_epoch
@@ -206,7 +207,8 @@ def data_sets(folder: Path, broken: tuple[int, ...] = (BROKEN,)) -> tuple[Traini
     targets = torch.tensor([[number >> bit & 1 for bit in range(3)] for number in range(COUNT)], dtype=torch.int8)
     wide = torch.cat([targets, 1 - targets], dim=1)
     in_zero_shot = torch.arange(COUNT) % 2 == 1
-    return TrainingSet(paths, targets, 0), EvaluationSet(paths, wide, in_zero_shot, torch.ones(COUNT, dtype=torch.bool))
+    seen, every = LabelMatrix.from_dense(targets), LabelMatrix.from_dense(wide)
+    return TrainingSet(paths, seen, 0), EvaluationSet(paths, every, in_zero_shot, torch.ones(COUNT, dtype=torch.bool))
 
 
 def options(seed: int | None = 0, batch_size: int = 2) -> LoaderOptions:
@@ -270,7 +272,7 @@ def test_evaluation_embeddings_are_the_models_and_name_their_rows(make_feed, tmp
     assert len(embedded.bad) == 1
     _, evaluation = data_sets(tmp_path)
     present = present_rows(evaluation, embedded.rows)
-    assert torch.equal(present["targets"], evaluation.targets[GOOD])
+    assert torch.equal(present["targets"], evaluation.targets.dense()[GOOD])
     assert [GOOD[row] for row in present["zero_shot_rows"].tolist()] == [1, 5]  # row 3 is broken
     assert present["generalized_rows"].tolist() == list(range(len(GOOD)))
 

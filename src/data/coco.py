@@ -1,21 +1,28 @@
-"""COCO-format label files: the 80 classes, reading image-level labels, and writing them."""
+"""COCO-format label files: the 80 classes, reading image-level labels, and writing them.
+
+Beside what COCO itself has, two conventions in use elsewhere say that a label is unknown rather than absent:
+
+    images[i].neg_category_ids      LVIS: the categories that were looked for and not found; any other category that
+                                    the image has no annotation of is unknown
+    annotations[i].ignore           Pascal VOC in COCO format: 1 for a difficult object, which counts neither way
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
-from pycocotools.coco import COCO
-from torch import Tensor
+from msgspec import Struct
 
+from src.data.labels import LabelledPictures, LabelMatrix
 from src.errors import UserError, name_some
-from src.files import read_json, write_json
+from src.files import atomic_write, read_json_as
 
 # The 80 classes of COCO detection in the order of their category ids: the column order of the released code's COCO
 # files.
@@ -32,39 +39,68 @@ COCO_CLASSES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class LabelledPictures:
-    """Image-level labels of one part of a data set.
+Id = int | str
 
-    Attributes:
-        image_ids: [N], as in the file.
-        file_names: [N], relative to the picture folder.
-        targets: [N, C] int8 in the split's column order: 1 positive, 0 not labelled.
+
+class CocoImage(Struct, gc=False):
+    """An entry of ``images``, as far as it is read."""
+
+    id: Id
+    file_name: str
+    neg_category_ids: list[Id] | None = None
+
+
+class CocoAnnotation(Struct, gc=False):
+    """An entry of ``annotations``, as far as it is read."""
+
+    image_id: Id
+    category_id: Id
+    iscrowd: int | bool = 0
+    ignore: int | bool = 0
+
+
+class CocoCategory(Struct, gc=False):
+    """An entry of ``categories``, as far as it is read."""
+
+    id: Id
+    name: str
+
+
+class CocoFile(Struct):
+    """A COCO-format file, as far as it is read: image-level labels need neither boxes nor polygons."""
+
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
+
+
+def read_coco_file(path: str | Path) -> CocoFile:
+    """Read a COCO-format file; images and categories that it repeats are there once.
+
+    Raises:
+        UserError: the file cannot be read, lacks a section or a key, or gives an id to two images or categories.
     """
+    content = read_json_as(path, CocoFile, "COCO-format file")
+    content.images = list(_by_id(content.images, lambda image: image.file_name, f"{path}", "images").values())
+    content.categories = list(
+        _by_id(content.categories, lambda category: category.name, f"{path}", "categories").values()
+    )
+    return content
 
-    image_ids: tuple[int, ...]
-    file_names: tuple[str, ...]
-    targets: Tensor
 
-    def __len__(self) -> int:
-        return len(self.file_names)
-
-    def rows(self, rows: Sequence[int]) -> LabelledPictures:
-        """Some of the pictures, in this order."""
-        kept = list(rows)
-        return LabelledPictures(
-            tuple(self.image_ids[row] for row in kept), tuple(self.file_names[row] for row in kept), self.targets[kept]
-        )
+def _by_id(entries: Iterable[Any], name: Any, path: str, section: str) -> dict[Id, Any]:
+    found: dict[Id, Any] = {}
+    for entry in entries:
+        first = found.setdefault(entry.id, entry)
+        if name(first) != name(entry):
+            raise UserError(
+                f"{path}: the id {entry.id} of its {section} stands for {name(first)!r} and for {name(entry)!r}"
+            )
+    return found
 
 
 def read_coco_labels(path: str | Path, labels: Sequence[str]) -> LabelledPictures:
-    """Read a COCO-format file as image-level labels.
-
-    A label is positive where the image has an annotation of that category.
-
-    Columns follow ``labels``; categories are found by name, so neither their order in the file nor absent categories
-    move a column. Images come in ascending id; those without any annotation are kept (the ``all-images`` protocol
-    counts them).
+    """Read a COCO-format file as image-level labels: see :func:`image_level_labels`.
 
     Args:
         path: a JSON file with ``images``, ``annotations`` (``image_id``, ``category_id``) and ``categories``.
@@ -74,73 +110,119 @@ def read_coco_labels(path: str | Path, labels: Sequence[str]) -> LabelledPicture
         UserError: the file cannot be read, lacks a section, names a category that is no label of the split, or refers
             to an unknown image or category.
     """
-    coco = _index(path)
-    annotations = coco.dataset["annotations"]  # not coco.anns, which keeps one of those that share an id
+    return image_level_labels(read_coco_file(path), labels, str(path))
+
+
+def image_level_labels(content: CocoFile, labels: Sequence[str], path: str) -> LabelledPictures:
+    """The image-level labels of a COCO-format file.
+
+    A label is positive where the image has an annotation of that category, and unknown where all of these are to be
+    ignored, or where the image lists what was looked for and that category is not among it.
+
+    Columns follow ``labels``; categories are found by name, so neither their order in the file nor absent categories
+    move a column. Images come in ascending id; those without any annotation are kept (the ``all-images`` protocol
+    counts them).
+
+    Args:
+        content: the file.
+        labels: the C labels of the split.
+        path: its name, for error messages.
+
+    Raises:
+        UserError: a category is no label of the split, or an entry refers to an unknown image or category.
+    """
     column_of = {label: column for column, label in enumerate(labels)}
-    unknown = [category["name"] for category in coco.cats.values() if category["name"] not in column_of]
+    unknown = [category.name for category in content.categories if category.name not in column_of]
     if unknown:
         raise UserError(
             f"{path}: categories that are no label of the split: {name_some(unknown)}; the file and the metadata "
             "folder do not belong together"
         )
-    column_of_id = {number: column_of[category["name"]] for number, category in coco.cats.items()}
-    image_ids = sorted(coco.imgs)
-    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+    column_of_id = {category.id: column_of[category.name] for category in content.categories}
+    images = sorted(content.images, key=lambda image: (isinstance(image.id, str), image.id))
+    row_of = {image.id: row for row, image in enumerate(images)}
     try:
-        pairs = np.array(
-            [(row_of[item["image_id"]], column_of_id[item["category_id"]]) for item in annotations],
-            dtype=np.int64,
-        ).reshape(-1, 2)
+        what = "an annotation refers to the image or category"
+        listed = _whole_numbers(
+            (row_of[item.image_id], column_of_id[item.category_id], -1 if item.ignore else 1)
+            for item in content.annotations
+        )
+        what = "neg_category_ids of an image name the category"
+        absent = _whole_numbers(
+            (row, column_of_id[category], 0)
+            for row, image in enumerate(images)
+            for category in image.neg_category_ids or ()
+        )
     except KeyError as error:
-        raise UserError(
-            f"{path}: an annotation refers to the image or category {error}, which the file does not list"
-        ) from error
-    targets = torch.zeros(len(image_ids), len(labels), dtype=torch.int8)
-    targets[pairs[:, 0], pairs[:, 1]] = 1
-    return LabelledPictures(
-        tuple(image_ids), tuple(coco.imgs[image_id]["file_name"] for image_id in image_ids), targets
+        raise UserError(f"{path}: {what} {error}, which the file does not list") from error
+    unlisted = torch.tensor([0 if image.neg_category_ids is None else -1 for image in images], dtype=torch.int8)
+    targets = LabelMatrix.from_entries(
+        *torch.cat([listed, absent]).unbind(dim=1), unlisted=unlisted, num_labels=len(labels)
     )
+    return LabelledPictures(tuple(image.id for image in images), tuple(image.file_name for image in images), targets)
 
 
-def _index(path: str | Path) -> Any:
-    """Pycocotools' index of the file, made without its messages on standard output."""
-    content = read_json(path)
-    absent = [
-        key
-        for key in ("images", "annotations", "categories")
-        if not isinstance(content, dict) or not isinstance(content.get(key), list)
-    ]
-    if absent:
-        raise UserError(f"{path} is no COCO-format file: it lacks the lists {', '.join(absent)}")
-    coco = COCO()
-    coco.dataset = content
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco.createIndex()
-        for section, key in (("images", "file_name"), ("categories", "name")):
-            first: dict[Any, Any] = {}
-            for entry in content[section]:
-                if first.setdefault(entry["id"], entry[key]) != entry[key]:
-                    raise UserError(
-                        f"{path}: the id {entry['id']} of its {section} stands for {first[entry['id']]!r} and for "
-                        f"{entry[key]!r}"
-                    )
-    except KeyError as error:
-        raise UserError(f"{path} is no COCO-format file: an entry lacks {error}") from error
-    except TypeError as error:
-        raise UserError(f"{path} is no COCO-format file: an entry is malformed: {error}") from error
-    return coco
+def _whole_numbers(triples: Iterable[tuple[int, int, int]]) -> torch.Tensor:
+    """[K, 3] int64, without a list of K tuples in between."""
+    return torch.from_numpy(np.fromiter(chain.from_iterable(triples), dtype=np.int64).reshape(-1, 3))
 
 
-def write_coco_labels(path: str | Path, pictures: LabelledPictures, labels: Sequence[str]) -> None:
-    """Write image-level labels as a COCO-format file: one annotation a positive label, category ids 1 + its column."""
-    rows, columns = (pictures.targets == 1).nonzero(as_tuple=True)
-    annotations = [
-        {"id": number, "image_id": pictures.image_ids[row], "category_id": column + 1}
-        for number, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True), start=1)
-    ]
-    images = [
-        {"id": number, "file_name": name} for number, name in zip(pictures.image_ids, pictures.file_names, strict=True)
-    ]
+def write_coco_labels(
+    path: str | Path,
+    pictures: LabelledPictures,
+    labels: Sequence[str],
+    annotation_keys: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Write image-level labels as a COCO-format file, an entry a line.
+
+    One annotation a positive label, category ids 1 + its column. Where other labels than the listed ones are unknown,
+    the image carries ``neg_category_ids``; a single unknown label is an annotation to ignore.
+
+    Args:
+        path: the file.
+        pictures: their labels in the columns of ``labels``.
+        labels: C names.
+        annotation_keys: further keys and values, the same in every annotation.
+    """
     categories = [{"id": column + 1, "name": label} for column, label in enumerate(labels)]
-    write_json(path, {"images": images, "annotations": annotations, "categories": categories})
+    with atomic_write(path) as stream:
+        for number, (section, entries) in enumerate(
+            (
+                ("images", _images(pictures)),
+                ("annotations", _annotations(pictures, annotation_keys)),
+                ("categories", categories),
+            )
+        ):
+            stream.write(f'{"," if number else "{"}\n"{section}": ['.encode())
+            _write_entries(stream, entries)
+            stream.write(b"]")
+        stream.write(b"}\n")
+
+
+def _write_entries(stream: Any, entries: Iterable[dict[str, Any]]) -> None:
+    encoder = msgspec.json.Encoder()
+    separator = b"\n"
+    for entry in entries:
+        stream.write(separator + encoder.encode(entry))
+        separator = b",\n"
+
+
+def _images(pictures: LabelledPictures) -> Iterator[dict[str, Any]]:
+    targets = pictures.targets
+    offsets, columns, values = targets.offsets.tolist(), targets.columns.numpy(), targets.values.numpy()
+    partly = (targets.unlisted == -1).tolist()
+    for row, (number, name) in enumerate(zip(pictures.image_ids, pictures.file_names, strict=True)):
+        entry: dict[str, Any] = {"id": number, "file_name": name}
+        if partly[row]:
+            own = slice(offsets[row], offsets[row + 1])
+            entry["neg_category_ids"] = (columns[own][values[own] == 0] + 1).tolist()
+        yield entry
+
+
+def _annotations(pictures: LabelledPictures, further: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    rows, columns, values = pictures.targets.entries()
+    kept = (values == 1) | ((values == -1) & (pictures.targets.unlisted[rows] == 0))
+    entries = zip(rows[kept].tolist(), columns[kept].tolist(), values[kept].tolist(), strict=True)
+    for number, (row, column, value) in enumerate(entries, start=1):
+        entry = {"id": number, "image_id": pictures.image_ids[row], "category_id": column + 1, **further}
+        yield entry if value == 1 else {**entry, "ignore": 1}

@@ -1,12 +1,14 @@
 """Metadata folders: everything about a data set but its pictures.
 
-This project's form, which holds no pickle:
+This project's form, which holds no pickle (src/data/metadata_writer.py):
 
     split.json          labels, seen and unseen, and the names of the files below
     word_vectors.npy    [D, C] float32
     train.json val.json COCO-format image-level labels
     extra_words.json extra_words.npy   optional: more words and their vectors [D, V], for tagging with words that are no
         labels
+    report.txt          what prepare_data.py found, repaired and dropped
+    official/           optional: the same in the released code's form
 
 and the two forms of the released code (src/data/official.py), whose label files are
 ``zs_split/{train_17_48,val_17_48,val_unseen}.json``.
@@ -14,23 +16,24 @@ and the two forms of the released code (src/data/official.py), whose label files
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.coco import LabelledPictures, write_coco_labels
-from src.data.official import COCO_FILES, NUS_WIDE_FILES, has_files, read_coco_split, read_nus_wide_split
+from src.data.official import (
+    COCO_FILES,
+    NUS_WIDE_FILES,
+    SPLIT_FILES,
+    has_files,
+    read_coco_split,
+    read_nus_wide_split,
+)
 from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError
-from src.files import read_json, write_json
+from src.files import read_json
 
 FORMAT = "zero-shot-split/1"
 KINDS = ("SDL", "COCO", "NUS_WIDE")
@@ -102,9 +105,7 @@ def load_metadata(folder: str | Path, kind: str | None = None) -> Metadata:
     if found == "SDL":
         return _load_own(folder)
     split = read_coco_split(folder) if found == "COCO" else read_nus_wide_split(folder)
-    train, val, val_unseen = (
-        _existing(folder / "zs_split" / f"{name}.json") for name in ("train_17_48", "val_17_48", "val_unseen")
-    )
+    train, val, val_unseen = (_existing(folder / "zs_split" / name) for name in SPLIT_FILES)
     return Metadata(folder, found, split, train, val, val_unseen)
 
 
@@ -168,110 +169,3 @@ def _load_extra(folder: Path, names: dict[str, str] | None, split: ZeroShotSplit
             f"{folder / names['vectors']} has shape {tuple(vectors.shape)}, not [{split.wordvec_dim}, {len(words)}]"
         )
     return ExtraWords(words, vectors)
-
-
-def check_output_folder(folder: Path, overwrite: bool) -> None:
-    """Raise :class:`UserError` where :func:`write_metadata` would refuse, before time is spent."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file; choose a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise UserError(f"--output {folder} is not empty; choose another folder or give --overwrite")
-        if not _is_own(folder):
-            raise UserError(
-                f"--output {folder}: --overwrite replaces only folders that prepare_data.py made; choose another folder"
-            )
-
-
-def _is_own(folder: Path) -> bool:
-    """Whether prepare_data.py made the folder: a ``split.json`` of another program does not make it ours to delete."""
-    try:
-        content = read_json(folder / "split.json")
-    except UserError:
-        return False
-    return isinstance(content, dict) and str(content.get("format")).startswith(FORMAT.partition("/")[0])
-
-
-def write_metadata(
-    folder: str | Path,
-    split: ZeroShotSplit,
-    parts: dict[str, LabelledPictures],
-    *,
-    image_root: str | Path | None,
-    word_vector_source: str,
-    extra_words: ExtraWords | None = None,
-    overwrite: bool = False,
-    move_in: Sequence[Path] = (),
-) -> None:
-    """Write a metadata folder of this project's form, whole or not at all.
-
-    It is made under a temporary name beside ``folder`` and renamed; an earlier folder is removed after that.
-
-    Args:
-        folder: the folder to make.
-        split: labels, seen, unseen, word vectors.
-        parts: ``train`` and ``val`` labels.
-        image_root: the picture folder to record; a relative path is relative to ``folder``.
-        word_vector_source: where the vectors are from, for people.
-        extra_words: more words.
-        overwrite: replace a folder of this form.
-        move_in: finished folders that become part of it (pictures that were drawn for it).
-
-    Raises:
-        UserError: the folder exists and may not be replaced, or cannot be written.
-    """
-    check_output_folder(Path(folder), overwrite)
-    folder = Path(folder).resolve()  # what a link leads to is replaced, not the link
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "name": split.name,
-        "labels": list(split.labels),
-        "seen": split.names(split.seen),
-        "unseen": split.names(split.unseen),
-        "word_vectors": "word_vectors.npy",
-        "word_vector_source": word_vector_source,
-        "images": None if image_root is None else os.fspath(image_root),
-        **{part: f"{part}.json" for part in parts},
-    }
-    if extra_words is not None:
-        content["extra_words"] = {"words": "extra_words.json", "vectors": "extra_words.npy"}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written: {error.strerror or error}") from error
-    try:
-        os.chmod(temporary, 0o755)
-        _write_vectors(temporary, split, extra_words)
-        for part, pictures in parts.items():
-            write_coco_labels(temporary / f"{part}.json", pictures, split.labels)
-        write_json(temporary / "split.json", content)
-        for finished in move_in:
-            shutil.move(finished, temporary / finished.name)
-        _put_in_place(temporary, folder)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_vectors(folder: Path, split: ZeroShotSplit, extra_words: ExtraWords | None) -> None:
-    np.save(folder / "word_vectors.npy", split.word_vectors.numpy(), allow_pickle=False)
-    if extra_words is not None:
-        write_json(folder / "extra_words.json", list(extra_words.words))
-        np.save(folder / "extra_words.npy", extra_words.vectors.numpy(), allow_pickle=False)
-
-
-def _put_in_place(new: Path, folder: Path) -> None:
-    """Rename ``new`` to ``folder``, whose earlier content stays until the new one is there."""
-    if not folder.exists():
-        os.replace(new, folder)
-        return
-    old = new.with_suffix(".old")
-    os.replace(folder, old)
-    try:
-        os.replace(new, folder)
-    except BaseException:
-        os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

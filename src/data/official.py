@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.coco import COCO_CLASSES
+from src.data.coco import COCO_CLASSES, write_coco_labels
+from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.split import ZeroShotSplit, columns_of, make_split
-from src.errors import UserError
+from src.errors import UserError, name_some
+from src.files import atomic_write
 
 COCO_FILES = ("cls_ids.pickle", "wordvec_array.pickle")
 NUS_WIDE_FILES = ("classes.pickle", "unseen_classes.pickle", "wordvec_array.pickle")
+SPLIT_FILES = ("train_17_48.json", "val_17_48.json", "val_unseen.json")  # below zs_split/, whatever the split
 
 # All that a pickle of arrays and builtin containers needs. The two module paths of NumPy are those before and since
 # version 2; __builtin__ is what pickle protocols 0 to 2 call builtins.
@@ -112,3 +115,56 @@ def read_nus_wide_split(folder: Path) -> ZeroShotSplit:
     seen = sorted(set(range(len(labels))) - set(unseen))
     vectors = read_word_vectors_pickle(folder / "wordvec_array.pickle")
     return make_split(labels, seen, unseen, vectors, name=f"nus_wide_{len(seen)}_{len(unseen)}", source=str(folder))
+
+
+def write_official(folder: Path, split: ZeroShotSplit, parts: dict[str, LabelledPictures]) -> None:
+    """Write the released code's files: the COCO form for COCO's 80 classes, the NUS-WIDE form for other labels.
+
+    ``zs_split/`` holds the training pictures, the validation pictures, and those of them with an unseen label. That
+    form has no unknown labels: only positive ones are written, as annotations with the key ``area`` that the released
+    data set class reads. An image-level label has no area: it is 0.
+
+    Raises:
+        UserError: a label is neither seen nor unseen, and the form cannot say so.
+    """
+    neither = sorted(set(range(len(split.labels))) - {*split.seen, *split.unseen})
+    is_coco = split.labels == COCO_CLASSES
+    if neither and not is_coco:
+        raise UserError(
+            f"--official: the released code's form counts every label as seen or unseen, but these are neither: "
+            f"{name_some(split.names(neither))}; leave the flag out"
+        )
+    (folder / "zs_split").mkdir(parents=True)
+    vectors = split.word_vectors.numpy()
+    if is_coco:
+        _dump({"train": set(split.seen), "test": set(split.unseen), "val": set()}, folder / "cls_ids.pickle")
+        _dump({"wordvec_array": vectors[None].astype(np.float16)}, folder / "wordvec_array.pickle")
+    else:
+        _dump(dict(enumerate(split.labels)), folder / "classes.pickle")
+        _dump(split.names(split.unseen), folder / "unseen_classes.pickle")
+        _dump(vectors, folder / "wordvec_array.pickle")
+    train, val, val_unseen = (folder / "zs_split" / name for name in SPLIT_FILES)
+    keys = {"area": 0.0, "iscrowd": 0}
+    if "train" in parts:
+        write_coco_labels(train, _positive_only(parts["train"]), split.labels, keys)
+    if "val" in parts:
+        pictures = _positive_only(parts["val"])
+        write_coco_labels(val, pictures, split.labels, keys)
+        zero_shot = pictures.targets.select_columns(split.unseen).positives_per_picture().nonzero()[:, 0]
+        write_coco_labels(val_unseen, pictures.rows(zero_shot), split.labels, keys)
+
+
+def _positive_only(pictures: LabelledPictures) -> LabelledPictures:
+    num_rows, num_labels = pictures.targets.shape
+    return pictures.with_targets(
+        LabelMatrix.from_positives(*pictures.targets.positives(), num_rows=num_rows, num_labels=num_labels)
+    )
+
+
+def _dump(value: object, path: Path) -> None:
+    # The released code's environment has NumPy 1, which knows arrays by the module path without the underscore.
+    content = pickle.dumps(value, protocol=2).replace(
+        b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\n_reconstruct\n"
+    )
+    with atomic_write(path) as stream:
+        stream.write(content)

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.data.coco import LabelledPictures, read_coco_labels
 from src.data.dataset import locate_pictures
+from src.data.label_cache import cached_coco_labels
+from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.metadata import Metadata
 from src.errors import UserError
 
@@ -20,12 +21,12 @@ class TrainingSet:
 
     Attributes:
         paths: [N].
-        targets: [N, C_seen] int8, columns in the order of ``split.seen``.
+        targets: [N, C_seen], columns in the order of ``split.seen``.
         num_without_label: pictures left out because they have no seen label.
     """
 
     paths: list[Path]
-    targets: Tensor
+    targets: LabelMatrix
     num_without_label: int
 
 
@@ -35,13 +36,13 @@ class EvaluationSet:
 
     Attributes:
         paths: [N].
-        targets: [N, C] int8, columns in the order of ``split.labels``.
+        targets: [N, C], columns in the order of ``split.labels``.
         in_zero_shot, in_generalized: [N] bool, which pictures each setting evaluates; all of both, unless the folder
             lists them apart.
     """
 
     paths: list[Path]
-    targets: Tensor
+    targets: LabelMatrix
     in_zero_shot: Tensor
     in_generalized: Tensor
 
@@ -75,14 +76,14 @@ def load_training_set(metadata: Metadata, data: str | Path | None) -> TrainingSe
         UserError: the folder has no training labels, pictures are missing, or none has a seen label.
     """
     path = _label_file(metadata, metadata.train, "train.json", "zs_split/train_17_48.json")
-    pictures = read_coco_labels(path, metadata.split.labels)
-    targets = pictures.targets[:, list(metadata.split.seen)]
-    rows = (targets == 1).any(dim=1).nonzero()[:, 0]
+    pictures = _labels(path, metadata)
+    seen = pictures.with_targets(pictures.targets.select_columns(metadata.split.seen))
+    rows = seen.targets.positives_per_picture().nonzero()[:, 0]
     if len(rows) == 0:
         raise UserError(f"{path}: no picture has a seen label")
-    kept = pictures.rows(rows.tolist())
+    kept = seen.rows(rows)
     root = picture_root(metadata, data)
-    return TrainingSet(locate_pictures(kept.file_names, root, str(path)), targets[rows], len(pictures) - len(kept))
+    return TrainingSet(locate_pictures(kept.file_names, root, str(path)), kept.targets, len(pictures) - len(kept))
 
 
 def load_evaluation_set(metadata: Metadata, data: str | Path | None) -> EvaluationSet:
@@ -94,13 +95,11 @@ def load_evaluation_set(metadata: Metadata, data: str | Path | None) -> Evaluati
         UserError: the folder has no validation labels, or pictures are missing.
     """
     path = _label_file(metadata, metadata.val, "val.json", "zs_split/val_17_48.json")
-    pictures = read_coco_labels(path, metadata.split.labels)
+    pictures = _labels(path, metadata)
     in_generalized = torch.ones(len(pictures), dtype=torch.bool)
     in_zero_shot = in_generalized.clone()
     if metadata.val_unseen is not None:
-        pictures, in_zero_shot, in_generalized = _join(
-            pictures, read_coco_labels(metadata.val_unseen, metadata.split.labels)
-        )
+        pictures, in_zero_shot, in_generalized = _join(pictures, _labels(metadata.val_unseen, metadata))
     paths = locate_pictures(pictures.file_names, picture_root(metadata, data), str(path))
     return EvaluationSet(paths, pictures.targets, in_zero_shot, in_generalized)
 
@@ -111,21 +110,28 @@ def _join(pictures: LabelledPictures, zero_shot: LabelledPictures) -> tuple[Labe
     A picture in both has the labels of either: a list made for the unseen labels need not repeat the others.
     """
     row_of = {name: row for row, name in enumerate(pictures.file_names)}
-    new = [row for row, name in enumerate(zero_shot.file_names) if name not in row_of]
-    shared = [row for row, name in enumerate(zero_shot.file_names) if name in row_of]
-    added = zero_shot.rows(new)
-    targets = pictures.targets.clone()
-    rows = [row_of[zero_shot.file_names[row]] for row in shared]
-    targets[rows] = torch.maximum(targets[rows], zero_shot.targets[shared])
-    joined = LabelledPictures(
-        pictures.image_ids + added.image_ids,
-        pictures.file_names + added.file_names,
-        torch.cat([targets, added.targets]),
+    added = torch.tensor([name not in row_of for name in zero_shot.file_names], dtype=torch.bool).nonzero()[:, 0]
+    new = zero_shot.rows(added)
+    row_of |= {name: row for row, name in enumerate(new.file_names, start=len(pictures))}
+    row_of_zero_shot = torch.tensor([row_of[name] for name in zero_shot.file_names], dtype=torch.int64)
+    rows, columns, values = pictures.targets.entries()
+    zero_shot_rows, zero_shot_columns, zero_shot_values = zero_shot.targets.entries()
+    targets = LabelMatrix.from_entries(
+        torch.cat([rows, row_of_zero_shot[zero_shot_rows]]),
+        torch.cat([columns, zero_shot_columns]),
+        torch.cat([values, zero_shot_values]),
+        unlisted=torch.cat([pictures.targets.unlisted, new.targets.unlisted]),
+        num_labels=pictures.targets.num_labels,
     )
-    listed = set(zero_shot.file_names)
-    in_zero_shot = torch.tensor([name in listed for name in joined.file_names], dtype=torch.bool)
+    joined = LabelledPictures(pictures.image_ids + new.image_ids, pictures.file_names + new.file_names, targets)
+    in_zero_shot = torch.zeros(len(joined), dtype=torch.bool)
+    in_zero_shot[row_of_zero_shot] = True
     in_generalized = torch.arange(len(joined)) < len(pictures)
     return joined, in_zero_shot, in_generalized
+
+
+def _labels(path: Path, metadata: Metadata) -> LabelledPictures:
+    return cached_coco_labels(path, metadata.split.labels, metadata.folder / "label_cache")
 
 
 def _label_file(metadata: Metadata, path: Path | None, own_name: str, official_name: str) -> Path:

@@ -1,0 +1,191 @@
+"""Image-level labels of many pictures, stored sparsely: 9 million labels of 7,586 classes fit, a matrix would not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMatrix:
+    """Labels [N, C]: 1 positive, 0 negative, -1 unknown. Only what differs from the rest of its row is stored.
+
+    Attributes:
+        offsets: [N + 1] int64; the entries of row i are ``offsets[i]`` to ``offsets[i + 1] - 1``.
+        columns: [K] int32, ascending within a row, none twice.
+        values: [K] int8, each 1, 0 or -1.
+        unlisted: [N] int8, what the other labels of a row are: 0 where a picture is labelled completely, -1 where only
+            the listed labels were verified.
+        num_labels: C.
+    """
+
+    offsets: Tensor
+    columns: Tensor
+    values: Tensor
+    unlisted: Tensor
+    num_labels: int
+
+    @classmethod
+    def from_entries(
+        cls, rows: Tensor, columns: Tensor, values: Tensor, *, unlisted: Tensor, num_labels: int
+    ) -> LabelMatrix:
+        """From entries in any order; of several about the same label of a picture the largest value stays.
+
+        Args:
+            rows, columns: [K] whole numbers within [N, C].
+            values: [K], each 1, 0 or -1.
+            unlisted: [N].
+            num_labels: C.
+        """
+        # Ascending by (place, -value): the first of each place is the one with the largest value.
+        key = (rows.long() * num_labels + columns.long()) * 3 + (1 - values.long())
+        key = key.sort().values
+        place = key // 3
+        first = torch.ones(len(key), dtype=torch.bool)
+        first[1:] = place[1:] != place[:-1]
+        place, values = place[first], (1 - key[first] % 3).to(torch.int8)
+        width = max(num_labels, 1)  # without labels there are no entries either
+        offsets = _offsets(place // width, len(unlisted))
+        return cls(offsets, (place % width).int(), values, unlisted.to(torch.int8), num_labels)
+
+    @classmethod
+    def from_positives(cls, rows: Tensor, columns: Tensor, *, num_rows: int, num_labels: int) -> LabelMatrix:
+        """Completely labelled pictures: these entries are 1, all others 0."""
+        unlisted = torch.zeros(num_rows, dtype=torch.int8)
+        ones = torch.ones(len(rows), dtype=torch.int8)
+        return cls.from_entries(rows, columns, ones, unlisted=unlisted, num_labels=num_labels)
+
+    @classmethod
+    def from_dense(cls, targets: Tensor) -> LabelMatrix:
+        """From a matrix [N, C] of 1, 0 and -1."""
+        rows, columns = targets.nonzero(as_tuple=True)
+        unlisted = torch.zeros(targets.shape[0], dtype=torch.int8)
+        return cls.from_entries(rows, columns, targets[rows, columns], unlisted=unlisted, num_labels=targets.shape[1])
+
+    @classmethod
+    def concatenate(cls, matrices: Sequence[LabelMatrix]) -> LabelMatrix:
+        """The rows of all; they must have as many labels."""
+        counts = torch.cat([matrix.offsets.diff() for matrix in matrices])
+        return cls(
+            torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
+            torch.cat([matrix.columns for matrix in matrices]),
+            torch.cat([matrix.values for matrix in matrices]),
+            torch.cat([matrix.unlisted for matrix in matrices]),
+            matrices[0].num_labels,
+        )
+
+    def __len__(self) -> int:
+        return len(self.unlisted)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, C)."""
+        return len(self), self.num_labels
+
+    def entries(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is stored: (rows, columns, values), each [K], by row and column."""
+        rows = torch.repeat_interleave(torch.arange(len(self)), self.offsets.diff())
+        return rows, self.columns.long(), self.values
+
+    def positives(self) -> tuple[Tensor, Tensor]:
+        """(rows, columns) of the positive labels, by row and column."""
+        rows, columns, values = self.entries()
+        return rows[values == 1], columns[values == 1]
+
+    def positives_per_picture(self) -> Tensor:
+        """[N] int64."""
+        return torch.bincount(self.positives()[0], minlength=len(self))
+
+    def positives_per_label(self) -> Tensor:
+        """[C] int64."""
+        return torch.bincount(self.positives()[1], minlength=self.num_labels)
+
+    def num_unknown(self) -> int:
+        """How many of the N*C labels are unknown."""
+        listed_per_row = self.offsets.diff()
+        partly = self.unlisted == -1
+        return int((self.values == -1).sum() + (self.num_labels - listed_per_row[partly]).sum())
+
+    def dense(self, rows: Tensor | None = None) -> Tensor:
+        """The matrix of some rows, or of all: [len(rows), C] int8."""
+        rows = torch.arange(len(self)) if rows is None else rows
+        which, entry = self._entries_of(rows)
+        matrix = self.unlisted[rows][:, None].repeat(1, self.num_labels)
+        matrix[which, self.columns[entry].long()] = self.values[entry]
+        return matrix
+
+    def select_rows(self, rows: Tensor) -> LabelMatrix:
+        """These rows, in this order."""
+        which, entry = self._entries_of(rows)
+        offsets = _offsets(which, len(rows))
+        return LabelMatrix(offsets, self.columns[entry], self.values[entry], self.unlisted[rows], self.num_labels)
+
+    def select_columns(self, columns: Sequence[int] | Tensor) -> LabelMatrix:
+        """These columns, in this order; each at most once."""
+        chosen = torch.as_tensor(columns, dtype=torch.int64)
+        new_column = torch.full((self.num_labels,), -1, dtype=torch.int64)
+        new_column[chosen] = torch.arange(len(chosen))
+        rows, old, values = self.entries()
+        kept = new_column[old] >= 0
+        return LabelMatrix.from_entries(
+            rows[kept], new_column[old[kept]], values[kept], unlisted=self.unlisted, num_labels=len(chosen)
+        )
+
+    def forget_columns(self, columns: Sequence[int]) -> LabelMatrix:
+        """The same shape without any entry in these columns."""
+        forgotten = torch.zeros(self.num_labels, dtype=torch.bool)
+        forgotten[torch.as_tensor(columns, dtype=torch.int64)] = True
+        rows, old, values = self.entries()
+        kept = ~forgotten[old]
+        return LabelMatrix.from_entries(
+            rows[kept], old[kept], values[kept], unlisted=self.unlisted, num_labels=self.num_labels
+        )
+
+    def _entries_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """For each entry of these rows: (which of ``rows`` it belongs to, its place in the stored arrays)."""
+        counts = self.offsets.diff()[rows]
+        which = torch.repeat_interleave(torch.arange(len(rows)), counts)
+        within = torch.arange(len(which)) - (counts.cumsum(0) - counts)[which]
+        return which, self.offsets[rows][which] + within
+
+
+def _offsets(rows: Tensor, num_rows: int) -> Tensor:
+    """Where the entries of each row begin, and where the last one's end: [num_rows + 1]."""
+    offsets = torch.zeros(num_rows + 1, dtype=torch.int64)
+    offsets[1:] = torch.bincount(rows, minlength=num_rows).cumsum(0)
+    return offsets
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPictures:
+    """Image-level labels of one part of a data set.
+
+    Attributes:
+        image_ids: [N], as in the file.
+        file_names: [N], relative to the picture folder.
+        targets: [N, C] in the split's column order.
+    """
+
+    image_ids: tuple[int | str, ...]
+    file_names: tuple[str, ...]
+    targets: LabelMatrix
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def rows(self, rows: Sequence[int] | Tensor) -> LabelledPictures:
+        """Some of the pictures, in this order."""
+        rows = torch.as_tensor(rows, dtype=torch.int64)
+        kept = rows.tolist()
+        return LabelledPictures(
+            tuple(self.image_ids[row] for row in kept),
+            tuple(self.file_names[row] for row in kept),
+            self.targets.select_rows(rows),
+        )
+
+    def with_targets(self, targets: LabelMatrix) -> LabelledPictures:
+        """The same pictures with other labels."""
+        return LabelledPictures(self.image_ids, self.file_names, targets)
