@@ -1,0 +1,58 @@
+"""What several kinds of word sources share."""
+
+from __future__ import annotations
+
+import importlib
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from src.errors import UserError
+
+
+class ListedWords:
+    """A source that has vectors for the words of a list, and computes none for others."""
+
+    has_word_list = True
+
+    def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
+        """No vector for any word: all that there are are in the list."""
+        return [None] * len(words)
+
+
+def as_vector(numbers: Any, word: str, where: str) -> np.ndarray:
+    """``numbers`` as a float32 vector.
+
+    Raises:
+        UserError: a number is NaN, infinite or too large for float32.
+    """
+    with np.errstate(over="ignore"):
+        vector = np.array(numbers, dtype=np.float32)  # a copy: a view would keep a whole block of the file
+    if not np.isfinite(vector).all():
+        raise UserError(f"{where}: the vector of {word!r} has numbers that are NaN or infinite; get the file again")
+    return vector
+
+
+def import_extra(module: str, install: str, needed_by: str) -> Any:
+    """A module that this project does not require.
+
+    Args:
+        module: its name.
+        install: what ``pip install`` takes.
+        needed_by: flag and value, for the error message.
+
+    Raises:
+        UserError: it is not installed, or cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{needed_by}: {first_line(error)}; run: pip install {install}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The start of what an exception says: other libraries' messages go on for paragraphs."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return textwrap.shorten(line, 200, placeholder=" ...").rstrip(".")

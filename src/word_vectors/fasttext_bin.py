@@ -1,0 +1,141 @@
+"""Model files of the fastText program (``.bin``), which give words that they do not list a vector from their sub-words.
+
+"Enriching Word Vectors with Subword Information" (TACL 2017). Little-endian, format version 12 (11 differs in what it
+means for supervised models):
+
+    int32 magic, version
+    int32 dim, ws, epoch, minCount, neg, wordNgrams, loss, model, bucket, minn, maxn, lrUpdateRate; float64 t
+    int32 entries, words, labels; int64 tokens, pruned
+    for each entry: its bytes, NUL, int64 count, int8 kind (0 a word, 1 a label)
+    pruned * (int32, int32)
+    int8 quantised; int64 rows, columns; float32 numbers: first the words' rows, then the sub-words' buckets
+    the output matrix, which is of no use here
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from src.errors import UserError
+from src.word_vectors.base import as_vector
+from src.word_vectors.streams import ByteFile
+
+MAGIC = struct.pack("<i", 793712314)
+
+_ARGUMENTS = struct.Struct("<13id")  # version first
+_COUNTS = struct.Struct("<3i2q")
+_MATRIX = struct.Struct("<?2q")
+_AFTER_WORD = 9  # bytes: count and kind
+_SUPERVISED = 3
+_END_OF_SENTENCE = b"</s>"
+
+
+def bucket_hash(ngram: bytes) -> int:
+    """32-bit FNV-1a as the fastText program has it: bytes from 0x80 on are signed, so that they flip the upper bits."""
+    value = 2166136261
+    for byte in ngram:
+        value ^= byte if byte < 0x80 else byte | 0xFFFFFF00
+        value = value * 16777619 & 0xFFFFFFFF
+    return value
+
+
+def character_ngrams(word: bytes, shortest: int, longest: int) -> list[bytes]:
+    """The character n-grams of ``<word>``, without the single characters ``<`` and ``>``."""
+    marked = b"<" + word + b">"
+    starts = [place for place, byte in enumerate(marked) if byte & 0xC0 != 0x80]  # of UTF-8 characters
+    bounds = [*starts, len(marked)]
+    return [
+        marked[bounds[first] : bounds[first + length]]
+        for first in range(len(starts))
+        for length in range(max(shortest, 1), min(longest, len(starts) - first) + 1)
+        if length > 1 or 0 < first < len(starts) - 1
+    ]
+
+
+class FastTextModel:
+    """Words and sub-words of a fastText model.
+
+    The file is mapped into memory, so that only the rows that are needed are read. The vector of a listed word is the
+    mean of its own row and its sub-words' rows.
+
+    Raises:
+        UserError: the file is packed, quantised, cut short or of another version.
+    """
+
+    has_word_list = True
+
+    def __init__(self, file: ByteFile) -> None:
+        self.name, self.flag, self._where = file.name, file.flag, file.where
+        self._content = file.mapped("a fastText model")
+        try:
+            self._read_head()
+        except (struct.error, ValueError) as error:
+            raise self._cut_short() from error
+
+    def _cut_short(self) -> UserError:
+        return UserError(f"{self._where}: a fastText model that is damaged or cut short; get the file again")
+
+    def _read_head(self) -> None:
+        version, *arguments, _ = _ARGUMENTS.unpack_from(self._content, len(MAGIC))
+        if version not in (11, 12):
+            raise UserError(
+                f"{self._where}: a fastText model of format version {version}, not 11 or 12; take its .vec file, or "
+                "save it anew with fastText 0.2 or later"
+            )
+        self.dim, model, self._num_buckets, self._shortest, self._longest = (arguments[i] for i in (0, 7, 8, 9, 10))
+        if version == 11 and model == _SUPERVISED:
+            self._longest = 0  # such models were trained without sub-words, whatever they say
+        place = len(MAGIC) + _ARGUMENTS.size
+        entries, self._num_words, _, _, pruned = _COUNTS.unpack_from(self._content, place)
+        self._dictionary = place + _COUNTS.size
+        place = self._dictionary
+        for _ in range(entries):
+            place = self._content.find(b"\0", place) + 1 + _AFTER_WORD
+            if place <= _AFTER_WORD:
+                raise self._cut_short()
+        place += 8 * max(pruned, 0)
+        quantised, rows, columns = _MATRIX.unpack_from(self._content, place)
+        if quantised:
+            raise UserError(
+                f"{self._where}: a quantised fastText model (.ftz); give the .bin or .vec file that it was made from"
+            )
+        if columns != self.dim or rows < self._num_words or (self._longest and self._num_buckets <= 0):
+            raise self._cut_short()
+        numbers = np.frombuffer(self._content, "<f4", rows * columns, place + _MATRIX.size)
+        self._rows = numbers.reshape(rows, columns)
+        if self._longest and rows < self._num_words + self._num_buckets:
+            raise self._cut_short()
+
+    def _entries(self) -> Iterator[bytes]:
+        """The words as bytes. The program writes them before the labels."""
+        place = self._dictionary
+        for _ in range(self._num_words):
+            end = self._content.find(b"\0", place)
+            yield self._content[place:end]
+            place = end + 1 + _AFTER_WORD
+
+    def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
+        """See :class:`src.word_vectors.source.WordSource`."""
+        for row, encoded in enumerate(self._entries()):
+            word = encoded.decode("utf-8", errors="replace")
+            if wanted(word):
+                yield word, self._mean([row, *self._subword_rows(encoded)], word)
+
+    def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
+        """The vectors of words that are not listed: the means of their sub-words; None for a word that has none."""
+        rows = [self._subword_rows(word.encode()) for word in words]
+        return [self._mean(of_word, word) if of_word else None for of_word, word in zip(rows, words, strict=True)]
+
+    def _subword_rows(self, word: bytes) -> list[int]:
+        if word == _END_OF_SENTENCE:
+            return []
+        return [
+            self._num_words + bucket_hash(ngram) % self._num_buckets
+            for ngram in character_ngrams(word, self._shortest, self._longest)
+        ]
+
+    def _mean(self, rows: list[int], word: str) -> np.ndarray:
+        return as_vector(self._rows[rows].mean(axis=0, dtype=np.float64), word, self._where)

@@ -1,0 +1,76 @@
+"""Telling whether word vectors are of the space that a model was trained in: others give scores that mean nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from src.errors import UserError
+from src.word_vectors.source import WordSource
+
+MAX_PROBES = 64
+
+
+@dataclass(frozen=True)
+class Space:
+    """A fingerprint of a word-vector space.
+
+    Attributes:
+        dim: D.
+        probes: probe word -> hash of the signs of its vector's D numbers. Signs survive half precision and any scaling,
+            and those of 50 numbers agree by chance once in 10^15.
+    """
+
+    dim: int
+    probes: Mapping[str, str]
+
+
+def space_of(words: Sequence[str], vectors: Tensor) -> Space:
+    """The fingerprint of a space by its first words of one part: a longer tag's vector may be a mean.
+
+    Args:
+        words: V words.
+        vectors: [D, V].
+    """
+    rows = [row for row, word in enumerate(words) if word.isalpha()][:MAX_PROBES]
+    return Space(vectors.shape[0], {words[row]: _hash_of_signs(vectors[:, row].numpy()) for row in rows})
+
+
+def _hash_of_signs(vector: np.ndarray) -> str:
+    return hashlib.sha256(np.packbits(vector > 0).tobytes()).hexdigest()[:16]
+
+
+def check_space(space: Space, source: WordSource) -> None:
+    """Refuse words of another space.
+
+    A label may have got its vector under another name, so not every probe has to agree, but more than half of those
+    that ``source`` has.
+
+    Raises:
+        UserError: the vectors have another length, are of another space, or have no word in common with the model's.
+    """
+    found: dict[str, np.ndarray] = {}
+    for word, vector in source.scan(lambda word: word in space.probes):
+        found.setdefault(word, vector)  # of a word that the file repeats the first counts
+    if not source.has_word_list:
+        computed = zip(space.probes, source.lookup(list(space.probes)), strict=True)
+        found = {word: vector for word, vector in computed if vector is not None}
+    dim = next((len(vector) for vector in found.values()), source.dim)
+    where = f"{source.flag} {source.name}"
+    if dim is not None and dim != space.dim:
+        raise UserError(f"{where}: vectors of length {dim}, but the model was trained with length {space.dim}")
+    if not found:
+        raise UserError(
+            f"{where}: has none of the {len(space.probes)} words by which the model knows its word-vector space; give "
+            "the file that the model's word vectors are from"
+        )
+    agreeing = sum(_hash_of_signs(vector) == space.probes[word] for word, vector in found.items())
+    if 2 * agreeing <= len(found):
+        raise UserError(
+            f"{where}: only {agreeing} of {len(found)} probe words have the vectors that the model was trained with; "
+            "give the file that the model's word vectors are from"
+        )

