@@ -29,7 +29,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn metadata folder: 24 training and 16 validation pictures."""
-    from src.data.sample import prepare_sample
+    from src.prepare.sample import prepare_sample
 
     folder = tmp_path_factory.mktemp("data") / "sample"
     prepare_sample(folder, num_train=24, num_val=16)

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from src.data.coco import LabelledPictures
-from src.data.metadata import write_metadata
+from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.metadata_writer import write_metadata
 from src.data.split import make_split
 from tests.conftest import run_script
 
@@ -150,7 +150,7 @@ def colour_wheel(folder: Path) -> Path:
             colour = colorsys.hsv_to_rgb(hues[column], random.uniform(0.7, 1), random.uniform(0.6, 1))
             noisy = 255 * np.array(colour) + random.normal(0, 8, (32, 32, 3))
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(pictures / name)
-        targets = torch.eye(16, dtype=torch.int8)[columns]
+        targets = LabelMatrix.from_dense(torch.eye(16, dtype=torch.int8)[columns])
         parts[part] = LabelledPictures(tuple(range(len(columns))), names, targets)
     write_metadata(folder, split, parts, image_root="images", word_vector_source="wheel", move_in=[pictures])
     return folder

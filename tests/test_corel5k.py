@@ -8,8 +8,8 @@ import torch
 
 import prepare_data
 from src.data.coco import read_coco_labels
-from src.data.corel5k import prepare_corel5k
-from src.data.metadata import load_metadata
+from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.metadata import Metadata, load_metadata
 from src.errors import UserError
 
 WORDS = ["city", "mountain", "sky", "tree", "cat", "jet"]
@@ -37,13 +37,30 @@ def vectors(folder: Path, *without: str) -> Path:
     return path
 
 
-def tags(targets: torch.Tensor, labels: tuple[str, ...]) -> list[str]:
-    return [" ".join(labels[column] for column in row.nonzero()[:, 0].tolist()) for row in targets]
+def prepare(source: Path, output: Path, vectors: Path, *flags: object) -> tuple[Metadata, list[str]]:
+    """(what was made, the report)."""
+    arguments = ["corel5k", "--source", source, "--output", output, "--word-vectors", vectors, *flags]
+    args = prepare_data.parser().parse_args([str(argument) for argument in arguments])
+    report = args.run(args)
+    return load_metadata(output), report
+
+
+def labelled(metadata: Metadata) -> tuple[LabelledPictures, LabelledPictures]:
+    return tuple(read_coco_labels(path, metadata.split.labels) for path in (metadata.train, metadata.val))
+
+
+def tags(targets: LabelMatrix, labels: tuple[str, ...]) -> list[str]:
+    return [" ".join(labels[column] for column in row.nonzero()[:, 0].tolist()) for row in targets.dense()]
+
+
+def names(folder: Path, *words: str) -> Path:
+    path = folder / "unseen.txt"
+    path.write_text("\n".join(words), encoding="utf-8")
+    return path
 
 
 def test_the_folder_that_is_made(source, tmp_path):
-    report = prepare_corel5k(source, tmp_path / "m", vectors(tmp_path))
-    metadata = load_metadata(tmp_path / "m")
+    metadata, report = prepare(source, tmp_path / "m", vectors(tmp_path))
     split = metadata.split
     assert split.labels == tuple(WORDS)
     assert split.names(split.unseen) == ["mountain", "sky", "tree", "cat"]  # of NUS-WIDE's 81 concepts
@@ -52,44 +69,55 @@ def test_the_folder_that_is_made(source, tmp_path):
     expected = np.array([VECTORS[word] for word in WORDS]).T
     np.testing.assert_allclose(split.word_vectors, expected / np.linalg.norm(expected, axis=0), rtol=1e-6)
     assert metadata.image_root == source / "images"
-    train, val = (read_coco_labels(path, split.labels) for path in (metadata.train, metadata.val))
+    train, val = labelled(metadata)
     assert train.file_names == ("1000/1000.jpeg", "1000/1003.jpeg", "16000/16001.jpeg")
-    assert tags(train.targets, split.labels) == ["city mountain sky", "tree", "city cat"]
+    assert tags(train.targets, split.labels) == ["city", "", "city"]  # the unseen ones are hidden
     assert val.image_ids == (1001, 16002)
     assert tags(val.targets, split.labels) == ["mountain sky tree", "jet"]  # both lines of 1001
-    assert torch.equal(report.train.targets, train.targets)
-    assert (report.repeated_lines, report.dropped, report.extra_words) == (1, [], None)
+    assert "val: merged 1 repeated lines of test_label" in report
+    assert "train: hid the unseen labels of 3 pictures" in report
+    assert report == (tmp_path / "m" / "report.txt").read_text().splitlines()
+
+
+def test_training_pictures_with_an_unseen_label_can_be_left_out(source, tmp_path):
+    unseen = names(tmp_path, "cat")
+    metadata, report = prepare(
+        source, tmp_path / "m", vectors(tmp_path), "--train-with-unseen", "drop", "--unseen", unseen
+    )
+    train, val = labelled(metadata)
+    assert tags(train.targets, metadata.split.labels) == ["city mountain sky", "tree"]
+    assert len(val) == 2
+    assert "train: left out 1 pictures with an unseen label" in report
 
 
 def test_words_without_a_vector_are_an_error_unless_they_may_be_dropped(source, tmp_path):
     path = vectors(tmp_path, "mountain", "jet")
-    with pytest.raises(UserError, match=r"no vector for 2 of the 6 words \(mountain, jet\).*--missing drop"):
-        prepare_corel5k(source, tmp_path / "m", path)
+    with pytest.raises(UserError, match=r"mountain(.|\n)*jet(.|\n)*--missing drop"):
+        prepare(source, tmp_path / "m", path)
     assert not (tmp_path / "m").exists()
-    report = prepare_corel5k(source, tmp_path / "m", path, drop_missing=True)
-    labels = load_metadata(tmp_path / "m").split.labels
+    metadata, report = prepare(source, tmp_path / "m", path, "--missing", "drop")
+    labels = metadata.split.labels
     assert labels == ("city", "sky", "tree", "cat")
-    assert report.dropped == ["mountain", "jet"]
-    assert tags(report.train.targets, labels) == ["city sky", "tree", "city cat"]
-    assert tags(report.val.targets, labels) == ["sky tree", ""]  # 16002 stays, without labels
+    assert "dropped 2 labels without a word vector: mountain, jet" in report
+    train, val = labelled(metadata)
+    assert tags(train.targets, labels) == ["city", "", "city"]
+    assert tags(val.targets, labels) == ["sky tree", ""]  # 16002 stays, without labels
 
 
 def test_own_unseen_labels(source, tmp_path):
-    report = prepare_corel5k(source, tmp_path / "m", vectors(tmp_path), unseen=["jet", "city"])
-    assert report.split.names(report.split.unseen) == ["city", "jet"]
-    assert report.split.names(report.split.seen) == ["mountain", "sky", "tree", "cat"]
-    with pytest.raises(UserError, match=r"--unseen .*: no such label: unicorn"):
-        prepare_corel5k(source, tmp_path / "n", vectors(tmp_path), unseen=["jet", "unicorn"])
-    with pytest.raises(UserError, match=r"--unseen \(words that have a vector\): no such label: jet"):
-        prepare_corel5k(source, tmp_path / "n", vectors(tmp_path, "jet"), unseen=["jet"], drop_missing=True)
+    metadata, _ = prepare(source, tmp_path / "m", vectors(tmp_path), "--unseen", names(tmp_path, "jet", "city"))
+    split = metadata.split
+    assert split.names(split.unseen) == ["city", "jet"]
+    assert split.names(split.seen) == ["mountain", "sky", "tree", "cat"]
+    with pytest.raises(UserError, match=r"--unseen: no such label: unicorn"):
+        prepare(source, tmp_path / "n", vectors(tmp_path), "--unseen", names(tmp_path, "jet", "unicorn"))
     assert not (tmp_path / "n").exists()
 
 
 def test_further_words_leave_out_the_labels(source, tmp_path):
-    prepare_corel5k(source, tmp_path / "m", vectors(tmp_path), extra_words=10)
-    extra = load_metadata(tmp_path / "m").extra_words
-    assert extra.words == ("the", "of")
-    torch.testing.assert_close(extra.vectors.norm(dim=0), torch.ones(2))
+    metadata, _ = prepare(source, tmp_path / "m", vectors(tmp_path), "--extra-words", 10)
+    assert metadata.extra_words.words == ("the", "of")
+    torch.testing.assert_close(metadata.extra_words.vectors.norm(dim=0), torch.ones(2))
 
 
 def replace(name: str, text: str):
@@ -103,9 +131,9 @@ def remove(name: str):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (remove("words"), ["--source", "cannot read words", "Corel5k folder"]),
-        (remove("training_label"), ["cannot read training_label"]),
-        (remove("test_label"), ["cannot read test_label"]),
+        (remove("words"), ["--source", "no words in it", "Corel5k folder"]),
+        (remove("training_label"), ["no training_label"]),
+        (remove("test_label"), ["no test_label"]),
         (remove("images/1000/1003.jpeg"), ["1 of the 3 pictures of training_label", "(1000/1003.jpeg)"]),
         (remove("images/16000/16002.jpeg"), ["1 of the 2 pictures of test_label", "(16000/16002.jpeg)"]),
         (replace("training_label", "1000 1\n\n1003 7\n"), ["training_label, line 3", "tags 1..6", "'1003 7'"]),
@@ -114,15 +142,17 @@ def remove(name: str):
         (replace("test_label", "1001 sky\n"), ["test_label, line 1", "'1001 sky'"]),
         (replace("words", "city\n\nsky\ntree\ncat\njet\n"), ["words, line 2", "no word"]),
         (replace("words", "city\ncity\nsky\ntree\ncat\njet\n"), ["repeated labels: city"]),
-        (replace("words", "cat\n"), ["no seen label"]),
+        (replace("words", "cat\nsky\ntree\nmap\nsun\ntoy\n"), ["no seen label"]),
+        (replace("words", "cat\n"), ["training_label, line 1"]),
     ],
 )
 def test_faults_are_named_and_nothing_is_written(source, tmp_path, damage, words):
-    path = vectors(tmp_path)
+    path = tmp_path / "vectors.txt"
+    path.write_text("".join(f"{word} 1 {row} 2\n" for row, word in enumerate([*WORDS, "map", "sun", "toy"])))
     damage(source)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError) as caught:
-        prepare_corel5k(source, tmp_path / "m", path)
+        prepare(source, tmp_path / "m", path)
     assert all(word in str(caught.value) for word in words), caught.value
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -131,23 +161,27 @@ def test_an_output_folder_in_the_way_is_refused_before_anything_is_read(tmp_path
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "photo.jpg").touch()
     with pytest.raises(UserError, match="is not empty"):
-        prepare_corel5k(tmp_path / "gone", tmp_path / "m", tmp_path / "gone")
+        prepare(tmp_path / "gone", tmp_path / "m", tmp_path / "gone")
 
 
 def test_the_sub_command(source, tmp_path, capsys):
     path = vectors(tmp_path, "jet")
-    (tmp_path / "unseen.txt").write_text("\ufeffcat\n\n tree \n", encoding="utf-8")
+    (tmp_path / "unseen.txt").write_bytes("\ufeffcat\r\n\r\n tree \r\n".encode())
     flags = ["corel5k", "--source", source, "--output", tmp_path / "m", "--word_vectors", path, "--missing", "drop"]
     arguments = [str(flag) for flag in [*flags, "--unseen", tmp_path / "unseen.txt", "--extra-words", "1"]]
     assert prepare_data.main(arguments) == 0
-    output = capsys.readouterr().out.splitlines()
-    assert output[0].endswith("m: 3 seen and 2 unseen labels, word vectors of length 3")
-    assert output[1:] == [
-        "  train: 3 pictures, 6 labels, 0 pictures without any",
-        "  val: 2 pictures, 3 labels, 1 pictures without any",
-        "  merged 1 repeated lines of the label files",
-        "  dropped 1 words without a vector: jet",
-        "  1 further words",
+    assert capsys.readouterr().out.splitlines() == [
+        "corel5k_3_2: 3 seen and 2 unseen labels",
+        "word vectors of length 3 from vectors.txt, and of 1 further words",
+        "train: 3 pictures, 4 labels (1.3333 a picture), 1 pictures without any",
+        "val: 2 pictures, 3 labels (1.5000 a picture), 1 pictures without any",
+        "val: 2 labels without any picture: city, cat",
+        "val: 1 pictures with an unseen label, 1 unseen labels",
+        "val: merged 1 repeated lines of test_label",
+        "dropped 1 labels without a word vector: jet",
+        "train: 2 pictures with a seen label, 1 of them without any unseen label",
+        "train: hid the unseen labels of 2 pictures",
+        f"written to {tmp_path / 'm'}",
     ]
     assert prepare_data.main(arguments) == 2
     assert "is not empty" in capsys.readouterr().err
@@ -158,15 +192,20 @@ def test_the_sub_command(source, tmp_path, capsys):
 
 def test_the_real_corel5k_with_the_nus_wide_vectors(shared_data, tmp_path):
     source, words = shared_data / "corel5k", shared_data / "nus_wide"
-    with pytest.raises(UserError, match="no vector for 73 of the 374 words"):
-        prepare_corel5k(source, tmp_path / "m", words)
-    report = prepare_corel5k(source, tmp_path / "m", words, drop_missing=True)
-    split = load_metadata(tmp_path / "m").split
+    with pytest.raises(UserError, match="73 of the 374"):
+        prepare(source, tmp_path / "m", words, "--forms", "strict")
+    metadata, _ = prepare(source, tmp_path / "m", words, "--forms", "strict", "--missing", "drop")
+    split = metadata.split
     assert (len(split.seen), len(split.unseen), len(split.labels)) == (242, 59, 301)
     assert split.word_vectors.shape == (300, 301)
-    assert (len(report.train), len(report.val), len(report.dropped), report.repeated_lines) == (4500, 499, 73, 1)
-    names = (source / "words").read_text().split()
-    first = (source / "training_label").read_text().splitlines()[0].split()
-    expected = {names[int(tag) - 1] for tag in first[1:]} & set(split.labels)
-    assert {split.labels[column] for column in report.train.targets[0].nonzero()[:, 0].tolist()} == expected
-    assert report.train.file_names[0] == f"{int(first[0]) // 1000 * 1000}/{first[0]}.jpeg"
+    train, val = labelled(metadata)
+    assert (len(train), len(val)) == (4500, 499)
+    all_words = (source / "words").read_text().split()
+    lines = (source / "training_label").read_text().splitlines()
+    seen = set(split.names(split.seen))
+    for number, line in enumerate(lines[:200]):
+        picture, *numbers = line.split()
+        row = train.image_ids.index(int(picture))
+        expected = {all_words[int(tag) - 1] for tag in numbers} & seen
+        assert set(tags(train.targets.select_rows(torch.tensor([row])), split.labels)[0].split()) == expected, number
+        assert train.file_names[row] == f"{int(picture) // 1000 * 1000}/{picture}.jpeg"

@@ -9,8 +9,9 @@ from src.data.coco import read_coco_labels
 from src.data.images import read_picture
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set, load_training_set
-from src.data.sample import HORIZON, LABELS, UNSEEN, draw_picture, prepare_sample
 from src.errors import UserError
+from src.prepare.sample import HORIZON, LABELS, UNSEEN, draw_picture, prepare_sample
+from src.word_vectors.source import open_word_vectors
 
 
 def everything_below(folder):
@@ -59,12 +60,14 @@ def test_pictures_show_what_their_labels_say(sample):
     checked = set()
     for path in (metadata.train, metadata.val):
         pictures = read_coco_labels(path, metadata.split.labels)
-        for name, row in zip(pictures.file_names, pictures.targets, strict=True):
+        for name, row in zip(pictures.file_names, pictures.targets.dense(), strict=True):
             pixels = np.asarray(read_picture(sample / "images" / name)).astype(float)
             upper = "sky" if row[column["sky"]] else "night"
             assert row[column["sky"]] + row[column["night"]] == 1
             assert (np.median(pixels[:10]) > 100) == (upper == "sky"), name
-            [lower] = [label for label in ground if row[column[label]]]
+            # train.json hides unseen labels, of which snow is one
+            lower = next((label for label in ground if row[column[label]]), "snow")
+            assert lower != "snow" or path == metadata.train or row[column["snow"]]
             middle = np.median(pixels[HORIZON + 2 :].reshape(-1, 3), axis=0)
             assert min(ground, key=lambda label: np.abs(np.array(ground[label]) - middle).sum()) == lower, name
             checked |= {upper, lower}
@@ -87,7 +90,7 @@ def test_labels_keep_to_what_goes_together():
 @pytest.mark.parametrize("value", ["0", "-3"])
 def test_no_pictures_is_an_error(tmp_path, capsys, flag, value):
     assert prepare_data.main(["sample", "--output", str(tmp_path / "m"), flag, value]) == 2
-    assert f"{flag} {value}: must be at least 1" in capsys.readouterr().err
+    assert f"{flag}: {value!r} is not a whole number from 1" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,7 +114,7 @@ def test_a_failure_while_drawing_leaves_nothing(tmp_path, monkeypatch, failure, 
             raise failure
         return draw_picture(random)
 
-    monkeypatch.setattr("src.data.sample.draw_picture", failing)
+    monkeypatch.setattr("src.prepare.sample.draw_picture", failing)
     with pytest.raises(seen, match="--output .*disk full" if seen is UserError else None):
         prepare_sample(tmp_path / "m", num_train=3, num_val=3)
     assert list(tmp_path.iterdir()) == []
@@ -120,14 +123,19 @@ def test_a_failure_while_drawing_leaves_nothing(tmp_path, monkeypatch, failure, 
 def test_the_sub_command(tmp_path, capsys):
     flags = ["sample", "--output", str(tmp_path / "new" / "m"), "--train_images", "3", "--val-images", "2"]
     assert prepare_data.main([*flags, "--seed", "8"]) == 0
-    assert capsys.readouterr().out.strip().endswith("m: 3 + 2 pictures, 12 seen and 6 unseen labels")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "sample_12_6: 12 seen and 6 unseen labels"
+    assert printed[2].startswith("train: 3 pictures")
+    assert printed[-1] == f"written to {tmp_path / 'new' / 'm'}"
     before = everything_below(tmp_path)
     assert prepare_data.main([*flags, "--seed", "8", "--overwrite"]) == 0
     assert everything_below(tmp_path) == before
 
 
 def test_the_sample_of_an_unknown_vector_space_is_not_half_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.data.sample.LABELS", ("unicorn",))
+    (tmp_path / "words.txt").write_text("unicorn 1 2 3\n")
+    other = open_word_vectors(tmp_path / "words.txt")
+    monkeypatch.setattr("src.prepare.sample.open_word_vectors", lambda path: other)
     with pytest.raises(UserError, match="none of the labels has a vector"):
         prepare_sample(tmp_path / "m", num_train=1, num_val=1)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["words.txt"]

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from src.data.nus_wide import CONCEPTS_81
 from src.data.split import columns_of, make_split
 from src.errors import UserError
+from src.prepare.nus_wide import CONCEPTS_81
 
 LABELS = ("cat", "dog", "bird", "fish")
 

@@ -7,6 +7,7 @@ that things run; its numbers say nothing about real photographs.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from src.data.coco import LabelledPictures
-from src.data.metadata import check_output_folder, write_metadata
-from src.data.split import ZeroShotSplit, make_split
-from src.data.word_vectors import label_vectors, read_vocabulary
+from src.cli import non_negative_int, positive_int
+from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.metadata_writer import check_output_folder
 from src.errors import UserError
+from src.prepare.collected import Collected, VectorOptions, prepare
+from src.prepare.flags import add_output_flags, add_split_flags
+from src.word_vectors.source import open_word_vectors
+
+HELP = "drawn landscapes, no download"
 
 WIDTH, HEIGHT, HORIZON = 160, 120, 70
 UNSEEN = ("moon", "cloud", "flower", "boat", "snow", "fence")
@@ -171,29 +176,48 @@ def draw_picture(random: Random) -> tuple[Image.Image, list[str]]:
     return picture, [upper, lower, *objects]
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``prepare_data.py sample``."""
+    parser.add_argument("--train-images", type=positive_int, default=200, metavar="N", help="training pictures to draw")
+    parser.add_argument("--val-images", type=positive_int, default=100, metavar="N", help="validation pictures to draw")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="another seed draws other pictures")
+    add_output_flags(parser)
+    add_split_flags(parser)
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """``prepare_data.py sample``: the report."""
+    return prepare_sample(
+        args.output,
+        num_train=args.train_images,
+        num_val=args.val_images,
+        seed=args.seed,
+        overwrite=args.overwrite,
+        keep_train_with_unseen=args.train_with_unseen == "keep",
+        official=args.official,
+    )
+
+
 def prepare_sample(
-    output: Path, *, num_train: int = 200, num_val: int = 100, seed: int = 0, overwrite: bool = False
-) -> ZeroShotSplit:
+    output: Path,
+    *,
+    num_train: int = 200,
+    num_val: int = 100,
+    seed: int = 0,
+    overwrite: bool = False,
+    keep_train_with_unseen: bool = True,
+    official: bool = False,
+) -> list[str]:
     """Draw the data set into a new metadata folder; the same seed draws the same pictures.
 
+    Returns:
+        The report, a line each.
+
     Raises:
-        UserError: a number is below 1, or the folder is in the way or cannot be written.
+        UserError: the folder is in the way or cannot be written.
     """
-    for flag, value in (("--train-images", num_train), ("--val-images", num_val)):
-        if value < 1:
-            raise UserError(f"{flag} {value}: must be at least 1")
     check_output_folder(output, overwrite)
-    vocabulary = read_vocabulary(Path(__file__).with_name("sample_words.txt"))
-    labels, vectors, _ = label_vectors(vocabulary, LABELS)
-    seen = [column for column, label in enumerate(labels) if label not in UNSEEN]
-    split = make_split(
-        labels,
-        seen,
-        [labels.index(label) for label in UNSEEN],
-        vectors,
-        name=f"sample_{len(seen)}_{len(UNSEEN)}",
-        source="sample",
-    )
+    vectors = VectorOptions(open_word_vectors(Path(__file__).with_name("sample_words.txt")))
     random = np.random.default_rng(seed)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -201,30 +225,29 @@ def prepare_sample(
             pictures = Path(temporary) / "images"
             pictures.mkdir()
             parts = {
-                part: _draw_part(pictures, first, count, split, random)
+                part: _draw_part(pictures, first, count, random)
                 for part, first, count in (("train", 1, num_train), ("val", num_train + 1, num_val))
             }
-            write_metadata(
+            collected = Collected("sample", LABELS, parts, image_root="images", unseen=UNSEEN)
+            return prepare(
+                collected,
+                vectors,
                 output,
-                split,
-                parts,
-                image_root="images",
-                word_vector_source=vocabulary.source,
+                keep_train_with_unseen=keep_train_with_unseen,
+                official=official,
                 overwrite=overwrite,
                 move_in=[pictures],
             )
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error.strerror or error}") from error
-    return split
 
 
-def _draw_part(folder: Path, first: int, count: int, split: ZeroShotSplit, random: Random) -> LabelledPictures:
-    column_of = {label: column for column, label in enumerate(split.labels)}
+def _draw_part(folder: Path, first: int, count: int, random: Random) -> LabelledPictures:
     ids = range(first, first + count)
     names = tuple(f"{number:05d}.jpg" for number in ids)
-    targets = torch.zeros(count, len(split.labels), dtype=torch.int8)
+    targets = torch.zeros(count, len(LABELS), dtype=torch.int8)
     for row, name in enumerate(names):
         picture, labels = draw_picture(random)
         picture.save(folder / name, quality=92)
-        targets[row, [column_of[label] for label in labels]] = 1
-    return LabelledPictures(tuple(ids), names, targets)
+        targets[row, [LABELS.index(label) for label in labels]] = 1
+    return LabelledPictures(tuple(ids), names, LabelMatrix.from_dense(targets))

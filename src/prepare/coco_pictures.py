@@ -1,0 +1,94 @@
+"""Finding COCO's pictures, under the names that either release gives them and in whatever folders they lie.
+
+The releases of 2014 and 2017 share pictures and ids, not names: ``COCO_val2014_000000000042.jpg`` of one is
+``000000000042.jpg`` of the other, which may lie in another folder too. The id is unique over train and val.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from src.data.labels import LabelledPictures
+from src.errors import UserError, name_some
+
+_NUMBER = re.compile(r"(?<!\d)\d{12}$")
+
+
+def number_in(file_name: str) -> int | None:
+    """The twelve-digit number at the end of the stem, as COCO's file names have it; None where there is none."""
+    match = _NUMBER.search(os.path.splitext(file_name)[0])
+    return None if match is None else int(match[0])
+
+
+def identity(image_id: int | str, file_name: str) -> int | str:
+    """What is equal for two entries that are the same picture.
+
+    The id where the file name has it, as in COCO. Ids of other data, which may begin anew in each file, say nothing:
+    there it is the file name.
+    """
+    number = number_in(file_name)
+    return number if number is not None and str(number) == str(image_id) else file_name
+
+
+class PictureIndex:
+    """Picture files below a folder, by name and by COCO's id."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        """Index ``files``: sorted, relative to the folder, with ``/``."""
+        self._by_name: dict[str, list[str]] = {}
+        self._by_number: dict[tuple[int, str], list[str]] = {}
+        for file in files:
+            self._by_name.setdefault(file.rpartition("/")[2], []).append(file)
+            number = number_in(file)
+            if number is not None:
+                self._by_number.setdefault((number, _type_of(file)), []).append(file)
+
+    def locate(self, pictures: LabelledPictures, source: str, flag: str) -> tuple[list[str | None], int]:
+        """Where the pictures lie.
+
+        By the exact name, at that place or in any sub-folder; else, if the name holds the image's id, by that id among
+        files of the same type (segmentation masks in PNG files carry the ids of the photographs). Of several files
+        with an image's id the one with the exact name is taken, or else the first.
+
+        Args:
+            pictures: N of them.
+            source, flag: what lists them and what says where they are, for the message.
+
+        Returns:
+            The places, [N], None where there is none; and how many images have several files with their id.
+
+        Raises:
+            UserError: a name that is not COCO's is that of several files, none of them at that very place.
+        """
+        places: list[str | None] = []
+        ambiguous: list[str] = []
+        num_repeated = 0
+        for image_id, listed in zip(pictures.image_ids, pictures.file_names, strict=True):
+            name = listed.replace("\\", "/")
+            exact, same_id = self._exact(name), []
+            key = identity(image_id, listed)
+            if isinstance(key, int):
+                same_id = self._by_number.get((key, _type_of(name)), [])
+                num_repeated += len(same_id) > 1
+            elif len(exact) > 1:
+                ambiguous.append(f"{listed}: {', '.join(exact[:2])}")
+            places.append(next(iter(exact or same_id), None))
+        if ambiguous:
+            raise UserError(
+                f"{flag}: {len(ambiguous):,} file names of {source} are those of several pictures "
+                f"({name_some(ambiguous, 2)}); write the sub-folder into each file_name, or give a folder that holds "
+                "each name once"
+            )
+        return places, num_repeated
+
+    def _exact(self, name: str) -> list[str]:
+        """The file of that very path, or those of that name in sub-folders."""
+        files = self._by_name.get(name.rpartition("/")[2], [])
+        return [name] if name in files else [file for file in files if file.endswith(f"/{name}")]
+
+
+def _type_of(file_name: str) -> str:
+    suffix = os.path.splitext(file_name)[1].lower()
+    return ".jpg" if suffix == ".jpeg" else suffix

@@ -1,0 +1,229 @@
+"""The files of the NUS-WIDE distribution: finding them, reading lists and flags, and photo ids in picture names."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.errors import UserError, name_some, raise_collected
+from src.files import read_lines
+
+Integers = NDArray[np.int64]
+
+_BLOCK = 1 << 23  # bytes read at a time
+_BLANKS = b" \t\r\v\f"  # with the line feed, all that bytes.split() takes for white space
+_LISTED = re.compile(r"(?:.*[/_])?([0-9]{1,18})\.jpe?g", re.IGNORECASE)
+_SIZE = re.compile(r"_[a-z]$")  # Flickr's letter for the size: _m, _b, ...
+_SECRET = re.compile(r"[0-9a-f]{6,10}")  # what follows the photo id in Flickr's own names
+
+
+def list_text_files(root: Path) -> dict[str, list[Path]]:
+    """All .txt and .dat files below ``root`` by their names in lower case: copies differ in case and nesting.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"--source {root}: no such folder")
+    found: dict[str, list[Path]] = {}
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith((".txt", ".dat")) and os.path.isfile(os.path.join(folder, name)):
+                found.setdefault(name.lower(), []).append(Path(folder, name))
+    return found
+
+
+def pick_files(listed: Mapping[str, list[Path]], names: Iterable[str], root: Path) -> dict[str, Path]:
+    """The file of each of these names; of several with the same content the first.
+
+    Args:
+        listed: see :func:`list_text_files`.
+        names: in any case.
+        root: the folder, for messages.
+
+    Raises:
+        UserError: files are missing, or there are different ones of the same name: all are listed.
+    """
+    files, absent, problems = {}, [], []
+    for name in names:
+        if name.lower() not in listed:
+            absent.append(name)
+            continue
+        first, *others = listed[name.lower()]
+        files[name] = first
+        problems += [
+            f"--source {root}: {first} and {other} have the same name and different content; remove one of them"
+            for other in others
+            if not filecmp.cmp(first, other, shallow=False)
+        ]
+    if absent:
+        problems.append(
+            f"--source {root}: {len(absent)} files are not below it: {name_some(absent, 12)}; unpack ImageList, "
+            "NUS_WID_Tags, ConceptsList and Groundtruth of the NUS-WIDE site there"
+        )
+    raise_collected(problems)
+    return files
+
+
+def read_picture_list(path: Path) -> tuple[list[str], list[int]]:
+    r"""A list of pictures, ``actor\0001_2124494179.jpg`` a line: (names with ``/``, photo ids), each [N].
+
+    Raises:
+        UserError: the file cannot be read, lists nothing, or a line is of another form.
+    """
+    names, ids = [], []
+    for number, line in enumerate(read_lines(path, "--source"), start=1):
+        name = line.replace("\\", "/")
+        match = _LISTED.fullmatch(name)
+        if match is None:
+            raise UserError(
+                f"--source {path}, line {number}: {line!r} is not of the form concept\\0001_2124494179.jpg; copy the "
+                "file again"
+            )
+        names.append(name)
+        ids.append(int(match[1]))
+    if not names:
+        raise UserError(f"--source {path}: lists no picture; copy the file again")
+    return names, ids
+
+
+def read_flags(
+    path: Path, width: int, progress: Callable[[int], object] = lambda size: None
+) -> tuple[Integers, Integers, int]:
+    """A matrix of zeros and ones written as text, ``width`` of them a line, with white space in between.
+
+    It is read in blocks: the 323 MB of a file take a few seconds, and memory for its ones only. Blank lines at the end
+    do not count.
+
+    Args:
+        path: the file.
+        width: flags a line.
+        progress: told the size of each block in bytes.
+
+    Returns:
+        Rows [K] and columns [K] of the ones, ascending, and the number of lines.
+
+    Raises:
+        UserError: the file cannot be read, or a line holds anything else; the message names the line.
+    """
+    rows, columns, num_lines = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], 0
+    try:
+        for block in _blocks(path, progress):
+            flags = _parse(block, width)
+            if flags is None:
+                raise UserError(f"--source {path}, {_first_fault(block, width, num_lines)}; copy the file again")
+            block_rows, block_columns = np.nonzero(flags)
+            rows.append(block_rows + num_lines)
+            columns.append(block_columns)
+            num_lines += len(flags)
+    except OSError as error:
+        raise UserError(f"--source {path}: cannot be read: {error.strerror or error}") from error
+    return np.concatenate(rows), np.concatenate(columns), num_lines
+
+
+def _blocks(path: Path, progress: Callable[[int], object]) -> Iterator[bytes]:
+    """The file without a byte-order mark and without blank lines at its end, in blocks of whole lines.
+
+    A line longer than a block comes in pieces, none of which is a row of flags.
+    """
+    rest = b""
+    with open(path, "rb") as stream:
+        if stream.read(3) != b"\xef\xbb\xbf":
+            stream.seek(0)
+        while chunk := stream.read(_BLOCK):
+            progress(len(chunk))
+            rest += chunk
+            # Blank lines wait for what follows them, if anything does.
+            last_line = len(rest[: rest.rfind(b"\n") + 1].rstrip())
+            end = rest.find(b"\n", last_line) + 1 if last_line else 0
+            if not end and len(rest) >= _BLOCK:
+                end = len(rest)
+            if end:
+                yield rest[:end]
+            rest = rest[end:]
+    if rest.strip():
+        yield rest.rstrip() + b"\n"
+
+
+def _parse(block: bytes, width: int) -> NDArray[np.bool_] | None:
+    """The flags [lines, width] of whole lines, or None if anything is wrong with them."""
+    raw = np.frombuffer(block, dtype=np.uint8)
+    is_flag = (raw & 0xFE) == ord("0")  # 0 and 1 differ in the last bit
+    if (is_flag[1:] & is_flag[:-1]).any():
+        return None  # two digits without white space between them
+    dense = np.frombuffer(block.translate(None, _BLANKS), dtype=np.uint8)
+    if len(dense) % (width + 1):
+        return None
+    lines = dense.reshape(-1, width + 1)
+    flags, ends = lines[:, :width], lines[:, width]
+    if ((flags & 0xFE) != ord("0")).any() or (ends != ord("\n")).any():
+        return None
+    return flags == ord("1")
+
+
+def _first_fault(block: bytes, width: int, lines_before: int) -> str:
+    """Where and what is the first fault of a block that :func:`_parse` refuses."""
+    lines = block.removesuffix(b"\n").split(b"\n")
+    for number, line in enumerate(lines, start=lines_before + 1):
+        flags = line.split()
+        wrong = [flag for flag in flags if flag not in (b"0", b"1")]
+        if wrong:
+            shown = repr(wrong[0][:20]).removeprefix("b")
+            return f"line {number:,}: flag {flags.index(wrong[0]) + 1:,} is {shown}, neither 0 nor 1"
+        if len(flags) != width:
+            return f"line {number:,}: {len(flags):,} flags, not {width:,}"
+    return f"line {lines_before + len(lines):,}: longer than {_BLOCK:,} bytes"
+
+
+def photo_id(file_name: str, listed: Collection[int | str]) -> int | None:
+    """The Flickr photo id in the name of a picture file, or None if there is none of a listed picture.
+
+    Names in use are ``<nnnn>_<id>``, ``<id>``, ``<id>_<secret>_m`` and ``<anything>_<id>_<secret>_m``, where a secret
+    is up to ten hexadecimal digits, all of which may be decimal: ``1234_2124494179`` could be read either way. So the
+    last number is tried first and then the one before it, but the other way round where Flickr's letter for the size
+    follows, which says that the last one is a secret. A number counts only if the lists have it.
+
+    Args:
+        file_name: with its suffix, without folders.
+        listed: the ids that count.
+    """
+    stem = os.path.splitext(file_name)[0].lower()
+    has_size = _SIZE.search(stem) is not None
+    *before, last = (stem[:-2] if has_size else stem).split("_")
+    candidates = [last]
+    if before and _SECRET.fullmatch(last):
+        candidates.insert(0 if has_size else 1, before[-1])
+    numbers = (int(field) for field in candidates if field.isascii() and field.isdecimal())
+    return next((number for number in numbers if number in listed), None)
+
+
+def find_photos(places: Iterable[str], names: Mapping[int | str, str]) -> tuple[dict[int | str, str], list[int]]:
+    """Which picture files are those of these photos.
+
+    Of several files of a photo the one named as in the list is taken, or else the first by name.
+
+    Args:
+        places: picture files, with ``/``, sorted.
+        names: photo id -> name in the list.
+
+    Returns:
+        Photo id -> file, for the photos that are there; and the ids that have several files.
+    """
+    place_of: dict[int | str, str] = {}
+    several: dict[int, None] = {}
+    for place in places:
+        number = photo_id(place.rpartition("/")[2], names)
+        if number is None:
+            continue
+        if number in place_of:
+            several[number] = None
+        if number not in place_of or f"/{place}".endswith(f"/{names[number]}"):
+            place_of[number] = place
+    return place_of, list(several)

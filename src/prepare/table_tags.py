@@ -1,0 +1,176 @@
+"""Tags as people write them: several in a cell, with white space, and in more than one spelling."""
+
+from __future__ import annotations
+
+import ast
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.errors import UserError, name_some
+from src.prepare.table_files import Cell
+
+SEPARATORS = (";", "|", ",")
+# What NumPy prints: Python would read it as one long text.
+_NO_COMMA = re.compile(r"""['"]\s+['"]""")
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """Which picture has which tag.
+
+    Attributes:
+        labels: C tags, in alphabetical order without regard to case.
+        rows, columns: [K] int64, the pictures and their tags, none twice.
+        notes: what was repaired, a line each.
+    """
+
+    labels: list[str]
+    rows: Tensor
+    columns: Tensor
+    notes: list[str]
+
+
+def split_cells(
+    cells: Sequence[Cell], separator: str, place: Callable[[int], str]
+) -> tuple[list[list[str]], list[str]]:
+    """The tags of each cell.
+
+    A cell in square brackets is a list, as JSON or Python writes it. Any other text is divided at the separator; one
+    blank after it belongs to it.
+
+    Args:
+        cells: lists, which stay as they are, or text.
+        separator: between tags; ``none`` takes a cell as one tag, and ``auto`` chooses the one of :data:`SEPARATORS`
+            that most cells have.
+        place: where a cell is, by its number, to begin a message with.
+
+    Returns:
+        The tags, and what to report.
+
+    Raises:
+        UserError: a cell in square brackets is no list of texts, or the separator is empty.
+    """
+    if not separator:
+        raise UserError("--tag-separator: is empty; give what stands between the tags of a cell, auto, or none")
+    tags: list[list[str]] = []
+    texts: dict[int, str] = {}
+    for row, cell in enumerate(cells):
+        text = cell.strip() if isinstance(cell, str) else ""
+        if text.startswith("[") and text.endswith("]"):
+            tags.append(_parse_list(text, place, row))
+        elif isinstance(cell, str):
+            tags.append([cell] if text else [])
+            if text:
+                texts[row] = text
+        else:
+            tags.append(cell)
+    notes: list[str] = []
+    if separator == "auto":
+        counts = {mark: sum(mark in text for text in texts.values()) for mark in SEPARATORS}
+        separator = max(SEPARATORS, key=counts.__getitem__)
+        if counts[separator] == 0:
+            return tags, notes
+        counted = " and ".join(f"{mark!r} in {count:,}" for mark, count in counts.items() if count)
+        notes.append(f"tags in a cell are divided at {separator!r} (of {len(texts):,} cells, {counted})")
+    if separator != "none":
+        for row, text in texts.items():
+            tags[row] = text.replace(f"{separator} ", separator).split(separator)
+    return tags, notes
+
+
+def _parse_list(text: str, place: Callable[[int], str], row: int) -> list[str]:
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        try:
+            value = None if _NO_COMMA.search(text) else ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = None
+    if not (isinstance(value, list) and all(isinstance(tag, str) for tag in value)):
+        raise UserError(
+            f'{place(row)}: the tags {text[:80]} are in square brackets, but no list such as ["cat", "hot dog"]'
+        )
+    return value
+
+
+def same_tag_key(tag: str) -> str:
+    """What is equal for two spellings of one tag: they may differ in case and in blanks, ``_`` and ``-`` alone."""
+    return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFC", tag).casefold())).strip()
+
+
+def join_tags(tags: Sequence[Sequence[str]], pictures: Sequence[int]) -> Tagging:
+    """The tags of pictures, each tag in its most frequent spelling (of equal ones: lower case, then blanks).
+
+    Args:
+        tags: of each row of a table.
+        pictures: the picture of each row; several rows may be about one.
+    """
+    number_of: dict[str, int] = {}
+    numbers = [number_of.setdefault(tag, len(number_of)) for row in tags for tag in row]
+    written = np.array(numbers, dtype=np.int64)  # [K] which text each is
+    picture = np.repeat(np.array(pictures, dtype=np.int64), [len(row) for row in tags])
+    texts = list(number_of)
+    uses = np.bincount(written, minlength=len(texts))
+
+    tidy = [" ".join(text.split()) for text in texts]
+    keys = [same_tag_key(text) for text in texts]
+    spellings = sorted(set(tidy), key=lambda name: (name.swapcase(), name))
+    groups = sorted({key for key in keys if key})
+    spelling_of = _numbered(spellings, tidy)[written]
+    group_of = _numbered(groups, keys)[written]
+    named = group_of >= 0
+    picture, spelling_of, group_of = picture[named], spelling_of[named], group_of[named]
+
+    pairs = np.unique(picture * len(spellings) + spelling_of) % max(len(spellings), 1)
+    frequency = np.bincount(pairs, minlength=len(spellings))
+    variants: dict[str, list[str]] = {key: [] for key in groups}
+    for column in np.argsort(-frequency, kind="stable").tolist():
+        if key := same_tag_key(spellings[column]):
+            variants[key].append(spellings[column])
+    order = sorted(range(len(groups)), key=lambda group: (groups[group], variants[groups[group]][0]))
+    labels = [variants[groups[group]][0] for group in order]
+    column_of = np.empty(len(groups), dtype=np.int64)
+    column_of[order] = np.arange(len(groups))
+
+    entries = np.unique(picture * len(groups) + column_of[group_of])
+    notes = _repairs(texts, tidy, keys, uses, len(group_of) - len(entries), list(variants.values()))
+    rows, columns = np.divmod(entries, max(len(groups), 1))
+    return Tagging(labels, torch.from_numpy(rows), torch.from_numpy(columns), notes)
+
+
+def _numbered(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """The place in ``names`` of each that is wanted, -1 where there is none."""
+    number_of = {name: number for number, name in enumerate(names)}
+    return np.array([number_of.get(name, -1) for name in wanted], dtype=np.int64)
+
+
+def _repairs(
+    texts: Sequence[str],
+    tidy: Sequence[str],
+    keys: Sequence[str],
+    uses: np.ndarray,
+    num_repeated: int,
+    variants: Sequence[Sequence[str]],
+) -> list[str]:
+    notes = []
+    blank = [number for number, key in enumerate(keys) if key and texts[number] != tidy[number]]
+    empty = [number for number, key in enumerate(keys) if not key]
+    joined = [f"{first} (also {', '.join(others)})" for first, *others in variants if others]
+    if blank:
+        shown = name_some([repr(texts[number]) for number in blank], 3)
+        notes.append(f"removed white space of {uses[blank].sum():,} tags: {shown}")
+    if empty:
+        shown = name_some([repr(texts[number]) for number in empty], 3)
+        notes.append(f"left out {uses[empty].sum():,} empty tags: {shown}")
+    if joined:
+        notes.append(f"joined {len(joined):,} tags that differ only in case, blanks, - or _: {name_some(joined, 20)}")
+    if num_repeated:
+        notes.append(f"{num_repeated:,} times a picture had the same tag again, which counts once")
+    return notes

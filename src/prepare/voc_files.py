@@ -1,0 +1,176 @@
+"""The files of Pascal VOC: folders of a year, lists of pictures, and annotations."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.parsers import expat
+
+from src.errors import UserError
+from src.files import read_lines
+
+_PICTURE_ID = {2007: re.compile(r"\d{6}"), 2012: re.compile(r"20\d\d_\d{6}")}
+_DEPTH = 3  # VOCtrainval_06-Nov-2007/VOCdevkit/VOC2007
+
+
+@dataclass(frozen=True)
+class PictureList:
+    """One of the lists of ImageSets/Main.
+
+    Attributes:
+        year: of the challenge.
+        name: ``train``, ``val``, ``trainval`` or ``test``.
+        folder: holds ImageSets, Annotations and JPEGImages.
+        ids: what it lists, each once.
+        num_repeated: lines left out because they repeat an earlier one.
+    """
+
+    year: int
+    name: str
+    folder: Path
+    ids: tuple[str, ...]
+    num_repeated: int
+
+    def __str__(self) -> str:
+        return f"VOC{self.year} {self.name}"
+
+
+def folders_of_years(source: Path) -> dict[int, list[Path]]:
+    """The folders in ``source`` that hold ImageSets/Main, by the year in their name, or else in the next name above.
+
+    Raises:
+        UserError: there is none, or no name says of which year it is.
+    """
+    if not source.is_dir():
+        raise UserError(f"--source {source}: no such folder")
+    found: dict[int, list[Path]] = {}
+    for folder in _voc_folders(source, _DEPTH):
+        whole = Path(os.path.abspath(folder))
+        years = (re.search("2007|2012", named.name) for named in (whole, *whole.parents))
+        year = next((match[0] for match in years if match), None)
+        if year is None:
+            raise UserError(f"--source {folder}: its name tells no year; rename the folder to VOC2007 or VOC2012")
+        found.setdefault(int(year), []).append(folder)
+    if not found:
+        raise UserError(f"--source {source}: no folder in it has ImageSets/Main; give VOCdevkit, VOC2007 or VOC2012")
+    return found
+
+
+def _voc_folders(folder: Path, depth: int) -> Iterator[Path]:
+    if list_folder(folder).is_dir():
+        yield folder
+    elif depth:
+        try:
+            children = sorted(Path(entry) for entry in os.scandir(folder) if entry.is_dir())
+        except OSError as error:
+            raise UserError(f"--source {folder}: cannot be listed: {error.strerror or error}") from error
+        for child in children:
+            yield from _voc_folders(child, depth - 1)
+
+
+def list_folder(folder: Path) -> Path:
+    """Where a year's folder has its lists."""
+    return folder / "ImageSets" / "Main"
+
+
+def has_list(folders: Sequence[Path], name: str) -> bool:
+    """Whether one of the folders of a year has that list."""
+    return any((list_folder(folder) / f"{name}.txt").is_file() for folder in folders)
+
+
+def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> PictureList:
+    """Read a list of pictures.
+
+    Args:
+        year: of the challenge.
+        name: ``train``, ``val``, ``trainval`` or ``test``.
+        folders: those of that year; one of them has the list.
+        flag: what asks for the list, for the message.
+
+    Raises:
+        UserError: no folder has the list, or several have it, or it is empty, or a line is no picture id of that year.
+    """
+    holders = [folder for folder in folders if has_list([folder], name)]
+    if not holders:
+        raise UserError(
+            f"{flag} {name}: {folders[0]} has no ImageSets/Main/{name}.txt; unpack the archive that has it into the "
+            "same folder, or choose another set"
+        )
+    if len(holders) > 1:
+        raise UserError(f"{flag} {name}: VOC{year} has two such lists, in {holders[0]} and {holders[1]}; remove one")
+    path = list_folder(holders[0]) / f"{name}.txt"
+    lines = read_lines(path, "--source")
+    for number, line in enumerate(lines, start=1):
+        if line and not _PICTURE_ID[year].fullmatch(line):
+            raise UserError(
+                f"--source {path}, line {number}: {line!r} is no picture id of VOC{year}; copy or unpack the file again"
+            )
+    listed = [line for line in lines if line]
+    if not listed:
+        raise UserError(f"--source {path}: lists no picture; copy or unpack the file again")
+    ids = tuple(dict.fromkeys(listed))
+    return PictureList(year, name, holders[0], ids, len(listed) - len(ids))
+
+
+def read_objects(path: Path, classes: Mapping[str, int]) -> list[tuple[int, bool]]:
+    """The objects of an annotation file, as (class, whether it is difficult).
+
+    Document types, which can define entities that grow without end, are refused: VOC has none.
+
+    Args:
+        path: an XML file.
+        classes: name -> number.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, is no whole annotation, or has an object of another class.
+    """
+    objects: list[tuple[int, bool]] = []
+    names: list[str] = []  # of the elements that are open: annotation, object, name
+    text: list[str] = []
+    found: dict[str, str] = {}  # what the object has directly; its parts (head, hand, foot) have names too
+
+    def refuse(*_: object) -> None:
+        raise UserError(f"{path}: has a document type, which no file of VOC has; copy or unpack it again")
+
+    def start(name: str, _: dict[str, str]) -> None:
+        names.append(name)
+        text.clear()
+
+    def end(name: str) -> None:
+        names.pop()
+        if names == ["annotation", "object"]:
+            found[name] = "".join(text).strip()
+        elif names == ["annotation"] and name == "object":
+            objects.append(_checked(found, classes, path))
+            found.clear()
+        elif not names and name != "annotation":
+            raise UserError(f"{path}: is no annotation of VOC, but <{name}>")
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text.append
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except expat.ExpatError as error:
+        raise UserError(f"{path}: is not whole XML: {error}; copy or unpack it again") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return objects
+
+
+def _checked(found: Mapping[str, str], classes: Mapping[str, int], path: Path) -> tuple[int, bool]:
+    name, difficult = found.get("name", ""), found.get("difficult", "0")
+    if name not in classes:
+        raise UserError(f"{path}: an object's name is {name!r}, which is none of VOC's {len(classes)} classes")
+    if difficult not in ("0", "1"):
+        raise UserError(f"{path}: an object is difficult = {difficult!r}, neither 0 nor 1")
+    return classes[name], difficult == "1"
