@@ -1,92 +1,33 @@
 #!/usr/bin/env python3
-"""A checkpoint and pictures in, their best tags out: as text, JSON and annotated pictures."""
+"""A checkpoint and pictures in, their best tags out: as text, JSON, CSV, Parquet, a web page, keywords, drawings."""
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import torch
 
-from src.cli import ArgumentParser, add_device_flag, choose_device, positive_int, run_script
-from src.data.images import BadPictureError, read_picture
-from src.data.metadata import KINDS
+from src.cli import choose_device, run_script
 from src.engine import check_image_size
 from src.errors import UserError, blaming
-from src.files import check_writable, write_json
-from src.tagger import Tag, Tagger
+from src.files import check_writable, read_lines
+from src.tagger import Tagger, TagRule
+from src.tagging.contact_sheet import ContactSheet
+from src.tagging.flags import infer_parser
+from src.tagging.formats import Format, written_name
+from src.tagging.inputs import expand
+from src.tagging.keywords import KeywordWriter
+from src.tagging.results import ResultWriter, check_outputs
+from src.tagging.run import Outputs, Summary, tag_pictures
 
-QUICK_START = Path(__file__).resolve().parent / "models" / "sdl_lite0_corel5k.pth"
-
-
-def parser() -> ArgumentParser:
-    """The flags; those of the released infer.py keep their names."""
-    flags = ArgumentParser(prog="infer.py", description=__doc__)
-    flags.add_argument(
-        "--model_path", type=Path, default=QUICK_START, help="a checkpoint of train.py or of the released code"
-    )
-    flags.add_argument("--pic_path", type=Path, nargs="+", required=True, metavar="FILE", help="one picture or several")
-    flags.add_argument("--top_k", type=positive_int, default=10, help="number of tags a picture")
-    flags.add_argument("--path_output", type=Path, default=Path("outputs"), help="folder for the annotated pictures")
-    flags.add_argument("--no_picture", action="store_true", help="save no annotated picture")
-    flags.add_argument("--json", type=Path, metavar="FILE", help="also write the tags and scores as JSON")
-    flags.add_argument("--batch_size", type=positive_int, default=16, help="pictures that go through the model at once")
-    flags.add_argument(
-        "--dataset_path",
-        type=Path,
-        help="metadata folder whose labels to use instead of the checkpoint's (released checkpoints: ./data/NUS_WIDE)",
-    )
-    flags.add_argument("--dataset_type", choices=KINDS, help="the kind of --dataset_path; recognised if left out")
-    flags.add_argument("--model_name", help="the backbone that the checkpoint must hold")
-    flags.add_argument(
-        "--num_rows", type=positive_int, help="the number of principal vectors M that the checkpoint must hold"
-    )
-    flags.add_argument(
-        "--wordvec_dim", type=positive_int, help="the word-vector length D that the checkpoint must hold"
-    )
-    flags.add_argument(
-        "--input_size", type=positive_int, help="side of the model's input in pixels; the checkpoint's if left out"
-    )
-    flags.add_argument(
-        "--pretrain-backbone",
-        type=int,
-        choices=(0, 1),
-        default=0,
-        help="1 says that --model_path is a bare backbone, which cannot tag",
-    )
-    add_device_flag(flags)
-    return flags
-
-
-def readable(paths: Sequence[Path], bad: list[str]) -> Iterator[tuple[Path, Image.Image]]:
-    """The pictures that can be read; the others are named on standard error and in ``bad``."""
-    for path in paths:
-        try:
-            yield path, read_picture(path)
-        except BadPictureError as error:
-            print(f"skipped: {error}", file=sys.stderr)
-            bad.append(str(error))
-
-
-def batches(items: Iterator[tuple[Path, Image.Image]], size: int) -> Iterator[list[tuple[Path, Image.Image]]]:
-    """Lists of up to ``size`` items."""
-    batch: list[tuple[Path, Image.Image]] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def format_tags(path: Path, tags: Sequence[Tag]) -> str:
-    """A table: rank, tag, score; unseen tags between asterisks."""
-    width = max(len(tag.marked) for tag in tags)
-    lines = [f"{rank:4d}  {tag.marked:<{width}}  {tag.score:8.4f}" for rank, tag in enumerate(tags, start=1)]
-    return "\n".join([str(path), *lines])
+DEFAULT_TOP_K = 10
+MANY_PICTURES = 50  # are not annotated without being asked for: drawing takes longer than tagging
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,19 +36,68 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
+    args = infer_parser(__doc__).parse_args(argv)
+    check_flags(args)
+    if args.num_threads is not None:
+        torch.set_num_threads(args.num_threads)
+    paths = expand(args.pic_path, sys.stdin)
+    tagger = load_tagger(args)
+    rule = rule_of(args, tagger)
+    with ExitStack() as stack:
+        outputs = open_outputs(args, tagger, rule, len(paths), stack)
+        done = outputs.results.done if outputs.results is not None else set()
+        left = [path for path in paths if written_name(path) not in done]
+        if len(left) < len(paths):
+            print(f"{len(paths) - len(left):,} of {len(paths):,} pictures are done already", file=sys.stderr)
+        summary = tag_pictures(
+            tagger, rule, left, outputs, batch_size=args.batch_size, workers=args.workers, all_paths=paths
+        )
+        if summary.bad and not summary.tagged and len(left) == len(paths):
+            raise UserError(f"--pic_path: none of the {len(summary.bad):,} pictures could be read")
+    print_summary(summary, len(paths))
+    return 1 if summary.bad or summary.without_keywords else 0
+
+
+def check_flags(args: Namespace) -> None:
+    """What can be said before anything is loaded.
+
+    Raises:
+        UserError: flags contradict each other, or an output cannot be written.
+    """
     if args.pretrain_backbone:
         raise UserError(
             f"--pretrain-backbone 1: {args.model_path} would be a backbone without a head, which cannot tag; "
             "train one with train.py"
         )
-    if len(args.pic_path) == 1 and not args.pic_path[0].is_file():
-        problem = (
-            "is a folder; give its pictures" if args.pic_path[0].is_dir() else "no such file; give a picture's path"
-        )
-        raise UserError(f"--pic_path {args.pic_path[0]}: {problem}")
-    if args.json is not None:
-        check_writable(args.json, "--json")
+    results = outputs_of(args)
+    if args.resume and not results:
+        raise UserError("--resume goes on with an output: give --json, --csv or --parquet")
+    if args.resume and args.html is not None:
+        raise UserError("--resume and --html: the page shows only what one run tags; leave one of them out")
+    own_words = args.tags is not None or args.tags_file is not None
+    for flag, given in (("--only_tags", args.only_tags), ("--word_vectors", args.word_vectors is not None)):
+        if given and not own_words:
+            raise UserError(f"{flag} is about own words: give --tags or --tags_file too")
+    check_outputs(results)
+    if args.html is not None:
+        check_writable(args.html, "--html")
+
+
+def outputs_of(args: Namespace) -> dict[Format, Path]:
+    """The machine-readable outputs that were asked for."""
+    forms: tuple[Format, ...] = ("json", "csv", "parquet")
+    return {form: path for form in forms if (path := getattr(args, form)) is not None}
+
+
+def load_tagger(args: Namespace) -> Tagger:
+    """The model with its labels and the user's own words.
+
+    Raises:
+        UserError: a file cannot be read or does not fit.
+    """
+    tags = [] if args.tags is None else args.tags.split(",")
+    if args.tags_file is not None:
+        tags += read_lines(args.tags_file, "--tags_file")
     device = choose_device(args.device)
     with blaming("--model_path" if args.dataset_path is None else "--model_path, --dataset_path"):
         tagger = Tagger.load(
@@ -119,43 +109,83 @@ def _main(argv: Sequence[str] | None) -> int:
             wordvec_dim=args.wordvec_dim,
             image_size=args.input_size,
             device=device,
+            tags=tags if args.tags is not None or args.tags_file is not None else None,
+            only_tags=args.only_tags,
+            word_vectors=args.word_vectors,
         )
     if args.input_size is not None:
         check_image_size(tagger.model, args.input_size, "--input_size")
-    bad: list[str] = []
-    taken: set[Path] = set()
-    results = []
-    for batch in batches(readable(args.pic_path, bad), args.batch_size):
-        for (path, picture), tags in zip(batch, tagger.tag([picture for _, picture in batch], args.top_k), strict=True):
-            print(format_tags(path, tags))
-            entry: dict[str, object] = {"picture": str(path), "tags": [tag._asdict() for tag in tags]}
-            if not args.no_picture:
-                entry["annotated"] = str(save(picture, tags, path, args, taken))
-            results.append(entry)
-    if args.json is not None:
-        write_json(args.json, {"model": str(args.model_path), "results": results, "skipped": bad})
-    if bad and not results:
-        raise UserError(f"--pic_path: none of the {len(bad)} pictures could be read")
-    return 1 if bad else 0
+    return tagger
 
 
-def save(picture: Image.Image, tags: Sequence[Tag], source: Path, args: Namespace, taken: set[Path]) -> Path:
-    """Save the annotated picture under its own name, or with a number where a picture of this run has that name."""
-    from src.visualize import picture_path, save_tagged_picture  # matplotlib is slow to import
+def rule_of(args: Namespace, tagger: Tagger) -> TagRule:
+    """Which labels become tags.
 
-    first = target = picture_path(args.path_output, source)
-    number = 1
-    while target in taken:
-        number += 1
-        target = first.with_stem(f"{first.stem}-{number}")
-    taken.add(target)
-    if target.resolve() in {path.resolve() for path in args.pic_path}:
-        raise UserError(
-            f"--path_output {args.path_output}: would overwrite the picture {target}; choose another folder"
+    Raises:
+        UserError: there are fewer labels than ``--top_k``, or the checkpoint has no calibration.
+    """
+    top_k = args.top_k
+    if top_k is None and args.threshold is None:
+        top_k = min(DEFAULT_TOP_K, len(tagger.split.labels))
+    rule = TagRule(top_k, args.threshold, args.scores, args.seen_bias)
+    tagger.check(rule)
+    return rule
+
+
+def open_outputs(args: Namespace, tagger: Tagger, rule: TagRule, num_pictures: int, stack: ExitStack) -> Outputs:
+    """All that is made of the tags; ``stack`` finishes what has to be finished.
+
+    Raises:
+        UserError: an output cannot be opened.
+    """
+    outputs = Outputs(print_tags=not args.quiet)
+    results = outputs_of(args)
+    if results:
+        outputs.results = stack.enter_context(
+            ResultWriter(
+                results,
+                model=str(args.model_path),
+                settings=settings_of(args, tagger, rule),
+                resume=args.resume,
+                overwrite=args.overwrite,
+            )
         )
-    save_tagged_picture(picture, tags, target)
-    print(f"      saved {target}")
-    return target
+    if args.html is not None:
+        outputs.sheet = stack.enter_context(ContactSheet(args.html, args.html.stem))
+    if args.write_keywords is not None:
+        outputs.keywords = KeywordWriter(args.write_keywords)
+    if args.annotate or (not args.no_picture and num_pictures <= MANY_PICTURES):
+        outputs.annotated = args.path_output
+    elif not args.no_picture:
+        print(f"{num_pictures:,} pictures: none is annotated unless you give --annotate", file=sys.stderr)
+    if args.explain is not None:
+        outputs.explained = (args.path_output, args.explain)
+    return outputs
+
+
+def settings_of(args: Namespace, tagger: Tagger, rule: TagRule) -> dict[str, Any]:
+    """All that the tags of a picture depend on: a run that goes on must have the same."""
+    labels = hashlib.sha256("\n".join(tagger.split.labels).encode()).hexdigest()[:16]
+    with open(args.model_path, "rb") as stream:
+        weights = hashlib.sha256(stream.read()).hexdigest()[:16]
+    return {
+        "checkpoint_sha256": weights,
+        "labels_sha256": labels,
+        "num_labels": len(tagger.split.labels),
+        "image_size": tagger.image_size,
+        "top_k": rule.top_k,
+        "threshold": rule.threshold,
+        "scores": rule.scores,
+        "seen_bias": rule.seen_bias,
+    }
+
+
+def print_summary(summary: Summary, num_pictures: int) -> None:
+    """One line on standard error about what went wrong, if anything did."""
+    if summary.bad:
+        print(f"{len(summary.bad):,} of {num_pictures:,} pictures could not be read and have no tags", file=sys.stderr)
+    if summary.without_keywords:
+        print(f"{len(summary.without_keywords):,} pictures can hold no keywords and have no copy", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ so that it loads with ``weights_only=True``.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import timm
 import torch
 from torch import Tensor
 
+from src.calibration import Calibration
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError
 from src.files import atomic_write
@@ -24,6 +25,7 @@ from src.models import SDLModel, create_model
 from src.models.converters import convert_released_tresnet, is_released_tresnet
 from src.models.inplace_abn import plain_state_dict
 from src.models.state_files import load_strictly, read_state_file, tensors_of
+from src.word_vectors.space import Space, space_of
 
 FORMAT = "sdl-checkpoint/1"
 
@@ -65,6 +67,8 @@ class CheckpointInfo:
         labels: the label names of a ``release`` file, in column order; for ``sdl`` those of the split.
         extra_words: further words, most frequent first.
         extra_vectors: their vectors [D, V] float32, or None.
+        calibration: thresholds and probabilities fitted on labelled pictures, or None.
+        space: fingerprint of the word-vector space, or None where the file has no word vectors.
         metrics: of the saved epoch, in percent.
         settings: of the run that made it (flags, epoch, data paths).
         versions: of the packages that made it.
@@ -76,6 +80,8 @@ class CheckpointInfo:
     labels: tuple[str, ...] = ()
     extra_words: tuple[str, ...] = ()
     extra_vectors: Tensor | None = None
+    calibration: Calibration | None = None
+    space: Space | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -92,7 +98,7 @@ def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, 
     Args:
         path: the file.
         model: the model; InPlaceABN scales are stored as plain batch normalisation needs them.
-        info: the rest; ``info.split`` is required, ``kind`` and ``versions`` are filled in.
+        info: the rest; ``info.split`` is required; ``kind``, ``versions`` and ``space`` are filled in.
         half: store weight matrices and word vectors in half precision. Scales, biases and batch statistics stay
             float32: a running variance can exceed the range of half precision.
 
@@ -120,12 +126,20 @@ def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, 
         },
         "extra_words": list(info.extra_words),
         "extra_vectors": None if info.extra_vectors is None else shrink(info.extra_vectors),
+        "calibration": None if info.calibration is None else info.calibration.to_dict(),
+        "space": asdict(_space_of(split, info.extra_words, info.extra_vectors)),
         "metrics": dict(info.metrics),
         "settings": dict(info.settings),
         "versions": package_versions(),
     }
     with atomic_write(path) as stream:
         torch.save(content, stream)
+
+
+def _space_of(split: ZeroShotSplit, extra_words: Sequence[str], extra_vectors: Tensor | None) -> Space:
+    """Frequent words before labels: they are one word each, and nobody has given them another's vector."""
+    vectors = [] if extra_vectors is None else [extra_vectors.float()]
+    return space_of([*extra_words, *split.labels], torch.cat([*vectors, split.word_vectors], dim=1))
 
 
 def load_checkpoint(
@@ -187,6 +201,8 @@ def _load_own(content: Mapping[str, Any], path: str | Path) -> tuple[SDLModel, C
             labels=split.labels,
             extra_words=tuple(content["extra_words"]),
             extra_vectors=None if extra is None else extra.float(),
+            calibration=_calibration_of(content, split),
+            space=Space(**content["space"]) if "space" in content else _space_of(split, content["extra_words"], extra),
             metrics=content["metrics"],
             settings=content["settings"],
             versions=content["versions"],
@@ -195,7 +211,7 @@ def _load_own(content: Mapping[str, Any], path: str | Path) -> tuple[SDLModel, C
             key: tensor.float() if tensor.is_floating_point() else tensor
             for key, tensor in content["state_dict"].items()
         }
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is an incomplete checkpoint of this project: {error}") from error
     lengths = {split.wordvec_dim, *(() if info.extra_vectors is None else info.extra_vectors.shape[:1])}
     if lengths != {config.wordvec_dim}:
@@ -203,6 +219,16 @@ def _load_own(content: Mapping[str, Any], path: str | Path) -> tuple[SDLModel, C
     model = create_model(config.model_name, config.num_rows, config.wordvec_dim, image_size=config.image_size)
     load_strictly(model, state, path)
     return model, info
+
+
+def _calibration_of(content: Mapping[str, Any], split: ZeroShotSplit) -> Calibration | None:
+    stored = content.get("calibration")  # files from before calibrations have none
+    if stored is None:
+        return None
+    calibration = Calibration.from_dict(stored)
+    if len(calibration.thresholds) != len(split.labels):
+        raise ValueError(f"its calibration has {len(calibration.thresholds)} labels, its split {len(split.labels)}")
+    return calibration
 
 
 def _load_released(

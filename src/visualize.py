@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from PIL import Image
 
+from src.explain import Explanation
 from src.files import atomic_write
 from src.tagger import Tag
 
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure  # the backend is chosen first
 
 _SAVED_AS_IS = {".png", ".jpg", ".jpeg"}
 _MAX_PIXELS = 65_000  # a side: JPEG and matplotlib can do little more; reached by 1,600 tags
+_MAX_LETTERS = 56  # of a tag; what fits beside its score in the widest panel
 _SEEN, _UNSEEN = "#1a1a1a", "#c0392b"
 
 
@@ -29,7 +31,9 @@ def picture_path(folder: str | Path, source: str | Path) -> Path:
     return Path(folder) / (name.name if name.suffix.lower() in _SAVED_AS_IS else f"{name.stem}.png")
 
 
-def save_tagged_picture(picture: Image.Image, tags: Sequence[Tag], path: str | Path) -> None:
+def save_tagged_picture(
+    picture: Image.Image, tags: Sequence[Tag], path: str | Path, show: Literal["raw", "probability"] = "raw"
+) -> None:
     """Save the photo with its tags beside it.
 
     The photo is scaled to fill a panel of fixed height and the text has a fixed size, so that the tags are legible
@@ -39,15 +43,17 @@ def save_tagged_picture(picture: Image.Image, tags: Sequence[Tag], path: str | P
         picture: RGB.
         tags: best first.
         path: ``.png`` or ``.jpg``.
+        show: scores or probabilities.
 
     Raises:
         UserError: the file cannot be written.
     """
-    rows = len(tags)
+    rows = max(len(tags), 1)
     height = max(4.0, 0.36 * rows + 0.9)  # inches
     width, tall = picture.size
     photo_width = float(np.clip(height * width / tall, 2.0, 9.0))
-    longest = max(len(f"{tag.marked}  {tag.score:.2f}") for tag in tags)
+    lines = [(_shortened(tag.marked), tag.shown(show, 2), tag.unseen) for tag in tags] or [("no tag", "", False)]
+    longest = max(len(f"{name}  {score}") for name, score, _ in lines)
     text_width = min(max(2.2, 0.115 * longest + 0.6), 8.0)
     dpi = min(110.0, _MAX_PIXELS / height)
     figure = Figure(figsize=(photo_width + text_width, height), dpi=dpi, facecolor="white")
@@ -57,11 +63,59 @@ def save_tagged_picture(picture: Image.Image, tags: Sequence[Tag], path: str | P
     panel = figure.add_axes((photo_width / (photo_width + text_width), 0, text_width / (photo_width + text_width), 1))
     panel.set_axis_off()
     panel.set(xlim=(0, 1), ylim=(rows + 1.2, -0.2))
-    for row, tag in enumerate(tags):
-        colour = _UNSEEN if tag.unseen else _SEEN
-        panel.text(0.06, row + 0.5, tag.marked, fontsize=13, va="center", color=colour, parse_math=False)
-        panel.text(0.96, row + 0.5, f"{tag.score:.2f}", fontsize=10, va="center", ha="right", color="#777777")
+    for row, (name, score, unseen) in enumerate(lines):
+        colour = _UNSEEN if unseen else _SEEN
+        panel.text(0.06, row + 0.5, name, fontsize=13, va="center", color=colour, parse_math=False)
+        panel.text(0.96, row + 0.5, score, fontsize=10, va="center", ha="right", color="#777777")
     panel.text(0.06, rows + 0.7, "*tag*: unseen in training", fontsize=8, va="center", color="#777777")
+    _save(figure, path)
+
+
+def _shortened(name: str) -> str:
+    """A longer one would run into its score."""
+    return name if len(name) <= _MAX_LETTERS else f"{name[: _MAX_LETTERS - 1]}…"
+
+
+def save_explanation(picture: Image.Image, tags: Sequence[Tag], explanation: Explanation, path: str | Path) -> None:
+    """Save the photo beside a heat map for each tag, named with its score and the principal vector that gave it.
+
+    All maps have one colour scale: what adds to a score is warm, what takes from it is cold, nothing is pale. The mean
+    of a map is the score. The last panel counts how many of the tags each principal vector gave.
+
+    Args:
+        picture: RGB, as it was before it was squashed to the model's square.
+        tags: K of them.
+        explanation: of the same K tags.
+        path: ``.png`` or ``.jpg``.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    columns = min(len(tags) + 2, 4)
+    rows = -(-(len(tags) + 2) // columns)
+    width, tall = picture.size
+    panel = 3.0 * float(np.clip(tall / width, 0.5, 1.6))  # inches
+    figure = Figure(figsize=(3.0 * columns, rows * (panel + 0.7)), dpi=110, facecolor="white", layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    maps = explanation.maps.float().cpu().numpy()
+    limit = float(np.abs(maps).max()) or 1.0
+    axes[0].imshow(picture)
+    axes[0].set_title("picture", fontsize=11)
+    for axis, tag, winner, places in zip(axes[1:], tags, explanation.winners.tolist(), maps, strict=False):
+        heat = np.asarray(Image.fromarray(places).resize(picture.size, Image.Resampling.BICUBIC))
+        axis.imshow(picture.convert("L"), cmap="gray", alpha=0.55)
+        axis.imshow(heat, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.6)
+        title = f"{tag.marked}  {tag.score:.2f}\nprincipal vector {winner + 1}"
+        axis.set_title(title, fontsize=11, color=_UNSEEN if tag.unseen else _SEEN, parse_math=False)
+    for axis in axes[: len(tags) + 1]:
+        axis.set_axis_off()
+    counts = axes[len(tags) + 1]
+    shares = explanation.shares.tolist()
+    counts.bar(range(1, len(shares) + 1), shares, color="#5b7fa6")
+    counts.set(xticks=range(1, len(shares) + 1), yticks=range(max(shares) + 1))
+    counts.set_title("tags by principal vector", fontsize=11)
+    for axis in axes[len(tags) + 2 :]:
+        axis.set_axis_off()
     _save(figure, path)
 
 

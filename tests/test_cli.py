@@ -25,10 +25,15 @@ from src.cli import (
     seed_everything,
 )
 from src.errors import UserError, blaming
+from src.tagging.flags import infer_parser
 from src.train_flags import lambda_or_none, train_parser
 from tests.conftest import run_script as run_as_child
 
-PARSERS = {"train.py": lambda: train_parser(None), "infer.py": infer.parser, "validate.py": validate.parser}
+PARSERS = {
+    "train.py": lambda: train_parser(None),
+    "infer.py": lambda: infer_parser(None),
+    "validate.py": validate.parser,
+}
 REQUIRED = {"train.py": [], "infer.py": ["--pic_path", "a.jpg"], "validate.py": ["--model-path", "m.pth"]}
 ORIGINAL = {
     "train.py": """

@@ -6,6 +6,7 @@ import pytest
 
 import infer
 from src.checkpoint import load_checkpoint
+from src.tagging.flags import QUICK_START
 from tests.conftest import ROOT
 
 PICTURES = sorted((ROOT / "pics").glob("*.jpg"))
@@ -13,11 +14,11 @@ PICTURES = sorted((ROOT / "pics").glob("*.jpg"))
 
 @pytest.fixture(scope="module")
 def info():
-    return load_checkpoint(infer.QUICK_START)[1]
+    return load_checkpoint(QUICK_START)[1]
 
 
 def test_it_is_small_and_describes_itself(info):
-    assert infer.QUICK_START.stat().st_size <= 16e6
+    assert QUICK_START.stat().st_size <= 16e6
     assert (info.kind, info.config.model_name, info.config.num_rows, info.config.wordvec_dim) == (
         "sdl", "tf_efficientnet_lite0", 7, 100,
     )  # fmt: skip

@@ -56,9 +56,14 @@ class SDLModel(nn.Module):
 
     def forward_features(self, pictures: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> pooled backbone features [B, F]."""
-        if self._normalizes:
-            pictures = (pictures - self.mean) / self.std
-        return self.backbone(pictures)
+        return self.backbone(self._normalize(pictures))
+
+    def forward_places(self, pictures: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] -> the backbone's features before pooling, [B, F, h, w] for convolutional ones."""
+        return self.backbone.forward_features(self._normalize(pictures))  # type: ignore[operator]
+
+    def _normalize(self, pictures: Tensor) -> Tensor:
+        return (pictures - self.mean) / self.std if self._normalizes else pictures
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, D*M]; ``view(B, D, M)`` is the matrix A of the paper."""

@@ -1,0 +1,73 @@
+"""Why a tag: which principal vector won, and where in the picture its score comes from.
+
+The score of a label is linear in the pooled features, s_c = <A[:, m], w_c> with A = W mean_xy F(x, y), so the class
+activation map h_c(x, y) = <W_m F(x, y), w_c> of the winning principal vector m is no approximation: its mean over the
+picture is the score.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.errors import UserError
+from src.models import SDLModel
+from src.scoring import principal_vectors, score_labels
+
+
+class Explanation(NamedTuple):
+    """Of K labels of one picture.
+
+    Attributes:
+        scores: [K], the labels' scores.
+        winners: [K], the principal vector m, from 0, that each score is by.
+        maps: [K, h, w], each with the score as its mean.
+        shares: [M], how many of the K labels each principal vector won.
+    """
+
+    scores: Tensor
+    winners: Tensor
+    maps: Tensor
+    shares: Tensor
+
+
+@torch.inference_mode()
+def explain(model: SDLModel, picture: Tensor, word_vectors: Tensor) -> Explanation:
+    """Explain the scores of some labels of a picture.
+
+    Args:
+        model: in eval mode; its backbone must end with a mean over the picture's places.
+        picture: [3, S, S] in [0, 1], on the model's device.
+        word_vectors: [D, K], those of the labels to explain.
+
+    Raises:
+        UserError: the backbone has no map of features, or does more than average it.
+    """
+    features = feature_map(model, picture.unsqueeze(0))[0]  # [F, h, w]
+    words = word_vectors.to(features)
+    embedding = model.embedding(features.mean(dim=(1, 2)).unsqueeze(0))  # [1, D*M]
+    winners = (principal_vectors(embedding, model.wordvec_dim)[0] @ words).argmax(dim=0)  # [M, K] -> [K]
+    head = model.embedding.weight.view(model.wordvec_dim, model.num_rows, -1)  # [D, M, F]
+    # h_c(x, y) = <W_m F(x, y), w_c> = <W_m^T w_c, F(x, y)>
+    directions = torch.einsum("dkf,dk->kf", head[:, winners], words)  # [K, F]
+    maps = torch.einsum("kf,fhw->khw", directions, features)
+    return Explanation(
+        score_labels(embedding, words)[0], winners, maps, torch.bincount(winners, minlength=model.num_rows)
+    )
+
+
+def feature_map(model: SDLModel, pictures: Tensor) -> Tensor:
+    """The features of every place [B, F, h, w], before the mean that makes them the pooled ones.
+
+    Raises:
+        UserError: the backbone has none, or its pooled features are not their mean.
+    """
+    places = model.forward_places(pictures)
+    pooled = model.forward_features(pictures)
+    if places.ndim != 4 or places.shape[1] != pooled.shape[1]:
+        raise UserError("--explain: this backbone has no map of features; it works with convolutional ones")
+    if not torch.allclose(places.mean(dim=(2, 3)), pooled, rtol=1e-3, atol=1e-4 * float(pooled.abs().max())):
+        raise UserError("--explain: this backbone does more than average its features, so no map adds up to the score")
+    return places

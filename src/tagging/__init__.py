@@ -1,0 +1,1 @@
+"""Tagging many pictures: which ones, with which words, and what is written."""

@@ -1,0 +1,110 @@
+"""Keywords in copies of pictures: read back by another program's library, pixels and other metadata untouched."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from src.errors import UserError
+from src.tagging.keywords import KeywordsError, KeywordWriter
+
+pyexiv2 = pytest.importorskip("pyexiv2", reason="needs pyexiv2 (pip install pyexiv2)")
+TAGS = ["sea turtle", "café", "日本"]
+
+
+def picture(path: Path) -> Path:
+    Image.radial_gradient("L").convert("RGB").resize((64, 48)).save(path)
+    return path
+
+
+def read(path: Path) -> tuple[list[str], list[str]]:
+    """(XMP subjects, IPTC keywords)."""
+    with pyexiv2.Image(str(path)) as image:
+        xmp, iptc = image.read_xmp(), image.read_iptc()
+    return xmp.get("Xmp.dc.subject", []), iptc.get("Iptc.Application2.Keywords", [])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+def test_tags_are_in_the_copy_and_the_pixels_are_the_same(tmp_path, suffix):
+    source = picture(tmp_path / f"a.{suffix}")
+    before = source.read_bytes()
+    copy = KeywordWriter(tmp_path / "out").write(source, TAGS)
+    assert copy == tmp_path / "out" / f"a.{suffix}"
+    assert read(copy)[0] == TAGS
+    if suffix != "webp":  # has no place for IPTC
+        assert read(copy)[1] == TAGS
+    assert source.read_bytes() == before
+    with Image.open(source) as one, Image.open(copy) as other:
+        assert ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getbbox() is None
+
+
+def test_tags_join_the_keywords_and_metadata_that_are_there(tmp_path):
+    source = picture(tmp_path / "a.jpg")
+    with pyexiv2.Image(str(source)) as image:
+        image.modify_exif({"Exif.Image.Artist": "someone"})
+        image.modify_xmp({"Xmp.dc.subject": ["holiday", "café"]})
+        image.modify_iptc({"Iptc.Application2.Keywords": ["holiday"]})
+    copy = KeywordWriter(tmp_path / "out").write(source, TAGS)
+    assert read(copy) == (["holiday", "café", "sea turtle", "日本"], ["holiday", *TAGS])
+    with pyexiv2.Image(str(copy)) as image:
+        assert image.read_exif()["Exif.Image.Artist"] == "someone"
+    again = KeywordWriter(tmp_path / "again").write(copy, TAGS)
+    assert read(again) == read(copy)
+
+
+def test_a_tag_too_long_for_iptc_is_in_xmp(tmp_path):
+    copy = KeywordWriter(tmp_path / "out").write(picture(tmp_path / "a.jpg"), ["short", "long" * 20])
+    assert read(copy) == (["short", "long" * 20], ["short"])
+
+
+def test_iptc_in_another_character_set_is_left_alone(tmp_path):
+    source = picture(tmp_path / "a.jpg")
+    with pyexiv2.Image(str(source)) as image:
+        image.modify_iptc({"Iptc.Application2.Caption": "Übersee"})
+    copy = KeywordWriter(tmp_path / "out").write(source, ["sea"])
+    assert read(copy) == (["sea"], [])
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="needs exiftool")
+def test_exiftool_reads_them(tmp_path):
+    copy = KeywordWriter(tmp_path / "out").write(picture(tmp_path / "a.jpg"), TAGS)
+    command = ["exiftool", "-s3", "-Subject", "-Keywords", str(copy)]
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines() == [", ".join(TAGS)] * 2
+    )
+
+
+def test_another_name_for_the_copy(tmp_path):
+    assert KeywordWriter(tmp_path / "out").write(picture(tmp_path / "a.jpg"), TAGS, "b.jpg").name == "b.jpg"
+
+
+@pytest.mark.parametrize("suffix", ["gif", "bmp"])
+def test_formats_without_keywords_are_named_and_leave_nothing(tmp_path, suffix):
+    source = picture(tmp_path / f"a.{suffix}")
+    with pytest.raises(KeywordsError, match=rf"a\.{suffix}: cannot hold keywords"):
+        KeywordWriter(tmp_path / "out").write(source, TAGS)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_picture_itself_is_never_overwritten(tmp_path):
+    source = picture(tmp_path / "a.jpg")
+    before = source.read_bytes()
+    with pytest.raises(UserError, match="--write_keywords .*would overwrite"):
+        KeywordWriter(tmp_path).write(source, TAGS)
+    assert source.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--write_keywords .*cannot be made"):
+        KeywordWriter(tmp_path / "file" / "out")
+
+
+def test_the_install_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyexiv2", None)
+    with pytest.raises(UserError, match="--write_keywords .*pip install pyexiv2"):
+        KeywordWriter(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
