@@ -11,13 +11,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from src.checkpoint import CheckpointInfo, load_checkpoint, package_versions
+from src.checkpoint import CheckpointInfo, load_checkpoint, package_versions, save_with_calibration
 from src.cli import (
     ArgumentParser,
     add_device_flag,
     add_workers_flag,
     choose_device,
     finite_float,
+    fraction,
+    non_negative_int,
     positive_int,
     run_script,
 )
@@ -28,6 +30,7 @@ from src.data.transforms import eval_transform
 from src.engine import Embedded, check_image_size, embed, evaluate
 from src.errors import UserError, blaming
 from src.files import check_writable, write_json
+from src.fitting import FittedCalibration, fit_and_measure, format_fit
 from src.metrics import IMAGES
 from src.models import SDLModel
 from src.report import format_report
@@ -90,6 +93,17 @@ def parser() -> ArgumentParser:
     add("-p", "--print-freq", type=positive_int, default=1, metavar="N", help="update the progress bar every N batches")
     add("--autocast-enabled", type=int, choices=(0, 1), default=0, help="mixed precision on a GPU")
     add("--json", type=Path, metavar="FILE", help="also write protocol and metrics as JSON")
+    add(
+        "--fit-thresholds",
+        type=Path,
+        metavar="FILE",
+        help="fit each label's threshold, probabilities and the bias of seen labels on a part of the pictures, measure "
+        "them on the rest, and write a copy of the checkpoint that has them, and a plot beside it",
+    )
+    add(
+        "--fit-share", type=fraction, default=0.5, metavar="SHARE", help="of the pictures that --fit-thresholds fits on"
+    )
+    add("--seed", type=non_negative_int, default=0, help="of the division of the pictures for --fit-thresholds")
     add_device_flag(flags)
     add_workers_flag(flags)
     return flags
@@ -107,6 +121,8 @@ def _main(argv: Sequence[str] | None) -> int:
     data = args.data or args.positional_data
     if args.json is not None:
         check_writable(args.json, "--json")
+    if args.fit_thresholds is not None:
+        check_fit(args)
     with blaming("--model-path"):
         model, info = load_checkpoint(
             args.model_path, model_name=args.model_name, num_rows=args.num_rows, wordvec_dim=args.wordvec_dim
@@ -142,9 +158,46 @@ def _main(argv: Sequence[str] | None) -> int:
     print(format_report(report, images=args.images))
     if embedded.bad:
         print(f"{len(embedded.bad)} of {len(evaluation.paths)} pictures could not be read and were left out")
+    fitted = None if args.fit_thresholds is None else fit(args, info, metadata, evaluation, embedded)
     if args.json is not None:
-        write_json(args.json, as_json(args, metadata, report, embedded))
+        write_json(args.json, as_json(args, metadata, report, embedded, fitted))
     return 1 if embedded.bad else 0
+
+
+def check_fit(args: argparse.Namespace) -> None:
+    """Raise :class:`UserError` where ``--fit-thresholds`` cannot work, before time is spent."""
+    check_writable(args.fit_thresholds, "--fit-thresholds")
+    if args.fit_thresholds.exists() and args.fit_thresholds.samefile(args.model_path):
+        raise UserError(f"--fit-thresholds {args.fit_thresholds}: is the checkpoint itself; choose another name")
+    if not 0 < args.fit_share < 1:
+        raise UserError(
+            f"--fit-share {args.fit_share:g}: must leave pictures to fit on and to measure on; give 0.5, say"
+        )
+
+
+def fit(
+    args: argparse.Namespace, info: CheckpointInfo, metadata: Metadata, evaluation: EvaluationSet, embedded: Embedded
+) -> FittedCalibration:
+    """Fit a calibration, print what it is worth, and write the checkpoint that has it.
+
+    Raises:
+        UserError: the checkpoint has other labels than the metadata folder, or nothing can be fitted.
+    """
+    from src.visualize import save_reliability  # matplotlib is slow to import
+
+    split = metadata.split
+    if info.split is None or (info.split.labels, info.split.seen) != (split.labels, split.seen):
+        raise UserError(
+            f"--fit-thresholds: the labels of {metadata.folder} are not those of the checkpoint; validate with the "
+            "folder that it was trained with"
+        )
+    targets = evaluation.targets.dense(embedded.rows)
+    fitted = fit_and_measure(embedded.outputs, targets, split, share=args.fit_share, seed=args.seed)
+    plot = args.fit_thresholds.with_name(f"{args.fit_thresholds.stem}-reliability.png")
+    save_with_calibration(args.model_path, args.fit_thresholds, fitted.calibration)
+    save_reliability(fitted.curve, plot)
+    print(f"\n{format_fit(fitted)}\n  written to {args.fit_thresholds}; plot: {plot}")
+    return fitted
 
 
 def find_metadata(folder: str | None, data: str | None, info: CheckpointInfo) -> Metadata:
@@ -203,10 +256,15 @@ def embed_all(
 
 
 def as_json(
-    args: argparse.Namespace, metadata: Metadata, report: dict[str, float], embedded: Embedded
+    args: argparse.Namespace,
+    metadata: Metadata,
+    report: dict[str, float],
+    embedded: Embedded,
+    fitted: FittedCalibration | None,
 ) -> dict[str, object]:
     """What ``--json`` writes: metrics in percent under keys such as ``zero_shot.F1@3``, and the protocol."""
     return {
+        **({} if fitted is None else {"calibration": fitted.metrics}),
         "checkpoint": str(args.model_path),
         "split": metadata.split.name,
         "protocol": {"images": args.images, "mAP": "official", "mAP_skip": "skip"},

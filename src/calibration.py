@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from src.reliability import fit_platt
+
 # Both by cross-validation within halves of Corel5k's test pictures. A label's best-F1 threshold from a handful of
 # positives is noise: without shrinkage it does worse than the shared one.
 MIN_POSITIVES = 3
@@ -36,7 +38,6 @@ SHRINKAGE = 20.0
 # needs another than one of hundreds, where the 0.97 quantile won.
 LEVEL_QUANTILES: tuple[float | None, ...] = (None, 0.5, 0.9, 0.97)
 _BLOCK_ELEMENTS = 1 << 23  # working memory, in numbers
-_MAX_NEWTON_STEPS = 100
 
 
 @dataclass(frozen=True, eq=False)

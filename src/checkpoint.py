@@ -142,6 +142,19 @@ def _space_of(split: ZeroShotSplit, extra_words: Sequence[str], extra_vectors: T
     return space_of([*extra_words, *split.labels], torch.cat([*vectors, split.word_vectors], dim=1))
 
 
+def save_with_calibration(source: str | Path, target: str | Path, calibration: Calibration) -> None:
+    """Copy a checkpoint of this project, all else bit for bit as it is, with this calibration in it.
+
+    Raises:
+        UserError: ``source`` is no such checkpoint, or ``target`` cannot be written.
+    """
+    content = read_state_file(source)
+    if content.get("format") != FORMAT:
+        raise UserError(f"{source} is no checkpoint of this project, so it can hold no calibration")
+    with atomic_write(target) as stream:
+        torch.save({**content, "calibration": calibration.to_dict()}, stream)
+
+
 def load_checkpoint(
     path: str | Path, *, model_name: str | None = None, num_rows: int | None = None, wordvec_dim: int | None = None
 ) -> tuple[SDLModel, CheckpointInfo]:

@@ -121,9 +121,15 @@ def best_possible_f1_at_k(targets: Tensor, k: int) -> PrecisionRecall:
 def f1_at_threshold(scores: Tensor, targets: Tensor, threshold: float) -> PrecisionRecall:
     """Micro precision, recall and F1 of the labels that score above ``threshold``. Zeros where a denominator is 0."""
     _check(scores, targets)
-    predicted, positive = scores > threshold, targets == 1
-    hits = int((predicted & positive).sum())
-    precision, recall = _ratio(hits, int(predicted.sum())), _ratio(hits, int(positive.sum()))
+    return f1_of_choice(scores > threshold, targets)
+
+
+def f1_of_choice(chosen: Tensor, targets: Tensor) -> PrecisionRecall:
+    """Micro precision, recall and F1 of the labels that are ``chosen`` [N, C] bool. Zeros where a denominator is 0."""
+    _check_shapes(chosen, targets)
+    positive = targets == 1
+    hits = int((chosen & positive).sum())
+    precision, recall = _ratio(hits, int(chosen.sum())), _ratio(hits, int(positive.sum()))
     return PrecisionRecall(precision, recall, _f1(precision, recall))
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from src.explain import Explanation
 from src.files import atomic_write
+from src.reliability import Reliability
 from src.tagger import Tag
 
 matplotlib.use("Agg")
@@ -116,6 +117,19 @@ def save_explanation(picture: Image.Image, tags: Sequence[Tag], explanation: Exp
     counts.set_title("tags by principal vector", fontsize=11)
     for axis in axes[len(tags) + 2 :]:
         axis.set_axis_off()
+    _save(figure, path)
+
+
+def save_reliability(curve: Reliability, path: str | Path) -> None:
+    """Plot how often tags of each probability are right; on the diagonal they are right as often as they say."""
+    figure = Figure(figsize=(4.6, 5.4), dpi=110, facecolor="white", layout="constrained")
+    shares, counts = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    shares.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
+    shares.plot(curve.predicted.tolist(), curve.observed.tolist(), marker="o", color="#2d6cdf")
+    shares.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
+    shares.set_title(f"expected calibration error {100 * curve.error:.2f} points", fontsize=11)
+    counts.bar(curve.predicted.tolist(), curve.counts.tolist(), width=0.06, color="#5b7fa6")
+    counts.set(yscale="log", ylabel="labels", xlabel="probability")
     _save(figure, path)
 
 

@@ -92,19 +92,19 @@ def test_formats_without_keywords_are_named_and_leave_nothing(tmp_path, suffix):
 def test_the_picture_itself_is_never_overwritten(tmp_path):
     source = picture(tmp_path / "a.jpg")
     before = source.read_bytes()
-    with pytest.raises(UserError, match="--write_keywords .*would overwrite"):
+    with pytest.raises(UserError, match=r"--write_keywords .*would overwrite"):
         KeywordWriter(tmp_path).write(source, TAGS)
     assert source.read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="--write_keywords .*cannot be made"):
+    with pytest.raises(UserError, match=r"--write_keywords .*cannot be made"):
         KeywordWriter(tmp_path / "file" / "out")
 
 
 def test_the_install_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyexiv2", None)
-    with pytest.raises(UserError, match="--write_keywords .*pip install pyexiv2"):
+    with pytest.raises(UserError, match=r"--write_keywords .*pip install pyexiv2"):
         KeywordWriter(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -172,18 +172,19 @@ def test_no_picture_writes_nothing(model, pictures, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_broken_picture_among_several_is_named_and_status_1(sample, model, pictures, tmp_path):
-    broken, missing = tmp_path / "broken.jpg", tmp_path / "missing.jpg"
+def test_broken_picture_among_several_is_named_and_status_1(model, pictures, tmp_path):
+    broken, text, missing = (tmp_path / f"{name}.jpg" for name in ("broken", "text", "missing"))
+    text.write_text("no picture")
     broken.write_bytes(pictures[0].read_bytes()[:300])
     report = tmp_path / "r.json"
     finished = call(
-        infer.main, "--model_path", model, "--pic_path", pictures[0], broken, sample, missing, pictures[1],
+        infer.main, "--model_path", model, "--pic_path", pictures[0], broken, text, missing, pictures[1],
         "--no_picture", "--json", report,
     )  # fmt: skip
     assert finished.returncode == 1
     lines = finished.stderr.splitlines()
-    assert len(lines) == 3
-    for line, path in zip(lines, (broken, sample, missing), strict=True):
+    assert lines.pop() == "3 of 5 pictures could not be read and have no tags"
+    for line, path in zip(lines, (broken, text, missing), strict=True):
         assert line.startswith(f"skipped: {path}: ")
     assert list(tags_in(finished.stdout)) == [str(path) for path in pictures[:2]]
     content = json.loads(report.read_text(encoding="utf-8"))
@@ -191,10 +192,10 @@ def test_broken_picture_among_several_is_named_and_status_1(sample, model, pictu
     assert [f"skipped: {message}" for message in content["skipped"]] == lines
 
 
-def test_no_readable_picture_is_an_error(sample, model, tmp_path):
+def test_no_readable_picture_is_an_error(model, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_text("no picture")
-    for paths in ((broken,), (broken, sample, tmp_path / "missing.jpg")):
+    for paths in ((broken,), (broken, tmp_path / "missing.jpg")):
         finished = call(infer.main, "--model_path", model, "--pic_path", *paths, "--no_picture")
         assert "--pic_path" in user_error(finished)
         for path in paths:
@@ -202,7 +203,9 @@ def test_no_readable_picture_is_an_error(sample, model, tmp_path):
     assert str(tmp_path / "missing.jpg") in user_error(
         call(infer.main, "--model_path", model, "--pic_path", tmp_path / "missing.jpg")
     )
-    assert "is a folder" in user_error(call(infer.main, "--model_path", model, "--pic_path", sample))
+    (tmp_path / "empty").mkdir()
+    message = user_error(call(infer.main, "--model_path", model, "--pic_path", tmp_path / "empty"))
+    assert "no picture in this folder" in message
 
 
 def test_pictures_of_one_name_are_all_saved(model, pictures, tmp_path):
@@ -366,7 +369,7 @@ def test_input_size_that_the_backbone_does_not_take(sample, pictures, tmp_path):
 
 
 def test_missing_default_model_is_an_error(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(infer, "QUICK_START", tmp_path / "quick_start.pth")
+    monkeypatch.setattr("src.tagging.flags.QUICK_START", tmp_path / "quick_start.pth")
     message = user_error(call(infer.main, "--pic_path", pictures[0]))
     assert str(tmp_path / "quick_start.pth") in message
     assert "give the path" in message

@@ -60,8 +60,8 @@ def add_vector_flags(parser: argparse._ActionsContainer) -> None:
         "--forms",
         choices=("all", "strict"),
         default="all",
-        help="what stands in for a tag without a vector: other cases and separators, and the mean of its words; all: also "
-        "plurals, singulars and words run together",
+        help="what stands in for a tag without a vector: other cases and separators, and the mean of its words; all: "
+        "also plurals, singulars and words run together",
     )
     parser.add_argument(
         "--missing", choices=("error", "drop"), default="error", help="what to do with tags without a vector"

@@ -86,8 +86,8 @@ def _add_tag_flags(parser: ArgumentParser) -> None:
         "--seen_bias",
         type=fitted_or_float,
         metavar="BIAS",
-        help="subtract this from the scores of labels seen in training when ranking, or 'fitted' (calibrated stacking); "
-        "0, or fitted with --scores probability",
+        help="subtract this from the scores of seen labels when ranking, or 'fitted' (calibrated stacking); 0, or "
+        "fitted with --scores probability",
     )
     add("--tags", metavar="LIST", help="own words, with commas between them: 'sea turtle, sunset'")
     add("--tags_file", type=Path, metavar="FILE", help="own words, one a line")

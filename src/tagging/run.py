@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -88,6 +89,7 @@ def tag_pictures(
     """
     summary = Summary()
     names = target_names(all_paths)
+    refuse_overwriting(all_paths, names, outputs)
     batches = read_batches(
         paths, tagger.transform, batch_size=batch_size, workers=workers, previews=outputs.shows_pictures
     )
@@ -128,7 +130,6 @@ def _write(
         from src.visualize import save_tagged_picture  # matplotlib is slow to import
 
         annotated = outputs.annotated / _drawn_name(name)
-        _refuse_overwriting(path, annotated, "--path_output")
         save_tagged_picture(preview, tags, annotated, show=rule.scores)
         lines.append(f"      saved {written_name(annotated)}")
     if preview is not None and outputs.explained is not None and tags:
@@ -153,15 +154,29 @@ def _explain(
 ) -> Path:
     from src.visualize import save_explanation  # matplotlib is slow to import
 
-    target = folder / f"{Path(name).stem}-why.png"
+    target = folder / _why_name(name)
     explanation = explain(tagger.model, tensor.to(tagger.device), tagger.vectors_of(tags[:most]))
     save_explanation(preview, tags[:most], explanation, target)
     return target
 
 
-def _refuse_overwriting(source: Path, target: Path, flag: str) -> None:
-    if target.exists() and target.samefile(source):
-        raise UserError(f"{flag} {target.parent}: would overwrite the picture {source}; choose another folder")
+def refuse_overwriting(paths: Sequence[Path], names: Mapping[Path, str], outputs: Outputs) -> None:
+    """Make sure that nothing which is saved takes the place of a picture that was given, be it read already or not.
+
+    Raises:
+        UserError: a picture would be overwritten.
+    """
+    folders: list[tuple[Path | None, Callable[[str], str], str]] = [(outputs.annotated, _drawn_name, "--path_output")]
+    folders += [] if outputs.explained is None else [(outputs.explained[0], _why_name, "--path_output")]
+    folders += [] if outputs.keywords is None else [(outputs.keywords.folder, str, "--write_keywords")]
+    given = {os.path.realpath(path) for path in paths}
+    for folder, name_of, flag in folders:
+        if folder is None or not folder.is_dir():
+            continue
+        for path in paths:
+            target = os.path.realpath(folder / name_of(names[path]))
+            if target in given:
+                raise UserError(f"{flag} {folder}: would overwrite the picture {target}; choose another folder")
 
 
 def target_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -181,6 +196,11 @@ def target_names(paths: Sequence[Path]) -> dict[Path, str]:
 def _drawn_name(name: str) -> str:
     """The name of a drawing of that picture: PNG where its own format cannot be written."""
     return name if Path(name).suffix.lower() in (".png", ".jpg", ".jpeg") else f"{Path(name).stem}.png"
+
+
+def _why_name(name: str) -> str:
+    """The name of the explanation of that picture."""
+    return f"{Path(name).stem}-why.png"
 
 
 def format_tags(path: Path, tags: Sequence[Tag], scores: Literal["raw", "probability"]) -> str:
