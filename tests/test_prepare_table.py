@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
 
 from src.cli import ArgumentParser
@@ -19,6 +20,7 @@ from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
 from src.prepare import table
+from src.prepare.choosing import stratified_validation
 from src.prepare.table_tags import join_tags, same_tag_key, split_cells
 from tests.script_helpers import PLAIN, TINY, call, succeeded, without_curves
 
@@ -204,7 +206,11 @@ def test_another_seed_and_other_shares(reference, tmp_path):
     one, two = (content(tmp_path / f"m{seed}") for seed in (1, 2))
     assert one != two
     assert len(load_metadata(tmp_path / "m1").split.unseen) == 3
-    assert sum(part == "val" for part, _ in made(tmp_path / "m1").values()) == 20
+    for seed in (1, 2):
+        rows = [(row, TAGS.index(tag)) for row, (_, tags) in enumerate(sorted(drawn_rows())) for tag in tags]
+        chosen = stratified_validation(*torch.tensor(rows).unbind(dim=1), 40, len(TAGS), 0.5, seed)
+        expected = {sorted(drawn_rows())[row][0] for row in chosen.tolist()}
+        assert {name for name, (part, _) in made(tmp_path / f"m{seed}").items() if part == "val"} == expected
 
 
 @pytest.fixture
@@ -278,13 +284,15 @@ def test_rare_tags_are_left_out_if_asked(tmp_path, photos):
 
 
 def test_missing_pictures_are_left_out_if_asked_and_so_are_their_tags(tmp_path, photos):
-    source = photos("path,tags,split", "a.jpg,cat,train", "no.jpg,sea,train", "b.jpg,dog,val", "x/no.jpg,dog,val")
+    (tmp_path / "x").mkdir()
+    source = photos("path,tags,split", "a.jpg,cat,train", "aa.jpg,sea,train", "b.jpg,dog,val", "x,dog,val",
+                    "./aa.jpg,sea,train")  # fmt: skip
     report = plain(tmp_path, source, "--missing-pictures", "drop")
-    assert without_parts(tmp_path / "m") == {"a.jpg": {"cat"}, "b.jpg": {"dog"}}
+    assert made(tmp_path / "m") == {"a.jpg": ("train", {"cat"}), "b.jpg": ("val", {"dog"})}
     assert load_metadata(tmp_path / "m").split.labels == ("cat", "dog")
-    assert "left out 2 pictures that are not there: no.jpg, x/no.jpg" in report
+    assert "left out 2 pictures that are not there: aa.jpg, x" in report
     assert "left out 1 tags of fewer than 1 pictures: sea" in report
-    assert (tmp_path / "m" / "missing_pictures.txt").read_text() == "no.jpg\nx/no.jpg\n"
+    assert (tmp_path / "m" / "missing_pictures.txt").read_text() == "aa.jpg\nx\n"
 
 
 def test_pictures_beside_the_table_and_elsewhere(tmp_path, photos):
@@ -302,7 +310,8 @@ def test_pictures_beside_the_table_and_elsewhere(tmp_path, photos):
 
 def test_unseen_tags_may_be_named_in_another_spelling(tmp_path, photos):
     source = photos("path,tags,split", "a.jpg,Cat,train", "b.jpg,hot-dog,val")
-    plain(tmp_path, source, unseen="Hot dog\nHOT_DOG\n")
+    report = plain(tmp_path, source, unseen="Hot dog\nHOT_DOG\n")
+    assert "unseen tags: hot-dog" in report
     split = load_metadata(tmp_path / "m").split
     assert (split.names(split.seen), split.names(split.unseen)) == (["Cat"], ["hot-dog"])
 
@@ -331,11 +340,29 @@ def test_train_and_val_folders_are_the_split(tmp_path):
         prepare(tmp_path, tmp_path / "zoo", "--val-fraction", 0.5, output="n")
 
 
-def test_other_folders_of_such_a_name_are_tags(tmp_path):
-    rows = [(f"{tag}/{number}.jpg", [tag]) for tag in ("train", "city", "boat") for number in range(3)]
-    write_pictures(tmp_path / "zoo", rows)
-    prepare(tmp_path, tmp_path / "zoo", train=[1, 2, 3, 4, 5])
-    assert load_metadata(tmp_path / "m").split.labels == ("boat", "city", "train")
+@pytest.mark.parametrize("tags", [["boat", "city", "train"], ["test", "val"], ["train"]])
+def test_other_folders_of_such_names_are_tags(tmp_path, tags):
+    write_pictures(tmp_path / "zoo", [(f"{tag}/cat/{number}.jpg", []) for tag in tags for number in range(3)])
+    (tmp_path / "unseen.txt").write_text("cat")
+    numbers = dict(zip(("train", "test", "val"), np.eye(3, 5).tolist(), strict=True))
+    prepare(tmp_path, tmp_path / "zoo", "--unseen", tmp_path / "unseen.txt", **numbers)
+    assert load_metadata(tmp_path / "m").split.labels == tuple(sorted(["cat", *tags]))
+
+
+def test_the_spelling_decides_between_columns_that_differ_in_case(tmp_path, photos):
+    source = photos("PATH,path,tags,split", "x,a.jpg,cat,train", "x,b.jpg,dog,val")
+    plain(tmp_path, source, "--path-column", "path")
+    assert without_parts(tmp_path / "m") == {"a.jpg": {"cat"}, "b.jpg": {"dog"}}
+    with pytest.raises(UserError, match=r"--path-column: .* has several such columns \('PATH', 'path'\); name one"):
+        plain(tmp_path, source, "--overwrite")
+
+
+@pytest.mark.parametrize(
+    "pair", [("Straße", "STRASSE"), ("Café", "cafe\u0301"), ("t-shirt", "T_Shirt"), (" a\tb ", "A - b")]
+)
+def test_spellings_of_the_same_tag(pair):
+    assert same_tag_key(pair[0]) == same_tag_key(pair[1])
+    assert same_tag_key("tshirt") != same_tag_key("t-shirt")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def keep_found(
         raise UserError(
             f"{flag}: {len(absent):,} of the {len(pictures):,} pictures of {source} are not there "
             f"({name_some(absent, 3)}); give the folder that holds them"
-            + ("" if drop else ", or --missing-pictures drop to leave them out")
+            + ("" if drop or len(absent) == len(pictures) else ", or --missing-pictures drop to leave them out")
         )
     missing += absent
     kept = [row for row, place in enumerate(places) if place is not None]

@@ -19,13 +19,17 @@ class Found:
     how: str  # the form that has it, or what it was computed from
 
 
+_ROUNDING = 1e-6  # what float32 may leave of a vector of length 1
+
 Table = Mapping[str, Found]  # form -> its vector
 
 
 def unit_vector(vector: np.ndarray) -> np.ndarray | None:
-    """The vector at length 1 in float64; None if it is zero."""
+    """The vector at length 1 in float64; None if it is zero. One of length 1 stays as it is, to the bit."""
     vector = vector.astype(np.float64)
     norm = np.linalg.norm(vector)
+    if abs(norm - 1) < _ROUNDING:
+        return vector
     return vector / norm if norm > 0 else None
 
 
