@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,6 +104,13 @@ def parser() -> ArgumentParser:
     add(
         "--fit-share", type=fraction, default=0.5, metavar="SHARE", help="of the pictures that --fit-thresholds fits on"
     )
+    add(
+        "--fit-bias",
+        choices=("labels", "gap"),
+        default="labels",
+        help="what tells how much seen labels lose: the labels of the pictures, unseen ones included, or the gap "
+        "between the scores of both sides, which looks at no unseen label",
+    )
     add("--seed", type=non_negative_int, default=0, help="of the division of the pictures for --fit-thresholds")
     add_device_flag(flags)
     add_workers_flag(flags)
@@ -137,6 +145,8 @@ def _main(argv: Sequence[str] | None) -> int:
         raise UserError(f"--top_k {too_large[0]}: must be from 1 to the number of labels, {num_labels}")
     with blaming("--metadata"):
         check_same_space(info, metadata.split, metadata.folder)
+    if args.fit_thresholds is not None:
+        check_same_labels(info, metadata)
     evaluation = load_evaluation_set(metadata, data)
     if args.image_size is not None:
         check_image_size(model, args.image_size, "--image-size")
@@ -167,11 +177,26 @@ def _main(argv: Sequence[str] | None) -> int:
 def check_fit(args: argparse.Namespace) -> None:
     """Raise :class:`UserError` where ``--fit-thresholds`` cannot work, before time is spent."""
     check_writable(args.fit_thresholds, "--fit-thresholds")
-    if args.fit_thresholds.exists() and args.fit_thresholds.samefile(args.model_path):
+    target = os.path.realpath(args.fit_thresholds)
+    if target == os.path.realpath(args.model_path):
         raise UserError(f"--fit-thresholds {args.fit_thresholds}: is the checkpoint itself; choose another name")
+    if args.json is not None and target == os.path.realpath(args.json):
+        raise UserError(f"--json and --fit-thresholds {args.fit_thresholds}: the same file; give each its own")
+    if args.seed >= 2**64:
+        raise UserError(f"--seed {args.seed}: must be from 0 to 2**64 - 1")
     if not 0 < args.fit_share < 1:
         raise UserError(
             f"--fit-share {args.fit_share:g}: must leave pictures to fit on and to measure on; give 0.5, say"
+        )
+
+
+def check_same_labels(info: CheckpointInfo, metadata: Metadata) -> None:
+    """Raise :class:`UserError` where a calibration for these labels is none for the checkpoint's."""
+    split = metadata.split
+    if info.split is None or (info.split.labels, info.split.seen) != (split.labels, split.seen):
+        raise UserError(
+            f"--fit-thresholds: the labels of {metadata.folder} are not those of the checkpoint; validate with the "
+            "folder that it was trained with"
         )
 
 
@@ -181,18 +206,13 @@ def fit(
     """Fit a calibration, print what it is worth, and write the checkpoint that has it.
 
     Raises:
-        UserError: the checkpoint has other labels than the metadata folder, or nothing can be fitted.
+        UserError: nothing can be fitted, or a file cannot be written.
     """
     from src.visualize import save_reliability  # matplotlib is slow to import
 
     split = metadata.split
-    if info.split is None or (info.split.labels, info.split.seen) != (split.labels, split.seen):
-        raise UserError(
-            f"--fit-thresholds: the labels of {metadata.folder} are not those of the checkpoint; validate with the "
-            "folder that it was trained with"
-        )
     targets = evaluation.targets.dense(embedded.rows)
-    fitted = fit_and_measure(embedded.outputs, targets, split, share=args.fit_share, seed=args.seed)
+    fitted = fit_and_measure(embedded.outputs, targets, split, share=args.fit_share, seed=args.seed, bias=args.fit_bias)
     plot = args.fit_thresholds.with_name(f"{args.fit_thresholds.stem}-reliability.png")
     save_with_calibration(args.model_path, args.fit_thresholds, fitted.calibration)
     save_reliability(fitted.curve, plot)

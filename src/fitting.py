@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from src.calibration import Calibration, fit_calibration
+from src.calibration import Calibration, best_seen_bias, fit_calibration
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
 from src.metrics import PrecisionRecall, f1_at_k, f1_of_choice
 from src.reliability import Reliability, reliability
 from src.scoring import score_labels
+
+Bias = Literal["labels", "gap"]
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,24 @@ class FittedCalibration:
 
 
 def fit_and_measure(
-    embeddings: Tensor, targets: Tensor, split: ZeroShotSplit, *, share: float = 0.5, seed: int = 0
+    embeddings: Tensor,
+    targets: Tensor,
+    split: ZeroShotSplit,
+    *,
+    share: float = 0.5,
+    seed: int = 0,
+    bias: Bias = "labels",
 ) -> FittedCalibration:
     """Fit on a random part of the pictures and measure on the rest.
 
     Args:
         embeddings: [N, D*M].
         targets: [N, C], 1 positive, 0 negative, -1 unknown.
-        split: C labels; the ground truth of unseen ones is measured with, never fitted on.
+        split: C labels; the ground truth of unseen ones decides the bias, and nothing else that is fitted.
         share: of the pictures, to fit on.
         seed: of the division.
+        bias: how much seen labels lose: by the ``labels`` of the fitting pictures (:func:`best_seen_bias`), or by the
+            ``gap`` between the two sides' scores, which looks at no unseen label's ground truth.
 
     Raises:
         UserError: a part has no positive seen label, or scores do not rise with the labels.
@@ -57,8 +68,13 @@ def fit_and_measure(
             raise UserError(
                 f"--fit-thresholds: none of the {len(rows)} pictures {part} has a seen label; give more labelled ones"
             )
+    if unseen and bias == "labels" and not (targets[fitting][:, unseen] == 1).any():
+        raise UserError(
+            "--fit-bias labels: the pictures to fit on have no unseen label; give --fit-bias gap, or more pictures"
+        )
     try:
-        calibration = fit_calibration(scores[fitting], targets[fitting], seen, unseen)
+        best = best_seen_bias(scores[fitting], targets[fitting], seen, unseen) if unseen and bias == "labels" else None
+        calibration = fit_calibration(scores[fitting], targets[fitting], seen, unseen, seen_bias=best)
     except ValueError as error:
         raise UserError(f"--fit-thresholds: {error}") from error
     metrics, curve = _measure(calibration, scores[rest], targets[rest], split)

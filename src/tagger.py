@@ -217,7 +217,7 @@ class Tagger:
         if rule.threshold is not None:
             above = self._above(scores, calibrated, rule)
             ranked = ranked.masked_fill(~above, -torch.inf)
-            most = min(most, max(int(above.sum(dim=1).max()), 1))
+            most = min(most, max([1, *above.sum(dim=1).tolist()]))
         best, columns = top_k_labels(ranked, most)
         probabilities = (
             None if self.calibration is None else self.calibration.probability(calibrated.gather(1, columns))
@@ -254,7 +254,7 @@ class Tagger:
     def _above(self, scores: Tensor, calibrated: Tensor, rule: TagRule) -> Tensor:
         """[B, C] bool: which labels the rule's threshold leaves."""
         if rule.threshold == "fitted":
-            return calibrated > self._thresholds.to(calibrated)
+            return calibrated > self._thresholds.to(self.device)  # float64: one may lie just below a float32 score
         least = -torch.inf if rule.threshold is None else rule.threshold
         if rule.scores == "probability" and self.calibration is not None:
             return self.calibration.probability(calibrated) > least

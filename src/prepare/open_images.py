@@ -116,6 +116,8 @@ def collect(args: argparse.Namespace) -> Collected:
             verdicts, added = verdicts.joined(machine)
             notes.append(f"{part}: {added:,} labels by machines that are {args.machine_labels:g} sure or more")
         pictures = _pictures(verdicts, len(classes.labels), keep_all=part == "val")
+        if not len(pictures):
+            raise UserError(f"{files[_human(source)]}: says nothing about the seen and unseen classes; get it again")
         if place_of is not None:
             places = [place_of.get(name) for name in pictures.file_names]
             before = len(missing)
@@ -156,9 +158,9 @@ def _find(args: argparse.Namespace) -> dict[str, Path]:
     needed += [] if args.machine_labels is None else [_machine("train"), _machine(args.val_part)]
     found: dict[str, Path] = {}
     problems = []
-    for folder, subfolders, names in os.walk(args.source):
+    for folder, subfolders, names in os.walk(args.source, followlinks=True):
         subfolders.sort()
-        for name in set(names) & set(needed):
+        for name in sorted(set(names) & set(needed)):
             first = found.setdefault(name, Path(folder) / name)
             if first.parent != Path(folder):
                 problems.append(f"--source {args.source}: {name} is there twice: in {first.parent} and in {folder}")
@@ -212,12 +214,18 @@ def _classes(args: argparse.Namespace, files: Mapping[str, Path]) -> tuple[Class
 def _read_names_of_mids(path: Path) -> dict[str, str]:
     """``class-descriptions.csv``: MID -> name. Version 5 begins with a line of column names."""
     name_of: dict[str, str] = {}
-    for number, row in enumerate(csv.reader(read_lines(path, "--source")), start=1):
-        if not row or row == ["LabelName", "DisplayName"]:
+    for number, line in enumerate(read_lines(path, "--source"), start=1):
+        if not line or (number == 1 and line == "LabelName,DisplayName"):
             continue
-        if len(row) != 2 or not row[0].startswith("/") or not row[1].strip():
-            raise UserError(f"{path}, line {number}: not 'MID,name': {','.join(row)!r}; get the file again")
-        name_of[row[0]] = row[1].strip()
+        try:
+            mid, name = next(csv.reader([line], strict=True))  # a line by itself: a quote left open ends there
+        except (csv.Error, ValueError):
+            mid, name = "", ""
+        name = name.strip()
+        if not mid.startswith("/") or not name:
+            raise UserError(f"{path}, line {number}: not 'MID,name': {line[:120]!r}; get the file again")
+        if name_of.setdefault(mid, name) != name:
+            raise UserError(f"{path}, line {number}: {mid} is {name!r} here and {name_of[mid]!r} before; get it again")
     return name_of
 
 
@@ -230,7 +238,8 @@ def _mids(entries: Sequence[str], name_of: Mapping[str, str], source: str) -> li
     unknown = [entry for entry, mid in zip(entries, found, strict=True) if not mid]
     ambiguous = [entry for entry in entries if entry not in name_of and len(mids_of.get(entry, ())) > 1]
     repeated = [mid for mid, times in Counter(found).items() if times > 1 and mid]
-    problems = [f"{source}: not in class-descriptions.csv: {name_some(unknown)}"] if unknown else []
+    problems = [] if entries else [f"{source}: names nothing; get the file again"]
+    problems += [f"{source}: not in class-descriptions.csv: {name_some(unknown)}"] if unknown else []
     problems += [f"{source}: names of several classes: {name_some(ambiguous)}; give their MIDs"] if ambiguous else []
     problems += [f"{source}: named more than once: {name_some(repeated)}"] if repeated else []
     raise_collected(problems)
@@ -239,13 +248,19 @@ def _mids(entries: Sequence[str], name_of: Mapping[str, str], source: str) -> li
 
 def _read_unseen(files: Mapping[str, Path]) -> list[str]:
     """The 400 unseen MIDs: places, from 0, in a list of those that are not trainable."""
-    every = [str(mid) for mid in read_array_pickle(files[UNSEEN_FILES[0]])]
+    every = read_array_pickle(files[UNSEEN_FILES[0]])
+    if not isinstance(every, (list, tuple, np.ndarray)) or not all(isinstance(mid, str) for mid in every):
+        raise UserError(f"{files[UNSEEN_FILES[0]]}: holds no list of MIDs; get the file again")
     path = files[UNSEEN_FILES[1]]
     lines = [line for line in read_lines(path, "--source") if line]
-    wrong = [line for line in lines if not (line.isdecimal() and int(line) < len(every))]
+    wrong = [
+        line for line, times in Counter(lines).items() if times > 1 or not (line.isdecimal() and int(line) < len(every))
+    ]
     if wrong:
-        raise UserError(f"{path}: not places from 0 to {len(every) - 1}: {name_some(wrong)}; get the file again")
-    return [every[int(line)] for line in lines]
+        raise UserError(
+            f"{path}: not places from 0 to {len(every) - 1}, each once: {name_some(wrong)}; get the file again"
+        )
+    return [str(every[int(line)]) for line in lines]
 
 
 def _pictures(verdicts: Verdicts, num_labels: int, keep_all: bool) -> LabelledPictures:
@@ -254,22 +269,20 @@ def _pictures(verdicts: Verdicts, num_labels: int, keep_all: bool) -> LabelledPi
     Args:
         keep_all: keep those with verdicts about other classes only: the ``all-images`` protocol counts them.
     """
+    if not keep_all:
+        verdicts = verdicts.without_foreign()
     about_us = verdicts.columns >= 0
-    ids = np.unique(verdicts.ids if keep_all else verdicts.ids[about_us])
-    rows = np.searchsorted(ids, verdicts.ids[about_us])
-    targets = LabelMatrix.from_entries(
-        torch.from_numpy(rows),
-        torch.from_numpy(verdicts.columns[about_us]),
-        torch.from_numpy(verdicts.values[about_us]),
-        unlisted=torch.full((len(ids),), -1, dtype=torch.int8),
-        num_labels=num_labels,
+    rows, columns, values = (
+        torch.from_numpy(array[about_us]) for array in (verdicts.rows, verdicts.columns, verdicts.values)
     )
-    names = tuple(f"{number:016x}.jpg" for number in ids.tolist())
-    return LabelledPictures(tuple(range(1, len(ids) + 1)), names, targets)
+    unlisted = torch.full((len(verdicts.pictures),), -1, dtype=torch.int8)
+    targets = LabelMatrix.from_entries(rows, columns, values, unlisted=unlisted, num_labels=num_labels)
+    names = tuple(f"{number:016x}.jpg" for number in verdicts.pictures.tolist())
+    return LabelledPictures(tuple(range(1, len(names) + 1)), names, targets)
 
 
 def _notes(part: str, verdicts: Verdicts) -> list[str]:
-    notes = [f"{part}: {len(verdicts.ids):,} verdicts by people on {len(np.unique(verdicts.ids)):,} pictures"]
+    notes = [f"{part}: {len(verdicts.rows):,} verdicts by people on {len(verdicts.pictures):,} pictures"]
     foreign = int((verdicts.columns < 0).sum())
     if foreign:
         notes.append(f"{part}: left out {foreign:,} verdicts about other classes")

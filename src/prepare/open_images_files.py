@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from array import array
+from binascii import unhexlify
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,11 @@ from src.errors import UserError
 
 HEADER = b"ImageID,Source,LabelName,Confidence"
 BLOCK_BYTES = 1 << 22
+ID_DIGITS = 16
+
+# float() also takes 1_0, nan, and white space around a number.
+_NUMBER = re.compile(rb"\d+(\.\d+)?(e-?\d+)?", re.IGNORECASE)
+_MID = re.compile(rb"/[^\s\"]+")
 
 
 @dataclass(frozen=True)
@@ -21,41 +29,59 @@ class Verdicts:
     """What a label file says, a verdict a row of it.
 
     Attributes:
-        ids: [K] uint64, the pictures' ImageIDs, which are 16 hexadecimal digits.
+        pictures: [N] uint64, the pictures' ImageIDs, ascending; an ImageID is a number of 16 hexadecimal digits.
+        rows: [K] int32, the picture of each verdict as a place in ``pictures``.
         columns: [K] int32, the classes' columns; -1 for a class that has none.
         values: [K] int8: 1 present, 0 absent.
     """
 
-    ids: np.ndarray
+    pictures: np.ndarray
+    rows: np.ndarray
     columns: np.ndarray
     values: np.ndarray
 
     def num_conflicts(self) -> int:
         """How many classes of a picture are both present and absent."""
-        keys = _keys(np.unique(self.ids), self)
         known = self.columns >= 0
-        present, absent = (np.unique(keys[known & (self.values == value)]) for value in (1, 0))
-        return int(np.isin(present, absent, assume_unique=True).sum())
+        keys = _keys(self.rows[known], self.columns[known]) * 2 + self.values[known]
+        keys.sort()
+        return int(((keys[1:] >> 1 == keys[:-1] >> 1) & (keys[1:] != keys[:-1])).sum())
 
     def joined(self, others: Verdicts) -> tuple[Verdicts, int]:
         """These, and those of ``others`` about classes of a picture that these do not know; and how many they are."""
-        pictures = np.unique(np.concatenate([self.ids, others.ids]))
-        known = _keys(pictures, self)[self.columns >= 0]
-        new = (others.columns >= 0) & ~np.isin(_keys(pictures, others), known)
-        ids, columns, values = (
-            np.concatenate([mine, theirs[new]])
-            for mine, theirs in ((self.ids, others.ids), (self.columns, others.columns), (self.values, others.values))
+        pictures = np.union1d(self.pictures, others.pictures)
+        rows, other_rows = (
+            np.searchsorted(pictures, verdicts.pictures).astype(np.int32)[verdicts.rows] for verdicts in (self, others)
         )
-        return Verdicts(ids, columns, values), int(new.sum())
+        keys = _keys(other_rows, others.columns)
+        new = (others.columns >= 0) & ~np.isin(keys, _keys(rows, self.columns))
+        rows = np.concatenate([rows, other_rows[new]])
+        listed = np.bincount(rows, minlength=len(pictures)) > 0  # a machine may have said nothing new of a picture
+        joined = Verdicts(
+            pictures[listed],
+            (listed.cumsum(dtype=np.int32) - 1)[rows],
+            np.concatenate([self.columns, others.columns[new]]),
+            np.concatenate([self.values, others.values[new]]),
+        )
+        return joined, len(np.unique(keys[new]))
+
+    def without_foreign(self) -> Verdicts:
+        """Only the verdicts about classes that have a column, and the pictures that have any."""
+        known = self.columns >= 0
+        if known.all():
+            return self
+        listed = np.bincount(self.rows[known], minlength=len(self.pictures)) > 0
+        rows = (listed.cumsum(dtype=np.int32) - 1)[self.rows[known]]
+        return Verdicts(self.pictures[listed], rows, self.columns[known], self.values[known])
 
 
-def _keys(pictures: np.ndarray, verdicts: Verdicts) -> np.ndarray:
-    """[K] int64, one number for each (picture, class); ``pictures`` are sorted and hold all the verdicts' ids."""
-    return np.searchsorted(pictures, verdicts.ids) * (1 << 24) + verdicts.columns
+def _keys(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """[K] int64, one number for each (picture, class)."""
+    return rows.astype(np.int64) * (1 << 24) + columns
 
 
 def read_verdicts(path: Path, column_of: Mapping[str, int], *, least_confidence: float | None = None) -> Verdicts:
-    """Read a label file in blocks; memory holds 13 bytes a row.
+    """Read a label file in blocks; memory holds 13 bytes a row, 50 while the pictures are numbered, and then 9.
 
     Args:
         path: ``*-annotations-{human,machine}-imagelabels.csv``.
@@ -67,35 +93,61 @@ def read_verdicts(path: Path, column_of: Mapping[str, int], *, least_confidence:
         UserError: the file cannot be read, or a row is not of this form; its line is named.
     """
     columns = {mid.encode(): column for mid, column in column_of.items()}
-    ids, places, values = array("Q"), array("i"), array("b")
-    number = 1
-    for line in _rows(path):
-        number += 1
-        fields = line.split(b",")
+    ids, places, values = bytearray(), array("i"), array("b")
+    machine = least_confidence is not None
+    least = 0.0 if least_confidence is None else least_confidence
+    lines = _lines(path)
+    for number, line in enumerate(lines, start=2):
         try:
-            image_id, _, mid, text = fields
-            if len(image_id) != 16:
+            image_id, _, mid, text = line.split(b",")
+            if len(image_id) != ID_DIGITS:
                 raise ValueError
-            image = int(image_id, 16)
-            confidence = 1.0 if text == b"1" else float(text)
-            if not 0 <= confidence <= 1 or (least_confidence is None and confidence not in (0, 1)):
-                raise ValueError
+            image = unhexlify(image_id)  # unlike int(), takes nothing but hexadecimal digits
+            confidence = _confidence(text, machine)
+            column = columns.get(mid)
+            if column is None:
+                if not _MID.fullmatch(mid):
+                    raise ValueError
+                column = columns[mid] = -1
         except ValueError as error:
-            raise _malformed(path, number, line, machine=least_confidence is not None) from error
-        if least_confidence is not None:
-            if confidence < least_confidence:
-                continue
-            confidence = 1.0
-        ids.append(image)
-        places.append(columns.get(mid, -1))
-        values.append(int(confidence))
-    return Verdicts(
-        np.frombuffer(ids, dtype=np.uint64), np.frombuffer(places, dtype=np.int32), np.frombuffer(values, dtype=np.int8)
-    )
+            if not line.strip() and not any(map(bytes.strip, lines)):
+                break  # blank lines at the end
+            raise _malformed(path, number, line, machine) from error
+        if confidence >= least:
+            ids += image
+            places.append(column)
+            values.append(1 if machine else int(confidence))
+    numbers = np.frombuffer(ids, dtype=f">u{ID_DIGITS // 2}").astype(np.uint64)
+    del ids
+    pictures, rows = _numbered(numbers)
+    return Verdicts(pictures, rows, np.frombuffer(places, dtype=np.int32), np.frombuffer(values, dtype=np.int8))
 
 
-def _rows(path: Path) -> Iterator[bytes]:
-    """The lines after the header, without their ends."""
+def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``np.unique`` with its inverse as int32."""
+    order = ids.argsort()
+    ids = ids[order]
+    first = np.ones(len(ids), dtype=bool)
+    first[1:] = ids[1:] != ids[:-1]
+    rows = np.empty(len(ids), dtype=np.int32)
+    rows[order] = first.cumsum(dtype=np.int32) - 1
+    return ids[first], rows
+
+
+@lru_cache(maxsize=4096)  # files hold few different ones
+def _confidence(text: bytes, machine: bool) -> float:
+    """Raises ``ValueError`` where it is none."""
+    text = text.removesuffix(b"\r")
+    if not _NUMBER.fullmatch(text):
+        raise ValueError
+    value = float(text)
+    if value > 1 or (not machine and value not in (0, 1)):
+        raise ValueError
+    return value
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines after the header, without line feeds."""
     try:
         with (
             open(path, "rb") as stream,
@@ -103,21 +155,24 @@ def _rows(path: Path) -> Iterator[bytes]:
                 total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=None, leave=False
             ) as bar,
         ):
-            header = stream.readline().removeprefix(b"\xef\xbb\xbf").strip()
+            header = stream.readline(1000).removeprefix(b"\xef\xbb\xbf").strip()
             if header != HEADER:
-                raise UserError(
-                    f"{path}: begins with {header[:80]!r}, not with {HEADER.decode()!r}; get the file again"
-                )
-            while lines := stream.readlines(BLOCK_BYTES):
-                bar.update(sum(map(len, lines)))
-                yield from (line.rstrip(b"\r\n") for line in lines)
+                shown = header[:80].decode(errors="replace")
+                raise UserError(f"{path}: begins with {shown!r}, not with {HEADER.decode()!r}; get the file again")
+            rest = b""
+            while block := stream.read(BLOCK_BYTES):
+                bar.update(len(block))
+                *lines, rest = (rest + block).split(b"\n")
+                yield from lines
+            if rest:
+                yield rest
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _malformed(path: Path, number: int, line: bytes, machine: bool) -> UserError:
     confidence = "a confidence from 0 to 1" if machine else "1 or 0"
+    shown = line.rstrip(b"\r")[:120].decode(errors="replace")
     return UserError(
-        f"{path}, line {number}: not '16 hexadecimal digits,source,MID,{confidence}': "
-        f"{line[:120].decode(errors='replace')!r}; get the file again"
+        f"{path}, line {number}: not '16 hexadecimal digits,source,MID,{confidence}': {shown!r}; get the file again"
     )

@@ -1,0 +1,861 @@
+"""Open Images: small copies of the true form against csv.DictReader, and the true class lists where they are there."""
+
+import csv
+import json
+import pickle
+import random
+import tracemalloc
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.cli import ArgumentParser, run_script
+from src.data import label_cache
+from src.data.coco import read_coco_labels
+from src.data.label_cache import cached_coco_labels
+from src.data.labels import LabelledPictures
+from src.data.metadata import Metadata, load_metadata
+from src.data.official import read_array_pickle
+from src.errors import UserError
+from src.prepare import open_images, open_images_files
+from src.prepare.collected import Collected
+from src.prepare.open_images_files import Verdicts, read_verdicts
+from tests.script_helpers import call, snapshot, succeeded, user_error
+
+# Two classes are called Bat, one of them unseen; the last two are on neither side.
+NAMES = {
+    "/m/01h44": "Bat",
+    "/m/03by7wj": "Bat",
+    "/m/0bt9lr": "Dog",
+    "/m/0cl56": "Crème, fraîche",
+    "/m/01yrx": "Cat",
+    "/m/06rrc": 'The "Shoe"',
+    "/m/0zzz1": "Axolotl",
+    "/m/0zzz2": "Dog",
+}
+SEEN = ("/m/0bt9lr", "/m/01h44", "/m/0cl56")
+NOT_TRAINABLE = ("/m/0zzz1", "/m/06rrc", "/m/03by7wj", "/m/01yrx")
+PLACES = (3, 2, 1)  # of the unseen ones in that list
+LABELS = ("Dog", "Bat (/m/01h44)", "Crème, fraîche", "Cat", "Bat (/m/03by7wj)", 'The "Shoe"')
+MIDS = (*SEEN, "/m/01yrx", "/m/03by7wj", "/m/06rrc")
+VECTORS = ("bat", "dog", "crème,_fraîche", "cat", 'the_"shoe"', "axolotl")
+HEADER = "ImageID,Source,LabelName,Confidence"
+
+Row = tuple[int, str, str]  # picture, MID, confidence
+TRAIN: tuple[Row, ...] = (
+    (0xFFFFFFFFFFFFFFFF, "/m/0bt9lr", "1"),
+    (0xFFFFFFFFFFFFFFFF, "/m/01h44", "0"),
+    (0x00000000000000A1, "/m/0cl56", "1"),
+    (0x00000000000000A1, "/m/01yrx", "1"),
+    (0x00000000000000A1, "/m/0zzz1", "1"),
+    (0x8000000000000000, "/m/0zzz2", "1"),
+)
+VAL: tuple[Row, ...] = (
+    (0x0123456789ABCDEF, "/m/06rrc", "1"),
+    (0x0123456789ABCDEF, "/m/01yrx", "0"),
+    (0xBB, "/m/0bt9lr", "1"),
+    (0xCC, "/m/0zzz1", "0"),
+)
+Labels = dict[str, dict[str, int]]  # picture -> label -> 1 or 0
+
+
+def file_of(part: str, kind: str = "human") -> str:
+    return f"{part}-annotations-{kind}-imagelabels.csv"
+
+
+def write_rows(path: Path, rows: Iterable[Row], end: str = "\n") -> Path:
+    """A label file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [HEADER, *(f"{picture:016x},verification,{mid},{confidence}" for picture, mid, confidence in rows)]
+    path.write_bytes("".join(line + end for line in lines).encode())
+    return path
+
+
+def write_classes(folder: Path, names: dict[str, str] = NAMES) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "class-descriptions.csv", "w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows(names.items())
+    (folder / "classes-trainable.txt").write_text("".join(f"{mid}\n" for mid in SEEN))
+    (folder / "unseen_labels.pkl").write_bytes(np.array(NOT_TRAINABLE, dtype=object).dumps())
+    (folder / "top_400_unseen.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(map(str, PLACES)).encode())
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = write_classes(tmp_path / "oi")
+    write_rows(folder / file_of("train"), TRAIN)
+    write_rows(folder / "deep" / "er" / file_of("test"), VAL)
+    return folder
+
+
+@pytest.fixture
+def words(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(len(VECTORS), 4)).round(4)
+    path = tmp_path / "vectors.txt"
+    path.write_text("".join(f"{word} {' '.join(map(str, v))}\n" for word, v in zip(VECTORS, vectors, strict=True)))
+    return path
+
+
+def arguments(source: Path, *flags: object):
+    parser = ArgumentParser(prog="open-images")
+    open_images.add_flags(parser)
+    given = ["--source", source, "--output", source.parent / "m", "--word-vectors", source.parent / "vectors.txt"]
+    return parser.parse_args([str(flag) for flag in (*given, *flags)])
+
+
+def collect(source: Path, *flags: object) -> Collected:
+    return open_images.collect(arguments(source, *flags))
+
+
+def message(source: Path, *flags: object) -> str:
+    """What is wrong; and nothing was left behind."""
+    before = snapshot(source.parent)
+    with pytest.raises(UserError) as caught:
+        open_images.run(arguments(source, *flags))
+    assert snapshot(source.parent) == before
+    assert not (source.parent / "m").exists()
+    return str(caught.value)
+
+
+def prepare(source: Path, *flags: object) -> tuple[Metadata, list[str]]:
+    report = open_images.run(arguments(source, "--overwrite", *flags))
+    metadata = load_metadata(source.parent / "m")
+    assert (metadata.folder / "report.txt").read_text(encoding="utf-8").splitlines() == report
+    return metadata, report
+
+
+def verdicts_of(pictures: LabelledPictures, labels: Sequence[str]) -> Labels:
+    """What is not unknown."""
+    return {
+        name: {labels[column]: row[column] for column in range(len(labels)) if row[column] != -1}
+        for name, row in zip(pictures.file_names, pictures.targets.dense().tolist(), strict=True)
+    }
+
+
+def read_part(metadata: Metadata, part: str) -> Labels:
+    path = getattr(metadata, part)
+    return verdicts_of(read_coco_labels(path, metadata.split.labels), metadata.split.labels)
+
+
+def oracle(path: Path) -> Labels:
+    """A plain loop over a label file; present wins. Pictures without a verdict about ``MIDS`` have an empty dict."""
+    label_of = dict(zip(MIDS, LABELS, strict=True))
+    found: Labels = {}
+    with open(path, encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            own = found.setdefault(f"{row['ImageID']}.jpg", {})
+            label = label_of.get(row["LabelName"])
+            if label is not None:
+                own[label] = max(int(row["Confidence"]), own.get(label, 0))
+    return dict(sorted(found.items()))
+
+
+def without(labels: Labels, hidden: Iterable[str]) -> Labels:
+    return {name: {label: value for label, value in own.items() if label not in hidden} for name, own in labels.items()}
+
+
+def random_rows(count: int, seed: int, pictures: int = 300) -> list[Row]:
+    generator = random.Random(seed)
+    ids = [generator.getrandbits(64) for _ in range(pictures)]
+    mids = [*NAMES, "/m/foreign", "/t/ünknown"]
+    return [(generator.choice(ids), generator.choice(mids), generator.choice("01")) for _ in range(count)]
+
+
+def same(one: Verdicts, other: Verdicts) -> bool:
+    names = ("pictures", "rows", "columns", "values")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+def columns_of() -> dict[str, int]:
+    return {mid: column for column, mid in enumerate(MIDS)}
+
+
+# The true class lists
+
+
+@pytest.fixture(scope="module")
+def real_classes(shared_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("open_images") / "oi"
+    folder.mkdir()
+    for path in (shared_data / "open_images").iterdir():
+        (folder / path.name).symlink_to(path)
+    for part in ("train", "test"):
+        write_rows(folder / file_of(part), [(1, "/m/01h44", "1")])
+    return folder
+
+
+def test_the_true_classes(real_classes):
+    collected = collect(real_classes)
+    seen = (real_classes / "classes-trainable.txt").read_text().split()
+    every = read_array_pickle(real_classes / "unseen_labels.pkl")
+    places = (real_classes / "top_400_unseen.csv").read_text(encoding="utf-8-sig").split()
+    mids = [*seen, *(str(every[int(place)]) for place in places)]
+    assert (len(collected.seen), len(collected.unseen), len(set(mids))) == (7_186, 400, 7_586)
+    assert list(collected.labels) == [*collected.seen, *collected.unseen]
+    assert len(set(collected.labels)) == 7_586
+    with open(real_classes / "class-descriptions.csv", encoding="utf-8", newline="") as stream:
+        name_of = {mid: name.strip() for mid, name in csv.reader(stream)}
+    names = [name_of[mid] for mid in mids]
+    for mid, name, label in zip(mids, names, collected.labels, strict=True):
+        assert label == (name if names.count(name) == 1 else f"{name} ({mid})")
+        assert collected.texts.get(label, label) == name
+    assert len(collected.texts) == sum(names.count(name) > 1 for name in names) == 225
+    assert "Bat (/m/01h44)" in collected.seen
+    assert collected.notes[:3] == [
+        "7,186 seen classes, as published",
+        "400 unseen classes, as published",
+        "225 classes share their name with another and have their MID behind it",
+    ]
+    column = collected.labels.index("Bat (/m/01h44)")
+    assert collected.parts["train"].targets.positives()[1].tolist() == [column]
+
+
+def test_the_true_classes_by_name(real_classes, tmp_path):
+    published = collect(real_classes)
+    with open(real_classes / "class-descriptions.csv", encoding="utf-8", newline="") as stream:
+        names = [name.strip() for _, name in csv.reader(stream)]
+    alone = [label for label in published.unseen if names.count(label) == 1]
+    assert 300 < len(alone) < 400
+    path = tmp_path / "unseen"
+    path.write_text("\n".join(alone), encoding="utf-8")
+    assert list(collect(real_classes, "--unseen", path).unseen) == alone
+    path.write_text("\n".join(published.unseen), encoding="utf-8")
+    with pytest.raises(UserError, match=r"names of several classes: .*; give their MIDs"):
+        collect(real_classes, "--unseen", path)
+
+
+# Reading
+
+
+def test_classes_and_verdicts(source):
+    collected = collect(source)
+    assert (collected.name, collected.image_root) == ("open_images", None)
+    assert tuple(collected.labels) == LABELS
+    assert (tuple(collected.seen), tuple(collected.unseen)) == (LABELS[:3], LABELS[3:])
+    assert collected.texts == {"Bat (/m/01h44)": "Bat", "Bat (/m/03by7wj)": "Bat"}
+    train, val = (verdicts_of(collected.parts[part], LABELS) for part in ("train", "val"))
+    assert train == {
+        "00000000000000a1.jpg": {"Crème, fraîche": 1, "Cat": 1},
+        "ffffffffffffffff.jpg": {"Dog": 1, "Bat (/m/01h44)": 0},
+    }
+    assert val == {
+        "00000000000000bb.jpg": {"Dog": 1},
+        "00000000000000cc.jpg": {},  # kept: protocols that count all pictures count it
+        "0123456789abcdef.jpg": {'The "Shoe"': 1, "Cat": 0},
+    }
+    assert collected.parts["val"].image_ids == (1, 2, 3)
+    assert collected.notes == [
+        "3 seen classes; published: 7,186",
+        "3 unseen classes; published: 400",
+        "2 classes share their name with another and have their MID behind it",
+        "train: 6 verdicts by people on 3 pictures",
+        "train: left out 2 verdicts about other classes",
+        "val: 4 verdicts by people on 3 pictures",
+        "val: left out 1 verdicts about other classes",
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_against_a_plain_loop(source, words, monkeypatch, seed):
+    rows = random_rows(4_000, seed)
+    train = write_rows(source / file_of("train"), rows)
+    val = write_rows(source / "deep" / "er" / file_of("test"), random_rows(2_000, seed + 100, pictures=1_500))
+    metadata, report = prepare(source)
+    expected = {part: oracle(path) for part, path in (("train", train), ("val", val))}
+    assert any(not own for own in expected["val"].values())
+    trained_on = {name: own for name, own in expected["train"].items() if own}
+    unseen = LABELS[3:]
+    assert read_part(metadata, "train") == without(trained_on, unseen)
+    assert read_part(metadata, "val") == expected["val"]
+    monkeypatch.setattr(label_cache, "WORTH_CACHING", 0)
+    for _ in range(2):  # made, then read
+        for part in ("train", "val"):
+            cached = cached_coco_labels(getattr(metadata, part), LABELS, source.parent / "cache")
+            assert verdicts_of(cached, LABELS) == read_part(metadata, part)
+    assert len(list((source.parent / "cache").iterdir())) == 2
+
+    known = [(picture, mid, value) for picture, mid, value in rows if mid in MIDS]
+    both = {(picture, mid) for picture, mid, value in known if value == "1"}
+    both &= {(picture, mid) for picture, mid, value in known if value == "0"}
+    assert f"train: {len(both):,} classes of a picture are both present and absent; taken as present" in report
+    assert f"train: left out {4_000 - len(known):,} verdicts about other classes" in report
+    for part, labels in (("train", without(trained_on, unseen)), ("val", expected["val"])):
+        unknown = len(labels) * len(LABELS) - sum(map(len, labels.values()))
+        assert f"{part}: {unknown:,} unknown labels" in report
+    shows = sum(any(own.get(label) for label in unseen) for own in trained_on.values())
+    assert f"train: hid the unseen labels of {shows:,} pictures" in report
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1_000])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blocks_change_nothing(tmp_path, monkeypatch, block, end):
+    path = write_rows(tmp_path / "rows.csv", random_rows(300, 0))
+    expected = read_verdicts(path, columns_of())
+    write_rows(path, random_rows(300, 0), end=end)
+    monkeypatch.setattr(open_images_files, "BLOCK_BYTES", block)
+    assert same(read_verdicts(path, columns_of()), expected)
+
+
+def test_the_order_of_rows_changes_nothing(source):
+    rows = random_rows(2_000, 1)
+    write_rows(source / file_of("train"), rows)
+    one = collect(source)
+    random.Random(0).shuffle(rows)
+    write_rows(source / file_of("train"), rows)
+    other = collect(source)
+    assert one.notes == other.notes
+    assert one.parts["train"].file_names == other.parts["train"].file_names
+    assert torch.equal(one.parts["train"].targets.dense(), other.parts["train"].targets.dense())
+
+
+@pytest.mark.parametrize("count", [20_000, 200_000])
+def test_rows_are_read_in_blocks(tmp_path, monkeypatch, count):
+    """Some fifty bytes a row at most, where the lines themselves would take 150 and their fields 300."""
+    monkeypatch.setattr(open_images_files, "BLOCK_BYTES", 1 << 14)
+    path = write_rows(tmp_path / "rows.csv", ((number // 5, MIDS[number % 6], "1") for number in range(count)))
+    tracemalloc.start()
+    verdicts = read_verdicts(path, columns_of())
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(verdicts.rows) == count
+    assert kept < 12 * count + 500_000
+    assert peak < 50 * count + 500_000
+
+
+# Conflicts, machines
+
+
+def test_present_wins(source):
+    dog, cat, shoe = "/m/0bt9lr", "/m/01yrx", "/m/06rrc"
+    rows = [(1, dog, "0"), (1, dog, "1"), (1, dog, "0"), (2, dog, "1"), (2, dog, "0"), (3, dog, "0"), (3, dog, "0")]
+    write_rows(source / file_of("train"), [*rows, (4, cat, "1"), (4, cat, "1"), (4, shoe, "0"), (5, dog, "1")])
+    collected = collect(source)
+    assert list(verdicts_of(collected.parts["train"], LABELS).values()) == [
+        {"Dog": 1},
+        {"Dog": 1},
+        {"Dog": 0},
+        {"Cat": 1, 'The "Shoe"': 0},
+        {"Dog": 1},
+    ]
+    assert "train: 2 classes of a picture are both present and absent; taken as present" in collected.notes
+
+
+def write_machine(source: Path, train: Iterable[Row], test: Iterable[Row] = ()) -> None:
+    write_rows(source / file_of("train", "machine"), train)
+    write_rows(source / file_of("test", "machine"), test)
+
+
+def test_machines_speak_where_people_did_not(source):
+    machine = [
+        (0xFFFFFFFFFFFFFFFF, "/m/0bt9lr", "0.1"),  # a person says present
+        (0xFFFFFFFFFFFFFFFF, "/m/01h44", "1"),  # a person says absent
+        (0xFFFFFFFFFFFFFFFF, "/m/0cl56", "0.8"),
+        (0xFFFFFFFFFFFFFFFF, "/m/01yrx", "0.7999"),
+        (0xA1, "/m/01h44", "0.9"),
+        (0xA1, "/m/01h44", "1.0"),
+        (0xA1, "/m/0zzz1", "1"),
+        (0x5, "/m/0bt9lr", "0.80"),  # a picture without verdicts by people
+        (0x6, "/m/0bt9lr", "0.5"),
+        (0x7, "/m/0zzz1", "1"),
+    ]
+    write_machine(source, machine, [(0xCC, "/m/01yrx", "1"), (0xDD, "/m/0zzz2", "1"), (0xEE, "/m/0bt9lr", "8e-1")])
+    collected = collect(source, "--machine-labels", 0.8)
+    assert verdicts_of(collected.parts["train"], LABELS) == {
+        "0000000000000005.jpg": {"Dog": 1},
+        "00000000000000a1.jpg": {"Crème, fraîche": 1, "Cat": 1, "Bat (/m/01h44)": 1},
+        "ffffffffffffffff.jpg": {"Dog": 1, "Bat (/m/01h44)": 0, "Crème, fraîche": 1},
+    }
+    assert verdicts_of(collected.parts["val"], LABELS) == {
+        "00000000000000bb.jpg": {"Dog": 1},
+        "00000000000000cc.jpg": {"Cat": 1},
+        "00000000000000ee.jpg": {"Dog": 1},
+        "0123456789abcdef.jpg": {'The "Shoe"': 1, "Cat": 0},
+    }
+    assert "train: 3 labels by machines that are 0.8 sure or more" in collected.notes
+    assert "val: 2 labels by machines that are 0.8 sure or more" in collected.notes
+
+
+@pytest.mark.parametrize("least", [0, 0.35, 1])
+def test_machines_against_a_plain_loop(source, least):
+    generator = random.Random(3)
+    people, machine = random_rows(1_500, 4), []
+    for picture, mid, _ in random_rows(3_000, 4, pictures=400):
+        machine.append((picture, mid, str(round(generator.random(), 2))))
+    write_machine(source, machine, [(0xBB, "/m/0bt9lr", "1")])
+    expected = oracle(write_rows(source / file_of("train"), people))
+    said = without(expected, ())
+    added = 0
+    for picture, mid, confidence in machine:
+        if mid in MIDS and float(confidence) >= least:
+            label, own = LABELS[MIDS.index(mid)], expected.setdefault(f"{picture:016x}.jpg", {})
+            if label not in said.get(f"{picture:016x}.jpg", {}):
+                added += label not in own
+                own[label] = 1
+    collected = collect(source, "--machine-labels", least)
+    assert verdicts_of(collected.parts["train"], LABELS) == {n: own for n, own in sorted(expected.items()) if own}
+    assert f"train: {added:,} labels by machines that are {least:g} sure or more" in collected.notes
+
+
+def test_a_confidence_is_from_0_to_1(source):
+    for value in ("1.1", "-0.1", "nan", "x"):
+        assert f"{value!r} is not a number from 0 to 1" in str_of_usage(source, "--machine-labels", value)
+
+
+def str_of_usage(source: Path, *flags: object) -> str:
+    with pytest.raises(UserError) as caught:
+        arguments(source, *flags)
+    return str(caught.value)
+
+
+# Malformed label files
+
+GOOD = "00000000000000a1,verification,/m/0bt9lr,1"
+
+
+def with_line(source: Path, line: str | bytes, kind: str = "human", after: str = f"{GOOD}\n") -> Path:
+    """A train file whose third line is ``line``."""
+    line = line if isinstance(line, bytes) else line.encode()
+    path = source / file_of("train", kind)
+    path.write_bytes(f"{HEADER}\n{GOOD}\n".encode() + line + b"\n" + after.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "00000000000000a1,verification,/m/0bt9lr",
+        "00000000000000a1,verification,/m/0bt9lr,1,",
+        "00000000000000a1,verification,/m/0bt9lr,1,0",
+        "00000000000000a1",
+        "00000000000000a,verification,/m/0bt9lr,1",
+        "000000000000000a1,verification,/m/0bt9lr,1",
+        "0x000000000000a1,verification,/m/0bt9lr,1",
+        "0000_000_00000a1,verification,/m/0bt9lr,1",
+        "+0000000000000a1,verification,/m/0bt9lr,1",
+        "-0000000000000a1,verification,/m/0bt9lr,1",
+        " 0000000000000a1,verification,/m/0bt9lr,1",
+        "00000000 00000a1,verification,/m/0bt9lr,1",
+        "00000000000000g1,verification,/m/0bt9lr,1",
+        "0000000000000é1,verification,/m/0bt9lr,1",
+        ",verification,/m/0bt9lr,1",
+        "00000000000000a1,verification,,1",
+        "00000000000000a1,verification,Dog,1",
+        '00000000000000a1,verification,"/m/0bt9lr",1',
+        "00000000000000a1,verification, /m/0bt9lr,1",
+        "00000000000000a1,verification,/m/0bt9lr ,1",
+        "00000000000000a1,verification,/m/0bt9lr,",
+        "00000000000000a1,verification,/m/0bt9lr,yes",
+        "00000000000000a1,verification,/m/0bt9lr,nan",
+        "00000000000000a1,verification,/m/0bt9lr,inf",
+        "00000000000000a1,verification,/m/0bt9lr,-0",
+        "00000000000000a1,verification,/m/0bt9lr,-1",
+        "00000000000000a1,verification,/m/0bt9lr,+1",
+        "00000000000000a1,verification,/m/0bt9lr,0_1",
+        "00000000000000a1,verification,/m/0bt9lr, 1",
+        "00000000000000a1,verification,/m/0bt9lr,1.",
+        "00000000000000a1,verification,/m/0bt9lr,2",
+        "00000000000000a1,verification,/m/0bt9lr,1.5",
+        "00000000000000a1,verification,/m/0bt9lr,1e400",
+        "",
+        " ",
+        "\r",
+        HEADER,
+    ],
+)
+@pytest.mark.parametrize("kind", ["human", "machine"])
+def test_a_malformed_row(source, words, kind, line):
+    write_machine(source, TRAIN)
+    path = with_line(source, line, kind)
+    said = message(source, *(("--machine-labels", 0.5) if kind == "machine" else ()))
+    confidence = "1 or 0" if kind == "human" else "a confidence from 0 to 1"
+    line = line.rstrip("\r")
+    expected = f"line 3: not '16 hexadecimal digits,source,MID,{confidence}': {line!r}; get the file again"
+    assert said == f"{path}, {expected}"
+
+
+def test_people_are_sure(source, words):
+    write_machine(source, TRAIN, VAL)
+    for value in ("0.5", "0.999", "1e-9"):
+        with_line(source, f"00000000000000a1,verification,/m/0bt9lr,{value}")
+        assert f"MID,1 or 0': '00000000000000a1,verification,/m/0bt9lr,{value}'" in message(source)
+    with_line(source, "00000000000000b1,verification,/m/0bt9lr,1.0", after="00000000000000b2,,/m/0bt9lr,0.0\n")
+    with_line(source, "00000000000000a1,machine,/m/0bt9lr,0.5", "machine")
+    assert list(verdicts_of(collect(source).parts["train"], LABELS).values()) == [{"Dog": 1}, {"Dog": 1}, {"Dog": 0}]
+    assert collect(source, "--machine-labels", 0.5).parts["train"].file_names[0] == "00000000000000a1.jpg"
+
+
+def test_bytes_that_are_no_text(source, words):
+    with_line(source, b"00000000000000a1,verification,/m/\xff\xfe,1")
+    assert collect(source).notes[4] == "train: left out 1 verdicts about other classes"  # no MID of ours: no matter
+    with_line(source, b"\x80" * 500)
+    assert "train-annotations-human-imagelabels.csv, line 3: not '16 hex" in message(source)
+    assert len(message(source)) < 500
+
+
+def test_the_line_of_a_malformed_row_in_a_later_block(source, words, monkeypatch):
+    monkeypatch.setattr(open_images_files, "BLOCK_BYTES", 100)
+    path = source / file_of("train")
+    path.write_text(f"{HEADER}\n" + f"{GOOD}\n" * 500 + "cut sho" + f"\n{GOOD}" * 500)
+    assert "line 502: not '16 hexadecimal digits,source,MID,1 or 0': 'cut sho'" in message(source)
+
+
+@pytest.mark.parametrize(
+    ("before", "end", "after"),
+    [
+        (b"\xef\xbb\xbf", b"\n", b""),
+        (b"", b"\r\n", b""),
+        (b"\xef\xbb\xbf", b"\r\n", b"\r\n"),
+        (b"", b"\n", b"\n"),
+        (b"", b"\n", b"\n \n\t\r\n\n"),
+    ],
+)
+@pytest.mark.parametrize("last_end", [True, False])
+def test_spellings_of_one_file(tmp_path, before, end, after, last_end):
+    path = write_rows(tmp_path / "rows.csv", TRAIN)
+    expected = read_verdicts(path, columns_of())
+    content = path.read_bytes().replace(b"\n", end)
+    path.write_bytes(before + (content + after if last_end else content[: -len(end)]))
+    assert same(read_verdicts(path, columns_of()), expected)
+
+
+def test_upper_case_digits_are_the_same_picture(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{HEADER}\n00000000000000AB,,/m/0bt9lr,1\n00000000000000ab,,/m/01h44,0\n")
+    assert read_verdicts(path, columns_of()).pictures.tolist() == [0xAB]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 12, 30])
+def test_a_file_that_was_cut_short(source, words, cut):
+    path = write_rows(source / file_of("train"), TRAIN)
+    whole = path.read_bytes().rstrip(b"\n")
+    path.write_bytes(whole[:-cut])
+    line = TRAIN[-1]
+    expected = f"{line[0]:016x},verification,{line[1]},{line[2]}"[:-cut]
+    assert f"line 7: not '16 hexadecimal digits,source,MID,1 or 0': {expected!r}; get the file again" in message(source)
+
+
+@pytest.mark.parametrize("header", [GOOD, "", "ImageID,LabelName", HEADER.lower(), f"{HEADER},x", "x" * 5000])
+def test_another_header(source, words, header):
+    (source / file_of("train")).write_text(f"{header}\n{GOOD}\n")
+    expected = f"{source / file_of('train')}: begins with {header[:80]!r}, not with {HEADER!r}; get the file again"
+    assert message(source) == expected
+
+
+@pytest.mark.parametrize("content", ["", f"{HEADER}", f"{HEADER}\n", f"{HEADER}\n00000000000000a1,,/m/0zzz1,1\n"])
+def test_files_that_say_nothing(source, words, content):
+    path = source / file_of("train")
+    path.write_text(content)
+    if content:
+        assert message(source) == f"{path}: says nothing about the seen and unseen classes; get it again"
+    else:
+        assert "begins with '', not with" in message(source)
+
+
+def test_a_file_that_cannot_be_read(source, words):
+    path = source / file_of("train")
+    path.unlink()
+    path.symlink_to("gone")
+    assert message(source) == f"cannot read {path}: No such file or directory"
+
+
+# Class files
+
+
+def test_files_that_are_missing_are_named_at_once(tmp_path, words, source):
+    (tmp_path / "empty").mkdir()
+    said = message(source, "--source", tmp_path / "empty", "--machine-labels", 0.9)
+    assert said == (
+        f"--source {tmp_path / 'empty'}: has no class-descriptions.csv, {file_of('train')}, {file_of('test')}, "
+        f"classes-trainable.txt, unseen_labels.pkl, top_400_unseen.csv, {file_of('train', 'machine')}, "
+        f"{file_of('test', 'machine')}; is this the Open Images folder?"
+    )
+    assert message(source, "--source", tmp_path / "gone") == f"--source {tmp_path / 'gone'}: no such folder"
+    assert f"has no {file_of('validation')}; is this" in message(source, "--val-part", "validation")
+
+
+def test_files_that_are_there_twice(source, words):
+    write_rows(source / "copy" / file_of("train"), TRAIN)
+    (source / "other").mkdir()
+    (source / "other" / "top_400_unseen.csv").write_text("0\n")
+    (source / "classes-trainable.txt").unlink()
+    assert message(source).split("\n  ") == [
+        f"--source {source}: {file_of('train')} is there twice: in {source} and in {source / 'copy'}",
+        f"--source {source}: top_400_unseen.csv is there twice: in {source} and in {source / 'other'}",
+        f"--source {source}: has no classes-trainable.txt; is this the Open Images folder?",
+    ]
+
+
+def test_the_other_evaluation_part(source, words):
+    write_rows(source / file_of("validation"), [(9, "/m/0bt9lr", "1")])
+    assert collect(source, "--val-part", "validation").parts["val"].file_names == ("0000000000000009.jpg",)
+    assert len(collect(source).parts["val"]) == 3
+
+
+def test_folders_that_are_links_are_looked_into(source, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "data").symlink_to(source)
+    assert collect(linked).notes == collect(source).notes
+
+
+def test_class_descriptions_of_version_5(source):
+    expected = collect(source)
+    path = source / "class-descriptions.csv"
+    path.write_bytes(b"\xef\xbb\xbfLabelName,DisplayName\r\n" + path.read_bytes() + b"\r\n")
+    collected = collect(source)
+    assert (collected.labels, collected.notes) == (expected.labels, expected.notes)
+
+
+def test_white_space_around_names(source):
+    path = source / "class-descriptions.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace(",Cat\n", ', Cat \n\n"/m/0","  a  b "\n'), "utf-8")
+    assert collect(source).labels == LABELS
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["/m/0abc", "/m/0abc,A,B", "Dog,/m/0abc", "/m/0abc,", '/m/0abc," "', '/m/0abc,"Dog', '/m/0abc,"Dog"gy', "x"],
+)
+def test_a_malformed_class_description(source, words, line):
+    path = source / "class-descriptions.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines[:2], line, *lines[2:]]), encoding="utf-8")
+    assert message(source) == f"{path}, line 3: not 'MID,name': {line!r}; get the file again"
+
+
+def test_a_class_that_is_described_twice(source, words):
+    path = source / "class-descriptions.csv"
+    content = path.read_text(encoding="utf-8")
+    path.write_text(content + "/m/01yrx,Cat\n", encoding="utf-8")
+    assert collect(source).labels == LABELS
+    path.write_text(content + "/m/01yrx,Kitten\n", encoding="utf-8")
+    assert message(source) == f"{path}, line 9: /m/01yrx is 'Kitten' here and 'Cat' before; get it again"
+
+
+def test_text_that_is_not_utf_8(source, words):
+    path = source / "class-descriptions.csv"
+    path.write_bytes(path.read_bytes() + "/m/0abc,Café\n".encode("latin-1"))
+    assert message(source) == f"--source {path}, line 9: not UTF-8 text; save the file as UTF-8"
+
+
+def test_a_mid_beyond_ascii(source, words):
+    names = {**NAMES, "/m/é": "Accent"}
+    write_classes(source, names)
+    (source / "classes-trainable.txt").write_text("/m/é\n/m/0bt9lr\n", encoding="utf-8")
+    write_rows(source / file_of("train"), [(1, "/m/é", "1"), (1, "/m/0bt9lr", "0")])
+    collected = collect(source)
+    assert collected.seen == ("Accent", "Dog")
+    assert verdicts_of(collected.parts["train"], collected.labels) == {"0000000000000001.jpg": {"Accent": 1, "Dog": 0}}
+
+
+def test_trainable_classes(source, words):
+    path = source / "classes-trainable.txt"
+    path.write_bytes(b"\xef\xbb\xbf/m/0bt9lr\r\n\r\n/m/01h44\r\n")
+    assert collect(source).seen == ("Dog", "Bat (/m/01h44)")
+    path.write_text("/m/0bt9lr\n/m/nope\n/m/0bt9lr\n")
+    assert message(source).split("\n  ") == [
+        f"{path}: not in class-descriptions.csv: /m/nope",
+        f"{path}: named more than once: /m/0bt9lr",
+    ]
+    path.write_text("\n")
+    assert message(source) == f"{path}: names nothing; get the file again"
+    path.write_text("/m/0bt9lr\n/m/01yrx\n")
+    assert message(source) == ("--unseen: classes that are seen as well: /m/01yrx; take them out of one list")
+
+
+@pytest.mark.parametrize("text", ["4", "-1", "1.0", "x", "²", "1\n2\n1"])
+def test_places_out_of_range(source, words, text):
+    path = source / "top_400_unseen.csv"
+    path.write_text(f"0\n{text}\n", encoding="utf-8")
+    wrong = text.splitlines()[0]
+    assert message(source) == f"{path}: not places from 0 to 3, each once: {wrong}; get the file again"
+
+
+def test_a_file_of_places_that_is_empty(source, words):
+    (source / "top_400_unseen.csv").write_text("")
+    assert "names nothing; get the file again" in message(source)
+
+
+@pytest.mark.parametrize("value", [5, "/m/01yrx", {"/m/01yrx": 1}, [1, 2], np.arange(4)])
+def test_a_pickle_of_something_else(source, words, value):
+    path = source / "unseen_labels.pkl"
+    path.write_bytes(pickle.dumps(value))
+    assert message(source) == f"{path}: holds no list of MIDs; get the file again"
+    path.write_bytes(b"no pickle")
+    assert "is not a pickle of arrays and plain containers" in message(source)
+
+
+@pytest.mark.parametrize("form", [list, tuple, np.array])
+def test_pickles_of_lists(source, form):
+    (source / "unseen_labels.pkl").write_bytes(pickle.dumps(form(NOT_TRAINABLE), protocol=2))
+    assert collect(source).labels == LABELS
+
+
+# Lists of one's own
+
+
+def test_own_lists(source, tmp_path):
+    (tmp_path / "seen").write_text("Axolotl\n/m/0zzz2\n\n/m/01h44\n")
+    (tmp_path / "unseen").write_text('Crème, fraîche\nThe "Shoe"\n', encoding="utf-8")
+    collected = collect(source, "--seen", tmp_path / "seen", "--unseen", tmp_path / "unseen")
+    assert collected.seen == ("Axolotl", "Dog", "Bat")  # names are theirs alone among these
+    assert collected.unseen == ("Crème, fraîche", 'The "Shoe"')
+    assert not collected.texts
+    assert not any("published" in note or "share their name" in note for note in collected.notes)
+    assert verdicts_of(collected.parts["train"], collected.labels) == {
+        "00000000000000a1.jpg": {"Crème, fraîche": 1, "Axolotl": 1},
+        "8000000000000000.jpg": {"Dog": 1},
+        "ffffffffffffffff.jpg": {"Bat": 0},
+    }
+    assert collect(source, "--unseen", tmp_path / "unseen", "--seen", tmp_path / "seen").labels == collected.labels
+
+
+def test_own_lists_need_no_published_ones(source, tmp_path):
+    for name in ("classes-trainable.txt", "unseen_labels.pkl", "top_400_unseen.csv"):
+        (source / name).unlink()
+    (tmp_path / "seen").write_text("/m/0bt9lr\n")
+    (tmp_path / "unseen").write_text("Cat\n")
+    assert collect(source, "--seen", tmp_path / "seen", "--unseen", tmp_path / "unseen").labels == ("Dog", "Cat")
+
+
+@pytest.mark.parametrize("flag", ["--seen", "--unseen"])
+def test_mistakes_in_own_lists(source, words, tmp_path, flag):
+    path = tmp_path / "list"
+
+    def said(text: str) -> str:
+        path.write_text(text)
+        return message(source, flag, path)
+
+    assert said("/m/0zzz1\nKitten\n/m/nope\n") == f"{flag} {path}: not in class-descriptions.csv: Kitten, /m/nope"
+    assert said("Dog\nAxolotl\n") == f"{flag} {path}: names of several classes: Dog; give their MIDs"
+    assert said("Axolotl\nAxolotl\n") == f"{flag} {path}: named more than once: Axolotl"
+    assert said("Axolotl\n/m/0zzz1\n") == f"{flag} {path}: named more than once: /m/0zzz1"
+    assert said("\n \n") == f"{flag} {path}: names nothing; give one name a line"
+    both = "Cat" if flag == "--seen" else "/m/0bt9lr"
+    mid = "/m/01yrx" if flag == "--seen" else "/m/0bt9lr"
+    assert said(f"{both}\n") == f"--unseen: classes that are seen as well: {mid}; take them out of one list"
+    path.unlink()
+    assert f"{flag} {path}: cannot be read" in message(source, flag, path)
+    path.write_bytes(b"\xff")
+    assert f"{flag} {path}, line 1: not UTF-8" in message(source, flag, path)
+
+
+# Pictures
+
+
+def put(folder: Path, *places: str) -> Path:
+    for place in places:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).touch()
+    return folder
+
+
+ALL_PICTURES = (
+    "train_a/00000000000000a1.jpg",
+    "train_f/x/y/ffffffffffffffff.jpg",
+    "00000000000000bb.jpg",
+    "test/00000000000000cc.jpg",
+    "test/0123456789abcdef.jpg",
+)
+
+
+def test_pictures_are_found_at_any_depth(source, words, tmp_path):
+    folder = put(tmp_path / "pictures", *ALL_PICTURES, "zz/00000000000000a1.jpg", "other/1.jpg", "README.txt")
+    metadata, _ = prepare(source, "--images", folder)
+    assert metadata.image_root == folder
+    assert list(read_part(metadata, "train")) == list(ALL_PICTURES[:2])
+    assert list(read_part(metadata, "val")) == list(ALL_PICTURES[2:])
+    assert not (metadata.folder / "missing_pictures.txt").exists()
+
+
+def test_missing_pictures(source, words, tmp_path):
+    folder = put(tmp_path / "pictures", *ALL_PICTURES[1:4])
+    assert message(source, "--images", folder) == (
+        "--images: 1 of the 2 pictures of train labels are not there (00000000000000a1.jpg); give the folder that "
+        "holds them, or --missing-pictures drop to leave them out"
+    )
+    metadata, report = prepare(source, "--images", folder, "--missing-pictures", "drop")
+    assert f"train: left out 1 pictures that are not in {folder}" in report
+    assert f"val: left out 1 pictures that are not in {folder}" in report
+    missing = (metadata.folder / "missing_pictures.txt").read_text().splitlines()
+    assert missing == ["00000000000000a1.jpg", "0123456789abcdef.jpg"]
+    assert read_part(metadata, "train") == {ALL_PICTURES[1]: {"Dog": 1, "Bat (/m/01h44)": 0}}
+    assert list(read_part(metadata, "val")) == list(ALL_PICTURES[2:4])
+
+
+def test_no_pictures_at_all(source, words, tmp_path):
+    folder = put(tmp_path / "pictures", ALL_PICTURES[0])
+    drop = ("--missing-pictures", "drop")
+    assert message(source, "--images", folder, *drop) == (
+        "--images: 3 of the 3 pictures of test labels are not there (00000000000000bb.jpg, 00000000000000cc.jpg, "
+        "0123456789abcdef.jpg); give the folder that holds them"
+    )
+    assert message(source, *drop) == "--missing-pictures drop needs --images, the folder to look in"
+    assert message(source, "--images", tmp_path / "gone") == f"--images {tmp_path / 'gone'}: no such folder"
+
+
+# The metadata folder
+
+
+def test_unseen_labels_of_training_pictures_are_hidden(source, words):
+    metadata, report = prepare(source)
+    assert report[0] == "open_images_3_3: 3 seen and 3 unseen labels"
+    assert metadata.split.labels == LABELS
+    assert metadata.split.names(metadata.split.unseen) == list(LABELS[3:])
+    assert read_part(metadata, "train")["00000000000000a1.jpg"] == {"Crème, fraîche": 1}
+    assert "train: hid the unseen labels of 1 pictures" in report
+    assert "train: 9 unknown labels" in report  # 2 pictures of 6 labels, and 3 verdicts about seen ones
+    assert "val: 15 unknown labels" in report
+    assert "val: 1 pictures with an unseen label, 1 unseen labels" in report
+    dropped, _ = prepare(source, "--train-with-unseen", "drop")
+    assert list(read_part(dropped, "train")) == ["ffffffffffffffff.jpg"]
+
+
+def test_labels_with_a_mid_have_the_vector_of_their_name(source, words):
+    metadata, report = prepare(source)
+    vectors = metadata.split.word_vectors
+    assert torch.equal(vectors[:, 1], vectors[:, 4])
+    assert any("Bat (/m/01h44) = Bat (/m/03by7wj)" in line for line in report)
+    (source.parent / "vectors.txt").write_text("dog 1 0\ncat 0 1\nbat 1 1\n")
+    metadata, report = prepare(source, "--missing", "drop")
+    assert metadata.split.labels == ("Dog", "Bat (/m/01h44)", "Cat", "Bat (/m/03by7wj)")
+    assert read_part(metadata, "val")["0123456789abcdef.jpg"] == {"Cat": 0}
+
+
+def test_the_released_form_has_positives_only(source, words):
+    write_rows(source / file_of("train"), random_rows(500, 7))
+    metadata, _ = prepare(source, "--official")
+    official = load_metadata(metadata.folder / "official")
+    assert (official.kind, official.split.labels) == ("NUS_WIDE", LABELS)
+    assert official.split.unseen == metadata.split.unseen
+    for part in ("train", "val"):
+        expected = {
+            name: {label: own.get(label, 0) if own.get(label) == 1 else 0 for label in LABELS}
+            for name, own in read_part(metadata, part).items()
+        }
+        assert read_part(official, part) == expected
+
+
+def test_the_script(source, words, tmp_path):
+    def main(argv):
+        parser = ArgumentParser(prog="open-images")
+        open_images.add_flags(parser)
+        print("\n".join(open_images.run(parser.parse_args(argv))))
+        return 0
+
+    def script(*flags):
+        return call(lambda argv: run_script("prepare_data.py", main, argv), *flags)
+
+    flags = ("--source", source, "--word-vectors", words, "--output", tmp_path / "out")
+    assert succeeded(script(*flags)).stdout == (tmp_path / "out" / "report.txt").read_text(encoding="utf-8")
+    assert "is not empty; choose another folder or give --overwrite" in user_error(script(*flags))
+    before = snapshot(tmp_path / "out")
+    with_line(source, "cut")
+    assert "line 3: not '16 hex" in user_error(script(*flags, "--overwrite"))
+    assert snapshot(tmp_path / "out") == before
+    entry = json.loads((tmp_path / "out" / "train.json").read_text(encoding="utf-8"))["images"][1]
+    assert entry == {"id": 2, "file_name": "ffffffffffffffff.jpg", "neg_category_ids": [2]}
