@@ -579,11 +579,13 @@ def test_files_that_are_missing_are_named_at_once(tmp_path, words, source):
 
 def test_files_that_are_there_twice(source, words):
     write_rows(source / "copy" / file_of("train"), TRAIN)
+    write_rows(source / "copy" / file_of("test"), VAL)
     (source / "other").mkdir()
     (source / "other" / "top_400_unseen.csv").write_text("0\n")
     (source / "classes-trainable.txt").unlink()
     assert message(source).split("\n  ") == [
         f"--source {source}: {file_of('train')} is there twice: in {source} and in {source / 'copy'}",
+        f"--source {source}: {file_of('test')} is there twice: in {source / 'copy'} and in {source / 'deep' / 'er'}",
         f"--source {source}: top_400_unseen.csv is there twice: in {source} and in {source / 'other'}",
         f"--source {source}: has no classes-trainable.txt; is this the Open Images folder?",
     ]
@@ -618,7 +620,17 @@ def test_white_space_around_names(source):
 
 @pytest.mark.parametrize(
     "line",
-    ["/m/0abc", "/m/0abc,A,B", "Dog,/m/0abc", "/m/0abc,", '/m/0abc," "', '/m/0abc,"Dog', '/m/0abc,"Dog"gy', "x"],
+    [
+        "/m/0abc",
+        "/m/0abc,A,B",
+        "Dog,/m/0abc",
+        "/m/0abc,",
+        '/m/0abc," "',
+        '/m/0abc,"Dog',
+        '/m/0abc,"Dog"gy',
+        "x",
+        "LabelName,DisplayName",
+    ],
 )
 def test_a_malformed_class_description(source, words, line):
     path = source / "class-descriptions.csv"
