@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import torch
 from src.cli import choose_device, run_script
 from src.engine import check_image_size
 from src.errors import UserError, blaming
+from src.explain import feature_map
 from src.files import check_writable, read_lines
 from src.tagger import Tagger, TagRule
 from src.tagging.contact_sheet import ContactSheet
@@ -78,9 +80,14 @@ def check_flags(args: Namespace) -> None:
     for flag, given in (("--only_tags", args.only_tags), ("--word_vectors", args.word_vectors is not None)):
         if given and not own_words:
             raise UserError(f"{flag} is about own words: give --tags or --tags_file too")
+    if args.overwrite and not results:
+        raise UserError("--overwrite starts an output anew: give --json, --csv or --parquet")
     check_outputs(results)
     if args.html is not None:
         check_writable(args.html, "--html")
+        for form, path in results.items():
+            if os.path.realpath(path) == os.path.realpath(args.html):
+                raise UserError(f"--{form} and --html {args.html}: the same file; give each its own")
 
 
 def outputs_of(args: Namespace) -> dict[Format, Path]:
@@ -98,6 +105,8 @@ def load_tagger(args: Namespace) -> Tagger:
     tags = [] if args.tags is None else args.tags.split(",")
     if args.tags_file is not None:
         tags += read_lines(args.tags_file, "--tags_file")
+        if not any(tags):
+            raise UserError(f"--tags_file {args.tags_file}: names no tag; write one a line")
     device = choose_device(args.device)
     with blaming("--model_path" if args.dataset_path is None else "--model_path, --dataset_path"):
         tagger = Tagger.load(
@@ -115,6 +124,8 @@ def load_tagger(args: Namespace) -> Tagger:
         )
     if args.input_size is not None:
         check_image_size(tagger.model, args.input_size, "--input_size")
+    if args.explain is not None:  # said before anything is written
+        feature_map(tagger.model, torch.full((1, 3, tagger.image_size, tagger.image_size), 0.5, device=device))
     return tagger
 
 
@@ -165,13 +176,16 @@ def open_outputs(args: Namespace, tagger: Tagger, rule: TagRule, num_pictures: i
 
 def settings_of(args: Namespace, tagger: Tagger, rule: TagRule) -> dict[str, Any]:
     """All that the tags of a picture depend on: a run that goes on must have the same."""
-    labels = hashlib.sha256("\n".join(tagger.split.labels).encode()).hexdigest()[:16]
+    split = tagger.split
+    labels = hashlib.sha256("\n".join(split.labels).encode("utf-8", "surrogateescape"))
+    labels.update(repr(sorted(split.seen)).encode())
+    labels.update(split.word_vectors.contiguous().numpy().tobytes())
     with open(args.model_path, "rb") as stream:
         weights = hashlib.sha256(stream.read()).hexdigest()[:16]
     return {
         "checkpoint_sha256": weights,
-        "labels_sha256": labels,
-        "num_labels": len(tagger.split.labels),
+        "labels_sha256": labels.hexdigest()[:16],  # with their vectors and sides
+        "num_labels": len(split.labels),
         "image_size": tagger.image_size,
         "top_k": rule.top_k,
         "threshold": rule.threshold,

@@ -35,7 +35,6 @@ from src.models.inplace_abn import use_inplace_abn
 from src.models.sdl_model import enable_grad_checkpointing
 from src.report import format_report, summary
 from src.run_folder import RunFolder
-from src.tagger import check_same_space
 from src.train_flags import IMAGE_SIZE, LR_FINE_TUNING, LR_FROZEN, train_parser
 from src.training import (
     FeatureFeed,
@@ -46,6 +45,7 @@ from src.training import (
     starting_model,
     warn_about_bad_pictures,
 )
+from src.vocabulary import check_same_space
 
 OFFICIAL_METADATA = Path("data/COCO")
 

@@ -35,8 +35,8 @@ from src.fitting import FittedCalibration, fit_and_measure, format_fit
 from src.metrics import IMAGES
 from src.models import SDLModel
 from src.report import format_report
-from src.tagger import check_same_space
 from src.training import present_rows, warn_about_bad_pictures
+from src.vocabulary import check_same_space
 
 
 def parser() -> ArgumentParser:

@@ -61,12 +61,18 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run_script(name: str, main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a script's main function; a :class:`UserError` becomes one message on standard error and exit status 2."""
+    """Run a script's main function; a :class:`UserError` becomes one message on standard error and exit status 2.
+
+    Ctrl-C becomes a line too, with the status 130 that shells have for it.
+    """
     try:
         return main(argv)
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
 
 
 def positive_int(text: str) -> int:

@@ -139,10 +139,9 @@ class LabelMatrix:
         forgotten = torch.zeros(self.num_labels, dtype=torch.bool)
         forgotten[torch.as_tensor(columns, dtype=torch.int64)] = True
         rows, old, values = self.entries()
-        kept = ~forgotten[old]
-        return LabelMatrix.from_entries(
-            rows[kept], old[kept], values[kept], unlisted=self.unlisted, num_labels=self.num_labels
-        )
+        kept = ~forgotten[old]  # what is left is in order: nothing has to be sorted
+        offsets = _offsets(rows[kept], len(self))
+        return LabelMatrix(offsets, self.columns[kept], values[kept], self.unlisted, self.num_labels)
 
     def _entries_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """For each entry of these rows: (which of ``rows`` it belongs to, its place in the stored arrays)."""

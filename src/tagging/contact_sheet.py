@@ -52,7 +52,8 @@ class ContactSheet:
 
     def add(self, picture: Image.Image, tags: Sequence[Tag], source: Path) -> None:
         """One picture, RGB, with its tags; the thumbnail links to the file ``source``."""
-        link = quote(os.path.relpath(os.path.abspath(source), os.path.abspath(self.path.parent)).replace(os.sep, "/"))
+        relative = os.path.relpath(os.path.abspath(source), os.path.abspath(self.path.parent))
+        link = quote(os.fsencode(relative.replace(os.sep, "/")))  # bytes: a name need not be UTF-8
         buttons = "".join(
             f'<button data-tag="{html.escape(tag.label)}" title="{tag.score:.3f}"{" class=unseen" * tag.unseen}>'
             f"{html.escape(tag.label)}</button>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.data.images import BadPictureError, read_picture
 from src.data.transforms import Transform
+from src.errors import UserError
 
 PREVIEW = (1600, 1600)  # pixels; as much as any output shows of a picture
 _WORTH_WORKERS = 16  # pictures; fewer are read before another process has started
@@ -85,6 +87,9 @@ def read_batches(
         batch_size: pictures a batch, readable or not.
         workers: processes that read; a few pictures are read in this one.
         previews: also give the pictures themselves, scaled down to at most :data:`PREVIEW`.
+
+    Raises:
+        UserError: a process that reads died. Use the batches within :func:`naming_dead_workers` too.
     """
     loader = DataLoader(
         _Pictures(paths, transform, previews),
@@ -92,4 +97,29 @@ def read_batches(
         num_workers=workers if len(paths) >= _WORTH_WORKERS else 0,
         collate_fn=_collate,
     )
-    yield from loader
+    with naming_dead_workers():
+        yield from loader
+
+
+@contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """Say what can be done where a process that reads died, for want of memory, say.
+
+    PyTorch raises that from a signal handler, so wherever this process happens to be.
+
+    Raises:
+        UserError: one died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"--workers: a process that reads pictures died, perhaps for want of memory ({_first_sentence(error)}); "
+            "give fewer, or -j 0 to read in this process"
+        ) from error
+
+
+def _first_sentence(error: RuntimeError) -> str:
+    return str(error).splitlines()[0].split(". ")[0].rstrip(". ")

@@ -104,7 +104,7 @@ class ResultWriter:
                 stack.enter_context(locked(path, f"--{form}"))
             self._journal = Journal(self.journal_path, empty=self.overwrite)
             stack.callback(self._journal.close)
-            if self._journal.begun and (self.done or self.skipped):
+            if self._journal.begun and self.done:
                 self._take_up()
             else:
                 self._begin()
@@ -177,7 +177,8 @@ class ResultWriter:
                     f"--model_path: of {result.picture} the score of {tag.label!r} is no finite number; the checkpoint "
                     "is damaged, or its training failed: give another"
                 )
-        self._append(Entry(result=result))
+        self._journal.append(Entry(result=result))
+        self._worth_keeping = True
 
     def skip(self, picture: str, message: str) -> None:
         """Write that a picture is bad; it replaces an earlier message about it.
@@ -185,11 +186,7 @@ class ResultWriter:
         Raises:
             UserError: the disk is full, say.
         """
-        self._append(Entry(skipped=(written_name(picture), written_name(message))))
-
-    def _append(self, entry: Entry) -> None:
-        self._journal.append(entry)
-        self._worth_keeping = True
+        self._journal.append(Entry(skipped=(written_name(picture), written_name(message))))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from PIL import Image
 from torch import Tensor
@@ -19,7 +19,7 @@ from src.tagger import Tag, Tagger, TagRule
 from src.tagging.contact_sheet import ContactSheet
 from src.tagging.formats import PictureResult, TagRow, written_name
 from src.tagging.keywords import KeywordsError, KeywordWriter
-from src.tagging.reading import read_batches
+from src.tagging.reading import naming_dead_workers, read_batches
 from src.tagging.results import ResultWriter
 
 
@@ -64,6 +64,20 @@ class Summary:
     without_keywords: list[str] = field(default_factory=list)
 
 
+class TargetNames(NamedTuple):
+    """The names of the files that are made of a picture.
+
+    Attributes:
+        copy: with keywords.
+        drawing: with its tags beside it.
+        why: the explanation.
+    """
+
+    copy: str
+    drawing: str
+    why: str
+
+
 def tag_pictures(
     tagger: Tagger,
     rule: TagRule,
@@ -85,7 +99,7 @@ def tag_pictures(
         all_paths: those of a whole run that this one goes on with, so that copies are called what they would have been.
 
     Raises:
-        UserError: an output cannot be written.
+        UserError: an output cannot be written, or would be a picture that was given; a process that reads died.
     """
     summary = Summary()
     names = target_names(all_paths)
@@ -93,7 +107,8 @@ def tag_pictures(
     batches = read_batches(
         paths, tagger.transform, batch_size=batch_size, workers=workers, previews=outputs.shows_pictures
     )
-    with tqdm(total=len(paths), unit="img", disable=None if len(paths) > batch_size else True, leave=False) as bar:
+    hidden = None if len(paths) > batch_size else True
+    with naming_dead_workers(), tqdm(total=len(paths), unit="img", disable=hidden, leave=False) as bar:
         for batch in batches:
             for path, problem in batch.problems:
                 with bar.external_write_mode(sys.stderr):
@@ -115,7 +130,7 @@ def _write(
     tagger: Tagger,
     rule: TagRule,
     path: Path,
-    name: str,
+    names: TargetNames,
     tags: list[Tag],
     preview: Image.Image | None,
     tensor: Tensor,
@@ -129,16 +144,18 @@ def _write(
     if preview is not None and outputs.annotated is not None:
         from src.visualize import save_tagged_picture  # matplotlib is slow to import
 
-        annotated = outputs.annotated / _drawn_name(name)
+        annotated = outputs.annotated / names.drawing
         save_tagged_picture(preview, tags, annotated, show=rule.scores)
         lines.append(f"      saved {written_name(annotated)}")
     if preview is not None and outputs.explained is not None and tags:
-        lines.append(f"      saved {written_name(_explain(tagger, name, tags, preview, tensor, *outputs.explained))}")
+        folder, most = outputs.explained
+        _explain(tagger, tags[:most], preview, tensor, folder / names.why)
+        lines.append(f"      saved {written_name(folder / names.why)}")
     if preview is not None and outputs.sheet is not None:
         outputs.sheet.add(preview, tags, path)
     if outputs.keywords is not None:
         try:
-            outputs.keywords.write(path, [tag.label for tag in tags], name)
+            outputs.keywords.write(path, [tag.label for tag in tags], names.copy)
         except KeywordsError as error:
             summary.without_keywords.append(str(error))
             print(f"no keywords: {written_name(str(error))}", file=sys.stderr)
@@ -149,58 +166,71 @@ def _write(
         print("\n".join(lines))
 
 
-def _explain(
-    tagger: Tagger, name: str, tags: list[Tag], preview: Image.Image, tensor: Tensor, folder: Path, most: int
-) -> Path:
+def _explain(tagger: Tagger, tags: list[Tag], preview: Image.Image, tensor: Tensor, target: Path) -> None:
     from src.visualize import save_explanation  # matplotlib is slow to import
 
-    target = folder / _why_name(name)
-    explanation = explain(tagger.model, tensor.to(tagger.device), tagger.vectors_of(tags[:most]))
-    save_explanation(preview, tags[:most], explanation, target)
-    return target
+    explanation = explain(tagger.model, tensor.to(tagger.device), tagger.vectors_of(tags))
+    save_explanation(preview, tags, explanation, target)
 
 
-def refuse_overwriting(paths: Sequence[Path], names: Mapping[Path, str], outputs: Outputs) -> None:
+def refuse_overwriting(paths: Sequence[Path], names: Mapping[Path, TargetNames], outputs: Outputs) -> None:
     """Make sure that nothing which is saved takes the place of a picture that was given, be it read already or not.
 
     Raises:
-        UserError: a picture would be overwritten.
+        UserError: a picture would be overwritten, by what is made of the pictures or by the results.
     """
-    folders: list[tuple[Path | None, Callable[[str], str], str]] = [(outputs.annotated, _drawn_name, "--path_output")]
-    folders += [] if outputs.explained is None else [(outputs.explained[0], _why_name, "--path_output")]
-    folders += [] if outputs.keywords is None else [(outputs.keywords.folder, str, "--write_keywords")]
+    files: list[tuple[str, Path]] = []
+    if outputs.results is not None:
+        files += [(f"--{form} {path}", path) for form, path in outputs.results.outputs.items()]
+    if outputs.sheet is not None:
+        files.append((f"--html {outputs.sheet.path}", outputs.sheet.path))
+    drawn = outputs.annotated or (outputs.explained[0] if outputs.explained is not None else None)
+    copies = None if outputs.keywords is None else outputs.keywords.folder
+    if drawn is not None and copies is not None and os.path.realpath(drawn) == os.path.realpath(copies):
+        raise UserError(f"--write_keywords {copies}: is --path_output too; choose another folder for one of them")
+    in_folders: list[tuple[str, Path]] = []
+    if outputs.annotated is not None and outputs.annotated.is_dir():
+        in_folders += [(f"--path_output {drawn}", outputs.annotated / names[path].drawing) for path in paths]
+    if outputs.explained is not None and outputs.explained[0].is_dir():
+        in_folders += [(f"--path_output {drawn}", outputs.explained[0] / names[path].why) for path in paths]
+    if copies is not None:
+        in_folders += [(f"--write_keywords {copies}", copies / names[path].copy) for path in paths]
     given = {os.path.realpath(path) for path in paths}
-    for folder, name_of, flag in folders:
-        if folder is None or not folder.is_dir():
-            continue
-        for path in paths:
-            target = os.path.realpath(folder / name_of(names[path]))
-            if target in given:
-                raise UserError(f"{flag} {folder}: would overwrite the picture {target}; choose another folder")
+    for targets, remedy in ((files, "give another file"), (in_folders, "choose another folder")):
+        for flag, target in targets:
+            if os.path.realpath(target) in given:
+                raise UserError(f"{flag}: would overwrite the picture {os.path.realpath(target)}; {remedy}")
 
 
-def target_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """What the copies of pictures are called: by their own name, with a number where an earlier one has that name."""
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for path in paths:
-        name, number = path.name, 1
-        while name.lower() in taken:  # some file systems do not tell A.jpg from a.jpg
+def target_names(paths: Sequence[Path]) -> dict[Path, TargetNames]:
+    """What is made of pictures is called as they are, with a number where an earlier one has that name."""
+    copies, drawings = _FreeNames(), _FreeNames()
+    # Drawings are PNG where the picture's own format cannot be written, and have one folder with the explanations
+    drawn = [
+        drawings.take(path.name if path.suffix.lower() in (".png", ".jpg", ".jpeg") else f"{path.stem}.png")
+        for path in paths
+    ]
+    return {
+        path: TargetNames(copies.take(path.name), drawing, drawings.take(f"{Path(drawing).stem}-why.png"))
+        for path, drawing in zip(paths, drawn, strict=True)
+    }
+
+
+class _FreeNames:
+    """The names of files in a folder. Some file systems do not tell A.jpg from a.jpg."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}  # each taken name in lower case, and the highest number given to it
+
+    def take(self, name: str) -> str:
+        """``name``, or with the first number that makes it a free one: ``a-2.jpg``."""
+        free, number = name, self._numbers.get(name.lower(), 1)
+        while free.lower() in self._numbers:
             number += 1
-            name = f"{path.stem}-{number}{path.suffix}"
-        taken.add(name.lower())
-        names[path] = name
-    return names
-
-
-def _drawn_name(name: str) -> str:
-    """The name of a drawing of that picture: PNG where its own format cannot be written."""
-    return name if Path(name).suffix.lower() in (".png", ".jpg", ".jpeg") else f"{Path(name).stem}.png"
-
-
-def _why_name(name: str) -> str:
-    """The name of the explanation of that picture."""
-    return f"{Path(name).stem}-why.png"
+            free = f"{Path(name).stem}-{number}{Path(name).suffix}"
+        self._numbers[name.lower()] = number
+        self._numbers.setdefault(free.lower(), 1)
+        return free
 
 
 def format_tags(path: Path, tags: Sequence[Tag], scores: Literal["raw", "probability"]) -> str:
