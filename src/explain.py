@@ -68,6 +68,6 @@ def feature_map(model: SDLModel, pictures: Tensor) -> Tensor:
     pooled = model.forward_features(pictures)
     if places.ndim != 4 or places.shape[1] != pooled.shape[1]:
         raise UserError("--explain: this backbone has no map of features; it works with convolutional ones")
-    if not torch.allclose(places.mean(dim=(2, 3)), pooled, rtol=1e-3, atol=1e-4 * float(pooled.abs().max())):
+    if not torch.allclose(places.mean(dim=(2, 3)), pooled, rtol=1e-3, atol=1e-4 * pooled.detach().abs().max().item()):
         raise UserError("--explain: this backbone does more than average its features, so no map adds up to the score")
     return places
