@@ -14,7 +14,8 @@ sigmoid(slope * r_c + offset), and ranking by r_c is calibrated stacking. All bu
 truth of seen labels alone; the pictures should not be those of training, on which seen labels score too high. What each
 choice was measured against stands in docs/results.md.
 
-Targets are 1 positive, 0 negative, -1 unknown; unlike in :mod:`src.metrics`, unknown ones are left out.
+Targets are 1 positive, 0 negative, -1 unknown; unlike in :mod:`src.metrics`, unknown ones are left out (but by
+:func:`best_seen_bias`, which maximises a metric).
 """
 
 from __future__ import annotations

@@ -237,6 +237,14 @@ def test_run_script_passes_status_and_other_errors_on(capsys):
         run_script("x", lambda argv: 1 // 0)
 
 
+def test_ctrl_c_is_one_line_and_the_status_that_shells_have_for_it(capsys):
+    def interrupted(argv: object) -> int:
+        raise KeyboardInterrupt
+
+    assert run_script("x.py", interrupted) == 130
+    assert capsys.readouterr() == ("", "x.py: interrupted\n")
+
+
 @pytest.mark.parametrize("main", [train.main, infer.main, validate.main, prepare_data.main])
 def test_help_ends_with_status_0(capsys, main):
     with pytest.raises(SystemExit) as caught:

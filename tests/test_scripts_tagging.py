@@ -1,0 +1,624 @@
+"""infer.py over a folder: all outputs agree, bad pictures are named, runs go on, own words, copies, explanations."""
+
+import csv
+import importlib.util
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import infer
+from src.data.images import read_picture
+from src.data.split import make_split
+from src.tagger import Tagger
+from tests.conftest import ROOT
+from tests.helpers import save_tiny, tiny_model, write_pictures
+from tests.script_helpers import Finished, call, edit_json, one_thread, snapshot, succeeded, user_error
+
+LABELS = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kite", "lion", "mole", "newt")
+EXTRA = ("turtle", "sea", "sunset")
+VECTORS = torch.nn.functional.normalize(torch.randn(8, 17, generator=torch.Generator().manual_seed(1)), dim=0)
+BAD = ("album/broken.jpg", "album/huge.png", "album/text.jpg")
+FORMS = ("json", "csv", "parquet") if importlib.util.find_spec("pyarrow") else ("json", "csv")
+COUNT = 40
+
+
+def png(width: int, height: int) -> bytes:
+    """A black 1-bit PNG of any size."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+
+    packer = zlib.compressobj(1)
+    row = bytes(1 + -(-width // 8))
+    packed = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A working folder with checkpoints and ``album``: 37 noisy pictures, some in folders, and three bad ones."""
+    folder = tmp_path_factory.mktemp("tagging")
+    split = make_split(LABELS, range(10), range(10, 14), VECTORS[:, :14], name="x", source="x")
+    facts = {"split": split, "extra_words": EXTRA, "extra_vectors": VECTORS[:, 14:]}
+    save_tiny(folder / "m.ckpt", tiny_model(wordvec_dim=8), **facts)
+    save_tiny(folder / "other.ckpt", tiny_model(wordvec_dim=8, seed=1), **facts)
+    random = np.random.default_rng(0)
+    for number in range(COUNT - len(BAD)):
+        path = folder / "album" / ("", "x", "x/y")[number % 3] / f"p{number:02d}.{('jpg', 'png')[number % 2]}"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        noise = random.integers(0, 256, (4, 6, 3)).astype(np.uint8)
+        Image.fromarray(noise).resize((48, 36), Image.Resampling.NEAREST).save(path)
+    broken, huge, text = (folder / name for name in BAD)
+    broken.write_bytes((folder / "album" / "p00.jpg").read_bytes()[:400])
+    huge.write_bytes(png(300, 200))
+    text.write_text("no picture\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # Pillow refuses twice as many
+
+
+def tag(*flags: object, pictures: tuple[object, ...] = ("album",), model: str = "m.ckpt") -> Finished:
+    """``infer.py`` in this process, without annotated pictures unless ``flags`` are about them."""
+    drawn = {"--annotate", "--path_output", "--no_picture"} & set(flags)
+    more = () if drawn else ("--no_picture",)
+    speed = () if {"-j", "--workers"} & set(flags) else ("-j", 0)
+    return call(infer.main, "--model_path", model, "--pic_path", *pictures, *speed, *more, *flags)
+
+
+def to(folder: Path, *forms: str) -> list[object]:
+    return [value for form in forms or FORMS for value in (f"--{form}", folder / f"tags.{form}")]
+
+
+def found(folder: Path) -> dict:
+    return json.loads((folder / "tags.json").read_text(encoding="utf-8"))
+
+
+def tags_of(folder: Path) -> dict[str, list[tuple[str, float, bool]]]:
+    """Picture -> (label, score, unseen), of the JSON output."""
+    return {
+        one["picture"]: [(tag["label"], tag["score"], tag["unseen"]) for tag in one["tags"]]
+        for one in found(folder)["results"]
+    }
+
+
+def printed(text: str) -> dict[str, list[tuple[str, str, bool]]]:
+    """Picture -> (label, score as shown, unseen), of the printed text."""
+    tables: dict[str, list[tuple[str, str, bool]]] = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r" *\d+  (\*?)(.+?)\1 +(-?\d+\.\d{4})", line)
+        if match:
+            tables[list(tables)[-1]].append((match[2], match[3], match[1] == "*"))
+        elif not line.startswith("      saved "):
+            tables[line] = []
+    return tables
+
+
+def rows_of(path: Path) -> list[dict[str, object]]:
+    """The rows of a CSV or Parquet output, or those that a JSON output stands for."""
+    if path.suffix == ".parquet":
+        from pyarrow.parquet import read_table
+
+        return read_table(path).to_pylist()
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as stream:
+            return [
+                {
+                    **row, "rank": int(row["rank"]), "score": float(row["score"]),
+                    "probability": float(row["probability"]) if row["probability"] else None,
+                    "unseen": {"true": True, "false": False}[row["unseen"]],
+                }
+                for row in csv.DictReader(stream)
+            ]  # fmt: skip
+    return [
+        {"picture": picture, "rank": rank, "tag": label, "score": score, "probability": None, "unseen": unseen}
+        for picture, tags in tags_of(path.parent).items()
+        for rank, (label, score, unseen) in enumerate(tags, start=1)
+    ]
+
+
+def assert_same_tags(one: dict[str, list], other: dict[str, list]) -> None:
+    """The same pictures in the same order with the same tags; scores to 1e-5, which batches may change them by."""
+    assert list(one) == list(other)
+    for picture, tags in one.items():
+        assert [(label, unseen) for label, _, unseen in tags] == [(tag[0], tag[2]) for tag in other[picture]]
+        scores = [[score for _, score, _ in tags], [score for _, score, _ in other[picture]]]
+        np.testing.assert_allclose(*scores, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(place, tmp_path_factory) -> SimpleNamespace:
+    """An undisturbed run over the album."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+        finished = tag(*to(folder))
+    return SimpleNamespace(folder=folder, finished=finished, tags=tags_of(folder))
+
+
+def album() -> list[str]:
+    return sorted(str(path) for path in Path("album").rglob("*.*"))
+
+
+def good() -> list[str]:
+    return [path for path in album() if path not in BAD]
+
+
+def test_bad_pictures_in_a_folder_are_named_and_the_others_tagged(whole):
+    assert whole.finished.returncode == 1
+    *skipped, summary = whole.finished.stderr.splitlines()
+    assert summary == "3 of 40 pictures could not be read and have no tags"
+    assert [line.split(": ")[:2] for line in skipped] == [["skipped", name] for name in BAD]
+    reasons = [line.split(": ", 2)[2] for line in skipped]
+    assert "truncated" in reasons[0].lower()
+    assert "60000 pixels" in reasons[1]
+    assert reasons[2] == "not a picture that can be read"
+    assert list(whole.tags) == good()
+    assert len(whole.tags) == COUNT - len(BAD)
+    assert [f"skipped: {message}" for message in found(whole.folder)["skipped"]] == skipped
+    assert found(whole.folder)["skipped_pictures"] == list(BAD)
+
+
+def test_text_json_csv_and_parquet_are_what_the_tagger_says(whole):
+    tagger = Tagger.load("m.ckpt")
+    with one_thread():
+        expected = dict(zip(good(), tagger.tag([read_picture(path) for path in good()]), strict=True))
+    assert len({tuple(label for label, *_ in tags) for tags in whole.tags.values()}) > 5  # else nothing is told apart
+    assert_same_tags(whole.tags, {path: [tag[:3] for tag in tags] for path, tags in expected.items()})
+    assert printed(whole.finished.stdout) == {
+        picture: [(label, f"{score:.4f}", unseen) for label, score, unseen in tags]
+        for picture, tags in whole.tags.items()
+    }
+    rows = rows_of(whole.folder / "tags.json")
+    assert len(rows) == 10 * (COUNT - len(BAD))
+    for form in FORMS:
+        assert rows_of(whole.folder / f"tags.{form}") == rows
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers"), [(1, 0), (16, 2), (7, 2), pytest.param(1000, 0, id="all at once"), (1, 2)]
+)
+def test_order_and_scores_do_not_depend_on_batches_and_workers(whole, tmp_path, batch_size, workers):
+    finished = tag(*to(tmp_path, "json"), "--batch_size", batch_size, "-j", workers)
+    assert finished.returncode == 1
+    assert finished.stderr == whole.finished.stderr
+    assert_same_tags(tags_of(tmp_path), whole.tags)
+    assert list(printed(finished.stdout)) == list(whole.tags)
+
+
+@pytest.mark.parametrize("way", ["pattern", "list", "@list", "stdin", "null stdin", "files"])
+def test_every_way_to_name_the_pictures_gives_the_same(whole, tmp_path, monkeypatch, way):
+    text = "\n".join(album())
+    (tmp_path / "list.txt").write_text(text)
+    (tmp_path / "list.m3u").write_text(text)
+    given = text.replace("\n", "\0") if way == "null stdin" else text
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+    pictures = {
+        "pattern": ["album/**/*.*"], "list": [tmp_path / "list.txt"], "@list": [f"@{tmp_path / 'list.m3u'}"],
+        "stdin": ["-"], "null stdin": ["-"], "files": album(),
+    }[way]  # fmt: skip
+    finished = tag(*to(tmp_path, "json", "csv"), pictures=tuple(pictures))
+    assert (finished.returncode, finished.stdout) == (1, whole.finished.stdout)
+    for name in ("tags.json", "tags.csv"):
+        assert (tmp_path / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+SCRIPT = """
+import os, resource, signal, sys
+from PIL import Image
+import infer
+from src.tagging.journal import Journal
+
+how, after = sys.argv[1], int(sys.argv[2])
+append = Journal.append
+
+def dying(journal, entry):
+    append(journal, entry)
+    if entry.result is not None and len(journal.done) == after:
+        os.kill(os.getpid(), signal.SIGKILL) if how == "kill" else os.killpg(0, signal.SIGINT)
+
+if how != "whole":
+    Journal.append = dying
+    Image.MAX_IMAGE_PIXELS = 20_000
+status = infer.main(sys.argv[3:])
+kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+print("peak", max(resource.getrusage(kind).ru_maxrss for kind in kinds), file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def disturbed(how: str, after: int, *flags: object) -> Finished:
+    """infer.py as a child that gets a signal once it has that many pictures, with two processes that read."""
+    flags = ("--model_path", "m.ckpt", "--pic_path", "album", "--no_picture", "-j", 2, *flags)
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, how, str(after), *map(str, flags)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=300, start_new_session=True,
+    )  # fmt: skip
+
+
+def count_model(monkeypatch) -> list[int]:
+    """The sizes of the batches that go through the model from now on."""
+    sizes: list[int] = []
+    original = Tagger.tag_tensors
+
+    def counted(self, pictures, *arguments, **options):
+        sizes.append(len(pictures))
+        return original(self, pictures, *arguments, **options)
+
+    monkeypatch.setattr(Tagger, "tag_tensors", counted)
+    return sizes
+
+
+def assert_is_whole(whole, folder: Path) -> None:
+    """All outputs hold what those of the undisturbed run do."""
+    assert_same_tags(tags_of(folder), whole.tags)
+    assert {**found(folder), "results": []} == {**found(whole.folder), "results": []}
+    for form in FORMS:
+        assert rows_of(folder / f"tags.{form}") == rows_of(folder / "tags.json")
+
+
+def goes_on(whole, folder: Path, done: int, monkeypatch) -> None:
+    """--resume with ``done`` pictures of the album done ends as the undisturbed run did."""
+    sizes = count_model(monkeypatch)
+    finished = tag(*to(folder), "--resume")
+    assert finished.returncode == 1, finished.stderr
+    assert sum(sizes) == COUNT - len(BAD) - done
+    lines = finished.stderr.splitlines()
+    assert f"{done} of 40 pictures are done already" in lines
+    assert lines[-1] == "3 of 40 pictures could not be read and have no tags"
+    assert_is_whole(whole, folder)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
+
+
+def test_a_run_over_some_of_the_pictures_is_gone_on_with(whole, tmp_path, monkeypatch):
+    tag(*to(tmp_path), pictures=tuple(album()[:20]))
+    goes_on(whole, tmp_path, 20 - sum(name in BAD for name in album()[:20]), monkeypatch)
+    sizes = count_model(monkeypatch)
+    assert tag(*to(tmp_path), "--resume").returncode == 1  # the bad ones are tried again, and nothing else
+    assert sizes == []
+    assert_is_whole(whole, tmp_path)
+
+
+def test_a_killed_run_is_gone_on_with(whole, tmp_path, monkeypatch):
+    after = 1 + os.getpid() % 36  # any moment will do
+    assert disturbed("kill", after, "-j", 0, *to(tmp_path)).returncode == -signal.SIGKILL
+    assert not (tmp_path / "tags.json").exists()
+    message = user_error(tag(*to(tmp_path)))
+    assert f"holds {after} pictures of a run that was interrupted; give --resume" in message
+    goes_on(whole, tmp_path, after, monkeypatch)
+
+
+def test_ctrl_c_ends_in_a_line_and_the_run_is_gone_on_with(whole, tmp_path, monkeypatch):
+    finished = disturbed("interrupt", 9, *to(tmp_path), "--html", tmp_path / "sheet.html")
+    assert finished.returncode == 130, finished.stderr
+    assert "Traceback" not in finished.stderr
+    lines = [line for line in finished.stderr.splitlines() if not line.startswith(("skipped: ", "peak "))]
+    assert lines == ["infer.py: interrupted"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {name for name in names if not name.endswith(".lock")} == {".tags.json.journal"}
+    goes_on(whole, tmp_path, 9, monkeypatch)
+
+
+def test_a_picture_of_400_megapixels_is_refused_in_little_memory(tmp_path):
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(png(20_000, 20_000))
+    assert bomb.stat().st_size < 1_000_000
+    finished = disturbed("whole", 0, "--pic_path", "album", bomb, "--html", tmp_path / "a.html", *to(tmp_path, "json"))
+    assert finished.returncode == 1
+    lines = finished.stderr.splitlines()
+    assert any(line.startswith(f"skipped: {bomb}: Image size (400000000 pixels) exceeds limit") for line in lines)
+    peak = int(lines[-1].removeprefix("peak "))
+    assert peak * (1 if sys.platform == "darwin" else 1024) < 1.5e9
+    assert len(found(tmp_path)["results"]) == 38  # album/huge.png is not beyond Pillow's own limit
+
+
+def test_overwrite_begins_anew(whole, tmp_path):
+    for form in ("json", "csv"):
+        (tmp_path / f"tags.{form}").write_text("something else")
+    (tmp_path / ".tags.json.journal").write_text("damaged\nand more\n")
+    assert "damaged" in user_error(tag(*to(tmp_path, "json", "csv")))
+    assert tag(*to(tmp_path), "--overwrite").returncode == 1
+    assert_is_whole(whole, tmp_path)
+
+
+def test_other_settings_are_refused(place, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("".join(f"{word} {' '.join(map(str, VECTORS[:, row].tolist()))}\n" for row, word in
+                             enumerate((*LABELS, *EXTRA))) + "whale 0 0 1 0 0 0 0 0\n")  # fmt: skip
+    two = tuple(good()[:2])
+    own = ("--tags", "whale", "--word_vectors", words)
+    succeeded(tag(*to(tmp_path), pictures=two))
+    before = snapshot(tmp_path)
+    for flags, model, named in (
+        (("--top_k", 3), "m.ckpt", "top_k: 10 then, 3 now"),
+        (("--threshold", 0), "m.ckpt", "threshold: null then, 0.0 now"),
+        (("--input_size", 64), "m.ckpt", "image_size: 32 then, 64 now"),
+        (("--tags", "sea"), "m.ckpt", "num_labels: 14 then, 15 now"),
+        ((), "other.ckpt", "checkpoint_sha256"),
+    ):
+        message = user_error(tag(*to(tmp_path), "--resume", *flags, pictures=two, model=model))
+        assert named in message
+        assert "--overwrite" in message
+    assert snapshot(tmp_path) == before
+    succeeded(tag(*to(tmp_path), "--resume", "--top_k", 10, pictures=two))  # the default, spelt out
+    succeeded(tag(*to(tmp_path), *own, pictures=two))
+    words.write_text(words.read_text().replace("whale 0 0 1", "whale 0 1 1"))
+    assert "labels_sha256" in user_error(tag(*to(tmp_path), *own, "--resume", pictures=two))
+
+
+def test_a_run_without_a_readable_picture_leaves_nothing_to_go_on_with(tmp_path):
+    assert "none of the 2 pictures" in user_error(tag(*to(tmp_path), pictures=BAD[::2]))
+    assert list(tmp_path.iterdir()) == []
+    succeeded(tag(*to(tmp_path), pictures=(good()[0],)))
+
+
+FLAGS = [
+    ("--resume", "--resume goes on with an output: give --json, --csv or --parquet"),
+    ("--overwrite", "--overwrite starts an output anew: give --json, --csv or --parquet"),
+    ("--resume --json {out}/r.json --html {out}/r.html", "--resume and --html: the page"),
+    ("--resume --overwrite --json {out}/r.json", "--resume and --overwrite contradict each other"),
+    ("--only_tags", "--only_tags is about own words: give --tags or --tags_file too"),
+    ("--word_vectors x.txt", "--word_vectors is about own words: give --tags or --tags_file too"),
+    ("--no_picture --annotate", "not allowed with argument"),
+    ("--tags ,", "--tags: names no tag"),
+    ("--tags_file {out}/gone.txt", "--tags_file {out}/gone.txt: cannot be read"),
+    ("--tags_file {empty}", "--tags_file {empty}: names no tag; write one a line"),
+    ("--top_k 15", "--top_k 15: must be from 1 to the number of labels, 14"),
+    ("--only_tags --tags cat,dog --top_k 3", "--top_k 3: must be from 1 to the number of labels, 2"),
+    ("--threshold high", "'high' is neither a number nor 'fitted'"),
+    ("--explain 0", "--explain: '0' is not a whole number from 1"),
+    ("--num_threads 0", "--num_threads: '0' is not a whole number from 1"),
+    ("--json {out}/r.html --html {out}/r.html", "--json and --html {out}/r.html: the same file"),
+    ("--json {out}/r --csv {out}/r", "--json and --csv {out}/r: the same file"),
+    ("--html {out}", "--html {out}: is a folder"),
+    ("--html album/p00.jpg", "--html album/p00.jpg: would overwrite the picture"),
+    ("--json album/p00.jpg", "--json album/p00.jpg: would overwrite the picture"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), FLAGS, ids=[flags for flags, _ in FLAGS])
+def test_flags_that_do_not_go_together(place, tmp_path, flags, message):
+    (tmp_path / "empty.txt").write_text("\ufeff\r\n  \r\n", encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    values = {"out": tmp_path / "out", "empty": tmp_path / "empty.txt"}
+    before = snapshot(place)
+    assert message.format(**values) in user_error(tag(*flags.format(**values).split(), pictures=("album/p00.jpg",)))
+    assert snapshot(place) == before
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def vector_file(path: Path, matrix: torch.Tensor = VECTORS) -> Path:
+    words = {**{word: matrix[:, row] for row, word in enumerate((*LABELS, *EXTRA))}, "whale": matrix[:, 0]}
+    path.write_text("".join(f"{word} {' '.join(map(str, vector.tolist()))}\n" for word, vector in words.items()))
+    return path
+
+
+def test_own_words_are_chosen_too_or_alone(whole, tmp_path):
+    (tmp_path / "mine.txt").write_bytes("\ufeffcat\r\n sunset \r\n\r\nsea turtle\r\n".encode())
+    words = vector_file(tmp_path / "words.txt")
+    picture = good()[0]
+
+    def tags(*flags: object) -> dict[str, tuple[float, bool]]:
+        succeeded(tag(*to(tmp_path, "json"), *flags, pictures=(picture,)))
+        return {label: (score, unseen) for label, score, unseen in tags_of(tmp_path)[picture]}
+
+    every = tags("--top_k", 14)
+    for given in (("--tags", "cat, sunset,sea turtle"), ("--tags_file", tmp_path / "mine.txt"),
+                  ("--tags", "cat,sunset", "--tags_file", tmp_path / "mine.txt")):  # fmt: skip
+        alone = tags(*given, "--only_tags")  # fewer than 10: all of them
+        assert alone.keys() == {"cat", "sunset", "sea turtle"}
+        assert [unseen for _, (_, unseen) in sorted(alone.items())] == [False, True, True]
+        both = tags(*given, "--top_k", 16)
+        assert both.keys() == {*LABELS, "sunset", "sea turtle"}
+        for label, (score, unseen) in {**every, **alone}.items():
+            assert both[label] == (pytest.approx(score, abs=1e-5), unseen)
+    from_file = tags("--tags", "whale, sea", "--word_vectors", words, "--only_tags")
+    assert from_file["whale"] == (pytest.approx(every["ant"][0], abs=1e-5), True)
+    assert from_file["sea"][0] == pytest.approx(tags("--tags", "sea", "--only_tags")["sea"][0], abs=1e-5)
+
+
+def test_own_words_that_cannot_be_used(tmp_path):
+    other = vector_file(tmp_path / "other.txt", -VECTORS)
+    message = user_error(tag("--tags", "whale", "--word_vectors", other, pictures=(good()[0],)))
+    assert f"--word_vectors {other.name}: " in message
+    assert "probe words" in message
+    gone = user_error(tag("--tags", "whale", "--word_vectors", tmp_path / "gone.txt", pictures=(good()[0],)))
+    assert str(tmp_path / "gone.txt") in gone
+    finished = tag("--tags", "turtel, cat, zzz", pictures=(good()[0],))
+    assert "--tags: no word vector for turtel, zzz" in user_error(finished)
+    assert "turtel: similar are turtle" in finished.stderr
+    assert "--word_vectors FILE" in finished.stderr
+
+
+def test_fewer_labels_than_ten(tmp_path):
+    save_tiny(tmp_path / "six.ckpt")
+    picture = good()[0]
+    succeeded(tag(*to(tmp_path, "json"), pictures=(picture,), model=str(tmp_path / "six.ckpt")))
+    assert len(tags_of(tmp_path)[picture]) == 6
+
+
+def test_the_page_has_every_picture(whole, tmp_path):
+    finished = tag("--html", tmp_path / "sheet.html", "--quiet", "-j", 2)
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert re.findall(r"<figcaption><b>(.*?)</b>", page) == [Path(path).name for path in whole.tags]
+    buttons = re.findall(r'<button data-tag="(.*?)"', page)
+    assert buttons == [label for tags in whole.tags.values() for label, *_ in tags]
+    links = [(tmp_path / link).resolve() for link in re.findall(r'<a href="(.*?)"', page)]
+    assert links == [Path(path).resolve() for path in whole.tags]
+
+
+def keywords_of(path: Path) -> list[str]:
+    import pyexiv2
+
+    with pyexiv2.Image(str(path)) as image:
+        return image.read_xmp().get("Xmp.dc.subject", [])
+
+
+def test_copies_have_the_tags_and_keep_their_names_when_gone_on_with(tmp_path):
+    pytest.importorskip("pyexiv2", reason="needs pyexiv2 (pip install pyexiv2)")
+    pictures = []
+    for number, name in enumerate(("a/p.png", "b/p.png", "c/p.png", "c/q.gif")):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(good()[number]).convert("RGB").save(path)
+        pictures.append(path)
+    before = snapshot(tmp_path / "in")
+    flags = ("--write_keywords", tmp_path / "out", *to(tmp_path, "json"), "--top_k", 3)
+    succeeded(tag(*flags, pictures=(tmp_path / "in" / "a",)))
+    kept = snapshot(tmp_path / "out")
+    finished = tag(*flags, "--resume", pictures=(tmp_path / "in",))
+    assert finished.returncode == 1
+    first, *others, summary = finished.stderr.splitlines()
+    assert first == "1 of 4 pictures are done already"
+    assert [line.split(": ")[:2] for line in others] == [["no keywords", str(pictures[3])]]
+    assert summary == "1 pictures can hold no keywords and have no copy"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"p.png", "p-2.png", "p-3.png"}
+    assert kept.items() <= snapshot(tmp_path / "out").items()
+    assert snapshot(tmp_path / "in") == before
+    tags = tags_of(tmp_path)
+    assert list(tags) == [str(path) for path in pictures]
+    for picture, copy in zip(pictures, ("p.png", "p-2.png", "p-3.png"), strict=False):
+        assert keywords_of(tmp_path / "out" / copy) == [label for label, *_ in tags[str(picture)]]
+        with Image.open(picture) as one, Image.open(tmp_path / "out" / copy) as other:
+            assert one.tobytes() == other.tobytes()
+
+
+def test_folders_that_hold_a_given_picture_are_refused(place):
+    before = snapshot(place)
+    flags = [("--path_output", "album", "--annotate"), ("--path_output", "album/x", "--annotate")]
+    if importlib.util.find_spec("pyexiv2"):
+        flags += [("--write_keywords", "album"), ("--write_keywords", "album/x/../x")]
+    for given in flags:
+        message = user_error(tag(*given, *to(place, "json")))
+        assert f"{given[0]} {given[1]}" in message
+        assert "choose another folder" in message
+        assert snapshot(place) == before
+
+
+def test_n_maps_are_saved_and_an_explanation_that_there_is_not_is_refused(tmp_path, monkeypatch):
+    from src import visualize
+
+    drawn = []
+    original = visualize.save_explanation
+
+    def recorded(picture, tags, explanation, path):
+        drawn.append((len(tags), len(explanation.maps)))
+        original(picture, tags, explanation, path)
+
+    monkeypatch.setattr(visualize, "save_explanation", recorded)
+    pictures = ("album/p00.jpg", "album/p12.jpg")
+    flags = ("--path_output", tmp_path / "out", "--no_picture", "--top_k", 7)
+    finished = succeeded(tag(*flags, "--explain", 3, pictures=pictures[:1]))
+    assert drawn.pop() == (3, 3)
+    assert f"      saved {tmp_path / 'out' / 'p00-why.png'}" in finished.stdout.splitlines()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p00-why.png"]
+    monkeypatch.setattr(visualize, "save_explanation", lambda *given: drawn.append((len(given[1]), *given[3:])))
+    succeeded(tag(*flags, "--explain", 9, pictures=pictures))  # more than there are tags
+    assert drawn == [(7, tmp_path / "out" / "p00-why.png"), (7, tmp_path / "out" / "p12-why.png")]
+    drawn.clear()
+    succeeded(tag(*flags, "--explain", "--input_size", 64, pictures=pictures[:1]))
+    assert drawn[0][0] == 6
+    save_tiny(tmp_path / "vit.ckpt", tiny_model("test_vit"), name="test_vit")
+    place = (*to(tmp_path, "json"), "--path_output", tmp_path / "vit", "--annotate")
+    message = user_error(tag("--explain", *place, pictures=pictures[:1], model=str(tmp_path / "vit.ckpt")))
+    assert "--explain: this backbone" in message
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "vit.ckpt"}
+
+
+def test_many_pictures_are_annotated_on_demand_only(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("src.visualize.save_tagged_picture", lambda *given, **options: saved.append(given[2].name))
+    monkeypatch.setattr(infer, "MANY_PICTURES", 2)
+    pictures = ("album/p00.jpg", "album/p03.png", "album/p06.jpg")
+    out = ("--path_output", tmp_path / "out")
+    assert succeeded(tag(*out, pictures=pictures[:2])).stderr == ""
+    assert saved == ["p00.jpg", "p03.png"]
+    saved.clear()
+    finished = succeeded(tag(*out, *to(tmp_path, "json"), pictures=pictures))
+    assert finished.stderr == "3 pictures: none is annotated unless you give --annotate\n"
+    assert saved == []
+    assert "saved" not in finished.stdout
+    assert succeeded(tag(*out, "--no_picture", pictures=pictures)).stderr == ""
+    finished = succeeded(tag(*out, "--annotate", *to(tmp_path, "json"), pictures=pictures))
+    assert finished.stderr == ""
+    assert saved == ["p00.jpg", "p03.png", "p06.jpg"]
+    assert [one["annotated"] for one in found(tmp_path)["results"]] == [str(tmp_path / "out" / name) for name in saved]
+
+
+def test_threads_and_quiet(whole, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    finished = succeeded(tag("--num_threads", 3, "--quiet", *to(tmp_path, "json"), pictures=(good()[0],)))
+    assert asked.count(3) == 1
+    assert (finished.stdout, finished.stderr) == ("", "")
+    assert list(tags_of(tmp_path)) == [good()[0]]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="needs a file system that takes any bytes as a name")
+def test_a_name_that_is_not_utf8_goes_through_all_outputs(tmp_path):
+    has_keywords = importlib.util.find_spec("pyexiv2") is not None
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xbc.png")
+    written = f"{tmp_path}/caf\\xe9 ü.png"
+    Image.open(good()[0]).convert("RGB").save(odd)
+    out = tmp_path / "out"
+    flags = (*to(out), "--html", out / "a.html", "--explain", 2, "--path_output", out / "drawn")
+    flags += ("--write_keywords", out / "copies") if has_keywords else ()
+    finished = tag(*flags, pictures=(odd,))
+    succeeded(finished)
+    assert list(printed(finished.stdout)) == [written]
+    assert list(tags_of(out)) == [written]
+    page = (out / "a.html").read_text(encoding="utf-8")
+    assert 'href="../caf%E9%20%C3%BC.png"' in page
+    assert "<b>caf\ufffd ü.png</b>" in page
+    assert sorted(os.listdir(os.fsencode(out / "drawn"))) == [b"caf\xe9 \xc3\xbc-why.png", b"caf\xe9 \xc3\xbc.png"]
+    if has_keywords:
+        assert os.listdir(os.fsencode(out / "copies")) == [b"caf\xe9 \xc3\xbc.png"]
+    finished = succeeded(tag(*to(out), "--resume", pictures=(odd,)))
+    assert "1 of 1 pictures are done already" in finished.stderr
+    os.unlink(odd)
+    finished = tag(pictures=(odd, good()[0]))
+    assert finished.returncode == 1
+    assert f"skipped: {written}: " in finished.stderr
+
+
+def test_pictures_of_an_earlier_run_stay_in_the_results(tmp_path):
+    """Also those that are not given again, and the messages about them."""
+    tag(*to(tmp_path, "json"), pictures=(BAD[0], good()[5]))
+    finished = succeeded(tag(*to(tmp_path, "json"), "--resume", pictures=(good()[1], good()[5])))
+    assert finished.stderr.splitlines() == ["1 of 2 pictures are done already"]
+    assert list(tags_of(tmp_path)) == [good()[5], good()[1]]
+    assert found(tmp_path)["skipped_pictures"] == [BAD[0]]
+
+
+def test_a_damaged_output_is_not_gone_on_with(tmp_path):
+    succeeded(tag(*to(tmp_path, "json"), pictures=(good()[0],)))
+    edit_json(tmp_path / "tags.json", lambda content: {**content, "results": 7})
+    before = snapshot(tmp_path)
+    assert str(tmp_path / "tags.json") in user_error(tag(*to(tmp_path, "json"), "--resume", pictures=(good()[0],)))
+    assert snapshot(tmp_path) == before
+
+
+def test_pictures_named_twice_are_tagged_once(tmp_path):
+    two = write_pictures(tmp_path / "in", 2)
+    succeeded(tag(*to(tmp_path, "json"), pictures=(two[1], tmp_path / "in", two[0])))
+    assert list(tags_of(tmp_path)) == [str(two[1]), str(two[0])]
