@@ -63,7 +63,8 @@ class ArgumentParser(argparse.ArgumentParser):
 def run_script(name: str, main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a script's main function; a :class:`UserError` becomes one message on standard error and exit status 2.
 
-    Ctrl-C becomes a line too, with the status 130 that shells have for it.
+    Ctrl-C becomes a line too, with the status 130 that shells have for it; an output that nobody reads any more ends the
+    run quietly with 141.
     """
     try:
         return main(argv)
@@ -73,6 +74,9 @@ def run_script(name: str, main: Callable[[Sequence[str] | None], int], argv: Seq
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads the output, ``head`` say, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall the last flush complain
+        return 141
 
 
 def positive_int(text: str) -> int:

@@ -1,8 +1,11 @@
 """Flags in both spellings, errors in one line with exit status 2, types, devices, seeds."""
 
 import argparse
+import os
 import random
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -27,6 +30,7 @@ from src.cli import (
 from src.errors import UserError, blaming
 from src.tagging.flags import infer_parser
 from src.train_flags import lambda_or_none, train_parser
+from tests.conftest import ROOT
 from tests.conftest import run_script as run_as_child
 
 PARSERS = {
@@ -243,6 +247,20 @@ def test_ctrl_c_is_one_line_and_the_status_that_shells_have_for_it(capsys):
 
     assert run_script("x.py", interrupted) == 130
     assert capsys.readouterr() == ("", "x.py: interrupted\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_an_output_that_nobody_reads_ends_the_run_quietly():
+    code = (
+        "import sys; from src.cli import run_script;"
+        "sys.exit(run_script('x', lambda argv: [print('y' * 99) for _ in range(9999)] and 0))"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 @pytest.mark.parametrize("main", [train.main, infer.main, validate.main, prepare_data.main])

@@ -91,11 +91,14 @@ def read_batches(
     Raises:
         UserError: a process that reads died. Use the batches within :func:`naming_dead_workers` too.
     """
+    processes = workers if len(paths) >= _WORTH_WORKERS else 0
     loader = DataLoader(
         _Pictures(paths, transform, previews),
         batch_size=batch_size,
-        num_workers=workers if len(paths) >= _WORTH_WORKERS else 0,
+        num_workers=processes,
         collate_fn=_collate,
+        # A preview takes 7 MB, and each process has this many batches of them ready
+        prefetch_factor=(1 if previews else 2) if processes else None,
     )
     with naming_dead_workers():
         yield from loader
