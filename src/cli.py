@@ -63,8 +63,8 @@ class ArgumentParser(argparse.ArgumentParser):
 def run_script(name: str, main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a script's main function; a :class:`UserError` becomes one message on standard error and exit status 2.
 
-    Ctrl-C becomes a line too, with the status 130 that shells have for it; an output that nobody reads any more ends the
-    run quietly with 141.
+    Ctrl-C becomes a line too, with the status 130 that shells have for it; an output that nobody reads any more ends
+    the run quietly with 141.
     """
     try:
         return main(argv)
