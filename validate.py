@@ -94,6 +94,15 @@ def parser() -> ArgumentParser:
     add("-p", "--print-freq", type=positive_int, default=1, metavar="N", help="update the progress bar every N batches")
     add("--autocast-enabled", type=int, choices=(0, 1), default=0, help="mixed precision on a GPU")
     add("--json", type=Path, metavar="FILE", help="also write protocol and metrics as JSON")
+    add_fit_flags(flags)
+    add_device_flag(flags)
+    add_workers_flag(flags)
+    return flags
+
+
+def add_fit_flags(flags: ArgumentParser) -> None:
+    """``--fit-thresholds`` and what goes with it."""
+    add = flags.add_argument
     add(
         "--fit-thresholds",
         type=Path,
@@ -112,9 +121,6 @@ def parser() -> ArgumentParser:
         "between the scores of both sides, which looks at no unseen label",
     )
     add("--seed", type=non_negative_int, default=0, help="of the division of the pictures for --fit-thresholds")
-    add_device_flag(flags)
-    add_workers_flag(flags)
-    return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,7 +35,14 @@ from src.prepare.coco_facts import (
 from src.prepare.coco_files import LabelFile, Parts, differences, label_files, read_parts
 from src.prepare.coco_pictures import PictureIndex, identity
 from src.prepare.collected import Collected
-from src.prepare.flags import add_output_flags, add_split_flags, add_vector_flags, read_names, run_source
+from src.prepare.flags import (
+    add_missing_pictures_flag,
+    add_output_flags,
+    add_split_flags,
+    add_vector_flags,
+    read_names,
+    run_source,
+)
 from src.prepare.pictures import keep_found, list_pictures
 
 HELP = "MS-COCO 2014 or 2017, or own data in COCO format"
@@ -55,12 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="picture folder, searched with its sub-folders; the --source folder if left out and it holds pictures",
     )
-    parser.add_argument(
-        "--missing-pictures",
-        choices=("error", "drop"),
-        default="error",
-        help="what to do with images whose picture is not there",
-    )
+    add_missing_pictures_flag(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--split", choices=tuple(SPLITS), default="48_17", help="seen and unseen of COCO's 80 classes")
     which.add_argument("--unseen", type=Path, metavar="FILE", help="instead: labels to hold out, one a line")

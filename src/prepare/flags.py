@@ -22,6 +22,16 @@ def add_output_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier folder of prepare_data.py")
 
 
+def add_missing_pictures_flag(parser: argparse._ActionsContainer) -> None:
+    """``--missing-pictures``, for sources whose pictures may have vanished."""
+    parser.add_argument(
+        "--missing-pictures",
+        choices=("error", "drop"),
+        default="error",
+        help="what to do with pictures that are not there",
+    )
+
+
 def add_split_flags(parser: argparse._ActionsContainer) -> None:
     """``--train-with-unseen``, ``--official``."""
     parser.add_argument(

@@ -28,7 +28,14 @@ from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.flags import add_output_flags, add_split_flags, add_vector_flags, read_names, run_source
+from src.prepare.flags import (
+    add_missing_pictures_flag,
+    add_output_flags,
+    add_split_flags,
+    add_vector_flags,
+    read_names,
+    run_source,
+)
 from src.prepare.nus_wide_files import (
     Integers,
     find_photos,
@@ -76,12 +83,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="folder below which the pictures lie, found by the photo id in their names: <nnnn>_<id>.jpg, <id>.jpg or "
         "<concept>_<id>_<secret>_m.jpg; if left out, names are recorded as the lists have them",
     )
-    parser.add_argument(
-        "--missing-pictures",
-        choices=("error", "drop"),
-        default="error",
-        help="what to do with listed pictures that are not below --images: many have gone from Flickr",
-    )
+    add_missing_pictures_flag(parser)
     parser.add_argument(
         "--unseen", type=Path, metavar="FILE", help="labels to hold out, one a line; the 81 concepts if left out"
     )

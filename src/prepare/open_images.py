@@ -32,7 +32,14 @@ from src.data.official import read_array_pickle
 from src.errors import UserError, name_some, raise_collected
 from src.files import read_lines
 from src.prepare.collected import Collected
-from src.prepare.flags import add_output_flags, add_split_flags, add_vector_flags, read_names, run_source
+from src.prepare.flags import (
+    add_missing_pictures_flag,
+    add_output_flags,
+    add_split_flags,
+    add_vector_flags,
+    read_names,
+    run_source,
+)
 from src.prepare.open_images_files import Verdicts, read_verdicts
 from src.prepare.pictures import keep_found, list_pictures
 
@@ -67,12 +74,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--val-part", choices=("test", "validation"), default="test", help="which pictures validation is on"
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="picture folder: ImageID.jpg at any depth")
-    parser.add_argument(
-        "--missing-pictures",
-        choices=("error", "drop"),
-        default="error",
-        help="what to do with pictures not in --images",
-    )
+    add_missing_pictures_flag(parser)
     parser.add_argument(
         "--machine-labels",
         type=fraction,

@@ -34,7 +34,14 @@ from src.data.labels import LabelledPictures, LabelMatrix
 from src.errors import UserError, name_some
 from src.prepare.choosing import stratified_validation, unseen_by_clusters
 from src.prepare.collected import Collected
-from src.prepare.flags import add_output_flags, add_split_flags, add_vector_flags, read_names, run_source
+from src.prepare.flags import (
+    add_missing_pictures_flag,
+    add_output_flags,
+    add_split_flags,
+    add_vector_flags,
+    read_names,
+    run_source,
+)
 from src.prepare.pictures import keep_found
 from src.prepare.table_files import PART_OF_SPLIT, Columns, Table, find_tables, read_folder, read_table
 from src.prepare.table_pictures import locate
@@ -79,12 +86,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-pictures", type=positive_int, default=1, metavar="N", help="leave out tags of fewer pictures"
     )
-    parser.add_argument(
-        "--missing-pictures",
-        choices=("error", "drop"),
-        default="error",
-        help="what to do with rows whose picture is not there",
-    )
+    add_missing_pictures_flag(parser)
     add_output_flags(parser)
     add_vector_flags(parser)
     add_split_flags(parser)

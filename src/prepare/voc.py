@@ -31,7 +31,14 @@ from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.flags import add_output_flags, add_split_flags, add_vector_flags, read_names, run_source
+from src.prepare.flags import (
+    add_missing_pictures_flag,
+    add_output_flags,
+    add_split_flags,
+    add_vector_flags,
+    read_names,
+    run_source,
+)
 from src.prepare.pictures import keep_found
 from src.prepare.voc_files import PictureList, folders_of_years, has_list, read_list, read_objects
 
@@ -73,12 +80,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="unknown",
         help="what a class is where all its objects are marked as difficult; VOC's own score leaves these out",
     )
-    parser.add_argument(
-        "--missing-pictures",
-        choices=("error", "drop"),
-        default="error",
-        help="what to do with listed pictures that are not in JPEGImages",
-    )
+    add_missing_pictures_flag(parser)
     add_output_flags(parser)
     add_vector_flags(parser)
     add_split_flags(parser)
