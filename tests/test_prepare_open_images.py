@@ -254,6 +254,7 @@ def test_classes_and_verdicts(source):
         "2 classes share their name with another and have their MID behind it",
         "train: 6 verdicts by people on 3 pictures",
         "train: left out 2 verdicts about other classes",
+        "train: left out 1 pictures with verdicts about other classes only",
         "val: 4 verdicts by people on 3 pictures",
         "val: left out 1 verdicts about other classes",
     ]

@@ -120,6 +120,9 @@ def collect(args: argparse.Namespace) -> Collected:
         pictures = _pictures(verdicts, len(classes.labels), keep_all=part == "val")
         if not len(pictures):
             raise UserError(f"{files[_human(source)]}: says nothing about the seen and unseen classes; get it again")
+        strangers = len(verdicts.pictures) - len(pictures)
+        if strangers:
+            notes.append(f"{part}: left out {strangers:,} pictures with verdicts about other classes only")
         if place_of is not None:
             places = [place_of.get(name) for name in pictures.file_names]
             before = len(missing)
