@@ -20,16 +20,9 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure  # the backend is chosen first
 
-_SAVED_AS_IS = {".png", ".jpg", ".jpeg"}
 _MAX_PIXELS = 65_000  # a side: JPEG and matplotlib can do little more; reached by 1,600 tags
 _MAX_LETTERS = 56  # of a tag; what fits beside its score in the widest panel
 _SEEN, _UNSEEN = "#1a1a1a", "#c0392b"
-
-
-def picture_path(folder: str | Path, source: str | Path) -> Path:
-    """Where the tagged form of ``source`` is saved: its name, as PNG where its own format cannot be written."""
-    name = Path(source)
-    return Path(folder) / (name.name if name.suffix.lower() in _SAVED_AS_IS else f"{name.stem}.png")
 
 
 def save_tagged_picture(

@@ -13,7 +13,8 @@ from PIL import Image
 from src.errors import UserError
 from src.explain import Explanation
 from src.tagger import Tag
-from src.visualize import _MAX_PIXELS, picture_path, save_curves, save_explanation, save_tagged_picture
+from src.tagging.run import target_names
+from src.visualize import _MAX_PIXELS, save_curves, save_explanation, save_tagged_picture
 
 TAGS = [Tag("cat", 0.912, False), Tag("tiger", -0.25, True)]
 
@@ -122,7 +123,7 @@ def test_the_limit_is_one_that_jpeg_files_and_matplotlib_can_hold():
     ],
 )
 def test_where_a_tagged_picture_is_saved(source, name):
-    assert picture_path("out", source) == Path("out") / name
+    assert target_names([Path(source)])[Path(source)].drawing == name
 
 
 @pytest.mark.parametrize("name", ["x.JPG", "x.PNG", "deeper/down/x.jpeg"])

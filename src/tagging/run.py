@@ -22,6 +22,8 @@ from src.tagging.keywords import KeywordsError, KeywordWriter
 from src.tagging.reading import naming_dead_workers, read_batches
 from src.tagging.results import ResultWriter
 
+_DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved in
+
 
 @dataclass
 class Outputs:
@@ -206,10 +208,7 @@ def target_names(paths: Sequence[Path]) -> dict[Path, TargetNames]:
     """What is made of pictures is called as they are, with a number where an earlier one has that name."""
     copies, drawings = _FreeNames(), _FreeNames()
     # Drawings are PNG where the picture's own format cannot be written, and have one folder with the explanations
-    drawn = [
-        drawings.take(path.name if path.suffix.lower() in (".png", ".jpg", ".jpeg") else f"{path.stem}.png")
-        for path in paths
-    ]
+    drawn = [drawings.take(path.name if path.suffix.lower() in _DRAWN_AS_IS else f"{path.stem}.png") for path in paths]
     return {
         path: TargetNames(copies.take(path.name), drawing, drawings.take(f"{Path(drawing).stem}-why.png"))
         for path, drawing in zip(paths, drawn, strict=True)
