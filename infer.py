@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from src.cli import choose_device, run_script
-from src.engine import check_image_size
 from src.errors import UserError, blaming
+from src.evaluation import check_image_size
 from src.explain import feature_map
 from src.files import check_writable, read_lines
 from src.tagger import Tagger, TagRule

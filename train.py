@@ -22,13 +22,12 @@ from src.engine import (
     EpochResult,
     NonFiniteLossError,
     Step,
-    check_image_size,
     decay_groups,
-    evaluate,
     one_cycle,
     train_one_epoch,
 )
 from src.errors import UserError, blaming
+from src.evaluation import check_image_size, evaluate
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.models.inplace_abn import use_inplace_abn

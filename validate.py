@@ -28,8 +28,8 @@ from src.data.dataset import PictureDataset, picture_loader
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
-from src.engine import Embedded, check_image_size, embed, evaluate
 from src.errors import UserError, blaming
+from src.evaluation import Embedded, check_image_size, embed, evaluate
 from src.files import check_writable, write_json
 from src.fitting import FittedCalibration, fit_and_measure, format_fit
 from src.metrics import IMAGES

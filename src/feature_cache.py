@@ -13,8 +13,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from src.engine import Embedded
 from src.errors import UserError
+from src.evaluation import Embedded
 from src.files import atomic_write
 from src.models.state_files import read_state_file
 

@@ -17,8 +17,9 @@ from src.checkpoint import FORMAT, CheckpointInfo, load_checkpoint
 from src.data.dataset import PictureDataset, picture_loader
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import Transform
-from src.engine import Embedded, TrainBatch, embed, feature_batches, picture_batches
+from src.engine import TrainBatch, feature_batches, picture_batches
 from src.errors import UserError
+from src.evaluation import Embedded, embed
 from src.feature_cache import cached_features, feature_key
 from src.models import SDLModel, create_model
 from src.models.backbones import find_backbone_weights, load_backbone
@@ -258,7 +259,7 @@ def warn_about_bad_pictures(bad: tuple[str, ...], known: set[str]) -> None:
 
 
 def present_rows(evaluation: EvaluationSet, rows: Tensor) -> Mapping[str, Tensor]:
-    """Targets and settings of the evaluation pictures that could be read, for :func:`src.engine.evaluate`."""
+    """Targets and settings of the evaluation pictures that could be read, for :func:`src.evaluation.evaluate`."""
     return {
         "targets": evaluation.targets.dense(rows),
         "zero_shot_rows": evaluation.in_zero_shot[rows].nonzero()[:, 0],

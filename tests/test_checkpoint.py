@@ -16,7 +16,8 @@ import timm
 import torch
 from torch import Tensor
 
-import src.checkpoint
+import src.checkpoint.own
+import src.checkpoint.released
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint, save_checkpoint
 from src.errors import UserError
 from src.models import create_model
@@ -42,8 +43,9 @@ def skip_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.device("meta"):
             return create_model(*args, **kwargs)
 
-    monkeypatch.setattr(src.checkpoint, "create_model", create_on_meta)
-    monkeypatch.setattr(src.checkpoint, "load_strictly", lambda *args: None)
+    for module in (src.checkpoint.own, src.checkpoint.released):
+        monkeypatch.setattr(module, "create_model", create_on_meta)
+        monkeypatch.setattr(module, "load_strictly", lambda *args: None)
 
 
 def released_file(path: Path, outputs: int = 2100, **release_keys: object) -> Path:

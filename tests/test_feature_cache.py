@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.engine import Embedded
+from src.evaluation import Embedded
 from src.feature_cache import cached_features, feature_key
 from tests.helpers import tiny_model, write_pictures
 

@@ -1,0 +1,115 @@
+"""Checkpoint files: this project's own, and the way in to those of the released code.
+
+This project's file holds all that tagging and validation need: weights, model configuration, preprocessing, labels with
+their word vectors, seen and unseen, further words, metrics, settings and versions; tensors and builtin containers only,
+so that it loads with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.calibration import Calibration
+from src.checkpoint.info import FORMAT, CheckpointInfo, info_of_dict, info_to_dict
+from src.checkpoint.released import load_released
+from src.errors import UserError
+from src.files import atomic_write
+from src.models import SDLModel, create_model
+from src.models.inplace_abn import plain_state_dict
+from src.models.state_files import load_strictly, read_state_file
+
+
+def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, half: bool = False) -> None:
+    """Write this project's checkpoint, atomically.
+
+    Args:
+        path: the file.
+        model: the model; InPlaceABN scales are stored as plain batch normalisation needs them.
+        info: the rest; ``info.split`` is required; ``kind``, ``versions`` and ``space`` are filled in.
+        half: store weight matrices and word vectors in half precision. Scales, biases and batch statistics stay
+            float32: a running variance can exceed the range of half precision.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def shrink(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().cpu().contiguous()
+        return tensor.half() if half and tensor.is_floating_point() and tensor.ndim >= 2 else tensor
+
+    content = info_to_dict(info, half=half)
+    content["state_dict"] = {key: shrink(tensor) for key, tensor in plain_state_dict(model).items()}
+    with atomic_write(path) as stream:
+        torch.save(content, stream)
+
+
+def save_with_calibration(source: str | Path, target: str | Path, calibration: Calibration) -> None:
+    """Copy a checkpoint of this project, all else bit for bit as it is, with this calibration in it.
+
+    Raises:
+        UserError: ``source`` is no such checkpoint, or ``target`` cannot be written.
+    """
+    content = read_state_file(source)
+    if content.get("format") != FORMAT:
+        raise UserError(f"{source} is no checkpoint of this project, so it can hold no calibration")
+    with atomic_write(target) as stream:
+        torch.save({**content, "calibration": calibration.to_dict()}, stream)
+
+
+def load_checkpoint(
+    path: str | Path, *, model_name: str | None = None, num_rows: int | None = None, wordvec_dim: int | None = None
+) -> tuple[SDLModel, CheckpointInfo]:
+    """Load a checkpoint of this project or of the released code.
+
+    The latter is a release file ``{'model', 'num_classes', 'idx_to_class'}`` or a bare state dict of its train.py.
+
+    Weights load strictly. The files of the released code are converted from InPlaceABN's scales; their backbone is told
+    by its width, and M and D by the head's size (D is 300 unless given).
+
+    Args:
+        path: the file.
+        model_name, num_rows, wordvec_dim: what the caller expects; None takes what the file says.
+
+    Returns:
+        (the model in eval mode on the CPU, what else the file says).
+
+    Raises:
+        UserError: the file cannot be read, is of another kind, does not fit, or contradicts an expectation.
+    """
+    content = read_state_file(path)
+    if content.get("format") == FORMAT:
+        model, info = _load_own(content, path)
+    elif "format" in content and "state_dict" in content:
+        raise UserError(f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}")
+    else:
+        model, info = load_released(content, path, num_rows, wordvec_dim)
+    for flag, expected, found in (
+        ("--model-name", model_name, info.config.model_name),
+        ("--num_rows", num_rows, info.config.num_rows),
+        ("--wordvec_dim", wordvec_dim, info.config.wordvec_dim),
+    ):
+        if expected is not None and expected != found:
+            raise UserError(
+                f"{flag} {expected}: {path} holds a model with {found}; leave the flag out to use what the file says"
+            )
+    return model.eval(), info
+
+
+def _load_own(content: Mapping[str, Any], path: str | Path) -> tuple[SDLModel, CheckpointInfo]:
+    info = info_of_dict(content, str(path))
+    try:
+        state = {
+            key: tensor.float() if tensor.is_floating_point() else tensor
+            for key, tensor in content["state_dict"].items()
+        }
+    except (KeyError, AttributeError) as error:
+        raise UserError(f"{path} is an incomplete checkpoint of this project: {error}") from error
+    config = info.config
+    model = create_model(config.model_name, config.num_rows, config.wordvec_dim, image_size=config.image_size)
+    load_strictly(model, state, path)
+    return model, info

@@ -1,0 +1,86 @@
+"""The two kinds of files of the released code: its release form, and the bare state dict of its train.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from src.checkpoint.info import CheckpointInfo, ModelConfig
+from src.errors import UserError
+from src.models import SDLModel, create_model
+from src.models.converters import convert_released_tresnet, is_released_tresnet
+from src.models.state_files import load_strictly, tensors_of
+
+# What the released code does before the model; its release-format files say nothing about it.
+OFFICIAL_IMAGE_SIZE = 224
+OFFICIAL_WORDVEC_DIM = 300
+# Width of the first convolution -> model of the released code.
+_TRESNET_OF_WIDTH = {64: "tresnet_m", 76: "tresnet_l", 83: "tresnet_xl"}
+
+
+def load_released(
+    content: Mapping[str, Any], path: str | Path, num_rows: int | None, wordvec_dim: int | None
+) -> tuple[SDLModel, CheckpointInfo]:
+    """The model in such a file, and what else it says; see :func:`src.checkpoint.load_checkpoint`.
+
+    Args:
+        content: what the file holds.
+        path: the file, for error messages.
+        num_rows, wordvec_dim: M and D, which it does not say itself; D is 300 unless given, M follows.
+
+    Raises:
+        UserError: it is no model of the released code, or has no head of this size.
+    """
+    state = tensors_of(content, path)
+    if not is_released_tresnet(state):
+        raise UserError(
+            f"{path} is neither a checkpoint of this project nor a TResNet of the released code (its first key "
+            f"is {next(iter(state))})"
+        )
+    if "embedding.weight" not in state:
+        raise UserError(
+            f"{path} is a backbone without the principal-embedding head, which cannot tag; train a head first: "
+            f"python train.py --model-path {path} --pretrain-backbone 1"
+        )
+    converted = convert_released_tresnet(state)
+    width = len(converted["body.conv1.bn.weight"])
+    if width not in _TRESNET_OF_WIDTH:
+        raise UserError(f"{path}: no TResNet of the released code has a first layer of width {width}")
+    outputs = len(state["embedding.weight"])
+    dim = wordvec_dim or (outputs // num_rows if num_rows else OFFICIAL_WORDVEC_DIM)
+    if outputs % dim:
+        raise UserError(
+            f"{path}: its head has {outputs} outputs, no multiple of the word-vector length {dim}; give "
+            "--wordvec_dim or --num_rows"
+        )
+    is_release = "idx_to_class" in content
+    config = ModelConfig(
+        _TRESNET_OF_WIDTH[width],
+        outputs // dim,
+        dim,
+        OFFICIAL_IMAGE_SIZE,
+        # The released infer.py resizes with Pillow's default filter, train.py validates with torchvision's.
+        interpolation="bicubic" if is_release else "bilinear",
+    )
+    model = create_model(config.model_name, config.num_rows, config.wordvec_dim)
+    load_strictly(
+        model,
+        {name if name.startswith("embedding.") else f"backbone.{name}": tensor for name, tensor in converted.items()},
+        path,
+    )
+    return model, CheckpointInfo("release" if is_release else "bare", config, labels=_labels_of(content, path))
+
+
+def _labels_of(content: Mapping[str, Any], path: str | Path) -> tuple[str, ...]:
+    """The label names of a release file by ascending index, whatever order the dict is in."""
+    names = content.get("idx_to_class")
+    if names is None:
+        return ()
+    try:
+        by_index = {int(index): str(name) for index, name in names.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: idx_to_class is no dict from indices to names: {error}") from error
+    if sorted(by_index) != list(range(len(by_index))):
+        raise UserError(f"{path}: the indices of idx_to_class are not 0..{len(by_index) - 1}")
+    return tuple(by_index[index] for index in range(len(by_index)))

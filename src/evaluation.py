@@ -1,0 +1,111 @@
+"""Embedding pictures and evaluating embeddings: tensors and callables in, numbers out. No flags, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from src.data.dataset import Batch
+from src.errors import UserError
+from src.metrics import Images, zero_shot_report
+from src.scoring import score_labels
+
+
+class Embedded(NamedTuple):
+    """Model outputs [n, K] of the readable pictures, their rows [n] in the data set, and messages about the others."""
+
+    outputs: Tensor
+    rows: Tensor
+    bad: tuple[str, ...]
+
+
+@torch.inference_mode()
+def check_image_size(model: Module, image_size: int, flag: str) -> None:
+    """Run one black picture through ``model``, which is left in eval mode.
+
+    Raises:
+        UserError: the backbone takes no pictures of this size (a vision transformer's patches, TResNet's first layer).
+    """
+    try:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{flag} {image_size}: the backbone takes no pictures of this size ({reason}); give one that it takes, or "
+            "leave the flag out"
+        ) from error
+
+
+@torch.inference_mode()
+def embed(
+    forward: Callable[[Tensor], Tensor],
+    loader: Iterable[Batch],
+    *,
+    device: torch.device,
+    autocast: bool = False,
+    on_batch: Callable[[int], None] = lambda n: None,
+) -> Embedded:
+    """Run pictures through ``forward`` (a model or its ``forward_features``); the outputs are float32 on the CPU.
+
+    Args:
+        on_batch: called after each batch with the number of pictures it held, unreadable ones included.
+
+    Returns:
+        Outputs [n, K]; where no picture can be read, n is 0 and K too, since nothing says what it is.
+    """
+    outputs: list[Tensor] = []
+    rows: list[Tensor] = []
+    bad: list[str] = []
+    for batch in loader:
+        bad.extend(batch.bad)
+        if len(batch.pictures):
+            with torch.autocast(device.type, enabled=autocast):
+                output = forward(batch.pictures.to(device, non_blocking=True))
+            outputs.append(output.float().cpu())
+            rows.append(batch.rows)
+        on_batch(len(batch.rows) + len(batch.bad))
+    return Embedded(
+        torch.cat(outputs) if outputs else torch.empty(0, 0),
+        torch.cat(rows) if rows else torch.empty(0, dtype=torch.long),
+        tuple(bad),
+    )
+
+
+@torch.inference_mode()
+def evaluate(
+    embeddings: Tensor,
+    word_vectors: Tensor,
+    targets: Tensor,
+    seen: Sequence[int],
+    unseen: Sequence[int],
+    *,
+    device: torch.device | None = None,
+    ks: Sequence[int] = (3, 5),
+    images: Images = "positive-only",
+    threshold: float | None = None,
+    zero_shot_rows: Tensor | None = None,
+    generalized_rows: Tensor | None = None,
+    block: int = 4096,
+) -> dict[str, float]:
+    """Zero-shot and generalised metrics, in percent: embeddings [N, D*M], word vectors [D, C], targets [N, C].
+
+    Scores are made ``block`` pictures at a time; only [N, C] exists whole. The other arguments are those of
+    :func:`src.metrics.zero_shot_report`.
+    """
+    words = word_vectors.to(device or embeddings.device)
+    parts = [score_labels(part.to(words.device), words).cpu() for part in embeddings.split(block)]
+    return zero_shot_report(
+        torch.cat(parts),
+        targets,
+        seen,
+        unseen,
+        ks=ks,
+        images=images,
+        threshold=threshold,
+        zero_shot_rows=zero_shot_rows,
+        generalized_rows=generalized_rows,
+    )
