@@ -4,61 +4,133 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
+import secrets
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from src.checkpoint import CheckpointInfo, ModelConfig
+from src.building import (
+    build_criterion,
+    build_feed,
+    build_model,
+    build_trained,
+    checkpoint_info,
+    place_model,
+    plain_settings,
+)
+from src.checkpoint import ModelConfig
 from src.cli import choose_device, run_script, seed_everything
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
-from src.data.transforms import eval_transform, train_transform
-from src.engine import (
-    EpochResult,
-    NonFiniteLossError,
-    Step,
-    decay_groups,
-    one_cycle,
-    train_one_epoch,
-)
+from src.distributed import Processes, joined
 from src.errors import UserError, blaming
-from src.evaluation import check_image_size, evaluate
-from src.loss_functions.SDL_loss import SDLLoss
-from src.models import SDLModel
-from src.models.inplace_abn import use_inplace_abn
-from src.models.sdl_model import enable_grad_checkpointing
-from src.report import format_report, summary
+from src.feeds import Reading
+from src.interrupt import StoppedBySignalError, StopRequest, listening
+from src.judge import Judge
+from src.precision import precision_of
+from src.recipes import parse_with_recipe, write_settings
+from src.report import format_report
 from src.run_folder import RunFolder
-from src.train_flags import IMAGE_SIZE, LR_FINE_TUNING, LR_FROZEN, train_parser
-from src.training import (
-    FeatureFeed,
-    Feed,
-    LoaderOptions,
-    PictureFeed,
-    present_rows,
-    starting_model,
-    warn_about_bad_pictures,
-)
-from src.vocabulary import check_same_space
+from src.selection import Division, divide
+from src.train_flags import LR_FINE_TUNING, LR_FROZEN, train_parser
+from src.trainer import NonFiniteRunError, Plan, Trainer, steps_of
+from src.training_state import Progress, data_facts, read_state, restore
+from src.watching import open_watcher
 
 OFFICIAL_METADATA = Path("data/COCO")
+FEWEST_BAD = 10  # unreadable pictures that are borne however few there are
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, or 1 if the loss stopped being finite."""
+    """Returns 0, 1 if the loss stopped being finite, or 128 and the signal's number if the run was asked to end."""
     return run_script("train.py", _main, argv)
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    args = train_parser(__doc__).parse_args(argv)
+    parser = train_parser(__doc__)
+    args = parse_with_recipe(parser, argv)
     args.lr = args.lr or (LR_FROZEN if args.freeze_backbone else LR_FINE_TUNING)
+    # After one process has died, torchrun starts all of them again: they go on, whatever the flags said at first
+    args.resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    with joined(args.device) as processes, listening() as stop:
+        try:
+            train(args, parser, processes, stop)
+        except NonFiniteRunError as error:
+            print(
+                f"train.py: the loss is not finite in {error}; lower --lr, or give --precision float32", file=sys.stderr
+            )
+            return 1
+        except StoppedBySignalError as stopped:
+            if processes.is_first:
+                print(f"train.py: stopped ({stopped}); the same command with --resume goes on", file=sys.stderr)
+            return stopped.status
+    return 0
+
+
+def train(args: argparse.Namespace, parser: argparse.ArgumentParser, processes: Processes, stop: StopRequest) -> None:
+    """A whole run, new or gone on with."""
+    device = device_of(args.device, processes)
+    metadata, training, evaluation = load_data(args)
+    with blaming("--path_output"):
+        folder = RunFolder(args.path_output, half=args.half_weights, every=args.save_epochs, keep=args.keep)
+        stored = processes.from_first(start_folder(args, folder) if processes.is_first else None)
+    seed = processes.from_first(seed_of(args, stored))
     seed_everything(args.seed)
-    device = choose_device(args.device)
+    division = divide(
+        training, args.select_on, val_share=args.val_share, held_out_labels=args.held_out_labels, seed=seed
+    )
+    with blaming("--model-path"):
+        model, config = build_model(args, metadata)
+    model = place_model(args, model, device, processes)
+    if processes.is_first:
+        write_settings(folder.path, parser, args)
+        print(describe(metadata, training, evaluation, division, config, device, processes))
+    reading = Reading(
+        args.batch_size,
+        args.workers,
+        device,
+        precision_of(args.precision, bool(args.autocast_enabled), device),
+        processes,
+        on_progress=lambda: check_stop(stop),
+    )
+    cache = metadata.folder / "feature_cache"
+    feed = build_feed(args, model, (training, evaluation, division), config, reading, cache=cache, seed=seed)
+    plan = plan_of(args, len(training.paths))
+    total_steps = plan.epochs * steps_of(feed.count, plan, processes)
+    criterion = build_criterion(args, metadata, division)
+    trained = build_trained(args, feed, criterion, reading, total_steps=total_steps)
+    facts = ({**plain_settings(args), "processes": processes.count}, data_facts(training, metadata.split))
+    progress = Progress(seed) if stored is None else restore(stored, trained, *facts)
+    judge = Judge(
+        feed, training, evaluation, division, metadata.split, args.best_metric, args.images, device, processes.is_first
+    )
+    events = folder.path / "tensorboard" if args.tensorboard and processes.is_first else None
+    with open_watcher(events) as watcher:
+        trainer = Trainer(
+            model, trained, feed, judge, plan, progress, folder,
+            functools.partial(checkpoint_info, args, metadata, division, config), facts, processes, stop, watcher,
+        )  # fmt: skip
+        trainer.run()
+    if processes.is_first:
+        finish(args, folder, trainer.progress)
+
+
+def device_of(name: str, processes: Processes) -> torch.device:
+    """The device of this process: with several on one machine, each has its own GPU."""
+    device = choose_device(name)
+    return torch.device("cuda", processes.local_rank) if device.type == "cuda" and processes.count > 1 else device
+
+
+def load_data(args: argparse.Namespace) -> tuple[Metadata, TrainingSet, EvaluationSet]:
+    """The labels, and the pictures of both parts.
+
+    Raises:
+        UserError: something is missing or does not fit.
+    """
     with blaming("--metadata"):
         metadata = load_metadata(metadata_folder(args.metadata, args.data))
     if args.wordvec_dim not in (None, metadata.split.wordvec_dim):
@@ -67,21 +139,7 @@ def _main(argv: Sequence[str] | None) -> int:
             f"{metadata.split.wordvec_dim}; leave the flag out"
         )
     with blaming("--metadata"):
-        training, evaluation = load_training_set(metadata, args.data), load_evaluation_set(metadata, args.data)
-    with blaming("--model-path"):
-        model, config = build_model(args, metadata)
-    with blaming("--path_output"):
-        folder = RunFolder(args.path_output, args.best_metric, overwrite=args.overwrite)
-    print(describe(metadata, training, evaluation, config, device))
-    feed = build_feed(args, model.to(device), training, evaluation, metadata, config, device)
-    try:
-        fit(args, model, feed, evaluation, metadata, config, folder, device)
-    except NonFiniteLossError as error:
-        remedy = "lower --lr or give --autocast-enabled 0" if mixed_precision(args, device) else "lower --lr"
-        print(f"train.py: the loss is not finite at {error}; {remedy}", file=sys.stderr)
-        return 1
-    finish(args, folder)
-    return 0
+        return metadata, load_training_set(metadata, args.data), load_evaluation_set(metadata, args.data)
 
 
 def metadata_folder(metadata: str | None, data: str | None) -> Path:
@@ -103,184 +161,74 @@ def metadata_folder(metadata: str | None, data: str | None) -> Path:
     return OFFICIAL_METADATA
 
 
-def build_model(args: argparse.Namespace, metadata: Metadata) -> tuple[SDLModel, ModelConfig]:
-    """The starting model with the memory options that were asked for."""
-    model, name, info = starting_model(
-        args.model_path,
-        model_name=args.model_name,
-        num_rows=args.num_rows,
-        wordvec_dim=metadata.split.wordvec_dim,
-        image_size=args.image_size or IMAGE_SIZE,
-        pretrain_backbone=args.pretrain_backbone,
-        num_classes=args.num_classes,
-    )
-    if info is not None:
-        check_same_space(info, metadata.split, metadata.folder)
-    image_size = args.image_size or (IMAGE_SIZE if info is None else info.config.image_size)
-    check_image_size(model, image_size, "--image-size")
-    if args.grad_checkpointing:
-        enable_grad_checkpointing(model.backbone, name)
-    if args.inplace_abn:
-        use_inplace_abn(model.backbone, name)
-    return model, ModelConfig(name, model.num_rows, model.wordvec_dim, image_size)
+def start_folder(args: argparse.Namespace, folder: RunFolder) -> dict[str, object] | None:
+    """Make the folder ready; returns the state to go on from, or None for a new run.
+
+    Raises:
+        UserError: it holds a run, and neither --resume nor --overwrite is given, or its state cannot be read.
+    """
+    stored = read_state(folder.path) if args.resume else None
+    if stored is None:
+        folder.start(overwrite=args.overwrite or args.resume)
+    folder.sweep()
+    return stored
 
 
-def build_feed(
-    args: argparse.Namespace,
-    model: SDLModel,
-    training: TrainingSet,
-    evaluation: EvaluationSet,
-    metadata: Metadata,
-    config: ModelConfig,
-    device: torch.device,
-) -> Feed:
-    """Cached features for a frozen backbone, augmented pictures otherwise."""
-    options = LoaderOptions(args.batch_size, args.workers, args.seed, pin_memory=device.type == "cuda")
-    autocast = mixed_precision(args, device)
-    evaluate_as = eval_transform(config.image_size, config.interpolation)
-    if args.freeze_backbone:
-        cache = args.feature_cache or metadata.folder / "feature_cache"
-        return FeatureFeed(
-            model,
-            training,
-            evaluation,
-            evaluate_as,
-            options,
-            device,
-            autocast,
-            cache,
-            facts=(config.model_name, config.image_size, config.interpolation),
-        )
-    train_as = train_transform(config.image_size, cutout=args.cutout, augmentation=args.augmentation)
-    return PictureFeed(model, training, evaluation, (train_as, evaluate_as), options, device, autocast, args.freeze_bn)
+def seed_of(args: argparse.Namespace, stored: dict[str, object] | None) -> int:
+    """What order and augmentation follow from: --seed, that of the run that goes on, or a fresh one."""
+    if stored is not None:
+        return int(stored["progress"]["seed"])  # type: ignore[index]  # a dict, as training_state writes it
+    return args.seed if args.seed is not None else secrets.randbelow(2**31)
 
 
-def mixed_precision(args: argparse.Namespace, device: torch.device) -> bool:
-    """Whether to run under autocast: on a GPU, unless it is switched off."""
-    return bool(args.autocast_enabled) and device.type == "cuda"
+def plan_of(args: argparse.Namespace, num_pictures: int) -> Plan:
+    """How long the run is."""
+    max_bad = max(FEWEST_BAD, num_pictures // 10) if args.max_bad_images is None else args.max_bad_images
+    return Plan(args.num_epochs, args.batch_size, args.accumulate, args.early_stopping, args.save_steps, max_bad)
 
 
-def fit(
-    args: argparse.Namespace,
-    model: SDLModel,
-    feed: Feed,
-    evaluation: EvaluationSet,
-    metadata: Metadata,
-    config: ModelConfig,
-    folder: RunFolder,
-    device: torch.device,
-) -> None:
-    """Train and evaluate for ``--num-epochs`` (released recipe: Adam, OneCycle with 10% warm-up)."""
-    split = metadata.split
-    criterion = SDLLoss(
-        weight=args.var_weight,
-        wordvec_array=split.word_vectors[:, list(split.seen)],
-        normalization=args.normalization,
-        unknown=args.unknown,
-    ).to(device)
-    optimizer = torch.optim.Adam(decay_groups(feed.module, args.weight_decay), lr=args.lr)
-    scheduler = one_cycle(optimizer, args.lr, total_steps=args.num_epochs * feed.steps)
-    scaler = torch.amp.GradScaler(device.type) if mixed_precision(args, device) and not args.freeze_backbone else None
-    known_bad: set[str] = set()
-    for epoch in range(1, args.num_epochs + 1):
-        started = time.monotonic()
-        feed.set_training()
-        with tqdm(
-            total=feed.steps, desc=f"epoch {epoch}/{args.num_epochs}", unit="step", disable=None, leave=False
-        ) as bar:
-            result = train_one_epoch(
-                feed.module,
-                criterion,
-                optimizer,
-                scheduler,
-                feed.batches(),
-                device=device,
-                scaler=scaler,
-                on_step=lambda step, bar=bar: show(bar, step),
-            )
-        if result.num_pictures == 0:
-            raise UserError(f"--data: none of the {len(result.bad)} training pictures can be read ({result.bad[0]})")
-        embedded = feed.embeddings()
-        warn_about_bad_pictures(result.bad + embedded.bad, known_bad)
-        report = evaluate(
-            embedded.outputs,
-            split.word_vectors,
-            seen=split.seen,
-            unseen=split.unseen,
-            device=device,
-            images=args.images,
-            **present_rows(evaluation, embedded.rows),
-        )
-        entry = epoch_entry(epoch, result, report, len(embedded.bad), time.monotonic() - started)
-        info = CheckpointInfo("sdl", config, split, metrics=report, settings=settings_of(args, metadata, epoch))
-        if metadata.extra_words is not None:
-            info.extra_words, info.extra_vectors = metadata.extra_words.words, metadata.extra_words.vectors
-        improved = folder.record(entry, model, info, half=args.half_weights)
-        best = f"  (best {' and '.join(improved)} so far)" if improved else ""
-        print(
-            f"epoch {epoch}/{args.num_epochs}  loss {result.loss:.3f}  {summary(report)}  {entry['seconds']:.1f} "
-            f"s{best}",
-            flush=True,
-        )
-
-
-def show(bar: Any, step: Step) -> None:
-    """One step on the progress bar."""
-    bar.set_postfix_str(
-        f"loss {step.loss:.2f} rank {step.rank:.2f} omega {step.diversity:.2f} reg {step.regularizer:.2f} lr "
-        f"{step.lr:.1e}",
-        refresh=False,
-    )
-    bar.update()
-
-
-def epoch_entry(
-    epoch: int, result: EpochResult, report: dict[str, float], num_bad_eval: int, seconds: float
-) -> dict[str, Any]:
-    """The line of log.jsonl for one epoch."""
-    train = {**result._asdict(), "bad": len(result.bad)}
-    return {
-        "epoch": epoch,
-        "train": train,
-        "metrics": report,
-        "bad_evaluation_pictures": num_bad_eval,
-        "seconds": round(seconds, 2),
-    }
-
-
-def settings_of(args: argparse.Namespace, metadata: Metadata, epoch: int) -> dict[str, Any]:
-    """The flags as plain values, the metadata folder that they led to, and the epoch, for the checkpoint."""
-    return {
-        **{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
-        "metadata": str(metadata.folder),
-        "epoch": epoch,
-    }
+def check_stop(stop: StopRequest) -> None:
+    """Raise :class:`StoppedBySignalError` where the user asked to end, at a moment when nothing is left to save."""
+    if stop.signal_number:
+        raise StoppedBySignalError(stop.signal_number)
 
 
 def describe(
-    metadata: Metadata, training: TrainingSet, evaluation: EvaluationSet, config: ModelConfig, device: torch.device
+    metadata: Metadata,
+    training: TrainingSet,
+    evaluation: EvaluationSet,
+    division: Division,
+    config: ModelConfig,
+    device: torch.device,
+    processes: Processes,
 ) -> str:
     """What is about to run."""
     split = metadata.split
     dropped = f" ({training.num_without_label} without a seen label left out)" if training.num_without_label else ""
+    posing = f" and {len(division.posing)} labels pose as unseen" if division.posing else ""
+    held = f"\nto choose an epoch {len(division.held_rows):,} training pictures are held back{posing}"
+    together = f" in {processes.count} processes" if processes.count > 1 else ""
     return (
         f"{split.name}: {len(split.seen)} seen and {len(split.unseen)} unseen labels, word vectors of length "
         f"{split.wordvec_dim}\n"
-        f"{len(training.paths):,} training pictures{dropped}, {len(evaluation.paths):,} evaluation pictures\n"
+        f"{len(training.paths):,} training pictures{dropped}, {len(evaluation.paths):,} evaluation pictures"
+        f"{held if len(division.held_rows) else ''}\n"
         f"{config.model_name}, M = {config.num_rows}, {config.image_size} x {config.image_size} pixels, on {device}"
+        f"{together}"
     )
 
 
-def finish(args: argparse.Namespace, folder: RunFolder) -> None:
+def finish(args: argparse.Namespace, folder: RunFolder, progress: Progress) -> None:
     """Curves, the final table, and where the checkpoints are."""
     from src.visualize import save_curves  # matplotlib is slow to import
 
-    save_curves(folder.entries, folder.path / "curves.png")
-    print(f"\nlast epoch:\n{format_report(folder.entries[-1]['metrics'], images=args.images)}")
-    for setting, (value, epoch) in folder.best.items():
+    save_curves(progress.entries, folder.path / "curves.png")
+    print(f"\nlast epoch:\n{format_report(progress.entries[-1]['metrics'], images=args.images)}")
+    on_what = "evaluation pictures themselves" if args.select_on == "test" else "training pictures that were held back"
+    for choice, (value, epoch) in progress.best.items():
         print(
-            f"best {setting}.{folder.metric}: {value:.2f} in epoch {epoch} (chosen on the evaluation pictures "
-            f"themselves): {folder.path / f'model-best-{setting}.ckpt'}"
+            f"best {choice}.{args.best_metric}: {value:.2f} in epoch {epoch} (chosen on the {on_what}): "
+            f"{folder.path / f'model-best-{choice}.ckpt'}"
         )
     print(
         f"last: {folder.path / 'model-last.ckpt'}; log: {folder.path / 'log.jsonl'}; curves: "

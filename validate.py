@@ -276,7 +276,7 @@ def embed_all(
             model,
             loader,
             device=device,
-            autocast=bool(args.autocast_enabled) and device.type == "cuda",
+            precision=torch.float16 if args.autocast_enabled and device.type == "cuda" else None,
             on_batch=bar.update,
         )
 

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import Module
 
 from src.data.dataset import Batch
+from src.data.labels import LabelMatrix
 from src.errors import UserError
-from src.metrics import Images, zero_shot_report
+from src.metric_inputs import check_shapes
+from src.metrics import Images, LabelBlocks, zero_shot_report_of_blocks
 from src.scoring import score_labels
 
 
@@ -46,12 +48,13 @@ def embed(
     loader: Iterable[Batch],
     *,
     device: torch.device,
-    autocast: bool = False,
+    precision: torch.dtype | None = None,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Embedded:
     """Run pictures through ``forward`` (a model or its ``forward_features``); the outputs are float32 on the CPU.
 
     Args:
+        precision: dtype under autocast; None computes in float32.
         on_batch: called after each batch with the number of pictures it held, unreadable ones included.
 
     Returns:
@@ -63,7 +66,7 @@ def embed(
     for batch in loader:
         bad.extend(batch.bad)
         if len(batch.pictures):
-            with torch.autocast(device.type, enabled=autocast):
+            with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
                 output = forward(batch.pictures.to(device, non_blocking=True))
             outputs.append(output.float().cpu())
             rows.append(batch.rows)
@@ -79,7 +82,7 @@ def embed(
 def evaluate(
     embeddings: Tensor,
     word_vectors: Tensor,
-    targets: Tensor,
+    targets: Tensor | LabelMatrix,
     seen: Sequence[int],
     unseen: Sequence[int],
     *,
@@ -89,18 +92,37 @@ def evaluate(
     threshold: float | None = None,
     zero_shot_rows: Tensor | None = None,
     generalized_rows: Tensor | None = None,
-    block: int = 4096,
+    block: int = 512,
 ) -> dict[str, float]:
     """Zero-shot and generalised metrics, in percent: embeddings [N, D*M], word vectors [D, C], targets [N, C].
 
-    Scores are made ``block`` pictures at a time; only [N, C] exists whole. The other arguments are those of
-    :func:`src.metrics.zero_shot_report`.
+    Scores are made for ``block`` pictures at a time, and for as many labels at once as fit into 256 MiB; [N, C] scores
+    never exist whole.
+
+    Args:
+        targets: a tensor, or a sparse :class:`src.data.labels.LabelMatrix`, made dense a block of labels at a time.
+        device: where to compute; that of ``embeddings`` if left out. Embeddings and targets may be elsewhere.
+        block: how many pictures are scored at once.
+
+    The other arguments, the result and the errors are those of :func:`src.metrics.zero_shot_report`.
     """
-    words = word_vectors.to(device or embeddings.device)
-    parts = [score_labels(part.to(words.device), words).cpu() for part in embeddings.split(block)]
-    return zero_shot_report(
-        torch.cat(parts),
-        targets,
+    num_images = len(embeddings)
+    check_shapes((num_images, word_vectors.shape[1]), targets.shape)
+    words = word_vectors.to(device=device or embeddings.device, dtype=embeddings.dtype)
+
+    def scores_of(labels: Tensor) -> Tensor:
+        chosen = words[:, labels]
+        scores = torch.empty(num_images, len(labels), dtype=embeddings.dtype, device=words.device)
+        for part, result in zip(embeddings.split(block), scores.split(block), strict=True):
+            result.copy_(score_labels(part.to(words.device), chosen))
+        return scores
+
+    def targets_of(labels: Tensor) -> Tensor:
+        chosen = targets.select_columns(labels).dense() if isinstance(targets, LabelMatrix) else targets[:, labels]
+        return chosen.to(words.device)
+
+    return zero_shot_report_of_blocks(
+        LabelBlocks(num_images, words.device, scores_of, targets_of),
         seen,
         unseen,
         ks=ks,

@@ -1,67 +1,119 @@
-"""The output folder of a training run: its log and its checkpoints."""
+"""The output folder of a training run: its log, its checkpoints, its state."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.checkpoint import CheckpointInfo, save_checkpoint
 from src.errors import UserError
 from src.files import atomic_write
 from src.models import SDLModel
+from src.training_state import PREVIOUS, STATE
 
-SETTINGS = ("zero_shot", "generalized")
+LOG = "log.jsonl"
+
+
+class Candidate(NamedTuple):
+    """Weights of an epoch that may be the best: the model itself, or its moving average.
+
+    Attributes:
+        suffix: of the file name: empty, or ``-ema``.
+        model: the weights.
+        info: the rest of the checkpoint, with the metrics of these weights.
+        choices: choice -> value, the larger the better, such as ``zero_shot`` -> F1@3 in percent.
+    """
+
+    suffix: str
+    model: SDLModel
+    info: CheckpointInfo
+    choices: Mapping[str, float]
 
 
 class RunFolder:
     """The output folder of a training run.
 
-    ``log.jsonl`` one JSON line an epoch; ``model-last.ckpt``; ``model-best-zero_shot.ckpt`` and
-    ``model-best-generalized.ckpt``, the best epochs by one metric; ``curves.png``.
+    ``log.jsonl`` one JSON line an epoch; ``model-last.ckpt`` the last epoch; ``model-best-<choice>.ckpt`` the best
+    epoch by each choice; ``model-epoch-0005.ckpt`` further epochs; ``-ema`` in a name: the moving average.
 
     Args:
         path: the folder.
-        metric: what "best" means, such as ``F1@3``.
-        overwrite: replace an earlier run.
-
-    Raises:
-        UserError: the folder holds a run already, or cannot be written.
+        half: store weight matrices in half precision.
+        every: also keep every so many epochs' checkpoint; None: none.
+        keep: how many of these stay, the latest; None: all.
     """
 
-    def __init__(self, path: Path, metric: str, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, *, half: bool = False, every: int | None = None, keep: int | None = None) -> None:
         self.path = path
-        self.metric = metric
-        self.entries: list[dict[str, Any]] = []
-        self.best: dict[str, tuple[float, int]] = {}  # setting -> (value, epoch)
+        self._half, self._every, self._keep = half, every, keep
+
+    def start(self, *, overwrite: bool) -> None:
+        """Make the folder ready for a new run.
+
+        Raises:
+            UserError: it holds a run already, or cannot be written.
+        """
         # An empty log is a run that stopped in its first epoch: there is nothing to lose.
-        log = path / "log.jsonl"
+        log = self.path / LOG
         if log.exists() and log.stat().st_size and not overwrite:
             raise UserError(
-                f"--path_output {path} holds a training run already; choose another folder or give --overwrite"
+                f"--path_output {self.path} holds a training run already; choose another folder, or give --resume to "
+                "go on with it, or --overwrite to replace it"
             )
-        self._write_log()
-        for name in self._outputs():
-            (path / name).unlink(missing_ok=True)  # of an earlier run: beside this one's log they would mislead
+        self.write_log([])
+        for pattern in ("model-*.ckpt", "model-*.ckpt.sha256", STATE, f"{STATE}.new", PREVIOUS, "*.png", "report.html"):
+            for file in self.path.glob(pattern):
+                file.unlink()  # of an earlier run: beside this one's log it would mislead
 
-    def record(self, entry: dict[str, Any], model: SDLModel, info: CheckpointInfo, *, half: bool) -> list[str]:
-        """Log an epoch and save its checkpoints; returns the settings of which it is the best epoch so far."""
-        self.entries.append(entry)
-        self._write_log()
-        save_checkpoint(self.path / "model-last.ckpt", model, info, half=half)
+    def sweep(self) -> None:
+        """Remove what a killed run left half-written."""
+        for file in self.path.glob(".*.tmp"):
+            file.unlink(missing_ok=True)
+
+    def record(
+        self, entries: list[dict[str, Any]], candidates: list[Candidate], best: dict[str, tuple[float, int]]
+    ) -> list[str]:
+        """Log an epoch, the last of ``entries``, and save its checkpoints.
+
+        Args:
+            entries: the whole log.
+            candidates: the weights of this epoch.
+            best: choice -> (value, epoch); is brought up to date.
+
+        Returns:
+            The choices of which this epoch is the best so far.
+        """
+        self.write_log(entries)
+        epoch = entries[-1]["epoch"]
+        for candidate in candidates:
+            self._save(f"model-last{candidate.suffix}.ckpt", candidate)
+            if self._every is not None and epoch % self._every == 0:
+                self._save(f"model-epoch-{epoch:04d}{candidate.suffix}.ckpt", candidate)
+        self._prune()
         improved = []
-        for setting in SETTINGS:
-            value = entry["metrics"].get(f"{setting}.{self.metric}")
-            if value is not None and value > self.best.get(setting, (-1.0, 0))[0]:
-                self.best[setting] = (value, entry["epoch"])
-                save_checkpoint(self.path / f"model-best-{setting}.ckpt", model, info, half=half)
-                improved.append(setting)
+        for choice in candidates[0].choices:
+            leader = max(candidates, key=lambda candidate: candidate.choices[choice])
+            value = leader.choices[choice]
+            if value > best.get(choice, (-1.0, 0))[0]:
+                best[choice] = (value, epoch)
+                self._save(f"model-best-{choice}.ckpt", leader)
+                improved.append(choice)
         return improved
 
-    @staticmethod
-    def _outputs() -> tuple[str, ...]:
-        return ("model-last.ckpt", *(f"model-best-{setting}.ckpt" for setting in SETTINGS), "curves.png")
+    def write_log(self, entries: list[dict[str, Any]]) -> None:
+        """Write ``log.jsonl`` anew."""
+        with atomic_write(self.path / LOG, "w") as stream:
+            stream.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
 
-    def _write_log(self) -> None:
-        with atomic_write(self.path / "log.jsonl", "w") as stream:
-            stream.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in self.entries)
+    def _save(self, name: str, candidate: Candidate) -> None:
+        save_checkpoint(self.path / name, candidate.model, candidate.info, half=self._half)
+
+    def _prune(self) -> None:
+        if self._keep is None:
+            return
+        epochs = sorted({file.name[: len("model-epoch-0000")] for file in self.path.glob("model-epoch-*.ckpt")})
+        for stem in epochs[: -self._keep]:
+            for file in self.path.glob(f"{stem}*"):
+                file.unlink()

@@ -66,7 +66,7 @@ def test_embeddings_are_float32_and_computed_under_autocast_if_asked(autocast):
         seen.append(output.dtype)
         return output
 
-    embedded = embed(forward, [picture_batch([1, 2])], device=CPU, autocast=autocast)
+    embedded = embed(forward, [picture_batch([1, 2])], device=CPU, precision=torch.bfloat16 if autocast else None)
     assert seen == [torch.bfloat16 if autocast else torch.float32]
     assert embedded.outputs.dtype == torch.float32
     assert not embedded.outputs.requires_grad

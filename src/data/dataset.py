@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import random
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.data.images import BadPictureError, read_picture
 from src.data.transforms import Transform
 from src.errors import UserError, name_some
 
+_REPLACEMENTS = 20  # are tried for a picture that cannot be read
 # Where people keep the pictures of a COCO-format set below the folder they name.
 _SUBFOLDERS = ("", "images", "train2014", "val2014", "train2017", "val2017")
 
@@ -33,8 +38,12 @@ class Batch(NamedTuple):
     bad: tuple[str, ...]
 
 
-class PictureDataset(Dataset[tuple[Tensor | None, int, str]]):
-    """The pictures of these paths; item i is (tensor, i, ""), or (None, i, reason) if the picture cannot be read."""
+# A picture's tensor or None, its row, and why it, or others in its place, could not be read.
+Item = tuple[Tensor | None, int, tuple[str, ...]]
+
+
+class PictureDataset(Dataset[Item]):
+    """The pictures of these paths; item i is (tensor, i, ()), or (None, i, (reason,)) if it cannot be read."""
 
     def __init__(self, paths: Sequence[Path], transform: Transform) -> None:
         self.paths = [os.fspath(path) for path in paths]
@@ -43,22 +52,114 @@ class PictureDataset(Dataset[tuple[Tensor | None, int, str]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, row: int) -> tuple[Tensor | None, int, str]:
+    def __getitem__(self, row: int) -> Item:
         try:
-            return self.transform(read_picture(self.paths[row])), row, ""
+            return self.transform(read_picture(self.paths[row])), row, ()
         except BadPictureError as error:
-            return None, row, str(error)
+            return None, row, (str(error),)
 
 
-def collate(items: list[tuple[Tensor | None, int, str]]) -> Batch:
+def collate(items: list[Item]) -> Batch:
     """Stack the readable pictures of a batch; it may be empty."""
     good = [(tensor, row) for tensor, row, _ in items if tensor is not None]
     pictures = torch.stack([tensor for tensor, _ in good]) if good else torch.empty(0, 3, 1, 1)
     return Batch(
         pictures,
         torch.tensor([row for _, row in good], dtype=torch.long),
-        tuple(reason for _, _, reason in items if reason),
+        tuple(reason for _, _, reasons in items for reason in reasons),
     )
+
+
+class TrainingPictures(Dataset[Item]):
+    """Augmented pictures; item (epoch, i) is (tensor, row, reasons).
+
+    Each draws its augmentation from a random state of its own, made of the seed, the epoch and the row: it is the same
+    whichever process reads it and whatever was read before, so a run can go on in the middle of an epoch.
+
+    A picture that cannot be read is replaced by another one, chosen likewise; ``row`` says by which, and ``reasons``
+    what could not be read. The tensor is None if no replacement could be read either.
+    """
+
+    def __init__(self, paths: Sequence[Path], transform: Transform, seed: int) -> None:
+        self.paths = [os.fspath(path) for path in paths]
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        epoch, row = key
+        reasons: list[str] = []
+        with seeded(self.seed, epoch, row):
+            for _ in range(_REPLACEMENTS):
+                try:
+                    return self.transform(read_picture(self.paths[row])), row, tuple(reasons)
+                except BadPictureError as error:
+                    reasons.append(str(error))
+                    row = int(torch.randint(len(self.paths), ()).item())
+        return None, row, tuple(reasons)
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Within it Python's, NumPy's and PyTorch's random numbers follow from ``numbers``; afterwards they go on."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(2, np.uint64).tolist()
+    random.seed(seed[0])
+    np.random.seed(seed[0] % 2**32)
+    torch.default_generator.manual_seed(seed[1])  # of the CPU alone: pictures are augmented there
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class _Keys(Sampler[list[tuple[int, int]]]):
+    """The keys of each batch of one epoch; they can be changed between epochs."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[int, int]]] = []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class TrainingLoader:
+    """Reads the training pictures of an epoch, batch by batch, beside the model.
+
+    Args:
+        dataset: the pictures.
+        workers: processes that read; they live as long as this object. 0 reads in this process.
+        pin_memory: for a GPU.
+    """
+
+    def __init__(self, dataset: TrainingPictures, *, workers: int, pin_memory: bool = False) -> None:
+        self._keys = _Keys()
+        self._loader: DataLoader[Batch] = DataLoader(
+            dataset,  # type: ignore[arg-type]  # collate turns items into Batch
+            batch_sampler=self._keys,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            persistent_workers=workers > 0,
+            worker_init_fn=ignore_interrupts,
+        )
+
+    def batches(self, epoch: int, rows: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """The pictures of these batches of rows, in this order."""
+        self._keys.batches = [[(epoch, row) for row in batch] for batch in rows]
+        return iter(self._loader)
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the one that trains: it still needs pictures."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def picture_loader(
@@ -66,28 +167,27 @@ def picture_loader(
     *,
     batch_size: int,
     workers: int,
-    shuffle: bool = False,
-    seed: int | None = None,
     pin_memory: bool = False,
+    rows: Sequence[int] | None = None,
 ) -> DataLoader[Batch]:
-    """A loader of :class:`Batch`.
+    """A loader of :class:`Batch`, in order.
 
     Args:
-        seed: with ``shuffle``, makes the order the same in every run, and with workers the augmentation too, in runs
-            with as many workers; None draws a fresh one. Without workers augmentation draws from this process's
-            random states (:func:`src.cli.seed_everything`).
+        dataset: the pictures.
+        batch_size: pictures a batch.
+        workers: processes that read; 0 reads in this process.
+        pin_memory: for a GPU.
+        rows: of the data set; None: all.
     """
-    generator = torch.Generator()
-    generator.manual_seed(seed) if seed is not None else generator.seed()
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # collate turns items into Batch
         batch_size=batch_size,
-        shuffle=shuffle,
+        sampler=rows,
         num_workers=workers,
         collate_fn=collate,
-        generator=generator,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=ignore_interrupts,
     )
 
 
