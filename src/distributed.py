@@ -104,6 +104,19 @@ def first_goes_ahead(processes: Processes) -> Iterator[None]:
         processes.wait()
 
 
+def _store_of_this_attempt() -> dist.Store | None:
+    """Where the processes find each other, or None where torchrun has no store for them.
+
+    torchrun keeps its store when it starts processes again. PyTorch 2.14 then reads the addresses of the dead ones from
+    it, and the connection is refused; with a prefix of its own each attempt sees its own addresses only.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False)
+    return dist.PrefixStore(f"sdl/attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
 @contextmanager
 def joined(device_name: str) -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started (gloo on a CPU, NCCL on GPUs), and leave at the end.
@@ -128,7 +141,12 @@ def joined(device_name: str) -> Iterator[Processes]:
             )
         torch.cuda.set_device(processes.local_rank)
     # Objects (flags, metrics, embeddings) go over gloo, gradients over NCCL where there are GPUs
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    store = _store_of_this_attempt()
+    if store is None:
+        dist.init_process_group(backend, timeout=_PATIENCE)
+    else:
+        dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=processes.rank, world_size=count)
     try:
         yield processes
     finally:

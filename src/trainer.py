@@ -105,12 +105,11 @@ class Trainer:
             NonFiniteRunError: the loss stopped being finite.
             UserError: something cannot be read or written.
         """
-        progress = self.progress
         self._note_bad(self._feed.bad)
-        while not progress.finished:
-            started = time.monotonic() - progress.seconds
+        while not self.progress.finished:
+            started = time.monotonic() - self.progress.seconds
             self._train(started)
-            progress.seconds = time.monotonic() - started
+            self.progress.seconds = time.monotonic() - started
             self._save()  # evaluation may be stopped, or fail
             self._judge_epoch(started)
             self._save()
@@ -132,6 +131,7 @@ class Trainer:
 
             def on_step(step: Step) -> None:
                 progress.step += 1
+                progress.lr = step.lr
                 progress.seconds = time.monotonic() - started
                 _show(bar, step)
                 self._watch(step)
@@ -234,7 +234,7 @@ class Trainer:
         entry: dict[str, Any] = {
             "epoch": epoch,
             "train": {**sums.means(), "bad": len(self.progress.bad)},
-            "lr": {str(group["name"]): float(group["lr"]) for group in self._trained.optimizer.param_groups},
+            "lr": self.progress.lr,
             "metrics": verdicts[0].metrics,
             "bad_evaluation_pictures": len(verdicts[0].bad),
             "seconds": round(seconds, 2),

@@ -39,6 +39,7 @@ class Progress:
         entries: the lines of log.jsonl.
         best: choice -> (value, epoch).
         bad: messages about unreadable pictures, each once.
+        lr: learning rates of the last step, by group.
         seconds: spent in this epoch before the run stopped.
         finished: whether the last epoch is over.
     """
@@ -50,6 +51,7 @@ class Progress:
     entries: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
+    lr: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     finished: bool = False
 
