@@ -129,8 +129,11 @@ class PictureFeed:
     def embeddings(self, part: Part, module: nn.Module) -> Embedded:
         """The embeddings [n, D*M] that ``module`` or a copy of it gives; in the first process only."""
         module.eval()
-        title = "evaluating" if part == "test" else "choosing"
-        return embed_pictures(module, self._parts[part], self._reading, title)
+        pictures = self._parts[part]
+        embedded = embed_pictures(module, pictures, self._reading, "evaluating" if part == "test" else "choosing")
+        if part == "test" and len(embedded.rows) == 0 and self._reading.processes.is_first:
+            raise UserError(f"--data: none of the {len(pictures)} evaluation pictures can be read")
+        return embedded
 
     def set_training(self) -> None:
         """Put the module into the mode in which it is trained."""

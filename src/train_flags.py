@@ -126,11 +126,11 @@ def _add_loss_flags(parser: ArgumentParser) -> None:
     )
 
 
-def decay_rate(text: str) -> float:
+def below_one(text: str) -> float:
     """An argparse type: at least 0 and below 1."""
     value = fraction(text)
     if value == 1:
-        raise argparse.ArgumentTypeError("1 would never take in a new weight; give 0.9997, say")
+        raise argparse.ArgumentTypeError(f"{text!r} is not below 1")
     return value
 
 
@@ -144,7 +144,7 @@ def _add_optimisation_flags(parser: ArgumentParser) -> None:
     add("--lr-backbone-scale", type=positive_float, default=1.0, metavar="X", help=scale_help)
     schedule_help = "learning rate after the warm-up: OneCycle (released code), a half cosine to 0, or constant"
     add("--schedule", choices=SCHEDULES, default="one_cycle", help=schedule_help)
-    add("--warm-up", type=fraction, default=0.1, metavar="SHARE", help="part of all steps in which the rate rises")
+    add("--warm-up", type=below_one, default=0.1, metavar="SHARE", help="part of all steps in which the rate rises")
     add("--weight-decay", type=fraction, default=3e-4, metavar="L2", help="on weight matrices only")
     add("-b", "--batch-size", type=positive_int, default=32, metavar="N", help="pictures a batch, in each process")
     accumulate_help = "batches whose gradients are added up for one step"
@@ -155,7 +155,7 @@ def _add_optimisation_flags(parser: ArgumentParser) -> None:
         "also keep, evaluate and save a moving average of the weights, model-*-ema.ckpt; the part that stays at each "
         "step, such as 0.9997"
     )
-    add("--ema", type=decay_rate, metavar="DECAY", help=ema_help)
+    add("--ema", type=below_one, metavar="DECAY", help=ema_help)
     add("--seed", type=int, metavar="N", help="makes two runs on a CPU equal; drawn if left out")
 
 

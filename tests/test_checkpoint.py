@@ -443,7 +443,7 @@ def test_a_failed_save_leaves_the_previous_file_whole_and_nothing_else(error, tm
         spoil_torch_save(patch, error)
         with pytest.raises(type(error)):
             save_tiny(tmp_path / "x.ckpt")
-    assert os.listdir(tmp_path) == ["x.ckpt"]
+    assert sorted(os.listdir(tmp_path)) == ["x.ckpt", "x.ckpt.sha256"]
     assert (tmp_path / "x.ckpt").read_bytes() == before
     load_checkpoint(tmp_path / "x.ckpt")
 
@@ -459,7 +459,7 @@ def test_a_full_disk_is_a_user_error_that_leaves_the_previous_file(tmp_path):
             save_tiny(tmp_path / "x.ckpt", model)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert os.listdir(tmp_path) == ["x.ckpt"]
+    assert sorted(os.listdir(tmp_path)) == ["x.ckpt", "x.ckpt.sha256"]
     assert (tmp_path / "x.ckpt").read_bytes() == before
 
 

@@ -1,5 +1,6 @@
 """Batches keep rows right when pictures are bad, loaders repeat by seed, pictures are found where people keep them."""
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,17 @@ import torch
 from PIL import Image
 
 from src.cli import seed_everything
-from src.data.dataset import PictureDataset, collate, locate_pictures, picture_loader
-from src.data.transforms import Cutout, eval_transform, train_transform
+from src.data.dataset import (
+    PictureDataset,
+    TrainingLoader,
+    TrainingPictures,
+    collate,
+    locate_pictures,
+    picture_loader,
+    seeded,
+)
+from src.data.images import read_picture
+from src.data.transforms import eval_transform, train_transform
 from src.errors import UserError
 
 
@@ -32,11 +42,11 @@ def test_items_are_tensor_row_and_reason(tmp_path):
     paths[0].write_text("no picture")
     dataset = PictureDataset(paths, eval_transform(8))
     assert len(dataset) == 2
-    tensor, row, reason = dataset[0]
+    tensor, row, [reason] = dataset[0]
     assert (tensor, row) == (None, 0)
     assert str(paths[0]) in reason
-    tensor, row, reason = dataset[1]
-    assert (tensor.shape, row, reason) == ((3, 8, 8), 1, "")
+    tensor, row, reasons = dataset[1]
+    assert (tensor.shape, row, reasons) == ((3, 8, 8), 1, ())
 
 
 def test_other_errors_are_not_taken_for_bad_pictures(tmp_path):
@@ -72,8 +82,8 @@ def test_a_batch_of_bad_pictures_only_is_empty(tmp_path):
 
 
 def test_collate_keeps_the_order_of_its_items():
-    items = [(torch.full((3, 2, 2), value), row, "") for value, row in ((0.5, 9), (0.1, 3))]
-    batch = collate([items[0], (None, 7, "bad one"), items[1]])
+    items = [(torch.full((3, 2, 2), value), row, ()) for value, row in ((0.5, 9), (0.1, 3))]
+    batch = collate([items[0], (None, 7, ("bad one",)), items[1]])
     assert batch.rows.tolist() == [9, 3]
     assert batch.pictures[:, 0, 0, 0].tolist() == pytest.approx([0.5, 0.1])
     assert batch.bad == ("bad one",)
@@ -85,57 +95,91 @@ def test_without_shuffle_pictures_come_in_order(tmp_path):
     assert rows == [0, 1, 2, 3, 4]
 
 
-def epochs(loader, count: int) -> list[tuple[list[int], torch.Tensor]]:
-    drawn = []
-    for _ in range(count):
-        batches = list(loader)
-        drawn.append((torch.cat([batch.rows for batch in batches]).tolist(), torch.cat([b.pictures for b in batches])))
-    return drawn
+def test_a_loader_can_read_some_rows_only(tmp_path):
+    dataset = PictureDataset(grey_pictures(tmp_path, 5), eval_transform(8))
+    loader = picture_loader(dataset, batch_size=2, workers=0, rows=[3, 0, 4])
+    assert [batch.rows.tolist() for batch in loader] == [[3, 0], [4]]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_equal_seeds_give_equal_order_and_augmentation_in_every_epoch(tmp_path, workers):
+# Training pictures
+
+
+def noisy_pictures(folder: Path, count: int) -> list[Path]:
     rng = np.random.RandomState(0)
-    paths = [tmp_path / f"{number}.png" for number in range(12)]
+    paths = [folder / f"{number}.png" for number in range(count)]
     for path in paths:
         Image.fromarray(rng.randint(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
-    dataset = PictureDataset(paths, train_transform(16))
-
-    def run(seed: int) -> list[tuple[list[int], torch.Tensor]]:
-        seed_everything(seed)
-        return epochs(picture_loader(dataset, batch_size=4, workers=workers, shuffle=True, seed=seed), 2)
-
-    first, again, other = run(5), run(5), run(6)
-    for (rows, pictures), (rows_again, pictures_again) in zip(first, again, strict=True):
-        assert rows == rows_again
-        assert torch.equal(pictures, pictures_again)
-    assert sorted(first[0][0]) == list(range(12))
-    assert first[0][0] != first[1][0]  # another order in the second epoch
-    assert first[0][0] != other[0][0]
-    by_row = [dict(zip(rows, pictures, strict=True)) for rows, pictures in first]
-    assert not all(torch.equal(by_row[0][row], by_row[1][row]) for row in range(12))  # and other augmentation
+    return paths
 
 
-def test_workers_augment_differently_from_each_other_and_need_no_global_seed(tmp_path):
-    """With workers the loader's own seed governs everything, whatever state this process is in."""
-    paths = grey_pictures(tmp_path, 1) * 4
-    dataset = PictureDataset(paths, train_transform(16, augmentation="none"))
-    runs = []
-    for state in (1, 2):
-        torch.manual_seed(state)
-        [(_, pictures)] = epochs(picture_loader(dataset, batch_size=1, workers=2, shuffle=True, seed=9), 1)
-        runs.append(pictures)
-    assert torch.equal(runs[0], runs[1])
-    assert len({picture.numpy().tobytes() for picture in runs[0]}) == 4
+def read(dataset: TrainingPictures, epoch: int, rows: list[list[int]], workers: int = 0) -> dict[int, torch.Tensor]:
+    batches = list(TrainingLoader(dataset, workers=workers).batches(epoch, rows))
+    assert [batch.rows.tolist() for batch in batches] == rows
+    return {row: picture for batch in batches for row, picture in zip(batch.rows.tolist(), batch.pictures, strict=True)}
 
 
-def test_no_seed_draws_a_fresh_order_even_under_one_global_seed(tmp_path):
-    dataset = PictureDataset(grey_pictures(tmp_path, 20), eval_transform(4))
-    orders = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        orders.append(epochs(picture_loader(dataset, batch_size=20, workers=0, shuffle=True), 1)[0][0])
-    assert orders[0] != orders[1]
+@pytest.mark.parametrize("augmentation", ["none", "randaugment", "torchvision"])  # "none" leaves the cutout
+def test_augmentation_follows_from_seed_epoch_and_row_alone(tmp_path, augmentation):
+    paths = noisy_pictures(tmp_path, 8)
+    dataset = TrainingPictures(paths, train_transform(16, augmentation=augmentation), seed=3)
+    first = read(dataset, 2, [[0, 1, 2, 3], [4, 5, 6, 7]])
+    random.random(), np.random.rand(), torch.rand(1)  # whatever was drawn meanwhile
+    with_workers = read(dataset, 2, [[6, 1], [0], [7, 5, 4], [2, 3]], workers=2)
+    assert all(torch.equal(first[row], with_workers[row]) for row in range(8))
+    for other in (
+        read(dataset, 3, [list(range(8))]),
+        read(TrainingPictures(paths, dataset.transform, 4), 2, [list(range(8))]),
+    ):
+        assert sum(torch.equal(first[row], other[row]) for row in range(8)) < 4
+
+
+def test_pictures_of_an_epoch_are_augmented_differently_from_each_other(tmp_path):
+    dataset = TrainingPictures(grey_pictures(tmp_path, 1) * 6, train_transform(16, augmentation="none"), seed=0)
+    assert len({picture.numpy().tobytes() for picture in read(dataset, 1, [list(range(6))]).values()}) == 6
+
+
+def test_reading_leaves_the_random_numbers_of_this_process_alone(tmp_path):
+    dataset = TrainingPictures(noisy_pictures(tmp_path, 2), train_transform(16), seed=3)
+
+    def drawn(read_one: bool) -> tuple[object, ...]:
+        seed_everything(9)
+        if read_one:
+            dataset[1, 0]
+        return random.random(), np.random.rand(), torch.rand(2).tolist()
+
+    assert drawn(True) == drawn(False)
+
+
+def test_an_unreadable_picture_is_replaced_by_another_the_same_in_every_run(tmp_path):
+    paths = noisy_pictures(tmp_path, 6)
+    for broken in (1, 4):
+        paths[broken].write_bytes(b"no picture")
+    dataset = TrainingPictures(paths, eval_transform(16), seed=3)
+    stood_in = set()
+    for epoch in range(1, 30):
+        tensor, row, reasons = dataset[epoch, 1]
+        assert row in (0, 2, 3, 5)
+        assert torch.equal(tensor, eval_transform(16)(read_picture(paths[row])))
+        assert str(paths[1]) in reasons[0]
+        assert all(str(paths[1]) in reason or str(paths[4]) in reason for reason in reasons)
+        assert dataset[epoch, 1][1:] == (row, reasons)
+        stood_in.add(row)
+    assert len(stood_in) > 1  # another one in other epochs
+    assert dataset[1, 0][1:] == (0, ())
+
+
+def test_without_any_readable_picture_there_is_no_replacement(tmp_path):
+    tensor, _, reasons = TrainingPictures([tmp_path / "a.jpg"], eval_transform(8), seed=0)[1, 0]
+    assert tensor is None
+    assert set(reasons) == {f"{tmp_path / 'a.jpg'}: No such file or directory"}
+
+
+def test_seeds_of_any_size_and_sign_are_taken():
+    drawn = []
+    for seed in (0, 1, -1, 2**63, 2**64 - 2):
+        with seeded(seed, 1, 0):
+            drawn.append((random.random(), float(np.random.rand()), torch.rand(1).item()))
+    assert len(set(drawn)) == 5
 
 
 def test_a_dataset_can_be_sent_to_another_process(tmp_path):
@@ -144,7 +188,6 @@ def test_a_dataset_can_be_sent_to_another_process(tmp_path):
     dataset = PictureDataset(grey_pictures(tmp_path, 2), train_transform(8, augmentation="none"))
     received = pickle.loads(pickle.dumps(dataset))
     assert received[1][0].shape == (3, 8, 8)
-    assert isinstance(received.transform.transforms[1], Cutout)
 
 
 @pytest.mark.parametrize("folder", ["", "images", "train2014", "val2014", "train2017", "val2017"])

@@ -1,0 +1,70 @@
+"""Which arithmetic a run uses, and what is refused."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+import src.precision
+from src.errors import UserError
+from src.interrupt import StoppedBySignalError, listening
+from src.precision import check_compiler, precision_of, use_sync_bn
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "autocast", "device", "expected"),
+    [
+        (None, True, CPU, None),
+        (None, True, GPU, torch.float16),
+        (None, False, GPU, None),
+        ("float32", True, GPU, None),
+        ("bf16", False, CPU, torch.bfloat16),
+        ("fp16", True, GPU, torch.float16),
+    ],
+)
+def test_precision_follows_flag_and_device(name, autocast, device, expected):
+    assert precision_of(name, autocast, device) == expected
+
+
+def test_a_cpu_does_not_train_in_half_precision():
+    with pytest.raises(UserError, match="--precision fp16: a CPU computes in float32 or bf16; give one of them"):
+        precision_of("fp16", True, CPU)
+
+
+@pytest.mark.parametrize(("device", "processes"), [(CPU, 2), (GPU, 1), (CPU, 1)])
+def test_batch_norm_over_processes_needs_several_and_gpus(device, processes):
+    with pytest.raises(UserError, match="--sync-bn: is for several processes on GPUs"):
+        use_sync_bn(nn.BatchNorm2d(2), device, processes)
+
+
+def test_batch_norms_are_replaced_where_that_works():
+    module = use_sync_bn(nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)), GPU, 2)
+    assert isinstance(module[1], nn.SyncBatchNorm)
+
+
+def test_a_compiler_that_is_not_there_is_named(monkeypatch):
+    def failing(function: object) -> object:
+        raise RuntimeError("\nNo working C++ compiler found\nmore")
+
+    monkeypatch.setattr(src.precision.torch, "compile", failing)
+    with pytest.raises(UserError, match=r"--compile: .* \(No working C\+\+ compiler found\); install a C\+\+ compiler"):
+        check_compiler()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_is_a_mark_and_the_second_ends_at_once(number, status, capsys):
+    before = signal.getsignal(number)
+    with listening() as stop:
+        assert stop.signal_number == 0
+        signal.raise_signal(number)
+        assert stop.signal_number == number
+        assert "stopping after this step; once more to stop at once" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+    assert StoppedBySignalError(stop.signal_number).status == status

@@ -1,0 +1,134 @@
+"""The output folder of a run: last, best and further checkpoints, the log, and what an earlier run left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint
+from src.errors import UserError
+from src.run_folder import Candidate, RunFolder
+from tests.helpers import SIZE, TINY, make_toy_split, tiny_model
+
+
+class Run:
+    """A folder with its log and its best epochs, as the trainer keeps them."""
+
+    def __init__(self, path: Path, *, overwrite: bool = False, **options: Any) -> None:
+        self.path = path
+        self.folder = RunFolder(path, half=True, **options)
+        self.folder.start(overwrite=overwrite)
+        self.entries: list[dict[str, Any]] = []
+        self.best: dict[str, tuple[float, int]] = {}
+
+    def record(self, epoch: int, ema: dict[str, float] | None = None, **choices: float) -> list[str]:
+        self.entries.append({"epoch": epoch})
+        candidates = [
+            Candidate(suffix, tiny_model(), info(epoch, suffix), values)
+            for suffix, values in (("", choices), ("-ema", ema))
+            if values is not None
+        ]
+        return self.folder.record(self.entries, candidates, self.best)
+
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.path.iterdir() if path.suffix != ".sha256")
+
+
+def info(epoch: int, weights: str = "") -> CheckpointInfo:
+    settings = {"epoch": epoch, "weights": weights}
+    return CheckpointInfo("sdl", ModelConfig(TINY, 2, 4, SIZE), make_toy_split(), settings=settings)
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    return load_checkpoint(path)[1].settings
+
+
+def test_a_run_keeps_the_last_epoch_and_the_best_by_each_choice(tmp_path):
+    run = Run(tmp_path / "run")
+    improved = [
+        run.record(1, zero_shot=10.0, generalized=5.0),
+        run.record(2, zero_shot=9.0, generalized=6.0),
+        run.record(3, zero_shot=10.0, generalized=5.5),  # a tie is no improvement
+    ]
+    assert improved == [["zero_shot", "generalized"], ["generalized"], []]
+    assert run.best == {"zero_shot": (10.0, 1), "generalized": (6.0, 2)}
+    names = ("model-best-zero_shot.ckpt", "model-best-generalized.ckpt", "model-last.ckpt")
+    assert [settings_in(tmp_path / "run" / name)["epoch"] for name in names] == [1, 2, 3]
+    assert run.files() == sorted([*names, "log.jsonl"])
+
+
+def test_zero_is_a_best_value_too(tmp_path):
+    assert Run(tmp_path).record(1, zero_shot=0.0) == ["zero_shot"]
+
+
+def test_the_moving_average_has_its_own_last_file_and_may_be_the_best(tmp_path):
+    run = Run(tmp_path)
+    run.record(1, {"seen": 7.0}, seen=6.0)
+    assert settings_in(tmp_path / "model-best-seen.ckpt") == {"epoch": 1, "weights": "-ema"}
+    run.record(2, {"seen": 6.5}, seen=8.0)
+    assert settings_in(tmp_path / "model-best-seen.ckpt") == {"epoch": 2, "weights": ""}
+    assert settings_in(tmp_path / "model-last-ema.ckpt") == {"epoch": 2, "weights": "-ema"}
+    assert settings_in(tmp_path / "model-last.ckpt") == {"epoch": 2, "weights": ""}
+    assert run.best == {"seen": (8.0, 2)}
+
+
+@pytest.mark.parametrize(("keep", "left"), [(None, [2, 4, 6]), (2, [4, 6]), (1, [6])])
+def test_further_epochs_are_kept_and_pruned(tmp_path, keep, left):
+    run = Run(tmp_path, every=2, keep=keep)
+    for epoch in range(1, 8):
+        run.record(epoch, {"seen": 1.0}, seen=1.0)
+    kept = [name for name in run.files() if name.startswith("model-epoch")]
+    assert kept == sorted(f"model-epoch-{epoch:04d}{suffix}.ckpt" for epoch in left for suffix in ("", "-ema"))
+    assert settings_in(tmp_path / f"model-epoch-{left[0]:04d}.ckpt")["epoch"] == left[0]
+    digests = sorted(path.name for path in tmp_path.glob("model-epoch*.sha256"))
+    assert [name.removesuffix(".sha256") for name in digests] == kept  # none is left of a pruned one
+
+
+def test_the_log_is_whole_after_every_epoch(tmp_path):
+    run = Run(tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == ""
+    for epoch in (1, 2):
+        run.record(epoch, seen=float(epoch))
+        lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        assert lines == run.entries
+
+
+def test_an_earlier_run_is_replaced_only_on_request(tmp_path):
+    Run(tmp_path).record(1, seen=50.0)
+    before = (tmp_path / "log.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"--path_output .* holds a training run already; .*--resume .*--overwrite"):
+        Run(tmp_path)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    run = Run(tmp_path, overwrite=True)
+    assert (tmp_path / "log.jsonl").read_text() == ""
+    assert run.record(7, seen=1.0) == ["seen"]  # the old run's best does not count
+
+
+def test_overwriting_removes_what_the_new_run_may_not_write_and_nothing_else(tmp_path):
+    Run(tmp_path, every=1).record(1, {"seen": 1.0}, seen=50.0)
+    for name in ("state.pt", "state-previous.pt", "state.pt.new", "curves.png", "report.html", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    Run(tmp_path, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "notes.txt"]
+
+
+def test_a_run_that_stopped_in_its_first_epoch_does_not_block_the_next(tmp_path):
+    Run(tmp_path)
+    Run(tmp_path).record(1, seen=50.0)
+
+
+def test_half_written_files_of_a_killed_run_are_swept(tmp_path):
+    run = Run(tmp_path)
+    (tmp_path / ".model-last.ckpt.abc.tmp").write_text("half")
+    (tmp_path / "mine.tmp").write_text("mine")
+    run.folder.sweep()
+    assert run.files() == ["log.jsonl", "mine.tmp"]
+
+
+def test_an_output_folder_below_a_file_is_a_user_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        Run(tmp_path / "file" / "run")

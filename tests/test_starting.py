@@ -1,0 +1,153 @@
+"""The model that training starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from src.checkpoint import CheckpointInfo
+from src.errors import UserError
+from src.models import SDLModel
+from src.starting import starting_model
+from tests.helpers import SIZE, TINY, save_tiny, tiny_model
+
+
+def start(model_path: object, **flags: Any) -> tuple[SDLModel, str, CheckpointInfo | None]:
+    defaults: dict[str, Any] = {"model_name": None, "num_rows": None, "wordvec_dim": 4, "image_size": SIZE}
+    return starting_model(str(model_path), **{**defaults, **flags})
+
+
+def equal_weights(first: nn.Module, second: nn.Module) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+def save_backbone(path: Path, seed: int = 7) -> nn.Module:
+    """A timm classifier with 9 classes."""
+    torch.manual_seed(seed)
+    backbone = timm.create_model(TINY, num_classes=9)
+    torch.save(backbone.state_dict(), path)
+    return backbone
+
+
+def test_none_starts_from_random_weights():
+    model, name, info = start("none", model_name=TINY, num_rows=3)
+    assert (name, info, model.num_rows, model.wordvec_dim) == (TINY, None, 3, 4)
+    assert not equal_weights(model, start("none", model_name=TINY, num_rows=3)[0])
+
+
+def test_the_default_is_tresnet_m_with_two_principal_vectors():
+    with torch.device("meta"):
+        model, name, _ = start("none")
+    assert (name, model.num_rows) == ("tresnet_m", 2)
+
+
+def test_auto_starts_from_the_weights_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"--model-path auto: no weights for {TINY}"):
+        start("auto", model_name=TINY)
+    backbone = save_backbone(tmp_path / f"{TINY}.pth")
+    model, _, info = start("auto", model_name=TINY)
+    assert torch.equal(model.backbone.conv1[0].weight, backbone.conv1[0].weight)
+    assert info is None
+
+
+def test_timm_asks_timm_for_its_weights(monkeypatch):
+    asked = []
+    create = timm.create_model
+
+    def fake(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+        asked.append((name, pretrained))
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", fake)
+    start("timm", model_name=TINY)
+    start("none", model_name=TINY)
+    assert asked == [(TINY, True), (TINY, False)]
+
+
+@pytest.mark.parametrize("pretrain_backbone", [None, 1])
+def test_a_backbone_file_gets_a_fresh_head(pretrain_backbone, tmp_path):
+    backbone = save_backbone(tmp_path / "b.pth")
+    model, name, info = start(
+        tmp_path / "b.pth", model_name=TINY, num_rows=5, pretrain_backbone=pretrain_backbone, num_classes=9
+    )
+    assert (name, info, model.embedding.weight.shape) == (TINY, None, (20, 96))
+    for key, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, backbone.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("pretrain_backbone", [None, 0])
+def test_an_sdl_checkpoint_is_continued(pretrain_backbone, tmp_path):
+    saved = save_tiny(tmp_path / "x.ckpt", settings={"epoch": 4})
+    model, name, info = start(tmp_path / "x.ckpt", pretrain_backbone=pretrain_backbone)
+    assert equal_weights(model, saved)
+    assert (name, info.settings, model.num_rows) == (TINY, {"epoch": 4}, 2)
+
+
+@pytest.mark.parametrize("name", [None, TINY])
+@pytest.mark.parametrize(("flag", "rows"), [(None, 3), (5, 5)])
+def test_an_sdl_checkpoint_can_lend_its_backbone_to_a_fresh_head(name, flag, rows, tmp_path):
+    saved = save_tiny(tmp_path / "x.ckpt", tiny_model(num_rows=3))
+    # another word-vector length: the head could not be kept
+    model, found, info = start(tmp_path / "x.ckpt", model_name=name, num_rows=flag, wordvec_dim=6, pretrain_backbone=1)
+    assert equal_weights(model.backbone, saved.backbone)
+    assert (found, info, model.num_rows, model.wordvec_dim) == (TINY, None, rows, 6)
+
+
+def test_a_fresh_head_on_an_sdl_backbone_is_fresh(tmp_path):
+    saved = save_tiny(tmp_path / "x.ckpt")
+    model, _, _ = start(tmp_path / "x.ckpt", pretrain_backbone=1)
+    assert model.embedding.weight.shape == saved.embedding.weight.shape
+    assert not torch.equal(model.embedding.weight, saved.embedding.weight)
+
+
+def test_a_backbone_made_for_another_size_is_refused(tmp_path):
+    save_tiny(tmp_path / "vit.ckpt", name="test_vit")
+    with pytest.raises(UserError, match=r"does not fit the model: 1 wrong shapes: pos_embed"):
+        start(tmp_path / "vit.ckpt", pretrain_backbone=1, image_size=2 * SIZE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"num_rows": 3}, "--num_rows 3: .* holds a model with 2"),
+        ({"wordvec_dim": 5}, "--wordvec_dim 5: .* holds a model with 4"),
+        ({"model_name": "tresnet_m"}, "--model-name tresnet_m: .* holds a model with test_resnet"),
+        ({"model_name": "tresnet_m", "pretrain_backbone": 1}, "--model-name tresnet_m: .* holds a model with"),
+    ],
+)
+def test_flags_that_contradict_an_sdl_checkpoint_are_refused(flags, message, tmp_path):
+    save_tiny(tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=message):
+        start(tmp_path / "x.ckpt", **flags)
+
+
+def test_continuing_what_is_no_sdl_model_is_refused(tmp_path):
+    save_backbone(tmp_path / "b.pth")
+    for path in (tmp_path / "b.pth", "none", "auto", "timm"):
+        with pytest.raises(UserError, match=r"--pretrain-backbone 0: .* is no SDL model; use --pretrain-backbone 1"):
+            start(path, model_name=TINY, pretrain_backbone=0)
+
+
+def test_a_missing_file_and_a_wrong_number_of_classes_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        start(tmp_path / "none.pth", model_name=TINY)
+    save_backbone(tmp_path / "b.pth")
+    with pytest.raises(UserError, match=r"--num-classes 1000: .*fc\.weight has 9"):
+        start(tmp_path / "b.pth", model_name=TINY, num_classes=1000)
+
+
+@pytest.mark.parametrize("model_path", ["none", "timm", "sdl"])
+def test_a_number_of_classes_needs_a_classifier(model_path, tmp_path):
+    if model_path == "sdl":
+        save_tiny(tmp_path / "x.ckpt")
+        model_path = str(tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"--num-classes 1000: .*has no classifier"):
+        start(model_path, model_name=TINY, num_classes=1000)
