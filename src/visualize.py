@@ -42,6 +42,16 @@ def save_tagged_picture(
     Raises:
         UserError: the file cannot be written.
     """
+    _save(_tagged_figure(picture, tags, show), path)
+
+
+def tagged_picture(picture: Image.Image, tags: Sequence[Tag]) -> Image.Image:
+    """What :func:`save_tagged_picture` saves, as a picture, RGB."""
+    with Image.open(_encoded(_tagged_figure(picture, tags, "raw"), "png")) as drawn:
+        return drawn.convert("RGB")
+
+
+def _tagged_figure(picture: Image.Image, tags: Sequence[Tag], show: Literal["raw", "probability"]) -> Figure:
     rows = max(len(tags), 1)
     height = max(4.0, 0.36 * rows + 0.9)  # inches
     width, tall = picture.size
@@ -62,7 +72,7 @@ def save_tagged_picture(
         panel.text(0.06, row + 0.5, name, fontsize=13, va="center", color=colour, parse_math=False)
         panel.text(0.96, row + 0.5, score, fontsize=10, va="center", ha="right", color="#777777")
     panel.text(0.06, rows + 0.7, "*tag*: unseen in training", fontsize=8, va="center", color="#777777")
-    _save(figure, path)
+    return figure
 
 
 def _shortened(name: str) -> str:
@@ -150,7 +160,12 @@ def save_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
 def _save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png" if path.suffix.lower() == ".png" else "jpeg")
+    buffer = _encoded(figure, "png" if path.suffix.lower() == ".png" else "jpeg")
     with atomic_write(path) as stream:
         stream.write(buffer.getvalue())
+
+
+def _encoded(figure: Figure, form: Literal["png", "jpeg"]) -> io.BytesIO:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form)
+    return buffer

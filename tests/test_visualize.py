@@ -1,6 +1,7 @@
 """Annotated pictures are legible at any size of the photo, and curves show what the log says."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from src.errors import UserError
 from src.explain import Explanation
 from src.tagger import Tag
 from src.tagging.run import target_names
-from src.visualize import _MAX_PIXELS, save_curves, save_explanation, save_tagged_picture
+from src.visualize import _MAX_PIXELS, save_curves, save_explanation, save_tagged_picture, tagged_picture
+from tests.conftest import ROOT
 
 TAGS = [Tag("cat", 0.912, False), Tag("tiger", -0.25, True)]
 
@@ -153,6 +155,23 @@ def test_a_failing_save_leaves_the_earlier_picture(tmp_path, monkeypatch):
         save_tagged_picture(Image.new("RGB", (60, 40), "red"), TAGS, path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 400), (640, 480)])
+def test_a_tagged_picture_in_memory_is_the_one_that_is_saved(tmp_path, size):
+    picture = Image.new("RGB", size, (220, 20, 20))
+    save_tagged_picture(picture, TAGS, tmp_path / "x.png")
+    drawn = tagged_picture(picture, TAGS)
+    assert drawn.mode == "RGB"
+    with Image.open(tmp_path / "x.png") as saved:
+        np.testing.assert_array_equal(np.asarray(drawn), np.asarray(saved.convert("RGB")))
+
+
+def test_nothing_else_imports_matplotlib():
+    importing = re.compile(r"^\s*(import|from) matplotlib\b", re.MULTILINE)
+    files = [*ROOT.glob("*.py"), *(ROOT / "src").rglob("*.py")]
+    found = [path.relative_to(ROOT).as_posix() for path in files if importing.search(path.read_text(encoding="utf-8"))]
+    assert found == ["src/visualize.py"]
 
 
 def epochs(count: int, *without: str) -> list[dict]:
