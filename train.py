@@ -27,17 +27,21 @@ from src.cli import choose_device, run_script, seed_everything
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
 from src.distributed import Processes, joined
-from src.errors import UserError, blaming
+from src.errors import NonFiniteRunError, UserError, blaming
+from src.evaluation import Embedded
 from src.feeds import Reading
 from src.interrupt import StoppedBySignalError, StopRequest, listening
 from src.judge import Judge
 from src.precision import precision_of
 from src.recipes import parse_with_recipe, write_settings
 from src.report import format_report
-from src.run_folder import RunFolder
+from src.run_folder import EVENTS, RunFolder
+from src.run_report import RunReport, write_report
 from src.selection import Division, divide
+from src.tagging.reading import naming_dead_workers
 from src.train_flags import LR_FINE_TUNING, LR_FROZEN, train_parser
-from src.trainer import NonFiniteRunError, Plan, Trainer, steps_of
+from src.trainer import Plan, Trainer, steps_of
+from src.training import present_rows
 from src.training_state import Progress, data_facts, read_state, restore
 from src.watching import open_watcher
 
@@ -58,7 +62,8 @@ def _main(argv: Sequence[str] | None) -> int:
     args.resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     with joined(args.device) as processes, listening() as stop:
         try:
-            train(args, parser, processes, stop)
+            with naming_dead_workers():
+                train(args, parser, processes, stop)
         except NonFiniteRunError as error:
             print(
                 f"train.py: the loss is not finite in {error}; lower --lr, or give --precision float32", file=sys.stderr
@@ -75,20 +80,16 @@ def train(args: argparse.Namespace, parser: argparse.ArgumentParser, processes: 
     """A whole run, new or gone on with."""
     device = device_of(args.device, processes)
     metadata, training, evaluation = load_data(args)
-    with blaming("--path_output"):
-        folder = RunFolder(args.path_output, half=args.half_weights, every=args.save_epochs, keep=args.keep)
-        stored = processes.from_first(start_folder(args, folder) if processes.is_first else None)
+    folder = RunFolder(args.path_output, half=args.half_weights, every=args.save_epochs, keep=args.keep)
+    stored = processes.from_first(read_state(folder.path) if args.resume and processes.is_first else None)
     seed = processes.from_first(seed_of(args, stored))
-    seed_everything(args.seed)
+    seed_everything(seed)  # fresh weights too: a run that goes on makes the same random backbone again
     division = divide(
         training, args.select_on, val_share=args.val_share, held_out_labels=args.held_out_labels, seed=seed
     )
     with blaming("--model-path"):
         model, config = build_model(args, metadata)
     model = place_model(args, model, device, processes)
-    if processes.is_first:
-        write_settings(folder.path, parser, args)
-        print(describe(metadata, training, evaluation, division, config, device, processes))
     reading = Reading(
         args.batch_size,
         args.workers,
@@ -97,6 +98,9 @@ def train(args: argparse.Namespace, parser: argparse.ArgumentParser, processes: 
         processes,
         on_progress=lambda: check_stop(stop),
     )
+    if processes.is_first:
+        folder.check(goes_on=stored is not None, resume=args.resume, overwrite=args.overwrite)
+        print(describe(metadata, training, evaluation, division, config, device, processes))
     cache = metadata.folder / "feature_cache"
     feed = build_feed(args, model, (training, evaluation, division), config, reading, cache=cache, seed=seed)
     plan = plan_of(args, len(training.paths))
@@ -105,18 +109,25 @@ def train(args: argparse.Namespace, parser: argparse.ArgumentParser, processes: 
     trained = build_trained(args, feed, criterion, reading, total_steps=total_steps)
     facts = ({**plain_settings(args), "processes": processes.count}, data_facts(training, metadata.split))
     progress = Progress(seed) if stored is None else restore(stored, trained, *facts)
+    if processes.is_first:  # only now, when no mistake is left to be found, does an earlier run go
+        with blaming("--path_output"):
+            folder.start(goes_on=stored is not None)
+            write_settings(folder.path, parser, args)
     judge = Judge(
         feed, training, evaluation, division, metadata.split, args.best_metric, args.images, device, processes.is_first
     )
-    events = folder.path / "tensorboard" if args.tensorboard and processes.is_first else None
+    events = folder.path / EVENTS if args.tensorboard and processes.is_first else None
     with open_watcher(events) as watcher:
         trainer = Trainer(
             model, trained, feed, judge, plan, progress, folder,
             functools.partial(checkpoint_info, args, metadata, division, config), facts, processes, stop, watcher,
         )  # fmt: skip
+        watcher.settings(facts[0])
         trainer.run()
+    embedded = trainer.final_embeddings()
     if processes.is_first:
         finish(args, folder, trainer.progress)
+        report(args, folder, trainer.progress, metadata, evaluation, division, embedded)
 
 
 def device_of(name: str, processes: Processes) -> torch.device:
@@ -159,19 +170,6 @@ def metadata_folder(metadata: str | None, data: str | None) -> Path:
             "give --metadata DIR"
         )
     return OFFICIAL_METADATA
-
-
-def start_folder(args: argparse.Namespace, folder: RunFolder) -> dict[str, object] | None:
-    """Make the folder ready; returns the state to go on from, or None for a new run.
-
-    Raises:
-        UserError: it holds a run, and neither --resume nor --overwrite is given, or its state cannot be read.
-    """
-    stored = read_state(folder.path) if args.resume else None
-    if stored is None:
-        folder.start(overwrite=args.overwrite or args.resume)
-    folder.sweep()
-    return stored
 
 
 def seed_of(args: argparse.Namespace, stored: dict[str, object] | None) -> int:
@@ -234,6 +232,35 @@ def finish(args: argparse.Namespace, folder: RunFolder, progress: Progress) -> N
         f"last: {folder.path / 'model-last.ckpt'}; log: {folder.path / 'log.jsonl'}; curves: "
         f"{folder.path / 'curves.png'}"
     )
+
+
+def report(
+    args: argparse.Namespace,
+    folder: RunFolder,
+    progress: Progress,
+    metadata: Metadata,
+    evaluation: EvaluationSet,
+    division: Division,
+    embedded: Embedded,
+) -> None:
+    """``report.html``: the whole run at a glance."""
+    path = folder.path / "report.html"
+    entry = progress.entries[-1]
+    split = division.trained_split(metadata.split)
+    content = RunReport(
+        title=f"{split.name}: {folder.path.resolve().name}",
+        settings=plain_settings(args),
+        entries=progress.entries,
+        split=split,
+        embeddings=embedded.outputs,
+        paths=[evaluation.paths[row] for row in embedded.rows.tolist()],
+        images=args.images,
+        metrics=entry["metrics"],
+        chosen=f"The last epoch, {entry['epoch']} of {args.num_epochs}: nothing was chosen.",
+        **present_rows(evaluation, embedded.rows),
+    )
+    write_report(path, content)
+    print(f"report: {path}")
 
 
 if __name__ == "__main__":

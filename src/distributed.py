@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.nn.parallel import DistributedDataParallel
 
 from src.errors import UserError
@@ -104,7 +105,7 @@ def first_goes_ahead(processes: Processes) -> Iterator[None]:
         processes.wait()
 
 
-def _store_of_this_attempt() -> dist.Store | None:
+def _store_of_this_attempt() -> Store | None:
     """Where the processes find each other, or None where torchrun has no store for them.
 
     torchrun keeps its store when it starts processes again. PyTorch 2.14 then reads the addresses of the dead ones from
@@ -113,8 +114,8 @@ def _store_of_this_attempt() -> dist.Store | None:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, is_master=False)
-    return dist.PrefixStore(f"sdl/attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store = TCPStore(address, port, is_master=False)
+    return PrefixStore(f"sdl/attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 @contextmanager

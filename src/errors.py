@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class NonFiniteRunError(Exception):
+    """Training has left the finite numbers; the message says where. Not the user's mistake: exit status 1."""
+
+
 def raise_collected(problems: list[str]) -> None:
     """Raise one :class:`UserError` that lists all ``problems``; do nothing if there is none."""
     if problems:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -37,7 +37,8 @@ class StopRequest:
         if self.signal_number:
             raise KeyboardInterrupt
         self.signal_number = number
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        with suppress(RuntimeError):  # the signal came while something else was being printed
+            print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,11 +11,13 @@ from torch import nn
 
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.split import ZeroShotSplit
-from src.errors import UserError
+from src.errors import NonFiniteRunError, UserError
 from src.evaluation import Embedded, evaluate
 from src.feeds import Feed
 from src.metrics import Images
+from src.scoring import score_labels, top_k_labels
 from src.selection import Division
+from src.tagger import Tag
 from src.training import present_rows
 
 SETTINGS = ("zero_shot", "generalized")
@@ -29,13 +32,13 @@ class Verdict(NamedTuple):
             pictures, or ``seen`` or ``held-out`` on held-back training pictures.
         selection: the name, the metric, and the value that chooses on held-back pictures; empty where the evaluation
             pictures choose.
-        bad: messages about evaluation pictures that could not be read.
+        embedded: the embeddings of the evaluation pictures, and messages about those that could not be read.
     """
 
     metrics: dict[str, float]
     choices: dict[str, float]
     selection: dict[str, Any]
-    bad: tuple[str, ...]
+    embedded: Embedded
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,17 @@ class Judge:
     is_first: bool = True
 
     def __call__(self, module: nn.Module) -> Verdict:
-        """The worth of ``module``'s weights."""
+        """The worth of ``module``'s weights.
+
+        Raises:
+            NonFiniteRunError: they give embeddings that are not finite.
+        """
         embedded = self.feed.embeddings("test", module)
         held = self.feed.embeddings("held", module) if len(self.division.held_rows) else None
         if not self.is_first:
-            return Verdict({}, {}, {}, ())
+            return Verdict({}, {}, {}, embedded)
+        if not all(part.outputs.isfinite().all() for part in (embedded, held) if part is not None):
+            raise NonFiniteRunError("the evaluation: the weights give embeddings that are not finite")
         metrics = self._test_metrics(embedded)
         if held is None:
             choices = {
@@ -76,10 +85,10 @@ class Judge:
                 for setting in SETTINGS
                 if f"{setting}.{self.metric}" in metrics
             }
-            return Verdict(metrics, choices, {}, embedded.bad)
+            return Verdict(metrics, choices, {}, embedded)
         name, value = str(self.division.select_on), self._held_value(held)
         selection = {"name": name, "metric": self.metric, "value": value}
-        return Verdict(metrics, {name: value}, selection, embedded.bad)
+        return Verdict(metrics, {name: value}, selection, embedded)
 
     def _test_metrics(self, embedded: Embedded) -> dict[str, float]:
         split = self.division.trained_split(self.split)
@@ -117,3 +126,16 @@ class Judge:
                 "larger --held-out-labels"
             )
         return report[key]
+
+    def samples(self, embedded: Embedded, count: int = 8, top_k: int = 5) -> tuple[list[Path], list[list[Tag]]]:
+        """Some evaluation pictures, spread over all of them, and their best tags."""
+        places = torch.linspace(0, len(embedded.rows) - 1, min(count, len(embedded.rows))).long()
+        split = self.division.trained_split(self.split)
+        k = min(top_k, len(split.labels))
+        best, columns = top_k_labels(score_labels(embedded.outputs[places], split.word_vectors), k)
+        seen = set(split.seen)
+        tags = [
+            [Tag(split.labels[column], score, column not in seen) for score, column in zip(*of_picture, strict=True)]
+            for of_picture in zip(best.tolist(), columns.tolist(), strict=True)
+        ]
+        return [self.evaluation.paths[row] for row in embedded.rows[places].tolist()], tags

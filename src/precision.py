@@ -40,7 +40,7 @@ def check_compiler() -> None:
     except Exception as error:  # what comes out of compilers is of any type
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"--compile: torch.compile does not work here ({reason.strip()}); install a C++ compiler (apt install g++), "
+            f"--compile: torch.compile does not work here ({reason.strip()}); install a C++ compiler (apt install g++) "
             "or leave the flag out"
         ) from error
 

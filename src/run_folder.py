@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.checkpoint import CheckpointInfo, save_checkpoint
 from src.errors import UserError
-from src.files import atomic_write
+from src.files import atomic_write, check_writable
 from src.models import SDLModel
 from src.training_state import PREVIOUS, STATE
 
 LOG = "log.jsonl"
+EVENTS = "tensorboard"
 
 
 class Candidate(NamedTuple):
@@ -49,28 +51,43 @@ class RunFolder:
         self.path = path
         self._half, self._every, self._keep = half, every, keep
 
-    def start(self, *, overwrite: bool) -> None:
-        """Make the folder ready for a new run.
+    def check(self, *, goes_on: bool, resume: bool, overwrite: bool) -> None:
+        """Make sure that a run can write here; an earlier one stays as it is.
+
+        Args:
+            goes_on: there is a state from which this run goes on.
+            resume, overwrite: the flags.
 
         Raises:
-            UserError: it holds a run already, or cannot be written.
+            UserError: the folder holds a run that would be lost, or cannot be written.
         """
         # An empty log is a run that stopped in its first epoch: there is nothing to lose.
         log = self.path / LOG
-        if log.exists() and log.stat().st_size and not overwrite:
+        if not goes_on and not overwrite and log.is_file() and log.stat().st_size:
+            what = "without a state to go on from" if resume else "already"
+            way = "" if resume else "--resume to go on with it, or "
             raise UserError(
-                f"--path_output {self.path} holds a training run already; choose another folder, or give --resume to "
-                "go on with it, or --overwrite to replace it"
+                f"--path_output {self.path} holds a training run {what}; choose another folder, or give {way}"
+                "--overwrite to replace it"
             )
-        self.write_log([])
-        for pattern in ("model-*.ckpt", "model-*.ckpt.sha256", STATE, f"{STATE}.new", PREVIOUS, "*.png", "report.html"):
-            for file in self.path.glob(pattern):
-                file.unlink()  # of an earlier run: beside this one's log it would mislead
+        check_writable(log, "--path_output")
 
-    def sweep(self) -> None:
-        """Remove what a killed run left half-written."""
+    def start(self, *, goes_on: bool) -> None:
+        """Remove what a killed run left half-written and, for a new run, what an earlier one left.
+
+        The state goes first: a run that is killed here must not go on with the earlier one's.
+        """
         for file in self.path.glob(".*.tmp"):
             file.unlink(missing_ok=True)
+        if goes_on:
+            return
+        for name in (f"{STATE}.new", STATE, PREVIOUS):
+            (self.path / name).unlink(missing_ok=True)
+        self.write_log([])
+        for pattern in ("model-*.ckpt", "model-*.ckpt.sha256", "*.png", "report.html"):
+            for file in self.path.glob(pattern):
+                file.unlink()  # beside this run's log it would mislead
+        shutil.rmtree(self.path / EVENTS, ignore_errors=True)
 
     def record(
         self, entries: list[dict[str, Any]], candidates: list[Candidate], best: dict[str, tuple[float, int]]

@@ -34,7 +34,10 @@ def lambda_or_none(text: str) -> float | None:
 def train_parser(description: str | None) -> ArgumentParser:
     """All flags of train.py, in the groups that its help shows."""
     parser = ArgumentParser(prog="train.py", description=description)
-    recipe_help = "flags from a recipe: the name of one in recipes/, or a file; flags given beside it win"
+    recipe_help = (
+        "flags from a recipe: the name of one in recipes/, or a file; flags given beside it win, and --no-FLAG takes a "
+        "switch back"
+    )
     parser.add_argument("--recipe", metavar="NAME", help=recipe_help)
     _add_data_flags(parser)
     _add_model_flags(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from src.checkpoint import CheckpointInfo
 from src.data.order import EpochOrder, Portion, num_steps, portions
 from src.distributed import Processes
 from src.engine import EpochSums, NonFiniteLossError, Step, TrainBatch, Trained, train_epoch
-from src.errors import UserError
+from src.errors import NonFiniteRunError, UserError
+from src.evaluation import Embedded
 from src.feeds import Feed
 from src.interrupt import StoppedBySignalError, StopRequest
 from src.judge import Judge, Verdict
@@ -29,10 +30,6 @@ from src.training_state import Progress, save_state
 from src.watching import Watcher
 
 _HISTOGRAM_EVERY = 50  # steps
-
-
-class NonFiniteRunError(Exception):
-    """The loss stopped being finite; the message says where and on which pictures."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +93,9 @@ class Trainer:
         self._order = EpochOrder(feed.count, progress.seed)
         self.steps = steps_of(feed.count, plan, processes)
         self._shown: set[str] = set()
+        self._evaluated: Embedded | None = None  # in the last epoch
+        if not processes.is_first:  # a stored state has the first process's sums in their place
+            progress.sums = EpochSums(*(progress.sums_elsewhere[processes.rank - 1] if progress.sums_elsewhere else ()))
 
     def run(self) -> None:
         """Train to the end.
@@ -105,7 +105,7 @@ class Trainer:
             NonFiniteRunError: the loss stopped being finite.
             UserError: something cannot be read or written.
         """
-        self._note_bad(self._feed.bad)
+        self._note_bad(self._feed.bad, say=self._processes.is_first)  # every process knows all of them
         while not self.progress.finished:
             started = time.monotonic() - self.progress.seconds
             self._train(started)
@@ -114,8 +114,15 @@ class Trainer:
             self._judge_epoch(started)
             self._save()
 
+    def final_embeddings(self) -> Embedded:
+        """The last epoch's embeddings of the evaluation pictures, in the first process; every process must ask."""
+        if self._evaluated is None:  # the run was over before
+            return self._feed.embeddings("test", self._trained.module)
+        return self._evaluated
+
     def _train(self, started: float) -> None:
         progress, plan = self.progress, self._plan
+        self._evaluated = None  # gigabytes, on a large data set
         parts = portions(
             self._order.of(progress.epoch),
             plan.batch_size,
@@ -175,30 +182,32 @@ class Trainer:
             self._global_step(self.progress.step), {f"train/{name}": value for name, value in values.items()} | rates
         )
 
-    def _note_bad(self, messages: tuple[str, ...]) -> None:
+    def _note_bad(self, messages: tuple[str, ...], *, say: bool = True) -> None:
         """Name unreadable pictures, each once a run, and end it where they are too many."""
         known = set(self.progress.bad)
         for message in messages:
             if message not in known:
                 known.add(message)
                 self.progress.bad.append(message)
-                print(f"skipped: {message}", file=sys.stderr)
+                if say:
+                    print(f"skipped: {message}", file=sys.stderr)
         if len(self.progress.bad) > self._plan.max_bad:
             raise UserError(
-                f"--max_bad_images {self._plan.max_bad}: {len(self.progress.bad)} training pictures cannot be read, the "
-                f"last one: {self.progress.bad[-1]}; mend the pictures, or allow more"
+                f"--max_bad_images {self._plan.max_bad}: {len(self.progress.bad)} training pictures cannot be read, "
+                f"the last one: {self.progress.bad[-1]}; mend the pictures, or allow more"
             )
 
     def _judge_epoch(self, started: float) -> None:
         """Evaluate, log and save the epoch, and go on to the next."""
         progress, epoch = self.progress, self.progress.epoch
-        sums = EpochSums(*self._processes.sum(progress.sums.values()))
+        sums = self._total()
         verdicts = [("", self._model, self._judge(self._trained.module))]
         if self._trained.average is not None:
             average = self._trained.average.module
             verdicts.append(("-ema", _whole_model(self._model, average), self._judge(average)))
+        self._evaluated = verdicts[0][2].embedded
         if self._processes.is_first:
-            self._note_evaluation_bad(verdicts[0][2].bad)
+            self._note_evaluation_bad(self._evaluated.bad)
             entry = self._entry(epoch, sums, [verdict for _, _, verdict in verdicts], time.monotonic() - started)
             progress.entries.append(entry)
             candidates = [
@@ -206,7 +215,10 @@ class Trainer:
                 for suffix, model, verdict in verdicts
             ]
             improved = self._folder.record(progress.entries, candidates, progress.best)
-            self._watcher.epoch(epoch, entry["metrics"])
+            ema = {f"ema.{name}": value for name, value in entry.get("ema_metrics", {}).items()}
+            self._watcher.epoch(epoch, {**entry["metrics"], **ema})
+            if self._watcher.active:
+                self._watcher.pictures(epoch, *self._judge.samples(self._evaluated))
             best = f"  (best {' and '.join(improved)} so far)" if improved else ""
             print(
                 f"epoch {epoch}/{self._plan.epochs}  loss {entry['train']['loss']:.3f}  "
@@ -226,7 +238,7 @@ class Trainer:
         progress.finished = progress.finished or progress.epoch >= plan.epochs
         progress.epoch += 1
         progress.step = 0
-        progress.sums = EpochSums()
+        progress.sums, progress.sums_elsewhere = EpochSums(), []
         progress.seconds = 0.0
 
     def _entry(self, epoch: int, sums: EpochSums, verdicts: list[Verdict], seconds: float) -> dict[str, Any]:
@@ -236,7 +248,7 @@ class Trainer:
             "train": {**sums.means(), "bad": len(self.progress.bad)},
             "lr": self.progress.lr,
             "metrics": verdicts[0].metrics,
-            "bad_evaluation_pictures": len(verdicts[0].bad),
+            "bad_evaluation_pictures": len(verdicts[0].embedded.bad),
             "seconds": round(seconds, 2),
         }
         if verdicts[0].selection:
@@ -253,13 +265,21 @@ class Trainer:
                 self._shown.add(message)
                 print(f"skipped: {message}", file=sys.stderr)
 
+    def _total(self) -> EpochSums:
+        """The epoch's sums over all processes. Each has taken the same steps, so those of the first count alone."""
+        own = self.progress.sums
+        counted = own if self._processes.is_first else replace(own, gradient_norm=0.0, steps=0.0, skipped=0.0)
+        return EpochSums(*self._processes.sum(counted.values()))
+
     def _save(self) -> None:
-        """Save the state; sums of several processes are added up, and go on in the first."""
+        """Save the state, in which the first process has what all of them know."""
+        progress = self.progress
         if self._processes.count > 1:
-            total = EpochSums(*self._processes.sum(self.progress.sums.values()))
-            self.progress.sums = total if self._processes.is_first else EpochSums()
+            _, *progress.sums_elsewhere = self._processes.gather(progress.sums.values())
+            bad = [message for of_process in self._processes.gather(progress.bad) for message in of_process]
+            progress.bad[:] = dict.fromkeys(bad)  # each once
         if self._processes.is_first:
-            save_state(self._folder.path, self._trained, self.progress, *self._facts)
+            save_state(self._folder.path, self._trained, progress, *self._facts)
 
 
 def steps_of(count: int, plan: Plan, processes: Processes) -> int:
@@ -271,7 +291,8 @@ def _show(bar: Any, step: Step) -> None:
     """One step on the progress bar."""
     rate = max(step.lr.values())
     bar.set_postfix_str(
-        f"loss {step.loss:.2f} rank {step.rank:.2f} omega {step.diversity:.2f} reg {step.regularizer:.2f} lr {rate:.1e}",
+        f"loss {step.loss:.2f} rank {step.rank:.2f} omega {step.diversity:.2f} reg {step.regularizer:.2f} "
+        f"lr {rate:.1e}",
         refresh=False,
     )
     bar.update()

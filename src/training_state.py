@@ -34,7 +34,8 @@ class Progress:
 
     Attributes:
         epoch, step: the epoch that it is in, counted from 1, and the steps of it that are done.
-        sums: of this epoch.
+        sums: of this epoch, in this process.
+        sums_elsewhere: in a state, those of the second process and further ones.
         seed: of order and augmentation; drawn once where the user gave none.
         entries: the lines of log.jsonl.
         best: choice -> (value, epoch).
@@ -52,6 +53,7 @@ class Progress:
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
     lr: dict[str, float] = field(default_factory=dict)
+    sums_elsewhere: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
     finished: bool = False
 
