@@ -54,9 +54,10 @@ def ranking_term(
     """
     image, label = positive.nonzero(as_tuple=True)  # [T], [T]: the T positives of the whole batch
     positive_score = scores[image, label]  # [T]
-    gap = scores.index_select(0, image) - positive_score.unsqueeze(1)  # [T, C]: s_n - s_p
-    pair_loss = softplus(gap).masked_fill(~negative.index_select(0, image), 0.0)  # log(1 + exp(s_n - s_p))
-    of_positive = pair_loss.sum(dim=1)  # [T]
+    # log(1 + exp(-inf)) is 0, and so is its gradient: what is no negative is taken out once an image, not once a pair
+    negative_score = scores.masked_fill(~negative, -torch.inf)  # [B, C]
+    gap = negative_score.index_select(0, image) - positive_score.unsqueeze(1)  # [T, C]: s_n - s_p
+    of_positive = softplus(gap).sum(dim=1)  # [T]: sum_n log(1 + exp(s_n - s_p))
     if normalization == "official":
         no_negative = ~negative.any(dim=1)
         of_positive = torch.where(no_negative.index_select(0, image), softplus(-positive_score), of_positive)
@@ -101,9 +102,13 @@ def variance_regularizer(vectors: Tensor) -> Tensor:
     Returns:
         [B]; 0 for M = 1, where there is nothing to spread.
     """
-    if vectors.shape[1] == 1:
+    rows = vectors.shape[1]  # M
+    if rows == 1:
         return vectors.new_zeros(vectors.shape[0])
-    return vectors.var(dim=1, unbiased=True).sum(dim=1)  # a variance is never negative: its L1 norm is its sum
+    # A small matrix product takes the mean off: torch.var is many times slower over so short and strided a dimension
+    centring = torch.eye(rows, dtype=vectors.dtype, device=vectors.device) - 1 / rows  # [M, M]
+    deviations = centring @ vectors  # [B, M, D]: A[d, m] - mean_m A[d, m]
+    return deviations.square().sum(dim=(1, 2)) / (rows - 1)  # a variance is never negative: its L1 norm is its sum
 
 
 class SDLLoss(nn.Module):
