@@ -23,13 +23,13 @@ from src.building import (
     plain_settings,
 )
 from src.checkpoint import ModelConfig
-from src.cli import choose_device, run_script, seed_everything
+from src.cli import run_script, seed_everything
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
-from src.distributed import Processes, joined
+from src.distributed import Processes, device_of, joined
+from src.embedding import Reading
 from src.errors import NonFiniteRunError, UserError, blaming
 from src.evaluation import Embedded
-from src.feeds import Reading
 from src.interrupt import StoppedBySignalError, StopRequest, listening
 from src.judge import Judge
 from src.precision import precision_of
@@ -128,12 +128,6 @@ def train(args: argparse.Namespace, parser: argparse.ArgumentParser, processes: 
     if processes.is_first:
         finish(args, folder, trainer.progress)
         report(args, folder, trainer.progress, metadata, evaluation, division, embedded)
-
-
-def device_of(name: str, processes: Processes) -> torch.device:
-    """The device of this process: with several on one machine, each has its own GPU."""
-    device = choose_device(name)
-    return torch.device("cuda", processes.local_rank) if device.type == "cuda" and processes.count > 1 else device
 
 
 def load_data(args: argparse.Namespace) -> tuple[Metadata, TrainingSet, EvaluationSet]:

@@ -10,117 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from src.checkpoint import CheckpointInfo, load_checkpoint, package_versions, save_with_calibration
-from src.cli import (
-    ArgumentParser,
-    add_device_flag,
-    add_workers_flag,
-    choose_device,
-    finite_float,
-    fraction,
-    non_negative_int,
-    positive_int,
-    run_script,
-)
-from src.data.dataset import PictureDataset, picture_loader
+from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
+from src.cli import run_script
+from src.data.dataset import PictureDataset
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
+from src.distributed import Processes, device_of, joined
+from src.embedding import Reading, embed_pictures
 from src.errors import UserError, blaming
-from src.evaluation import Embedded, check_image_size, embed, evaluate
+from src.evaluation import Embedded, check_image_size, evaluate
+from src.exported.engines import open_model
 from src.files import check_writable, write_json
 from src.fitting import FittedCalibration, fit_and_measure, format_fit
-from src.metrics import IMAGES
-from src.models import SDLModel
 from src.report import format_report
+from src.tagging.reading import naming_dead_workers
 from src.training import present_rows, warn_about_bad_pictures
+from src.validate_flags import validate_parser
 from src.vocabulary import check_same_space
-
-
-def parser() -> ArgumentParser:
-    """The flags; those of ASL's validate.py keep their names."""
-    flags = ArgumentParser(prog="validate.py", description=__doc__)
-    add = flags.add_argument
-    add("positional_data", metavar="DATA", nargs="?", help="picture folder, the same as --data")
-    add(
-        "--data",
-        metavar="DIR",
-        help="picture folder; the one that the metadata folder or the checkpoint records if left out",
-    )
-    add(
-        "--metadata",
-        metavar="DIR",
-        help="metadata folder; --data itself if it is one, else the one that the checkpoint was trained with",
-    )
-    add(
-        "--model-path",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="a checkpoint of train.py or of the released code",
-    )
-    add("--model-name", help="the backbone that the checkpoint must hold")
-    add("--num_rows", type=positive_int, help="the number of principal vectors M that the checkpoint must hold")
-    add("--wordvec_dim", type=positive_int, help="the word-vector length D that the checkpoint must hold")
-    add(
-        "--image-size",
-        type=positive_int,
-        metavar="N",
-        help="side of the model's input in pixels; the checkpoint's if left out",
-    )
-    add(
-        "-b",
-        "--batch-size",
-        type=positive_int,
-        default=32,
-        metavar="N",
-        help="pictures that go through the model at once",
-    )
-    add("--top_k", type=positive_int, nargs="+", default=[3, 5], metavar="K", help="the K of P/R/F1@K")
-    add(
-        "--images",
-        choices=IMAGES,
-        default="positive-only",
-        help="which pictures count: those with a relevant label (released code), or all",
-    )
-    add(
-        "--thre",
-        type=finite_float,
-        metavar="SCORE",
-        help="also report P/R/F1 of the labels that score above this (a raw score, not a probability)",
-    )
-    add("-p", "--print-freq", type=positive_int, default=1, metavar="N", help="update the progress bar every N batches")
-    add("--autocast-enabled", type=int, choices=(0, 1), default=0, help="mixed precision on a GPU")
-    add("--json", type=Path, metavar="FILE", help="also write protocol and metrics as JSON")
-    add_fit_flags(flags)
-    add_device_flag(flags)
-    add_workers_flag(flags)
-    return flags
-
-
-def add_fit_flags(flags: ArgumentParser) -> None:
-    """``--fit-thresholds`` and what goes with it."""
-    add = flags.add_argument
-    add(
-        "--fit-thresholds",
-        type=Path,
-        metavar="FILE",
-        help="fit each label's threshold, probabilities and the bias of seen labels on a part of the pictures, measure "
-        "them on the rest, and write a copy of the checkpoint that has them, and a plot beside it",
-    )
-    add(
-        "--fit-share", type=fraction, default=0.5, metavar="SHARE", help="of the pictures that --fit-thresholds fits on"
-    )
-    add(
-        "--fit-bias",
-        choices=("labels", "gap"),
-        default="labels",
-        help="what tells how much seen labels lose: the labels of the pictures, unseen ones included, or the gap "
-        "between the scores of both sides, which looks at no unseen label",
-    )
-    add("--seed", type=non_negative_int, default=0, help="of the division of the pictures for --fit-thresholds")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,22 +37,57 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
+    args = validate_parser(__doc__).parse_args(argv)
     if args.data is not None and args.positional_data is not None:
         raise UserError(f"the picture folder is given twice: {args.positional_data} and --data {args.data}; give one")
-    data = args.data or args.positional_data
+    args.data = args.data or args.positional_data
     if args.json is not None:
         check_writable(args.json, "--json")
     if args.fit_thresholds is not None:
         check_fit(args)
+    with joined(args.device) as processes, naming_dead_workers():
+        return validate(args, processes)
+
+
+def validate(args: argparse.Namespace, processes: Processes) -> int:
+    """Embed the pictures, together with other processes; the first one measures. Returns the exit status."""
+    device = device_of(args.device, processes)
     with blaming("--model-path"):
-        model, info = load_checkpoint(
-            args.model_path, model_name=args.model_name, num_rows=args.num_rows, wordvec_dim=args.wordvec_dim
+        model, info, engine = open_model(
+            args.model_path,
+            engine=args.engine,
+            device=device,
+            image_size=args.image_size,
+            model_name=args.model_name,
+            num_rows=args.num_rows,
+            wordvec_dim=args.wordvec_dim,
         )
     with blaming("--metadata"):
-        metadata = find_metadata(args.metadata, data, info)
-    if data is None:
-        data = pictures_of_training(metadata, info)
+        metadata = find_metadata(args.metadata, args.data, info)
+    check_labels(args, info, metadata)
+    evaluation = load_evaluation_set(metadata, args.data or pictures_of_training(metadata, info))
+    if args.image_size is not None and isinstance(model, torch.nn.Module):
+        check_image_size(model, args.image_size, "--image-size")
+    pictures = PictureDataset(
+        evaluation.paths, eval_transform(args.image_size or info.config.image_size, info.config.interpolation)
+    )
+    precision = torch.float16 if args.autocast_enabled and device.type == "cuda" else None
+    reading = Reading(args.batch_size, args.workers, device, precision, processes)
+    embedded = embed_pictures(model, pictures, reading, "pictures", every=args.print_freq)
+    if not processes.is_first:
+        return 0
+    warn_about_bad_pictures(embedded.bad, set())
+    if len(embedded.rows) == 0:
+        raise UserError(f"--data: none of the {len(evaluation.paths)} pictures can be read")
+    report = measure(args, metadata, evaluation, embedded, device)
+    fitted = None if args.fit_thresholds is None else fit(args, info, metadata, evaluation, embedded)
+    if args.json is not None:
+        write_json(args.json, as_json(args, metadata, report, embedded, fitted, engine))
+    return 1 if embedded.bad else 0
+
+
+def check_labels(args: argparse.Namespace, info: CheckpointInfo, metadata: Metadata) -> None:
+    """Raise :class:`UserError` where the checkpoint's labels or the flags do not suit those of the pictures."""
     num_labels = len(metadata.split.seen) + len(metadata.split.unseen)
     too_large = [k for k in args.top_k if k > num_labels]
     if too_large:
@@ -153,14 +96,16 @@ def _main(argv: Sequence[str] | None) -> int:
         check_same_space(info, metadata.split, metadata.folder)
     if args.fit_thresholds is not None:
         check_same_labels(info, metadata)
-    evaluation = load_evaluation_set(metadata, data)
-    if args.image_size is not None:
-        check_image_size(model, args.image_size, "--image-size")
-    device = choose_device(args.device)
-    embedded = embed_all(args, model.to(device), info, evaluation, device)
-    warn_about_bad_pictures(embedded.bad, set())
-    if len(embedded.rows) == 0:
-        raise UserError(f"--data: none of the {len(evaluation.paths)} pictures can be read")
+
+
+def measure(
+    args: argparse.Namespace,
+    metadata: Metadata,
+    evaluation: EvaluationSet,
+    embedded: Embedded,
+    device: torch.device,
+) -> dict[str, float]:
+    """The metrics, which are printed too."""
     split = metadata.split
     report = evaluate(
         embedded.outputs, split.word_vectors, seen=split.seen, unseen=split.unseen, device=device,
@@ -174,15 +119,17 @@ def _main(argv: Sequence[str] | None) -> int:
     print(format_report(report, images=args.images))
     if embedded.bad:
         print(f"{len(embedded.bad)} of {len(evaluation.paths)} pictures could not be read and were left out")
-    fitted = None if args.fit_thresholds is None else fit(args, info, metadata, evaluation, embedded)
-    if args.json is not None:
-        write_json(args.json, as_json(args, metadata, report, embedded, fitted))
-    return 1 if embedded.bad else 0
+    return report
 
 
 def check_fit(args: argparse.Namespace) -> None:
     """Raise :class:`UserError` where ``--fit-thresholds`` cannot work, before time is spent."""
     check_writable(args.fit_thresholds, "--fit-thresholds")
+    if args.model_path.suffix.lower() == ".onnx":
+        raise UserError(
+            f"--fit-thresholds {args.fit_thresholds}: is a copy of a checkpoint, with thresholds, and "
+            f"{args.model_path} is none; give the checkpoint, and export the copy"
+        )
     target = os.path.realpath(args.fit_thresholds)
     if target == os.path.realpath(args.model_path):
         raise UserError(f"--fit-thresholds {args.fit_thresholds}: is the checkpoint itself; choose another name")
@@ -252,46 +199,19 @@ def pictures_of_training(metadata: Metadata, info: CheckpointInfo) -> str | None
     return recorded if same and recorded is not None and Path(recorded).is_dir() else None
 
 
-def embed_all(
-    args: argparse.Namespace, model: SDLModel, info: CheckpointInfo, evaluation: EvaluationSet, device: torch.device
-) -> Embedded:
-    """The embeddings of all pictures, behind a progress bar."""
-    transform = eval_transform(args.image_size or info.config.image_size, info.config.interpolation)
-    loader = picture_loader(
-        PictureDataset(evaluation.paths, transform),
-        batch_size=args.batch_size,
-        workers=args.workers,
-        pin_memory=device.type == "cuda",
-    )
-    with tqdm(
-        total=len(evaluation.paths),
-        desc="pictures",
-        unit="img",
-        disable=None,
-        leave=False,
-        miniters=args.print_freq * args.batch_size,
-        mininterval=0,
-    ) as bar:
-        return embed(
-            model,
-            loader,
-            device=device,
-            precision=torch.float16 if args.autocast_enabled and device.type == "cuda" else None,
-            on_batch=bar.update,
-        )
-
-
 def as_json(
     args: argparse.Namespace,
     metadata: Metadata,
     report: dict[str, float],
     embedded: Embedded,
     fitted: FittedCalibration | None,
+    engine: str,
 ) -> dict[str, object]:
     """What ``--json`` writes: metrics in percent under keys such as ``zero_shot.F1@3``, and the protocol."""
     return {
         **({} if fitted is None else {"calibration": fitted.metrics}),
         "checkpoint": str(args.model_path),
+        "engine": engine,
         "split": metadata.split.name,
         "protocol": {"images": args.images, "mAP": "official", "mAP_skip": "skip"},
         "metrics": report,

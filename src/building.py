@@ -14,9 +14,10 @@ from src.data.metadata import Metadata
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import eval_transform, train_transform
 from src.distributed import Processes
+from src.embedding import Reading
 from src.engine import Trained
 from src.evaluation import check_image_size
-from src.feeds import FeatureFeed, Feed, PictureFeed, Reading
+from src.feeds import FeatureFeed, Feed, PictureFeed
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.models.inplace_abn import use_inplace_abn

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.nn.parallel import DistributedDataParallel
 
+from src.cli import choose_device
 from src.errors import UserError
 
 _T = TypeVar("_T")
@@ -103,6 +104,16 @@ def first_goes_ahead(processes: Processes) -> Iterator[None]:
     yield
     if processes.is_first:
         processes.wait()
+
+
+def device_of(name: str, processes: Processes) -> torch.device:
+    """The device of this process: with several on one machine, each has its own GPU.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    device = choose_device(name)
+    return torch.device("cuda", processes.local_rank) if device.type == "cuda" and processes.count > 1 else device
 
 
 def _store_of_this_attempt() -> Store | None:

@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from src.data.dataset import PictureDataset, TrainingLoader, TrainingPictures, picture_loader
+from src.data.dataset import PictureDataset, TrainingLoader, TrainingPictures
 from src.data.order import Portion
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import Transform
-from src.distributed import ALONE, Processes, first_goes_ahead
+from src.distributed import first_goes_ahead
+from src.embedding import Reading, embed_pictures
 from src.engine import TrainBatch
 from src.errors import UserError
-from src.evaluation import Embedded, embed
+from src.evaluation import Embedded
 from src.feature_cache import cached_features, feature_key
 from src.models import SDLModel
 from src.models.sdl_model import freeze_batch_norm
 from src.selection import Division
-from src.training import progress
 
 Part = Literal["test", "held"]  # the evaluation pictures, or the training pictures that are held back
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How pictures are read and brought to the model.
-
-    Attributes:
-        batch_size: pictures a batch, in each process.
-        workers: processes that read.
-        device: where the model is.
-        precision: dtype under autocast; None computes in float32.
-        processes: how many read and compute together.
-        on_progress: called while the evaluation pictures are embedded; what it raises ends that.
-    """
-
-    batch_size: int
-    workers: int
-    device: torch.device
-    precision: torch.dtype | None = None
-    processes: Processes = ALONE
-    on_progress: Callable[[], None] = lambda: None
 
 
 class Feed(Protocol):
@@ -221,40 +199,3 @@ def _chosen(features: Embedded, rows: Tensor) -> Embedded:
     """The features of some rows of a data set; the new rows are places in ``rows``, which ascend."""
     is_chosen = torch.isin(features.rows, rows)
     return Embedded(features.outputs[is_chosen], torch.searchsorted(rows, features.rows[is_chosen]), ())
-
-
-def embed_pictures(
-    forward: Callable[[Tensor], Tensor], dataset: PictureDataset, reading: Reading, title: str
-) -> Embedded:
-    """Run pictures through a model behind a progress bar; with several processes each takes a share of the batches.
-
-    The batches are those of a single process, so the outputs are too, to the last bit.
-
-    Returns:
-        All outputs in the first process, in the others their own.
-    """
-    processes, size = reading.processes, reading.batch_size
-    batches = torch.arange(len(dataset)).split(size)[processes.rank :: processes.count]
-    rows = torch.cat(batches).tolist() if batches else []
-    loader = picture_loader(
-        dataset, batch_size=size, workers=reading.workers, pin_memory=reading.device.type == "cuda", rows=rows
-    )
-    with progress(len(rows), title) as advance:
-
-        def on_batch(count: int) -> None:
-            advance(count)
-            reading.on_progress()
-
-        own = embed(forward, loader, device=reading.device, precision=reading.precision, on_batch=on_batch)
-    return own if processes.count == 1 else _joined(processes, own)
-
-
-def _joined(processes: Processes, own: Embedded) -> Embedded:
-    bad = tuple(message for of_process in processes.gather(own.bad) for message in of_process)
-    outputs, rows = processes.tensors_to_first(own.outputs), processes.tensors_to_first(own.rows)
-    if not processes.is_first:
-        return own
-    outputs = [output for output in outputs if len(output)]
-    order = torch.cat(rows).argsort()
-    joined = torch.cat(outputs) if outputs else own.outputs
-    return Embedded(joined[order], torch.cat(rows)[order], bad)

@@ -14,9 +14,15 @@ from src.data.parts import EvaluationSet
 
 
 @contextmanager
-def progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar over pictures on standard error; silent where that is no terminal."""
-    with tqdm(total=total, desc=title, unit="img", disable=None, leave=False) as bar:
+def progress(total: int, title: str, every: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A progress bar over pictures on standard error; silent where that is no terminal.
+
+    Args:
+        total: pictures.
+        title: in front of the bar.
+        every: pictures between two updates; None: what is pleasant to look at.
+    """
+    with tqdm(total=total, desc=title, unit="img", disable=None, leave=False, miniters=every) as bar:
         yield bar.update
 
 

@@ -30,13 +30,14 @@ from src.cli import (
 from src.errors import UserError, blaming
 from src.tagging.flags import infer_parser
 from src.train_flags import lambda_or_none, train_parser
+from src.validate_flags import validate_parser
 from tests.conftest import ROOT
 from tests.conftest import run_script as run_as_child
 
 PARSERS = {
     "train.py": lambda: train_parser(None),
     "infer.py": lambda: infer_parser(None),
-    "validate.py": validate.parser,
+    "validate.py": lambda: validate_parser(None),
 }
 REQUIRED = {"train.py": [], "infer.py": ["--pic_path", "a.jpg"], "validate.py": ["--model-path", "m.pth"]}
 ORIGINAL = {
@@ -98,7 +99,7 @@ def test_the_original_flags_are_there(script, flag):
 
 
 def test_the_original_positional_folder_of_validate():
-    assert validate.parser().parse_args(["pictures", "--model_path", "m.pth"]).positional_data == "pictures"
+    assert validate_parser(None).parse_args(["pictures", "--model_path", "m.pth"]).positional_data == "pictures"
 
 
 @pytest.mark.parametrize("make", [*PARSERS.values(), prepare_data.parser])

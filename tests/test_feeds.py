@@ -17,7 +17,8 @@ from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import eval_transform, train_transform
 from src.engine import EpochSums, TrainBatch, Trained, train_epoch
 from src.errors import UserError
-from src.feeds import FeatureFeed, Feed, PictureFeed, Reading
+from src.embedding import Reading
+from src.feeds import FeatureFeed, Feed, PictureFeed
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.optimisation import MovingAverage, parameter_groups

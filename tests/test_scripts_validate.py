@@ -14,6 +14,7 @@ import validate
 from src.checkpoint import load_checkpoint
 from src.data.images import read_picture
 from src.data.transforms import eval_transform
+from src.validate_flags import validate_parser
 from tests.script_helpers import (
     PLAIN,
     TINY,
@@ -320,7 +321,7 @@ def test_no_readable_picture_is_an_error(sample, last, tmp_path):
 
 
 def test_too_large_k_is_found_before_pictures_are_read(last, monkeypatch):
-    monkeypatch.setattr(validate, "embed_all", lambda *arguments: pytest.fail("the pictures were read"))
+    monkeypatch.setattr(validate, "embed_pictures", lambda *arguments: pytest.fail("the pictures were read"))
     message = user_error(call(validate.main, "--model-path", last, "--top_k", 3, 19))
     assert "--top_k 19" in message
     assert "18" in message
@@ -400,7 +401,7 @@ def test_released_flags_are_known_in_both_spellings():
     for exchanged in (str, lambda flag: "--" + flag[2:].replace("-", "_")):
         words = [word for flag, value in flags.items() for word in (exchanged(flag), str(value))]
         words += [str(word) for pair in short.items() for word in pair]
-        args = vars(validate.parser().parse_args(["pictures", *words]))
+        args = vars(validate_parser(None).parse_args(["pictures", *words]))
         assert {flag: args[flag[2:].replace("-", "_")] for flag in flags} == flags
         assert [args[name] for name in ("workers", "batch_size", "thre", "print_freq")] == list(short.values())
         assert args["positional_data"] == "pictures"

@@ -1,0 +1,79 @@
+"""Embedding the pictures of a data set: read beside the model, behind a progress bar, in one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.data.dataset import PictureDataset, picture_loader
+from src.distributed import ALONE, Processes
+from src.evaluation import Embedded, embed
+from src.training import progress
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures are read and brought to the model.
+
+    Attributes:
+        batch_size: pictures a batch, in each process.
+        workers: processes that read.
+        device: where the model is.
+        precision: dtype under autocast; None computes in float32.
+        processes: how many read and compute together.
+        on_progress: called while the evaluation pictures are embedded; what it raises ends that.
+    """
+
+    batch_size: int
+    workers: int
+    device: torch.device
+    precision: torch.dtype | None = None
+    processes: Processes = ALONE
+    on_progress: Callable[[], None] = lambda: None
+
+
+def embed_pictures(
+    forward: Callable[[Tensor], Tensor], dataset: PictureDataset, reading: Reading, title: str, every: int = 1
+) -> Embedded:
+    """Run pictures through a model behind a progress bar; with several processes each takes a share of the batches.
+
+    The batches are those of a single process, so the outputs are too, to the last bit.
+
+    Args:
+        forward: pictures [b, 3, S, S] to outputs [b, K].
+        dataset: the pictures.
+        reading: how.
+        title: of the progress bar.
+        every: batches between two updates of it.
+
+    Returns:
+        All outputs in the first process, in the others their own.
+    """
+    processes, size = reading.processes, reading.batch_size
+    batches = torch.arange(len(dataset)).split(size)[processes.rank :: processes.count]
+    rows = torch.cat(batches).tolist() if batches else []
+    loader = picture_loader(
+        dataset, batch_size=size, workers=reading.workers, pin_memory=reading.device.type == "cuda", rows=rows
+    )
+    with progress(len(rows), title, every * size) as advance:
+
+        def on_batch(count: int) -> None:
+            advance(count)
+            reading.on_progress()
+
+        own = embed(forward, loader, device=reading.device, precision=reading.precision, on_batch=on_batch)
+    return own if processes.count == 1 else _joined(processes, own)
+
+
+def _joined(processes: Processes, own: Embedded) -> Embedded:
+    bad = tuple(message for of_process in processes.gather(own.bad) for message in of_process)
+    outputs, rows = processes.tensors_to_first(own.outputs), processes.tensors_to_first(own.rows)
+    if not processes.is_first:
+        return own
+    outputs = [output for output in outputs if len(output)]
+    order = torch.cat(rows).argsort()
+    joined = torch.cat(outputs) if outputs else own.outputs
+    return Embedded(joined[order], torch.cat(rows)[order], bad)
