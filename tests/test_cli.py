@@ -13,6 +13,7 @@ import torch
 
 import infer
 import prepare_data
+import src.train_flags
 import train
 import validate
 from src.cli import (
@@ -64,7 +65,10 @@ def flags_of(script: str) -> list[tuple[str, argparse.Action]]:
 
 
 def given(option: str, action: argparse.Action) -> list[str]:
-    return [option] if action.nargs == 0 else [option, str(action.choices[0]) if action.choices else "1"]
+    if action.nargs == 0:
+        return [option]
+    below_one = action.type in (src.train_flags.below_one, src.train_flags.share)
+    return [option, str(action.choices[0]) if action.choices else "0.5" if below_one else "1"]
 
 
 CASES = [
