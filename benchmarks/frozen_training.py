@@ -15,10 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import record
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def train(metadata: Path, output: Path, epochs: int) -> float:
