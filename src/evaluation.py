@@ -96,7 +96,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Zero-shot and generalised metrics, in percent: embeddings [N, D*M], word vectors [D, C], targets [N, C].
 
-    Scores are made for ``block`` pictures at a time, and for as many labels at once as fit into 256 MiB; [N, C] scores
+    Scores are made for ``block`` pictures at a time, and for as many labels at once as fit into 128 MiB; [N, C] scores
     never exist whole.
 
     Args:

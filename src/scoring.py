@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# The largest [B, M, block] intermediate of score_labels: 2**26 float32 numbers are 256 MiB.
-MAX_BLOCK_ELEMENTS = 1 << 26
+# The largest [B, M, block] intermediate of score_labels: 2**21 float32 numbers are 8 MiB. The maximum then reads what
+# the product has just written from the cache, and the allocator hands the same pages to every block.
+MAX_BLOCK_ELEMENTS = 1 << 21
 
 
 def principal_vectors(embedding: Tensor, wordvec_dim: int) -> Tensor:
@@ -36,17 +37,20 @@ def principal_vectors(embedding: Tensor, wordvec_dim: int) -> Tensor:
     return embedding.reshape(embedding.shape[0], wordvec_dim, rows).transpose(1, 2)  # [B, D, M] -> [B, M, D]
 
 
-def score_labels(embedding: Tensor, word_vectors: Tensor, *, max_block_elements: int = MAX_BLOCK_ELEMENTS) -> Tensor:
+def score_labels(
+    embedding: Tensor, word_vectors: Tensor, *, max_block_elements: int | None = MAX_BLOCK_ELEMENTS
+) -> Tensor:
     """Score every label for every picture: s_c = max_m <A[:, m], w_c>.
 
     Works in the embedding's dtype (under autocast, in autocast's) and on its device. Large vocabularies are scored in
-    blocks of labels, so that the [B, M, C] products never exist at once: 400,000 labels for 32 pictures need about 256
-    MiB beside the result.
+    blocks of labels, so that the [B, M, C] products never exist at once: 400,000 labels for 32 pictures need two
+    blocks' products, 16 MiB, beside the result, where no gradient is asked for.
 
     Args:
         embedding: [B, D*M], the model's output.
         word_vectors: [D, C], one column a label; unit norm is expected but not required.
-        max_block_elements: the largest number of products held at once.
+        max_block_elements: the largest number of products held at once. None never cuts into blocks: their number would
+            depend on B, which a model that is exported for batches of any size does not know.
 
     Returns:
         [B, C] scores. C = 0 gives an empty [B, 0].
@@ -61,13 +65,24 @@ def score_labels(embedding: Tensor, word_vectors: Tensor, *, max_block_elements:
     batch, rows, _ = vectors.shape
     flat = vectors.reshape(batch * rows, dim)  # [B*M, D]: one matrix product for all pictures and principal vectors
     words = word_vectors.to(device=embedding.device, dtype=embedding.dtype)
-    block = max(1, max_block_elements // max(1, batch * rows))
-    scores = [
-        # s_c = max_m <A[:, m], w_c>
-        (flat @ words[:, start : start + block]).unflatten(0, (batch, rows)).max(dim=1).values
-        for start in range(0, max(num_labels, 1), block)
-    ]
-    return scores[0] if len(scores) == 1 else torch.cat(scores, dim=1)
+    block = max(1, num_labels if max_block_elements is None else max_block_elements // max(1, batch * rows))
+    starts = range(0, max(num_labels, 1), block)
+    parts: list[Tensor] = []
+    whole: Tensor | None = None
+    for start in starts:
+        products = (flat @ words[:, start : start + block]).unflatten(0, (batch, rows))  # [B, M, c]: <A[:, m], w_c>
+        # s_c = max_m <A[:, m], w_c>. max gives the whole gradient to the first of several best principal vectors; amax
+        # has no index to keep and is many times as fast.
+        scores = products.max(dim=1).values if products.requires_grad else products.amax(dim=1)
+        if len(starts) == 1:
+            return scores
+        if scores.requires_grad:
+            parts.append(scores)
+        else:
+            # A kept part would lie in the room of the last block's products, where the next ones then find no place.
+            whole = scores.new_empty(batch, num_labels) if whole is None else whole
+            whole[:, start : start + block] = scores
+    return torch.cat(parts, dim=1) if whole is None else whole
 
 
 def top_k_labels(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -86,16 +101,25 @@ def top_k_labels(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: k is out of range, or a score is NaN.
     """
-    batch, num_labels = scores.shape
+    num_labels = scores.shape[1]
     if not 1 <= k <= num_labels:
         raise ValueError(f"k must be between 1 and the number of labels {num_labels}, got {k}")
-    kth_best = scores.topk(k, dim=1).values[:, -1:]  # [B, 1]
-    if scores.isnan().any():
+    best, labels = scores.topk(min(k + 1, num_labels), dim=1)  # one more tells whether the k-th place is tied
+    if best.isnan().any():  # topk ranks NaN above every number
         raise ValueError("scores contain NaN")
+    labels = labels[:, :k].sort(dim=1).values
+    if k < num_labels:
+        tied = (best[:, k - 1] == best[:, k]).nonzero()[:, 0]
+        if len(tied):  # topk may have taken any of the tied labels
+            labels[tied] = _lowest_top_k(scores[tied], best[tied, k - 1 : k], k)
+    values, order = scores.gather(1, labels).sort(dim=1, descending=True, stable=True)
+    return values, labels.gather(1, order)
+
+
+def _lowest_top_k(scores: Tensor, kth_best: Tensor, k: int) -> Tensor:
+    """The labels [B, k] above the k-th best score [B, 1], then the lowest that equal it; by ascending index."""
     above = scores > kth_best
     tied = scores == kth_best
     places_left = k - above.sum(dim=1, keepdim=True)
     chosen = above | (tied & (tied.cumsum(dim=1) <= places_left))  # exactly k a row
-    labels = chosen.nonzero()[:, 1].view(batch, k)  # ascending label index
-    values, order = scores.gather(1, labels).sort(dim=1, descending=True, stable=True)
-    return values, labels.gather(1, order)
+    return chosen.nonzero()[:, 1].view(len(scores), k)

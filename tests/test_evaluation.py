@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +12,16 @@ import torch
 from torch import Tensor, nn
 
 import src.evaluation
+import src.metric_inputs
+import src.metrics
 from src.data.dataset import Batch
+from src.data.labels import LabelMatrix
 from src.evaluation import embed, evaluate
 from src.metrics import zero_shot_report
 from src.scoring import score_labels
 from tests.conftest import GOLDEN
+from tests.metric_oracles import plain_report
+from tests.test_scoring import largest_tensor
 
 CPU = torch.device("cpu")
 DIM, ROWS, LABELS = 4, 2, 5
@@ -111,6 +117,68 @@ def test_blocks_of_pictures_do_not_change_the_report(monkeypatch, block):
     assert evaluate(x, words, targets, [0, 3], [1, 4], block=block, device=CPU) == pytest.approx(expected, rel=1e-9)
     assert max(sizes) <= block
     assert sum(sizes) == 23
+
+
+def exact_problem(images: int, labels: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole numbers, whose products have the same sums in any order: scores are exact, and many are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(-3, 4, (images, DIM * ROWS), generator=generator).float()
+    words = torch.randint(-2, 3, (DIM, labels), generator=generator).float()
+    draw_of_target = torch.rand(images, labels, generator=generator)
+    return x, words, (draw_of_target < 0.15).to(torch.int8) - (draw_of_target > 0.8).to(torch.int8)
+
+
+@pytest.mark.parametrize("images", ["positive-only", "all-images"])
+@pytest.mark.parametrize("elements", [1 << 26, 130, 1])
+def test_evaluation_equals_plain_loops_however_labels_and_pictures_are_cut(monkeypatch, elements, images):
+    x, words, targets = exact_problem(43, 9, seed=20)
+    seen, unseen = [8, 0, 3, 5], [1, 7, 6]  # 2 and 4 on neither side
+    rows = torch.arange(43) % 4 > 0, torch.arange(43) % 5 > 1
+    monkeypatch.setattr(src.metrics, "_SCORE_BLOCK_ELEMENTS", elements)
+    keywords = {"ks": (1, 3), "images": images, "threshold": 2.0}
+    report = evaluate(
+        x, words, targets, seen, unseen, zero_shot_rows=rows[0], generalized_rows=rows[1], block=10, **keywords
+    )
+    scores = torch.stack([torch.stack([vector @ words for vector in one.view(DIM, ROWS).t()]).amax(0) for one in x])
+    expected: dict[str, float] = {}
+    for name, columns, own in (("zero_shot", unseen, rows[0]), ("generalized", [*seen, *unseen], rows[1])):
+        own_rows = own.nonzero()[:, 0].tolist()
+        part = plain_report(scores, targets, columns, own_rows, **keywords)
+        expected |= {f"{name}.{key}": value for key, value in part.items()}
+    assert report.keys() == expected.keys()
+    assert report == pytest.approx(expected, rel=1e-7)  # the released code's 1e-8 beside the number of positives
+    others = {key: value for key, value in expected.items() if not key.endswith(".mAP")}
+    assert {key: report[key] for key in others} == pytest.approx(others, rel=1e-12)
+
+
+@pytest.mark.parametrize("elements", [1 << 26, 130])
+def test_sparse_targets_give_the_report_of_dense_ones(monkeypatch, elements):
+    x, words, targets = exact_problem(43, 9, seed=21)
+    monkeypatch.setattr(src.metrics, "_SCORE_BLOCK_ELEMENTS", elements)
+    partly = LabelMatrix.from_entries(  # of some pictures only the positives and a few negatives were verified
+        *(targets != -1).nonzero().unbind(1), targets[targets != -1], unlisted=-(torch.arange(43) % 2), num_labels=9
+    )
+    for sparse in (LabelMatrix.from_dense(targets), partly):
+        arguments = ([8, 0, 3, 5], [1, 7, 6])
+        dense = evaluate(x, words, sparse.dense(), *arguments, generalized_rows=torch.arange(43) > 3)
+        assert evaluate(x, words, sparse, *arguments, generalized_rows=torch.arange(43) > 3) == dense
+    assert "zero_shot.mAP_verified" in dense
+
+
+def test_neither_scores_nor_targets_exist_whole(monkeypatch):
+    x, words, targets = exact_problem(200, 40, seed=22)
+    sparse = LabelMatrix.from_dense(targets.clamp(min=0))
+    monkeypatch.setattr(src.metrics, "_SCORE_BLOCK_ELEMENTS", 200 * 8)
+    monkeypatch.setattr(src.metric_inputs, "_BLOCK_ELEMENTS", 200 * 4)
+    run = partial(evaluate, x, words, sparse, list(range(30)), list(range(30, 40)), images="all-images", block=20)
+    assert largest_tensor(run) <= 200 * 8  # [200, 40] would be five times as much; the products [200, 2, 40] ten times
+
+
+def test_embeddings_of_another_precision_are_scored_in_it():
+    x, words, targets = exact_problem(30, 5, seed=23)
+    expected = evaluate(x, words, targets, [0, 3], [1, 4], threshold=1.0)
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):  # whole numbers this small are exact in all of them
+        assert evaluate(x.to(dtype), words, targets, [0, 3], [1, 4], threshold=1.0) == expected
 
 
 @pytest.mark.parametrize("setting", ["zero_shot", "generalized"])

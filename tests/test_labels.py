@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from src.data.labels import LabelledPictures, LabelMatrix
+from tests.test_scoring import largest_tensor
 
 
 def matrix(rows: int = 12, columns: int = 7, seed: int = 0) -> tuple[LabelMatrix, torch.Tensor]:
@@ -43,6 +44,37 @@ def test_rows_in_any_order_and_more_than_once():
 def test_columns_in_any_order(columns):
     sparse, dense = matrix()
     assert torch.equal(sparse.select_columns(columns).dense(), dense[:, columns])
+
+
+@pytest.mark.parametrize("columns", [[0, 3, 6], [2], [6, 0, 3], [1, 0]])
+def test_chosen_columns_are_stored_as_if_made_from_their_entries(columns):
+    sparse, dense = matrix(40, 7, seed=5)
+    chosen = sparse.select_columns(columns)
+    rows, old, values = sparse.entries()
+    kept = torch.isin(old, torch.tensor(columns))
+    places = torch.tensor([columns.index(column) for column in old[kept].tolist()])
+    again = LabelMatrix.from_entries(
+        rows[kept], places, values[kept], unlisted=sparse.unlisted, num_labels=len(columns)
+    )
+    for name in ("offsets", "columns", "values", "unlisted"):
+        assert torch.equal(getattr(chosen, name), getattr(again, name)), name
+        assert getattr(chosen, name).dtype == getattr(sparse, name).dtype, name
+    assert torch.equal(chosen.dense(), dense[:, columns])
+
+
+def test_columns_in_order_are_chosen_without_rows_or_a_sort():
+    """Of 100,000 entries nothing larger than an entry's own numbers is made, and nothing is sorted."""
+    rows = torch.arange(100_000)
+    sparse = LabelMatrix.from_positives(rows, rows % 50, num_rows=100_000, num_labels=50)
+    assert largest_tensor(lambda: sparse.select_columns(range(0, 50, 2))) == 100_001  # the offsets
+    assert largest_tensor(lambda: sparse.forget_columns(range(0, 50, 2))) == 100_001
+
+
+def test_making_a_matrix_leaves_the_entries_as_they_are():
+    rows, columns, values = torch.tensor([1, 0, 1]), torch.tensor([2, 1, 0]), torch.tensor([1, -1, 0])
+    before = [tensor.clone() for tensor in (rows, columns, values)]
+    LabelMatrix.from_entries(rows, columns, values, unlisted=torch.zeros(2), num_labels=3)
+    assert all(torch.equal(tensor, old) for tensor, old in zip((rows, columns, values), before, strict=True))
 
 
 def test_columns_then_rows_is_rows_then_columns():

@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from torch import Tensor
 
-import src.metrics
+import src.metric_inputs
 from src.data.official import read_array_pickle
 from src.metrics import (
     IMAGES,
@@ -27,6 +27,7 @@ from src.metrics import (
 )
 from src.scoring import score_labels, top_k_labels
 from tests.conftest import GOLDEN
+from tests.metric_oracles import loop_average_precision, loop_f1_at_k
 
 COUNTS = ("num_images", "num_labels", "num_labels_with_positive", "num_positives", "labels_per_image")
 
@@ -47,42 +48,11 @@ def problem(images: int = 40, labels: int = 9, *, seed: int = 0, levels: int | N
     return scores, targets
 
 
-def f1(precision: float, recall: float) -> float:
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+def same(ours: Tensor, theirs: Sequence[float], tolerance: float = 1e-7) -> bool:
+    return torch.allclose(ours, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=tolerance, equal_nan=True)
 
 
 # --- plain loops ---
-
-
-def loop_f1_at_k(scores: Tensor, targets: Tensor, k: int) -> tuple[float, float, float]:
-    hits = chosen = positives = 0
-    for row, target in zip(scores.tolist(), targets.tolist(), strict=True):
-        best = sorted(range(len(row)), key=lambda c: (-row[c], c))[:k]
-        hits += sum(target[c] == 1 for c in best)
-        chosen += k
-        positives += sum(value == 1 for value in target)
-    precision, recall = (hits / chosen if chosen else 0.0), (hits / positives if positives else 0.0)
-    return precision, recall, f1(precision, recall)
-
-
-def loop_average_precision(scores: Sequence[float], targets: Sequence[int], convention: str) -> float:
-    """One label: the mean, over its positives, of the precision at their place in the ranking."""
-    order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
-    precisions = []
-    for place, row in enumerate(order, start=1):
-        if targets[row] == 1:
-            if convention == "skip":  # all that score as much are let in at once
-                let_in = [other for other in order if scores[other] >= scores[row]]
-            else:
-                let_in = order[:place]
-            precisions.append(sum(targets[other] == 1 for other in let_in) / len(let_in))
-    if not precisions:
-        return 0.0 if convention == "official" else math.nan
-    return sum(precisions) / len(precisions)
-
-
-def same(ours: Tensor, theirs: Sequence[float], tolerance: float = 1e-7) -> bool:
-    return torch.allclose(ours, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=tolerance, equal_nan=True)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 9])
@@ -388,18 +358,18 @@ def test_a_monotone_change_of_the_scores_changes_no_ranking_metric():
 def test_blocks_equal_the_whole(monkeypatch, elements, levels):
     scores, targets = problem(seed=28, levels=levels)
     whole = ranking_report(scores, targets, images="all-images"), average_precision(scores, targets, "skip")
-    assert len(src.metrics._blocks(40, 9)) == 1
-    monkeypatch.setattr(src.metrics, "_BLOCK_ELEMENTS", elements)
-    assert len(src.metrics._blocks(40, 9)) > 1
-    assert len(src.metrics._blocks(9, 40)) > 1
+    assert len(src.metric_inputs.blocks(40, 9)) == 1
+    monkeypatch.setattr(src.metric_inputs, "_BLOCK_ELEMENTS", elements)
+    assert len(src.metric_inputs.blocks(40, 9)) > 1
+    assert len(src.metric_inputs.blocks(9, 40)) > 1
     assert ranking_report(scores, targets, images="all-images") == pytest.approx(whole[0], rel=1e-12)
     torch.testing.assert_close(average_precision(scores, targets, "skip"), whole[1], rtol=1e-12, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(("length", "width"), [(0, 5), (1, 5), (10, 3), (10, 1000), (7, 0)])
 def test_blocks_cover_every_index_once(monkeypatch, length, width):
-    monkeypatch.setattr(src.metrics, "_BLOCK_ELEMENTS", 12)
-    blocks = src.metrics._blocks(length, width)
+    monkeypatch.setattr(src.metric_inputs, "_BLOCK_ELEMENTS", 12)
+    blocks = src.metric_inputs.blocks(length, width)
     assert [index for block in blocks for index in range(length)[block]] == list(range(length))
     assert all(len(range(length)[block]) * width <= 12 or len(range(length)[block]) == 1 for block in blocks)
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import src.evaluation
 import src.loss_functions.SDL_loss
-import src.metrics
+import src.precision_recall
 import src.scoring
 import src.tagger
 from src.data.split import make_split
@@ -159,6 +159,39 @@ def test_four_hundred_thousand_labels_are_scored_without_their_products_at_once(
     torch.testing.assert_close(scores[0][:2][:, some], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_scores_are_the_same_with_and_without_a_gradient():
+    x, words = normal(5, 6 * 3, seed=24), normal(6, 9, seed=25)
+    for limit in (None, 15, 1 << 20):
+        with_gradient = score_labels(x.clone().requires_grad_(), words, max_block_elements=limit)
+        assert torch.equal(with_gradient.detach(), score_labels(x, words, max_block_elements=limit))
+
+
+def test_the_gradient_of_equally_good_principal_vectors_goes_to_one_of_them():
+    x = torch.ones(1, 4 * 3, requires_grad=True)  # three equal principal vectors
+    (gradient,) = torch.autograd.grad(score_labels(x, torch.ones(4, 1)).sum(), x)
+    assert sorted(gradient.view(4, 3).sum(dim=0).tolist()) == [0.0, 0.0, 4.0]
+
+
+def test_without_a_limit_the_labels_are_never_cut():
+    x, words = normal(6, 4 * 5, seed=26), normal(4, 200, seed=27)
+    assert largest_tensor(lambda: score_labels(x, words, max_block_elements=None)) == 6 * 5 * 200
+    torch.testing.assert_close(score_labels(x, words, max_block_elements=None), score_labels(x, words))
+    assert score_labels(x, words[:, :0], max_block_elements=None).shape == (6, 0)
+
+
+def test_without_a_limit_one_trace_serves_batches_of_any_size():
+    class Scores(torch.nn.Module):
+        def forward(self, x: Tensor, words: Tensor) -> Tensor:
+            return score_labels(x, words, max_block_elements=None)
+
+    words = normal(6, 11, seed=28)
+    any_size = {0: torch.export.Dim("batch")}
+    traced = torch.export.export(Scores(), (normal(3, 12, seed=29), words), dynamic_shapes=(any_size, None)).module()
+    for batch in (1, 2, 5, 33):
+        x = normal(batch, 12, seed=batch)
+        assert torch.equal(traced(x, words), score_labels(x, words))
+
+
 @pytest.mark.parametrize("words_dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_scores_have_the_embeddings_dtype(dtype, words_dtype):
@@ -224,6 +257,31 @@ def test_top_k_prefers_the_lower_index_within_and_at_the_cut():
     values, labels = top_k_labels(torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0, 2.0]]), 4)
     assert labels.tolist() == [[1, 3, 2, 4]]
     assert values.tolist() == [[3.0, 3.0, 2.0, 2.0]]
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_top_k_of_rows_with_and_without_a_tie_at_the_cut(k):
+    scores = torch.arange(30.0).repeat(5, 1)
+    scores[1, 29 - k] = scores[1, 30 - k]  # the k-th place and the next
+    scores[3] = 7.0
+    scores[4, :2] = torch.tensor([0.0, -0.0])
+    labels = top_k_labels(scores, k)[1].tolist()
+    assert labels == [sorted(range(30), key=lambda c: (-row[c], c))[:k] for row in scores.tolist()]
+    assert top_k_labels(-scores[4:, :3].abs(), 1)[1].tolist() == [[0]]  # -0.0 is no less than 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_top_k_of_any_precision(dtype):
+    scores = normal(40, 300, seed=30).to(dtype)
+    expected = [sorted(range(300), key=lambda c: (-row[c], c))[:6] for row in scores.tolist()]
+    assert top_k_labels(scores, 6)[1].tolist() == expected
+
+
+def test_top_k_makes_nothing_as_large_as_the_scores_where_nothing_is_tied():
+    scores = torch.stack([torch.randperm(5000, generator=torch.Generator().manual_seed(row)) for row in range(4)])
+    assert largest_tensor(lambda: top_k_labels(scores.float(), 10)) == scores.numel()  # .float() itself
+    scores = scores.float()
+    assert largest_tensor(lambda: top_k_labels(scores, 10)) == 4 * 11
 
 
 def test_top_k_takes_infinite_scores_and_no_pictures():
@@ -302,7 +360,7 @@ def test_scoring_functions_are_defined_once(name):
         if any(function.name == name for function in functions(ast.parse(path.read_text(encoding="utf-8"))))
     ]
     assert defined == ["src/scoring.py"]
-    for module in (src.loss_functions.SDL_loss, src.evaluation, src.tagger, src.metrics):
+    for module in (src.loss_functions.SDL_loss, src.evaluation, src.tagger, src.precision_recall):
         assert getattr(module, name, getattr(src.scoring, name)) is getattr(src.scoring, name)
 
 

@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""Evaluation of a NUS-WIDE of full size: every metric of both settings, against the plain loops that formulas suggest.
+
+107,859 pictures with 7 principal vectors of 300 numbers, 1,006 labels, 81 of them unseen. The plain loops score a
+picture at a time, principal vector by principal vector; sort a picture's labels for each setting and K; and sort a
+label's pictures for each setting and mAP convention. Both ways take turns in one process, and so do what no evaluation
+can do without: the score products alone, and one sort a label, with torch and with NumPy. All pictures and labels are
+timed; nothing is scaled. Embeddings and word vectors are whole numbers whose products are exact in float32 in any
+order of summation, so that both ways must agree in every hit.
+
+The peak memory is that of a process that only draws the problem and evaluates it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import ratio, record, take_turns
+from src.data.labels import LabelMatrix
+from src.evaluation import evaluate
+
+DIM, NUM_ROWS = 300, 7
+KS = (3, 5)
+POSITIVE_SHARE = 0.002
+
+
+class Problem(NamedTuple):
+    """Embeddings [N, D*M], word vectors [D, C], sparse targets [N, C], and the two sides."""
+
+    embeddings: Tensor
+    words: Tensor
+    targets: LabelMatrix
+    seen: list[int]
+    unseen: list[int]
+
+
+def draw(images: int, seen: int, unseen: int) -> Problem:
+    """A problem with a few frequent labels and many rare ones; no temporary is as large as the embeddings."""
+    generator = torch.Generator().manual_seed(0)
+    labels = seen + unseen
+    embeddings = torch.empty(images, DIM * NUM_ROWS)
+    for part in embeddings.split(4096):
+        part.copy_(torch.randint(-2047, 2048, part.shape, generator=generator))
+    words = torch.randint(-7, 8, (DIM, labels), generator=generator).float()  # |sums| < 300 * 2047 * 7 < 2**24
+    order = torch.randperm(labels, generator=generator)
+    positives = int(POSITIVE_SHARE * images * labels)
+    columns = torch.multinomial(1 / (order + 10), positives, replacement=True, generator=generator)
+    rows = torch.randint(images, (positives,), generator=generator)
+    targets = LabelMatrix.from_positives(rows, columns, num_rows=images, num_labels=labels)
+    sides = torch.randperm(labels, generator=generator).tolist()
+    return Problem(embeddings, words, targets, sorted(sides[unseen:]), sorted(sides[:unseen]))
+
+
+def plain_scores(embeddings: Tensor, words: Tensor) -> Tensor:
+    """A picture at a time: the best of its principal vectors' products."""
+    scores = []
+    for flat in embeddings:
+        best = torch.full((words.shape[1],), -torch.inf)
+        for vector in flat.view(DIM, NUM_ROWS).t():
+            best = torch.maximum(best, vector @ words)
+        scores.append(best)
+    return torch.stack(scores)
+
+
+def plain_f1_at_k(scores: Tensor, targets: Tensor, k: int) -> tuple[float, float, float]:
+    """A picture at a time: the k first of its sorted labels."""
+    hits = 0
+    for row, target in zip(scores, targets, strict=True):
+        best = row.sort(descending=True, stable=True).indices[:k]
+        hits += int((target[best] == 1).sum())
+    precision, recall = hits / (len(scores) * k), hits / int((targets == 1).sum())
+    return precision, recall, 2 * precision * recall / (precision + recall)
+
+
+def plain_average_precision(scores: Tensor, target: Tensor, convention: str) -> float:
+    """One label: its pictures sorted, and the precision at the place of every positive."""
+    ranked, order = scores.sort(descending=True, stable=True)
+    relevant = target[order] == 1
+    hits = relevant.cumsum(0)
+    precision = hits.double() / torch.arange(1, len(scores) + 1)
+    place = relevant.nonzero()[:, 0]
+    if convention == "skip":  # equal scores are let in at once: read at the end of their run
+        is_end = torch.ones_like(relevant)
+        is_end[:-1] = ranked[1:] != ranked[:-1]
+        ends = is_end.nonzero()[:, 0]
+        place = ends[torch.searchsorted(ends, place)]
+    positives = len(place) + (1e-8 if convention == "official" else 0)
+    return float(precision[place].sum() / positives) if positives else float("nan")
+
+
+def plain_evaluation(problem: Problem) -> dict[str, float]:
+    """Every metric by itself, from the whole matrix of scores."""
+    scores, targets = plain_scores(problem.embeddings, problem.words), problem.targets.dense()
+    report = {}
+    for setting, labels in (("zero_shot", problem.unseen), ("generalized", sorted(problem.seen + problem.unseen))):
+        own_targets = targets[:, labels]
+        rows = (own_targets == 1).any(dim=1)
+        own_scores, own_targets = scores[:, labels][rows], own_targets[rows]
+        for k in KS:
+            for name, value in zip("PRF", plain_f1_at_k(own_scores, own_targets, k), strict=True):
+                report[f"{setting}.{name}{'1' if name == 'F' else ''}@{k}"] = 100 * value
+        for key, convention in (("mAP", "official"), ("mAP_skip", "skip")):
+            columns = zip(own_scores.t(), own_targets.t(), strict=True)
+            each = [plain_average_precision(*column, convention) for column in columns]
+            report[f"{setting}.{key}"] = 100 * float(torch.tensor(each, dtype=torch.float64).nanmean())
+    return report
+
+
+def fast_evaluation(problem: Problem) -> dict[str, float]:
+    """What train.py and validate.py call."""
+    return evaluate(problem.embeddings, problem.words, problem.targets, problem.seen, problem.unseen, ks=KS)
+
+
+def products_alone(problem: Problem, block: int = 512) -> None:
+    """The score products: [N * M, D] by [D, C], in blocks of pictures, nothing kept."""
+    flat = problem.embeddings[:block].view(-1, DIM, NUM_ROWS).transpose(1, 2).reshape(-1, DIM)
+    for part in problem.embeddings.split(block):
+        torch.mm(flat[: len(part) * NUM_ROWS], problem.words)
+
+
+def sorts_alone(images: int, labels: int, library: str) -> None:
+    """One sort of ``images`` numbers a label; NumPy's carries no indices along."""
+    scores = torch.randn(images, generator=torch.Generator().manual_seed(1))
+    for _ in range(labels):
+        if library == "numpy":
+            scores.clone().numpy().sort()
+        else:
+            scores.sort(descending=True)
+
+
+def peak_of_a_child(images: int, seen: int, unseen: int) -> int:
+    """The peak resident memory in MB of a process that only draws and evaluates."""
+    sizes = [f"--{name}={value}" for name, value in (("images", images), ("seen", seen), ("unseen", unseen))]
+    done = subprocess.run([sys.executable, __file__, "--child", *sizes], stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
+def memory_mb(field: str) -> int:
+    """Resident memory of this process in MB: ``VmRSS`` is held now, ``VmHWM`` was the most; Linux only."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(rf"^{field}:\s*(\d+) kB", status, re.MULTILINE)
+    assert found is not None, f"no {field}"
+    return round(int(found[1]) * 1024 / 1e6)
+
+
+def measure(images: int, seen: int, unseen: int, repeats: int) -> dict[str, object]:
+    """The row: ratios of the ways that take turns, and the peak memory."""
+    problem = draw(images, seen, unseen)
+    found: dict[str, dict[str, float]] = {}
+
+    def keep(name: str, run: Callable[[Problem], dict[str, float]]) -> None:
+        found[name] = run(problem)
+
+    runs: dict[str, Callable[[], object]] = {
+        "fast": partial(keep, "fast", fast_evaluation),
+        "plain": partial(keep, "plain", plain_evaluation),
+        "products": partial(products_alone, problem),
+        "torch_sorts": partial(sorts_alone, images, seen + unseen, "torch"),
+        "numpy_sorts": partial(sorts_alone, images, seen + unseen, "numpy"),
+    }
+    seconds = take_turns(runs, repeats, warm_up=0)
+    difference = max(abs(found["fast"][key] - value) for key, value in found["plain"].items())
+    assert difference < 1e-9, difference
+    return {
+        "images": images,
+        "labels": seen + unseen,
+        "unseen": unseen,
+        "rows": NUM_ROWS,
+        "dim": DIM,
+        "positives": len(problem.targets.values),
+        "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
+        "plain_over_fast": round(ratio(seconds, "plain", "fast"), 1),
+        "fast_over_products": round(ratio(seconds, "fast", "products"), 2),
+        "torch_sorts_over_products": round(ratio(seconds, "torch_sorts", "products"), 2),
+        "numpy_sorts_over_products": round(ratio(seconds, "numpy_sorts", "products"), 2),
+        "largest_difference_in_percent": difference,
+    }
+
+
+def main() -> None:
+    """Measure the row of the docs."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--images", type=int, default=107_859)
+    flags.add_argument("--seen", type=int, default=925)
+    flags.add_argument("--unseen", type=int, default=81)
+    flags.add_argument("--repeats", type=int, default=3, help="timed rounds; one takes minutes")
+    flags.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor cores to use")
+    flags.add_argument("--child", action="store_true", help="print the peak memory of this process alone")
+    args = flags.parse_args()
+    sizes = args.images, args.seen, args.unseen
+    if args.child:
+        fast_evaluation(draw(*sizes))
+        print(memory_mb("VmHWM"))
+        return
+    peak = peak_of_a_child(*sizes)
+    torch.set_num_threads(args.threads)
+    record("evaluation", [{**measure(*sizes, args.repeats), "peak_mb": peak}])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""The ten best of 400,000 labels for one picture and for 32: against the matrix product alone, and against loops.
+
+A row a number of pictures. ``fast`` is score_labels and top_k_labels; ``product`` is the matrix product of its blocks,
+nothing kept, which no scoring can do without; ``plain`` scores a picture at a time, principal vector by principal
+vector, and sorts all its labels. All take turns in one process. The memory is what scoring and choosing need beside
+embeddings and word vectors, in a process of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import median_ms, ratio, record, take_turns
+from benchmarks.evaluation import DIM, NUM_ROWS, memory_mb, plain_scores
+from src.scoring import MAX_BLOCK_ELEMENTS, principal_vectors, score_labels, top_k_labels
+
+TOP = 10
+
+
+def draw(pictures: int, labels: int) -> tuple[Tensor, Tensor]:
+    """Embeddings [B, D*M] and word vectors [D, C] of whole numbers, whose products are exact in any order."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randint(-2047, 2048, (pictures, DIM * NUM_ROWS), generator=generator).float()
+    words = torch.empty(DIM, labels)
+    for part in words.split(8):
+        part.copy_(torch.randint(-7, 8, part.shape, generator=generator))
+    return embeddings, words
+
+
+@torch.inference_mode()
+def fast(embeddings: Tensor, words: Tensor) -> Tensor:
+    """What tagging does: the indices of the best labels [B, 10]."""
+    return top_k_labels(score_labels(embeddings, words), TOP)[1]
+
+
+@torch.inference_mode()
+def product(embeddings: Tensor, words: Tensor) -> None:
+    """The products [B * M, c] of every block of labels."""
+    flat = principal_vectors(embeddings, DIM).reshape(-1, DIM)
+    for part in words.split(max(1, MAX_BLOCK_ELEMENTS // len(flat)), dim=1):
+        torch.mm(flat, part)
+
+
+@torch.inference_mode()
+def plain(embeddings: Tensor, words: Tensor) -> Tensor:
+    """Loops: the same as :func:`fast`."""
+    return plain_scores(embeddings, words).sort(dim=1, descending=True, stable=True).indices[:, :TOP]
+
+
+def memory_of_a_child(pictures: int, labels: int) -> int:
+    """MB that scoring and choosing need beside their input, in a fresh process."""
+    command = [sys.executable, __file__, "--child", f"--pictures={pictures}", f"--labels={labels}"]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def memory_of_this_process(pictures: int, labels: int) -> int:
+    """The same in this process, which has done nothing else."""
+    fast(*draw(pictures, 100))  # libraries allocate on first use
+    problem = draw(pictures, labels)
+    with suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what drawing has let go of would be used again, and not be counted
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # proc(5): 5 resets VmHWM
+    before = memory_mb("VmRSS")
+    fast(*problem)
+    return memory_mb("VmHWM") - before
+
+
+def measure(pictures: int, labels: int, repeats: int) -> dict[str, object]:
+    """The row of one number of pictures."""
+    problem = draw(pictures, labels)
+    assert torch.equal(fast(*problem), plain(*problem))
+    seconds = take_turns({run.__name__: partial(run, *problem) for run in (fast, product, plain)}, repeats)
+    return {
+        "pictures": pictures,
+        "labels": labels,
+        "rows": NUM_ROWS,
+        "dim": DIM,
+        "top": TOP,
+        **{f"{name}_ms": median_ms(values) for name, values in seconds.items()},
+        "fast_over_product": round(ratio(seconds, "fast", "product"), 2),
+        "plain_over_fast": round(ratio(seconds, "plain", "fast"), 2),
+        "memory_mb": memory_of_a_child(pictures, labels),
+        "result_mb": round(4 * pictures * labels / 1e6),
+        "all_products_mb": round(4 * pictures * NUM_ROWS * labels / 1e6),
+    }
+
+
+def main() -> None:
+    """Measure the rows of the docs."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--pictures", type=int, nargs="+", default=[1, 32], help="a row for each")
+    flags.add_argument("--labels", type=int, default=400_000)
+    flags.add_argument("--repeats", type=int, default=7, help="timed rounds")
+    flags.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor cores to use")
+    flags.add_argument("--child", action="store_true", help="print the memory of this process alone")
+    args = flags.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.child:
+        print(memory_of_this_process(args.pictures[0], args.labels))
+        return
+    record("scoring", [measure(pictures, args.labels, args.repeats) for pictures in args.pictures])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The metrics of one set of pictures and labels, gathered while the labels' scores come block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from src.average_precision import average_precisions, mean_of_labels
+from src.metric_inputs import blocks
+from src.precision_recall import BestLabels, PrecisionRecall, best_labels, ceiling_at_k, ratio
+
+
+class RankingTally:
+    """Counts, best labels and average precisions of some pictures over labels that arrive in ascending order.
+
+    Of the labels that have passed it keeps a few numbers a picture (its k best scores) and a label (its average
+    precisions), never the scores.
+
+    Args:
+        rows: [n] indices of the pictures that count among those of every block, on the scores' device.
+        num_labels: C, all labels that will arrive.
+        ks: the K of P/R/F1@K; those above C are left out, since there are no K labels to choose.
+        threshold: also count the labels above this score.
+
+    Raises:
+        ValueError: a k is below 1.
+    """
+
+    def __init__(
+        self, rows: Tensor, num_labels: int, *, ks: Sequence[int] = (3, 5), threshold: float | None = None
+    ) -> None:
+        self._ks = [k for k in ks if k <= num_labels]
+        if any(k < 1 for k in self._ks):
+            raise ValueError(f"k must be between 1 and the number of labels {num_labels}, got {min(self._ks)}")
+        self._rows, self._num_labels, self._threshold = rows, num_labels, threshold
+        self._parts = blocks(len(rows), num_labels)
+        self._best: list[BestLabels | None] = [None] * len(self._parts)
+        self._positives = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)  # of every picture
+        self._above = self._hits_above = 0
+        self._unknown = 0
+        # [3, c] of every block: official, skip, and skip over the verified pictures
+        self._precisions = [torch.zeros(3, 0, dtype=torch.float64)]
+
+    def add(self, scores: Tensor, targets: Tensor) -> None:
+        """The next labels.
+
+        Args:
+            scores: [N, c].
+            targets: [N, c], 1 positive, 0 negative, -1 unknown.
+
+        Raises:
+            ValueError: a score of a picture that counts is NaN.
+        """
+        for index, part in enumerate(self._parts):
+            rows = self._rows[part]
+            self._add_pictures(index, scores[rows], targets[rows] == 1)
+        for labels in blocks(scores.shape[1], len(self._rows)):
+            self._add_labels(
+                scores[:, labels].index_select(0, self._rows), targets[:, labels].index_select(0, self._rows)
+            )
+
+    def _add_pictures(self, index: int, scores: Tensor, positive: Tensor) -> None:
+        # Positives are few: counting where they are reads the block once, a sum of booleans widens every one of them.
+        self._positives[self._parts[index]] += torch.bincount(positive.nonzero()[:, 0], minlength=len(positive))
+        if self._ks:
+            # The list of a smaller k is the beginning of the list of the largest.
+            self._best[index] = best_labels(scores, positive, max(self._ks), self._best[index])
+        if self._threshold is not None:
+            above = scores > self._threshold
+            self._above += int(above.sum())
+            self._hits_above += int((above & positive).sum())
+
+    def _add_labels(self, scores: Tensor, targets: Tensor) -> None:
+        positive, unknown = targets == 1, targets == -1
+        both = average_precisions(scores, positive)
+        num_unknown = int(unknown.sum())
+        verified = average_precisions(scores, positive, unknown).skip if num_unknown else both.skip
+        self._precisions.append(torch.stack([both.official, both.skip, verified]))
+        self._unknown += num_unknown
+
+    def report(self) -> dict[str, float]:
+        """All metrics in percent, and the counts; the keys are those of :func:`src.metrics.ranking_report`."""
+        positives = int(self._positives.sum())
+        official, skip, verified = torch.cat(self._precisions, dim=1)
+        report: dict[str, float] = {
+            "num_images": len(self._rows),
+            "num_labels": self._num_labels,
+            "num_labels_with_positive": int((~skip.isnan()).sum()),  # skip has a number for exactly these
+            "num_positives": positives,
+            "labels_per_image": ratio(positives, len(self._rows)),
+        }
+        for k in self._ks:
+            hits = sum(int(best.relevant[:, :k].sum()) for best in self._best if best is not None)
+            _add_percent(report, "", f"@{k}", PrecisionRecall.of_counts(hits, len(self._rows) * k, positives))
+            _add_percent(report, "ceiling.", f"@{k}", ceiling_at_k(self._positives, k))
+        if self._threshold is not None:
+            above = PrecisionRecall.of_counts(self._hits_above, self._above, positives)
+            _add_percent(report, "", "@threshold", above)
+        report["mAP"] = 100 * mean_of_labels(official)
+        report["mAP_skip"] = 100 * mean_of_labels(skip)
+        if self._unknown:
+            report["num_unknown"] = self._unknown
+            report["mAP_verified"] = 100 * mean_of_labels(verified)
+        return report
+
+
+def _add_percent(report: dict[str, float], prefix: str, suffix: str, result: PrecisionRecall) -> None:
+    for name, value in zip(("P", "R", "F1"), result, strict=True):
+        report[f"{prefix}{name}{suffix}"] = 100 * value
