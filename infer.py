@@ -108,6 +108,7 @@ def load_tagger(args: Namespace) -> Tagger:
         if not any(tags):
             raise UserError(f"--tags_file {args.tags_file}: names no tag; write one a line")
     device = choose_device(args.device)
+    with_weights = args.explain is not None and args.model_path.suffix.lower() != ".onnx"
     with blaming("--model_path" if args.dataset_path is None else "--model_path, --dataset_path"):
         tagger = Tagger.load(
             args.model_path,
@@ -121,8 +122,9 @@ def load_tagger(args: Namespace) -> Tagger:
             tags=tags if args.tags is not None or args.tags_file is not None else None,
             only_tags=args.only_tags,
             word_vectors=args.word_vectors,
+            engine="torch" if args.engine == "auto" and with_weights else args.engine,
         )
-    if args.input_size is not None:
+    if args.input_size is not None and tagger.engine == "torch":  # an exported model takes one size, and says so
         check_image_size(tagger.model, args.input_size, "--input_size")
     if args.explain is not None:  # said before anything is written
         feature_map(tagger.model, torch.full((1, 3, tagger.image_size, tagger.image_size), 0.5, device=device))
@@ -184,6 +186,7 @@ def settings_of(args: Namespace, tagger: Tagger, rule: TagRule) -> dict[str, Any
         weights = hashlib.sha256(stream.read()).hexdigest()[:16]
     return {
         "checkpoint_sha256": weights,
+        "engine": tagger.engine,
         "labels_sha256": labels.hexdigest()[:16],  # with their vectors and sides
         "num_labels": len(split.labels),
         "image_size": tagger.image_size,

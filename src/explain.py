@@ -7,14 +7,17 @@ picture is the score.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.models import SDLModel
+from src.exported.engines import Embedder
 from src.scoring import principal_vectors, score_labels
+
+if TYPE_CHECKING:
+    from src.models import SDLModel
 
 
 class Explanation(NamedTuple):
@@ -34,17 +37,18 @@ class Explanation(NamedTuple):
 
 
 @torch.inference_mode()
-def explain(model: SDLModel, picture: Tensor, word_vectors: Tensor) -> Explanation:
+def explain(model: Embedder, picture: Tensor, word_vectors: Tensor) -> Explanation:
     """Explain the scores of some labels of a picture.
 
     Args:
-        model: in eval mode; its backbone must end with a mean over the picture's places.
+        model: an SDLModel in eval mode; its backbone must end with a mean over the picture's places.
         picture: [3, S, S] in [0, 1], on the model's device.
         word_vectors: [D, K], those of the labels to explain.
 
     Raises:
-        UserError: the backbone has no map of features, or does more than average it.
+        UserError: the model has no PyTorch weights, its backbone no map of features, or it does more than average it.
     """
+    model = _with_weights(model)
     features = feature_map(model, picture.unsqueeze(0))[0]  # [F, h, w]
     words = word_vectors.to(features)
     embedding = model.embedding(features.mean(dim=(1, 2)).unsqueeze(0))  # [1, D*M]
@@ -58,12 +62,13 @@ def explain(model: SDLModel, picture: Tensor, word_vectors: Tensor) -> Explanati
     )
 
 
-def feature_map(model: SDLModel, pictures: Tensor) -> Tensor:
+def feature_map(model: Embedder, pictures: Tensor) -> Tensor:
     """The features of every place [B, F, h, w], before the mean that makes them the pooled ones.
 
     Raises:
-        UserError: the backbone has none, or its pooled features are not their mean.
+        UserError: the model has no PyTorch weights, its backbone no map, or its pooled features are not their mean.
     """
+    model = _with_weights(model)
     places = model.forward_places(pictures)
     pooled = model.forward_features(pictures)
     if places.ndim != 4 or places.shape[1] != pooled.shape[1]:
@@ -71,3 +76,19 @@ def feature_map(model: SDLModel, pictures: Tensor) -> Tensor:
     if not torch.allclose(places.mean(dim=(2, 3)), pooled, rtol=1e-3, atol=1e-4 * pooled.detach().abs().max().item()):
         raise UserError("--explain: this backbone does more than average its features, so no map adds up to the score")
     return places
+
+
+def _with_weights(model: Embedder) -> SDLModel:
+    """The model itself, if it is one of PyTorch: an exported one gives embeddings, and nothing of what is before them.
+
+    Raises:
+        UserError: it is another.
+    """
+    from src.models import SDLModel  # timm takes a second to import, and an exported model does without
+
+    if not isinstance(model, SDLModel):
+        raise UserError(
+            "--explain needs the model's PyTorch weights, which an exported file does not have; give the checkpoint as "
+            "--model_path, with --engine torch"
+        )
+    return model

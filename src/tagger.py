@@ -9,15 +9,14 @@ from typing import Literal, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.calibration import Calibration
-from src.checkpoint import load_checkpoint
 from src.data.images import to_rgb
 from src.data.split import ZeroShotSplit
 from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.models import SDLModel
+from src.exported.engines import Embedder, Engine, open_model
 from src.scoring import score_labels, top_k_labels
 from src.vocabulary import add_own_tags, labels_for
 from src.word_vectors.source import open_word_vectors
@@ -81,17 +80,19 @@ class Tagger:
     """A model with the labels it can give.
 
     Args:
-        model: maps pictures in [0, 1] to embeddings.
+        model: maps pictures in [0, 1] to embeddings: an :class:`src.models.SDLModel`, an exported model, or any other
+            callable that does.
         split: the labels to choose from.
         image_size, interpolation: how pictures are brought to the model's input.
         calibration: thresholds and probabilities, or None.
         fitted_on: the labels that the calibration was fitted on, if they are not those of ``split``.
         device: where to compute.
+        engine: what ``model`` computes with: ``torch``, ``onnx float32`` or ``onnx int8``.
     """
 
     def __init__(
         self,
-        model: SDLModel,
+        model: Embedder,
         split: ZeroShotSplit,
         *,
         image_size: int,
@@ -99,9 +100,11 @@ class Tagger:
         calibration: Calibration | None = None,
         fitted_on: ZeroShotSplit | None = None,
         device: str | torch.device = "cpu",
+        engine: str = "torch",
     ) -> None:
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.engine = engine
+        self.model = model.to(self.device).eval() if isinstance(model, nn.Module) else model
         self.split = split
         self.image_size = image_size
         self.transform = eval_transform(image_size, interpolation)
@@ -130,11 +133,12 @@ class Tagger:
         tags: Sequence[str] | None = None,
         only_tags: bool = False,
         word_vectors: str | Path | None = None,
+        engine: Engine = "auto",
     ) -> Tagger:
-        """Load a checkpoint of this project or of the released code.
+        """Load a checkpoint of this project or of the released code, or a file that export.py made of one.
 
         Args:
-            path: the checkpoint.
+            path: the file.
             dataset_path: a metadata folder whose labels are used instead of the checkpoint's; the released code's
                 checkpoints need one (``data/NUS_WIDE`` if it is not given).
             dataset_type: which kind of folder that must be (``SDL``, ``COCO``, ``NUS_WIDE``); None recognises it.
@@ -144,11 +148,20 @@ class Tagger:
             tags: own words to choose from as well, or, with ``only_tags``, instead.
             word_vectors: where own words have their vectors (see
                 :func:`src.word_vectors.source.open_word_vectors`); None: the words that the checkpoint carries.
+            engine: PyTorch or ONNX Runtime, see :func:`src.exported.engines.open_model`.
 
         Raises:
             UserError: a file cannot be read or does not fit, or own words have no vector.
         """
-        model, info = load_checkpoint(path, model_name=model_name, num_rows=num_rows, wordvec_dim=wordvec_dim)
+        model, info, used = open_model(
+            path,
+            engine=engine,
+            device=device,
+            image_size=image_size,
+            model_name=model_name,
+            num_rows=num_rows,
+            wordvec_dim=wordvec_dim,
+        )
         split = labels_for(info, dataset_path, dataset_type)
         if tags is not None:
             source = None if word_vectors is None else open_word_vectors(word_vectors, flag="--word_vectors")
@@ -161,6 +174,7 @@ class Tagger:
             calibration=info.calibration,
             fitted_on=info.split,
             device=device,
+            engine=used,
         )
 
     def check(self, rule: TagRule) -> None:

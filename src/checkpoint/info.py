@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
@@ -72,7 +73,32 @@ class CheckpointInfo:
 
 def package_versions() -> dict[str, str]:
     """Versions of what the results depend on."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "timm": str(timm.__version__)}
+    timm = importlib.metadata.version("timm")  # asks its metadata: importing it takes a second
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "timm": timm}
+
+
+def check_expected(
+    info: CheckpointInfo,
+    path: str | Path,
+    *,
+    model_name: str | None = None,
+    num_rows: int | None = None,
+    wordvec_dim: int | None = None,
+) -> None:
+    """Compare a file with what the caller expects of it; None takes what the file says.
+
+    Raises:
+        UserError: it contradicts an expectation.
+    """
+    for flag, expected, found in (
+        ("--model-name", model_name, info.config.model_name),
+        ("--num_rows", num_rows, info.config.num_rows),
+        ("--wordvec_dim", wordvec_dim, info.config.wordvec_dim),
+    ):
+        if expected is not None and expected != found:
+            raise UserError(
+                f"{flag} {expected}: {path} holds a model with {found}; leave the flag out to use what the file says"
+            )
 
 
 def info_to_dict(info: CheckpointInfo, *, half: bool = False) -> dict[str, Any]:

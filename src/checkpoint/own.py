@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from src.calibration import Calibration
-from src.checkpoint.info import FORMAT, CheckpointInfo, info_of_dict, info_to_dict
+from src.checkpoint.digest import save_with_digest
+from src.checkpoint.info import FORMAT, CheckpointInfo, check_expected, info_of_dict, info_to_dict
 from src.checkpoint.released import load_released
 from src.errors import UserError
-from src.files import atomic_write
 from src.models import SDLModel, create_model
 from src.models.inplace_abn import plain_state_dict
 from src.models.state_files import load_strictly, read_state_file
 
 
 def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, half: bool = False) -> None:
-    """Write this project's checkpoint, atomically.
+    """Write this project's checkpoint, atomically, and its digest beside it (:mod:`src.checkpoint.digest`).
 
     Args:
         path: the file.
@@ -44,8 +44,7 @@ def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, 
 
     content = info_to_dict(info, half=half)
     content["state_dict"] = {key: shrink(tensor) for key, tensor in plain_state_dict(model).items()}
-    with atomic_write(path) as stream:
-        torch.save(content, stream)
+    save_with_digest(path, lambda stream: torch.save(content, stream))
 
 
 def save_with_calibration(source: str | Path, target: str | Path, calibration: Calibration) -> None:
@@ -57,8 +56,8 @@ def save_with_calibration(source: str | Path, target: str | Path, calibration: C
     content = read_state_file(source)
     if content.get("format") != FORMAT:
         raise UserError(f"{source} is no checkpoint of this project, so it can hold no calibration")
-    with atomic_write(target) as stream:
-        torch.save({**content, "calibration": calibration.to_dict()}, stream)
+    calibrated = {**content, "calibration": calibration.to_dict()}
+    save_with_digest(target, lambda stream: torch.save(calibrated, stream))
 
 
 def load_checkpoint(
@@ -88,15 +87,7 @@ def load_checkpoint(
         raise UserError(f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}")
     else:
         model, info = load_released(content, path, num_rows, wordvec_dim)
-    for flag, expected, found in (
-        ("--model-name", model_name, info.config.model_name),
-        ("--num_rows", num_rows, info.config.num_rows),
-        ("--wordvec_dim", wordvec_dim, info.config.wordvec_dim),
-    ):
-        if expected is not None and expected != found:
-            raise UserError(
-                f"{flag} {expected}: {path} holds a model with {found}; leave the flag out to use what the file says"
-            )
+    check_expected(info, path, model_name=model_name, num_rows=num_rows, wordvec_dim=wordvec_dim)
     return model.eval(), info
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from src.cli import ArgumentParser, add_device_flag, add_workers_flag, finite_float, positive_int
 from src.data.metadata import KINDS
+from src.exported.engines import ENGINE_HELP, ENGINES
 
 QUICK_START = Path(__file__).resolve().parent.parent.parent / "models" / "sdl_lite0_corel5k.pth"
 
@@ -45,7 +46,12 @@ def _add_picture_flags(parser: ArgumentParser) -> None:
 
 def _add_model_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    add("--model_path", type=Path, default=QUICK_START, help="a checkpoint of train.py or of the released code")
+    add(
+        "--model_path",
+        type=Path,
+        default=QUICK_START,
+        help="a checkpoint of train.py or of the released code, or a file of export.py",
+    )
     add(
         "--dataset_path",
         type=Path,
@@ -139,5 +145,6 @@ def _add_speed_flags(parser: ArgumentParser) -> None:
     group.add_argument(
         "--num_threads", type=positive_int, metavar="N", help="threads that a CPU computes with (all, if left out)"
     )
+    group.add_argument("--engine", choices=ENGINES, default="auto", help=ENGINE_HELP)
     add_workers_flag(group)
     add_device_flag(group)

@@ -1,0 +1,124 @@
+"""What an exported file says beside its graph: ONNX metadata, strings under names that begin with ``sdl.``.
+
+Other runtimes read plain JSON: how pictures come in, what comes out, the labels. What tagging needs besides (word
+vectors, calibration, further words) is in ``sdl.checkpoint``: base64 of what ``torch.save`` makes of tensors and
+builtin containers, read back with ``weights_only=True``, so that nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from src.checkpoint.info import CheckpointInfo, info_of_dict, info_to_dict, package_versions
+from src.errors import UserError
+
+FORMAT = "sdl-onnx/1"
+INPUT, EMBEDDING, SCORES = "pictures", "embedding", "scores"
+
+Precision = Literal["float32", "int8"]
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """Where an exported file comes from.
+
+    Attributes:
+        checkpoint_sha256: of the checkpoint file.
+        image_size: side of the square that the graph takes, in pixels.
+        precision: of the weights and activations.
+        has_scores: whether the graph has the output ``scores`` too.
+    """
+
+    checkpoint_sha256: str
+    image_size: int
+    precision: Precision
+    has_scores: bool
+
+
+def to_metadata(info: CheckpointInfo, facts: ExportFacts) -> dict[str, str]:
+    """The metadata of an exported file; :func:`of_metadata` reads them back. ``info.split`` is required."""
+    assert info.split is not None
+    config, split = info.config, info.split
+    plain: dict[str, object] = {
+        "input": {
+            "name": INPUT,
+            "shape": ["batch", 3, facts.image_size, facts.image_size],
+            "type": "float32",
+            "image_size": facts.image_size,
+            "resize": "squash: both sides to image_size, no crop, averaged over the source area",
+            "interpolation": config.interpolation,
+            "channel_order": "RGB",
+            "value_range": [0, 1],
+            "normalization": "none to be done: the graph does it",
+        },
+        "output": {
+            "name": EMBEDDING,
+            "shape": ["batch", config.wordvec_dim * config.num_rows],
+            "layout": "A [wordvec_dim, num_rows], rows one after the other; score of a label = max over m of "
+            "<A[:, m], its word vector>",
+            "wordvec_dim": config.wordvec_dim,
+            "num_rows": config.num_rows,
+            "scores": SCORES if facts.has_scores else None,
+        },
+        "labels": {"names": list(split.labels), "seen": list(split.seen), "unseen": list(split.unseen)},
+        "model": {"backbone": config.model_name, "split": split.name, "precision": facts.precision},
+        "versions": package_versions(),
+    }
+    return {
+        "sdl.format": FORMAT,
+        "sdl.checkpoint_sha256": facts.checkpoint_sha256,
+        **{f"sdl.{name}": json.dumps(value, ensure_ascii=False) for name, value in plain.items()},
+        "sdl.checkpoint": _packed(info),
+    }
+
+
+def of_metadata(metadata: Mapping[str, str], source: str | Path) -> tuple[CheckpointInfo, ExportFacts]:
+    """What :func:`to_metadata` gave; ``source`` is the file, for error messages.
+
+    Raises:
+        UserError: the file is none of export.py, or incomplete.
+    """
+    form = metadata.get("sdl.format")
+    if form != FORMAT:
+        raise UserError(
+            f"{source} has the format {form!r}; this version reads {FORMAT!r}"
+            if form
+            else f"{source} is an ONNX file, but none of export.py: it says nothing about labels and pictures"
+        )
+    try:
+        read = json.loads(metadata["sdl.input"]), json.loads(metadata["sdl.output"]), json.loads(metadata["sdl.model"])
+        facts = ExportFacts(
+            metadata["sdl.checkpoint_sha256"],
+            int(read[0]["image_size"]),
+            read[2]["precision"],
+            read[1]["scores"] is not None,
+        )
+        content = torch.load(io.BytesIO(base64.b64decode(metadata["sdl.checkpoint"], validate=True)), weights_only=True)
+    except (KeyError, TypeError, ValueError, EOFError, RuntimeError, binascii.Error, pickle.UnpicklingError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{source} is an incomplete file of export.py ({reason}); export it again") from error
+    return info_of_dict(content, str(source)), facts
+
+
+def _packed(info: CheckpointInfo) -> str:
+    """Word vectors in half precision where that keeps every bit, as where the checkpoint stores them so."""
+    assert info.split is not None
+    vectors = [info.split.word_vectors] + ([] if info.extra_vectors is None else [info.extra_vectors])
+    stream = io.BytesIO()
+    torch.save(info_to_dict(info, half=all(map(_is_half, vectors))), stream)
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _is_half(vectors: Tensor) -> bool:
+    return torch.equal(vectors.half().float(), vectors.float())

@@ -1,0 +1,140 @@
+"""From an SDL model to an ONNX graph, and the proof that both compute the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from src.errors import UserError
+from src.exported.facts import EMBEDDING, INPUT, SCORES
+from src.exported.packages import need
+from src.exported.session import run_session
+from src.models import SDLModel
+from src.scoring import score_labels
+
+OPSET = 18
+TOLERANCE = 1e-4  # of the largest number of an output: float32 sums in another order differ by a hundredth of it
+_BATCHES = (1, 3)  # neither is the batch that the graph is traced with
+
+
+class EmbeddingAndScores(nn.Module):
+    """Pictures [B, 3, S, S] -> (embedding [B, D*M], scores [B, C]).
+
+    Args:
+        model: pictures to embeddings.
+        word_vectors: [D, C]; they become a constant of the graph.
+    """
+
+    word_vectors: Tensor
+
+    def __init__(self, model: SDLModel, word_vectors: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("word_vectors", word_vectors)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        embedding = self.model(pictures)
+        return embedding, score_labels(embedding, self.word_vectors, max_block_elements=None)
+
+
+def with_outputs(model: SDLModel, word_vectors: Tensor | None) -> tuple[nn.Module, list[str]]:
+    """The module to export and the names of its outputs; scores are one of them where there are word vectors [D, C]."""
+    if word_vectors is None:
+        return model.eval(), [EMBEDDING]
+    return EmbeddingAndScores(model, word_vectors).eval(), [EMBEDDING, SCORES]
+
+
+def trace(module: nn.Module, outputs: Sequence[str], image_size: int) -> Any:
+    """An ``onnx.ModelProto`` of ``module`` for batches of any size, its batch norms folded into the convolutions.
+
+    Args:
+        module: in eval mode, on the CPU; pictures [B, 3, S, S] in [0, 1] to tensors.
+        outputs: their names.
+        image_size: S in pixels.
+
+    Raises:
+        UserError: a package is missing, or PyTorch cannot export the backbone.
+    """
+    need("onnx", "export.py")
+    need("onnxscript", "export.py")
+    pictures = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of operators of packages that have nothing to do with the model
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(False), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (pictures,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError, AssertionError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"PyTorch cannot export this backbone for pictures of {image_size} pixels ({reason}); give an --image_size "
+            "that it takes, or tag with --engine torch"
+        ) from error
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    return program.model_proto
+
+
+def set_metadata(graph: Any, metadata: Mapping[str, str]) -> bytes:
+    """The bytes of the file: ``graph`` with this metadata in place of any other."""
+    onnx = need("onnx", "export.py")
+    del graph.metadata_props[:]
+    onnx.helper.set_model_props(graph, dict(metadata))
+    return graph.SerializeToString()
+
+
+@torch.inference_mode()
+def check_parity(content: bytes, module: nn.Module, outputs: Sequence[str], image_size: int) -> float:
+    """Run random pictures, in batches of 1 and of 3, through a file's bytes and through PyTorch.
+
+    Returns:
+        The largest difference, in units of the largest number of its output.
+
+    Raises:
+        UserError: it is above 1e-4.
+    """
+    generator = torch.Generator().manual_seed(1)
+    session = run_session(content, "the exported graph")
+    worst = 0.0
+    for batch in _BATCHES:
+        pictures = torch.rand(batch, 3, image_size, image_size, generator=generator)
+        expected = module(pictures)
+        found = session.run(list(outputs), {INPUT: pictures.numpy()})
+        for ours, theirs in zip([expected] if isinstance(expected, Tensor) else expected, found, strict=True):
+            difference = relative_difference(theirs, ours.numpy())
+            if not difference <= TOLERANCE:  # NaN is refused too
+                raise UserError(
+                    f"the exported graph differs from PyTorch by {difference:.2g} of the output's size, more than "
+                    f"{TOLERANCE:g}; nothing is written: tag with --engine torch"
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Max |found - expected| / max |expected|; NaN where a number is none, infinity where the shapes differ."""
+    if found.shape != expected.shape:
+        return float("inf")
+    scale = float(np.abs(expected).max(initial=0.0))
+    return float(np.abs(found - expected).max(initial=0.0)) / max(scale, float(np.finfo(np.float32).tiny))

@@ -1,0 +1,68 @@
+"""Running an exported file: pictures in, embeddings out, without building a PyTorch model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.checkpoint.info import CheckpointInfo
+from src.errors import UserError
+from src.exported.facts import EMBEDDING, INPUT, ExportFacts, of_metadata
+from src.exported.packages import need
+
+
+class ExportedModel:
+    """Maps pictures [B, 3, S, S] in [0, 1] to embeddings [B, D*M] with ONNX Runtime, on the CPU, B from 1.
+
+    Args:
+        path: a file of export.py.
+
+    Attributes:
+        info: what the checkpoint said beside its weights.
+        facts: where the file comes from.
+
+    Raises:
+        UserError: onnxruntime is missing, or the file cannot be read or is none of export.py.
+    """
+
+    info: CheckpointInfo
+    facts: ExportFacts
+
+    def __init__(self, path: str | Path) -> None:
+        if not Path(path).is_file():
+            raise UserError(f"no such file: {path}; give the path of a checkpoint or of a file that export.py wrote")
+        self.session = run_session(str(path), str(path))
+        self.info, self.facts = of_metadata(self.session.get_modelmeta().custom_metadata_map, path)
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """[B, 3, S, S] -> [B, D*M], on the device of ``pictures``."""
+        (embedding,) = self.session.run([EMBEDDING], {INPUT: pictures.float().cpu().contiguous().numpy()})
+        return torch.from_numpy(embedding).to(pictures.device)
+
+
+def run_session(model: str | bytes, source: str) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU with as many threads as PyTorch has.
+
+    Args:
+        model: the path of an ONNX file, or its bytes.
+        source: what it is called in error messages.
+
+    Raises:
+        UserError: onnxruntime is missing, or cannot load the model.
+    """
+    runtime = need("onnxruntime", source)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1  # the graphs are chains: there is nothing to run side by side
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL  # NCHWc, fused activations
+    # Threads wait actively within a run, but leave the processor to those that read pictures when it ends
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3  # errors only
+    try:
+        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # pybind gives ONNX Runtime's errors no common class but Exception
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{source}: ONNX Runtime cannot load it ({reason}); export it again") from error

@@ -1,0 +1,192 @@
+"""Engines: which one computes, that both give the same tags and metrics, and what is said where one cannot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import export
+import infer
+import train
+import validate
+from src.errors import UserError
+from src.exported.engines import open_model
+from src.exported.session import ExportedModel
+from src.tagger import Tagger
+from tests.helpers import save_tiny, write_pictures
+from tests.script_helpers import PLAIN, TINY, call, child, succeeded, user_error, without_curves
+from tests.test_tagger import drawn
+
+
+@pytest.fixture(scope="module")
+def pair(sample, tmp_path_factory) -> Path:
+    """``m.ckpt`` of a short training on the sample, with ``m.onnx`` beside it and ``m8.onnx`` in 8 bits."""
+    folder = tmp_path_factory.mktemp("pair")
+    flags = ("--data", sample, *TINY, *PLAIN, "--num-epochs", 1, "--seed", 1, "--lr", 3e-3)
+    with without_curves():
+        succeeded(call(train.main, *flags, "--path_output", folder / "run"))
+    shutil.move(folder / "run" / "model-last.ckpt", folder / "m.ckpt")
+    succeeded(call(export.main, "--model_path", folder / "m.ckpt", "--output", folder / "m.onnx"))
+    int8 = ("--int8", "--calibration", sample, "-j", 0)
+    succeeded(call(export.main, "--model_path", folder / "m.ckpt", "--output", folder / "m8.onnx", *int8))
+    write_pictures(folder / "pictures", 5)
+    return folder
+
+
+def copies(pair: Path, folder: Path, *names: str) -> list[Path]:
+    return [Path(shutil.copy(pair / name, folder / name)) for name in names]
+
+
+def tags_of(path: Path) -> dict[str, list[tuple[str, float]]]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        result["picture"]: [(tag["label"], tag["score"]) for tag in result["tags"]] for result in content["results"]
+    }
+
+
+def test_both_engines_give_the_same_tags_as_child_processes(pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    imported = {}
+    for name, flags in {"ckpt": ("--engine", "torch"), "onnx": ()}.items():
+        rest = ("--pic_path", pair / "pictures", "--no_picture", "--json", tmp_path / f"{name}.json", "-j", 0)
+        finished = succeeded(child("infer.py", "--model_path", pair / f"m.{name}", *flags, *rest))
+        imported[name] = {line.split("|")[-1].strip() for line in finished.stderr.splitlines()}
+    ours, theirs = (tags_of(tmp_path / f"{name}.json") for name in ("ckpt", "onnx"))
+    assert ours.keys() == theirs.keys()
+    assert len(ours) == 5
+    for picture, tags in ours.items():
+        assert [label for label, _ in tags] == [label for label, _ in theirs[picture]]
+        assert [score for _, score in tags] == pytest.approx([score for _, score in theirs[picture]], abs=1e-4)
+    assert "timm" in imported["ckpt"]
+    assert not imported["onnx"] & {"timm", "onnx", "onnxscript"}  # what makes models takes seconds to import
+
+
+def test_metrics_are_the_same(pair, sample, tmp_path):
+    reports = {}
+    for name, flags in {
+        "torch": (pair / "m.ckpt", "--engine", "torch"),
+        "auto": (pair / "m.ckpt",),
+        "onnx": (pair / "m.onnx",),
+        "int8": (pair / "m8.onnx",),
+    }.items():
+        json_file = tmp_path / f"{name}.json"
+        rest = ("--metadata", sample, "-j", 0, "--device", "cpu", "--json", json_file)
+        succeeded(call(validate.main, "--model-path", *flags, *rest))
+        reports[name] = json.loads(json_file.read_text(encoding="utf-8"))
+    assert {name: report["engine"] for name, report in reports.items()} == {
+        "torch": "torch",
+        "auto": "onnx float32",
+        "onnx": "onnx float32",
+        "int8": "onnx int8",
+    }
+    for name in ("auto", "onnx"):
+        assert reports[name]["metrics"] == pytest.approx(reports["torch"]["metrics"], abs=1e-6)
+    assert reports["int8"]["metrics"]["generalized.mAP"] == pytest.approx(
+        reports["torch"]["metrics"]["generalized.mAP"], abs=15
+    )
+
+
+def test_auto_takes_the_exported_file_of_this_checkpoint_and_says_so_once(pair, capsys):
+    tagger = Tagger.load(pair / "m.ckpt")
+    assert tagger.engine == "onnx float32"
+    assert isinstance(tagger.model, ExportedModel)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(pair / "m.onnx") in line
+    assert "--engine torch" in line
+    tags = [[(tag.label, tag.unseen) for tag in of] for of in tagger.tag(drawn(), top_k=4)]
+    plain = Tagger.load(pair / "m.ckpt", engine="torch")
+    assert plain.engine == "torch"
+    assert [[(tag.label, tag.unseen) for tag in of] for of in plain.tag(drawn(), top_k=4)] == tags
+    assert capsys.readouterr().err == ""
+
+
+def test_auto_never_takes_a_stale_an_int8_or_a_broken_file(pair, tmp_path, capsys):
+    (checkpoint,) = copies(pair, tmp_path, "m.ckpt")
+    beside = tmp_path / "m.onnx"
+    assert open_model(checkpoint).engine == "torch"
+    assert capsys.readouterr().err == ""
+    shutil.copy(pair / "m8.onnx", beside)
+    assert open_model(checkpoint).engine == "torch"
+    assert "int8" in capsys.readouterr().err
+    beside.write_bytes(b"no model")
+    assert open_model(checkpoint).engine == "torch"
+    assert "cannot load it" in capsys.readouterr().err
+    shutil.copy(pair / "m.onnx", beside)
+    assert open_model(checkpoint, image_size=64).engine == "torch"
+    assert "32 pixels, not 64" in capsys.readouterr().err
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "metrics": {}}, checkpoint)
+    assert open_model(checkpoint).engine == "torch"
+    assert f"{beside} was not made of {checkpoint} as it is now" in capsys.readouterr().err
+
+
+def test_engine_onnx_says_which_command_is_missing(pair, tmp_path):
+    (checkpoint,) = copies(pair, tmp_path, "m.ckpt")
+    remedy = f"python export.py --model_path {checkpoint} --output {tmp_path / 'm.onnx'}"
+    with pytest.raises(UserError, match="no exported model") as error:
+        open_model(checkpoint, engine="onnx")
+    assert remedy in str(error.value)
+    shutil.copy(pair / "m8.onnx", tmp_path / "m.onnx")
+    with pytest.raises(UserError, match=r"--engine onnx: .*int8"):
+        open_model(checkpoint, engine="onnx")
+    shutil.copy(pair / "m.onnx", tmp_path / "m.onnx")
+    assert open_model(checkpoint, engine="onnx").engine == "onnx float32"
+    save_tiny(checkpoint)
+    with pytest.raises(UserError, match="was not made of"):
+        open_model(checkpoint, engine="onnx")
+
+
+def test_what_a_file_of_export_cannot_do(pair, sample, tmp_path):
+    picture = pair / "pictures" / "0.png"
+    given = ("--model_path", pair / "m.onnx", "--pic_path", picture, "--no_picture")
+    message = user_error(call(infer.main, *given, "--explain"))
+    assert "--explain" in message
+    assert "PyTorch weights" in message
+    assert "no PyTorch weights" in user_error(call(infer.main, *given, "--engine", "torch"))
+    assert "exported for pictures of 32 pixels" in user_error(call(infer.main, *given, "--input_size", 64))
+    assert "--num_rows 3" in user_error(call(infer.main, *given, "--num_rows", 3))
+    fit = ("--fit-thresholds", tmp_path / "fitted.ckpt")
+    message = user_error(call(validate.main, "--model-path", pair / "m.onnx", "--metadata", sample, *fit))
+    assert "--fit-thresholds" in message
+    assert "export the copy" in message
+
+
+def test_explain_takes_pytorch_by_itself(pair, tmp_path):
+    flags = ("--pic_path", pair / "pictures" / "0.png", "--path_output", tmp_path, "-j", 0)
+    finished = succeeded(call(infer.main, "--model_path", pair / "m.ckpt", *flags, "--explain", 1))
+    assert "ONNX" not in finished.stderr
+    assert (tmp_path / "0-why.png").is_file()
+
+
+def test_a_run_goes_on_only_with_its_own_engine(pair, tmp_path):
+    tagger = {name: Tagger.load(pair / name) for name in ("m.onnx", "m8.onnx")}
+    args = infer.infer_parser(None).parse_args(["--pic_path", "x", "--model_path", str(pair / "m.ckpt")])
+    rule = infer.TagRule(3)
+    plain = infer.settings_of(args, Tagger.load(pair / "m.ckpt", engine="torch"), rule)
+    settings = [plain, *(infer.settings_of(args, each, rule) for each in tagger.values())]
+    assert len({each["engine"] for each in settings}) == 3
+
+
+def test_own_words_and_resume_work_from_the_file_alone(pair, tmp_path):
+    label = Tagger.load(pair / "m.onnx").split.labels[0]
+    results = tmp_path / "r.json"
+    flags = ("--model_path", pair / "m.onnx", "--pic_path", pair / "pictures", "--no_picture", "-j", 0, "--quiet")
+    succeeded(call(infer.main, *flags, "--tags", label, "--only_tags", "--json", results))
+    again = succeeded(call(infer.main, *flags, "--tags", label, "--only_tags", "--json", results, "--resume"))
+    assert "5 of 5 pictures are done already" in again.stderr
+    assert {name for tags in tags_of(results).values() for name, _ in tags} == {label}
+
+
+def test_without_onnxruntime_a_checkpoint_still_works(pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert open_model(pair / "m.ckpt").engine == "torch"
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="pip install onnxruntime"):
+        open_model(pair / "m.onnx")
+    with pytest.raises(UserError, match="pip install onnxruntime"):
+        open_model(pair / "m.ckpt", engine="onnx")
