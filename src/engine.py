@@ -181,7 +181,7 @@ def _forward_and_backward(trained: Trained, batch: TrainBatch) -> Tensor:
     """Add the gradient of ``weight`` times the batch's mean loss; returns the loss and its parts, [4] float64."""
     inputs = batch.inputs.to(trained.device, non_blocking=True)
     targets = batch.targets.to(trained.device, non_blocking=True)
-    forward = trained.forward or trained.module
+    forward = trained.module if trained.forward is None else trained.forward  # a compiled one has no truth value
     waits = isinstance(forward, DistributedDataParallel) and not batch.ends_step
     with forward.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # nn.Module hides it
         with torch.autocast(trained.device.type, dtype=trained.precision, enabled=trained.precision is not None):

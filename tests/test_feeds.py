@@ -15,9 +15,9 @@ from src.data.labels import LabelMatrix
 from src.data.order import Portion
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import eval_transform, train_transform
+from src.embedding import Reading
 from src.engine import EpochSums, TrainBatch, Trained, train_epoch
 from src.errors import UserError
-from src.embedding import Reading
 from src.feeds import FeatureFeed, Feed, PictureFeed
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
