@@ -95,8 +95,8 @@ def _of_exported(
     check_expected(model.info, path, **expected)  # type: ignore[arg-type]
     if image_size is not None and image_size != model.facts.image_size:
         raise UserError(
-            f"--image_size {image_size}: {path} was exported for pictures of {model.facts.image_size} pixels; leave "
-            "the flag out, or export the checkpoint with this size"
+            f"{path} was exported for pictures of {model.facts.image_size} pixels, not {image_size}; leave the size "
+            "out, or export the checkpoint with this one"
         )
     return Opened(model, model.info, f"onnx {model.facts.precision}")
 
