@@ -150,7 +150,12 @@ def test_the_other_metrics_are_those_without_fitting(trained, run, tmp_path):
 def test_what_was_written_is_printed_and_nothing_else_is_there(run):
     path, finished, report = run
     plot = path.with_name("fitted-reliability.png")
-    assert sorted(entry.name for entry in path.parent.iterdir()) == [plot.name, path.name, "report.json"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [
+        plot.name,
+        path.name,
+        f"{path.name}.sha256",
+        "report.json",
+    ]
     assert f"written to {path}; plot: {plot}" in finished.stdout
     for name in ("seen.F1@5", "unseen.F1@fitted", "generalized.stacked_F1@3", "seen.ECE"):
         assert f"{report['calibration'][name]:.2f}" in finished.stdout
@@ -189,7 +194,7 @@ def test_a_child_process_fits_beside_its_own_folder(trained, tmp_path):
         child("validate.py", "--model-path", trained, "-j", 0, "--fit-thresholds", "new.ckpt", cwd=tmp_path)
     )
     assert finished.stderr == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new-reliability.png", "new.ckpt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new-reliability.png", "new.ckpt", "new.ckpt.sha256"]
     assert "written to new.ckpt; plot: new-reliability.png" in finished.stdout
     assert calibration_of(tmp_path / "new.ckpt").num_images == 24
 
@@ -339,7 +344,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("flags", "named"), MISTAKES, ids=[flags for flags, _ in MISTAKES])
 def test_a_mistake_is_named_before_pictures_are_read(trained, tmp_path, monkeypatch, flags, named):
-    monkeypatch.setattr(validate, "embed_all", lambda *arguments: pytest.fail("the pictures were read"))
+    monkeypatch.setattr(validate, "embed_pictures", lambda *arguments: pytest.fail("the pictures were read"))
     link, there = tmp_path / "link.ckpt", tmp_path / "there.ckpt"
     os.symlink(trained, link)
     there.write_bytes(b"as it was")
@@ -368,7 +373,7 @@ def another_seen(data: Path) -> None:
 
 @pytest.mark.parametrize("change", [reordered, another_seen])
 def test_labels_that_are_not_the_checkpoints_are_refused(wheel, trained, tmp_path, monkeypatch, change):
-    monkeypatch.setattr(validate, "embed_all", lambda *arguments: pytest.fail("the pictures were read"))
+    monkeypatch.setattr(validate, "embed_pictures", lambda *arguments: pytest.fail("the pictures were read"))
     data = copy_of(wheel, tmp_path / "data")
     change(data)
     message = user_error(
