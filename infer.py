@@ -123,6 +123,7 @@ def load_tagger(args: Namespace) -> Tagger:
             only_tags=args.only_tags,
             word_vectors=args.word_vectors,
             engine="torch" if args.engine == "auto" and with_weights else args.engine,
+            exact_pictures=args.exact_pictures,
         )
     if args.input_size is not None and tagger.engine == "torch":  # an exported model takes one size, and says so
         check_image_size(tagger.model, args.input_size, "--input_size")
@@ -187,6 +188,7 @@ def settings_of(args: Namespace, tagger: Tagger, rule: TagRule) -> dict[str, Any
     return {
         "checkpoint_sha256": weights,
         "engine": tagger.engine,
+        "exact_pictures": args.exact_pictures,
         "labels_sha256": labels.hexdigest()[:16],  # with their vectors and sides
         "num_labels": len(split.labels),
         "image_size": tagger.image_size,

@@ -68,9 +68,9 @@ def validate(args: argparse.Namespace, processes: Processes) -> int:
     evaluation = load_evaluation_set(metadata, args.data or pictures_of_training(metadata, info))
     if args.image_size is not None and isinstance(model, torch.nn.Module):
         check_image_size(model, args.image_size, "--image-size")
-    pictures = PictureDataset(
-        evaluation.paths, eval_transform(args.image_size or info.config.image_size, info.config.interpolation)
-    )
+    size = args.image_size or info.config.image_size
+    transform = eval_transform(size, info.config.interpolation, exact=args.exact_pictures)
+    pictures = PictureDataset(evaluation.paths, transform)
     precision = torch.float16 if args.autocast_enabled and device.type == "cuda" else None
     reading = Reading(args.batch_size, args.workers, device, precision, processes)
     embedded = embed_pictures(model, pictures, reading, "pictures", every=args.print_freq)

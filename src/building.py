@@ -80,11 +80,13 @@ def build_feed(
     seed: int,
 ) -> Feed:
     """Cached features for a frozen backbone, augmented pictures otherwise."""
-    evaluate_as = eval_transform(config.image_size, config.interpolation)
+    evaluate_as = eval_transform(config.image_size, config.interpolation, exact=args.exact_pictures)
     if args.freeze_backbone:
-        facts = (config.model_name, config.image_size, config.interpolation)
+        facts = (config.model_name, config.image_size, config.interpolation, args.exact_pictures)
         return FeatureFeed(model, *sets, evaluate_as, reading, cache=args.feature_cache or cache, facts=facts)
-    train_as = train_transform(config.image_size, cutout=args.cutout, augmentation=args.augmentation)
+    train_as = train_transform(
+        config.image_size, cutout=args.cutout, augmentation=args.augmentation, exact=args.exact_pictures
+    )
     return PictureFeed(model, *sets, (train_as, evaluate_as), reading, seed=seed, freeze_bn=args.freeze_bn)
 
 

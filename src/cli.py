@@ -170,6 +170,16 @@ def add_workers_flag(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_exact_flag(parser: argparse._ActionsContainer) -> None:
+    """``--exact-pictures``, the same in every script that reads pictures."""
+    parser.add_argument(
+        "--exact-pictures",
+        action="store_true",
+        help="decode and resize as the released code does, to the bit: slower; else pictures that shrink differ by a "
+        "rounding step (docs/benchmarks.md)",
+    )
+
+
 def seed_everything(seed: int | None) -> None:
     """Seed Python, NumPy and PyTorch; None leaves them random.
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import PIL
 import torch
-import torchvision
 from torch import Tensor
 
+from src.data.transforms import TRANSFORM_VERSION
 from src.errors import UserError
 from src.evaluation import Embedded
 from src.files import atomic_write
@@ -21,8 +21,8 @@ from src.models.state_files import read_state_file
 
 def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], facts: Sequence[object]) -> str:
     """A name for features that changes with all they depend on: pictures, weights, versions, other facts."""
-    versions = [str(package.__version__) for package in (torch, torchvision, PIL)]
-    digest = hashlib.sha256(repr((*facts, *versions)).encode())
+    versions = [str(package.__version__) for package in (torch, PIL)]
+    digest = hashlib.sha256(repr((*facts, *versions, TRANSFORM_VERSION)).encode())
     for path in paths:
         try:
             status = os.stat(path)

@@ -88,6 +88,7 @@ class Tagger:
         fitted_on: the labels that the calibration was fitted on, if they are not those of ``split``.
         device: where to compute.
         engine: what ``model`` computes with: ``torch``, ``onnx float32`` or ``onnx int8``.
+        exact_pictures: resize as the released code does, to the bit (see :mod:`src.data.transforms`).
     """
 
     def __init__(
@@ -101,13 +102,14 @@ class Tagger:
         fitted_on: ZeroShotSplit | None = None,
         device: str | torch.device = "cpu",
         engine: str = "torch",
+        exact_pictures: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.engine = engine
         self.model = model.to(self.device).eval() if isinstance(model, nn.Module) else model
         self.split = split
         self.image_size = image_size
-        self.transform = eval_transform(image_size, interpolation)
+        self.transform = eval_transform(image_size, interpolation, exact=exact_pictures)
         self.calibration = calibration
         self._is_seen = torch.zeros(len(split.labels), dtype=torch.bool, device=self.device)
         self._is_seen[list(split.seen)] = True
@@ -134,6 +136,7 @@ class Tagger:
         only_tags: bool = False,
         word_vectors: str | Path | None = None,
         engine: Engine = "auto",
+        exact_pictures: bool = False,
     ) -> Tagger:
         """Load a checkpoint of this project or of the released code, or a file that export.py made of one.
 
@@ -149,6 +152,7 @@ class Tagger:
             word_vectors: where own words have their vectors (see
                 :func:`src.word_vectors.source.open_word_vectors`); None: the words that the checkpoint carries.
             engine: PyTorch or ONNX Runtime, see :func:`src.exported.engines.open_model`.
+            exact_pictures: resize as the released code does, to the bit.
 
         Raises:
             UserError: a file cannot be read or does not fit, or own words have no vector.
@@ -175,6 +179,7 @@ class Tagger:
             fitted_on=info.split,
             device=device,
             engine=used,
+            exact_pictures=exact_pictures,
         )
 
     def check(self, rule: TagRule) -> None:

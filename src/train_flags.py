@@ -8,6 +8,7 @@ from pathlib import Path
 from src.cli import (
     ArgumentParser,
     add_device_flag,
+    add_exact_flag,
     add_workers_flag,
     fraction,
     non_negative_int,
@@ -65,6 +66,7 @@ def _add_data_flags(parser: ArgumentParser) -> None:
     add("--augmentation", choices=AUGMENTATIONS, default="randaugment", help=package_help)
     cutout_help = "side of the cutout square as a part of the picture's side; 0: none"
     add("--cutout", type=fraction, default=0.5, metavar="PART", help=cutout_help)
+    add_exact_flag(group)
     add_workers_flag(group)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from src.cli import (
     ArgumentParser,
     add_device_flag,
+    add_exact_flag,
     add_workers_flag,
     finite_float,
     fraction,
@@ -75,6 +76,7 @@ def validate_parser(description: str | None) -> ArgumentParser:
     add("--engine", choices=ENGINES, default="auto", help=ENGINE_HELP)
     _add_fit_flags(flags)
     add_device_flag(flags)
+    add_exact_flag(flags)
     add_workers_flag(flags)
     return flags
 

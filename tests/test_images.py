@@ -1,5 +1,6 @@
 """Pictures of every kind come out as upright 8-bit RGB with the right colours, and broken ones say what they are."""
 
+import gc
 import io
 import random
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from src.data.images import BadPictureError, read_picture, to_rgb
+from src.data.images import BadPictureError, pixels_of, read_picture, to_rgb
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -208,6 +209,60 @@ def test_the_file_is_closed_and_the_picture_still_usable(tmp_path):
     assert picture.copy().getpixel((3, 3)) == RED
 
 
+def test_an_upright_rgb_picture_is_not_copied():
+    picture = Image.new("RGB", (4, 4), RED)
+    assert to_rgb(picture) is picture
+
+
+@pytest.mark.parametrize(
+    ("at_least", "expected"),
+    [(None, (200, 120)), (121, (200, 120)), (61, (200, 120)), (60, (100, 60)), (31, (100, 60)), (16, (50, 30)),
+     (15, (25, 15)), (1, (25, 15))],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_jpeg_may_come_smaller_but_never_smaller_than_was_asked_for(tmp_path, suffix, at_least, expected):
+    path = saved(Image.new("RGB", (200, 120), RED), tmp_path / f"a.{suffix}")
+    picture = read_picture(path, at_least=at_least)
+    assert picture.size == (expected if suffix == "jpg" else (200, 120))
+    np.testing.assert_allclose(pixels(picture)[3, 3], RED, atol=3)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_a_smaller_jpeg_keeps_its_colours_and_is_turned(tmp_path, mode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(Image.new("RGB", (160, 80), (90, 90, 90)).convert(mode), tmp_path / "a.jpg", exif=exif)
+    picture = read_picture(path, at_least=20)
+    assert picture.size == (20, 40)
+    np.testing.assert_allclose(pixels(picture), 90, atol=3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (7, 5), (300, 200), (2500, 2000)])  # the last in several pieces
+@pytest.mark.parametrize("lends", [True, False])
+def test_pixels_without_a_copy_are_the_pixels(size, lends, monkeypatch):
+    values = np.random.RandomState(0).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture = Image.fromarray(values)
+    if not lends:  # an older Pillow
+        monkeypatch.delattr(Image.Image, "__arrow_c_array__", raising=False)
+    found = pixels_of(picture)
+    assert found.dtype == np.uint8
+    assert found.shape[:2] == (size[1], size[0])
+    np.testing.assert_array_equal(found[..., :3], values)
+
+
+def test_pixels_outlive_their_picture():
+    values = np.random.RandomState(0).randint(0, 256, (300, 400, 3), dtype=np.uint8)
+    found = pixels_of(Image.fromarray(values))
+    gc.collect()
+    others = [Image.new("RGB", (400, 300), RED) for _ in range(20)]  # would take the place of freed memory
+    np.testing.assert_array_equal(found[..., :3], values)
+    assert len(others) == 20
+
+
+def test_pixels_of_no_pixel():
+    assert pixels_of(Image.new("RGB", (0, 5))).shape[0] == 5
+
+
 def jpeg_bytes() -> bytes:
     stream = io.BytesIO()
     noise = np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -228,8 +283,11 @@ def jpeg_bytes() -> bytes:
 def test_a_broken_file_is_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "broken.jpg"
     path.write_bytes(content)
+    with pytest.raises(BadPictureError) as scaled:
+        read_picture(path, at_least=8)
     with pytest.raises(BadPictureError) as caught:
         read_picture(path)
+    assert reason in str(scaled.value)
     assert str(path) in str(caught.value)
     assert reason in str(caught.value)
     assert len(str(caught.value)) > len(str(path)) + 5  # more than the name

@@ -1,7 +1,7 @@
-"""Reading beside the model: order, bounded previews, named problems, and a process that dies is no riddle."""
+"""Reading beside the model: order, bounded memory, named problems, early ends, and the tensors of one transform."""
 
-import os
-import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 from src.data.images import read_picture
 from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.tagging.reading import _WORTH_WORKERS, PREVIEW, ReadBatch, naming_dead_workers, read_batches
+from src.tagging.reading import PREVIEW, ReadBatch, naming_dead_workers, read_batches
 from tests.helpers import write_pictures
 
 TRANSFORM = eval_transform(32)
@@ -28,7 +28,7 @@ def paths(tmp_path_factory) -> list[Path]:
     return write_pictures(tmp_path_factory.mktemp("pictures"), 18, broken=(0, 6, 7, 8, 17))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, 5])
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 100])
 def test_pictures_come_in_their_order_and_problems_with_their_paths(paths, workers, batch_size):
     batches = read(paths, batch_size=batch_size, workers=workers)
@@ -46,6 +46,19 @@ def test_pictures_come_in_their_order_and_problems_with_their_paths(paths, worke
             assert torch.equal(tensor, TRANSFORM(read_picture(path)))
 
 
+def test_order_holds_where_later_pictures_are_read_sooner(tmp_path):
+    paths = write_pictures(tmp_path, 12)
+
+    def slow_first(picture: Image.Image) -> torch.Tensor:
+        time.sleep(0.03 if picture.getpixel((0, 0))[0] % 2 else 0)
+        return TRANSFORM(picture)
+
+    batches = read(paths, slow_first, workers=4)
+    assert [path for batch in batches for path in batch.paths] == paths
+    expected = torch.stack([TRANSFORM(read_picture(path)) for path in paths])
+    assert torch.equal(torch.cat([batch.pictures for batch in batches]), expected)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_picture_at_all(workers):
     assert read([], workers=workers) == []
@@ -53,7 +66,7 @@ def test_no_picture_at_all(workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_previews_are_the_pictures_themselves_but_no_larger_than_is_shown(tmp_path, workers):
-    sizes = [(40, 30), (3200, 100), (90, 2000), (1600, 1600)] + [(8, 8)] * (_WORTH_WORKERS - 4)
+    sizes = [(40, 30), (3200, 100), (90, 2000), (1600, 1600)] + [(8, 8)] * 6
     paths = []
     for number, size in enumerate(sizes):
         paths.append(tmp_path / f"{number:02d}.png")
@@ -72,33 +85,104 @@ def test_previews_are_the_pictures_themselves_but_no_larger_than_is_shown(tmp_pa
             assert (np.asarray(previews[path]) == 10 * number).all()
 
 
-def test_the_tensor_is_made_of_the_whole_picture_and_not_of_the_preview(tmp_path):
-    path = tmp_path / "a.png"
-    Image.effect_noise((2400, 40), 80).save(path)
-    (batch,) = read([path], previews=True)
-    assert torch.equal(batch.pictures[0], TRANSFORM(read_picture(path)))
+@pytest.mark.parametrize("name", ["small.png", "large.jpg"])
+def test_the_tensor_is_the_same_whether_the_picture_is_shown_or_not(tmp_path, name):
+    path = tmp_path / name
+    Image.effect_noise((60, 40) if name == "small.png" else (2400, 700), 80).convert("RGB").save(path)
+    for transform in (TRANSFORM, eval_transform(32, exact=True), lambda picture: eval_transform(32)(picture)):
+        (plain,) = read([path], transform)
+        (shown,) = read([path], transform, previews=True)
+        assert torch.equal(shown.pictures, plain.pictures)
+        assert shown.previews[0].size == ((60, 40) if name == "small.png" else (1600, 467))
+    (exact,) = read([path], eval_transform(32, exact=True), previews=True)
+    assert torch.equal(exact.pictures[0], eval_transform(32, exact=True)(read_picture(path)))
 
 
-class Dying:
-    """A transform whose process ends as if the system had ended it."""
+class Counting:
+    """A transform that counts its calls and where they come from."""
 
-    def __init__(self, how: str) -> None:
-        self.how, self.parent = how, os.getpid()
+    def __init__(self) -> None:
+        self.calls, self.threads = 0, set()
+        self._lock = threading.Lock()
 
     def __call__(self, picture: Image.Image) -> torch.Tensor:
-        if os.getpid() != self.parent:
-            if self.how == "exit":
-                os._exit(3)
-            os.kill(os.getpid(), signal.SIGKILL)
+        with self._lock:
+            self.calls += 1
+            self.threads.add(threading.get_ident())
         return TRANSFORM(picture)
 
+    def wait_for(self, calls: int) -> None:
+        """Until so many pictures were read, and as long again as more could be."""
+        end = time.monotonic() + 20
+        while self.calls < calls and time.monotonic() < end:
+            time.sleep(0.005)
+        time.sleep(0.05)
 
-@pytest.mark.parametrize("how", ["exit", "kill"])
-def test_a_process_that_dies_is_said_with_a_remedy_that_works(paths, how):
-    with pytest.raises(UserError, match=r"--workers: a process that reads pictures died.*-j 0") as caught:
-        read(paths, Dying(how), workers=2)
-    assert "\n" not in str(caught.value)
-    assert len(read(paths, Dying(how), workers=0)) == 5
+
+def test_one_batch_is_read_ahead_while_the_caller_works_and_no_more(tmp_path):
+    paths, transform = write_pictures(tmp_path, 20), Counting()
+    batches = read_batches(paths, transform, batch_size=4, workers=3, previews=False)
+    for read_so_far in (8, 12, 16, 20, 20):
+        next(batches)
+        transform.wait_for(read_so_far)
+        assert transform.calls == read_so_far
+    assert next(batches, None) is None
+    assert threading.get_ident() not in transform.threads
+
+
+def test_without_workers_a_batch_is_read_when_it_is_asked_for(tmp_path):
+    paths, transform = write_pictures(tmp_path, 6), Counting()
+    batches = read_batches(paths, transform, batch_size=2, workers=0, previews=False)
+    assert transform.calls == 0
+    next(batches)
+    assert transform.calls == 2
+    assert transform.threads == {threading.get_ident()}
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("picture-reader")]
+
+
+@pytest.mark.parametrize("ended_by", [KeyboardInterrupt, ValueError, GeneratorExit])
+def test_an_early_end_reads_no_more_than_what_is_in_hand(tmp_path, ended_by):
+    paths, gate, started = write_pictures(tmp_path, 40), threading.Event(), []
+
+    def slow(picture: Image.Image) -> torch.Tensor:
+        started.append(None)
+        if picture.getpixel((0, 0))[0] > 255 * 9 // 39:  # not of the first batch
+            gate.wait(20)
+        return TRANSFORM(picture)
+
+    batches = read_batches(paths, slow, batch_size=10, workers=2, previews=False)
+    next(batches)
+    threading.Timer(0.1, gate.set).start()
+    if ended_by is GeneratorExit:
+        batches.close()
+    else:
+        with pytest.raises(ended_by):
+            batches.throw(ended_by())
+    assert len(started) <= 10 + 2 + 2  # each thread may have taken one more before the rest was called off
+    assert readers() == []
+
+
+def test_a_fault_of_ours_shows_as_what_it_is_and_leaves_no_thread(paths):
+    def faulty(picture: Image.Image) -> torch.Tensor:
+        raise ZeroDivisionError("ours")
+
+    for workers in (0, 2):
+        with pytest.raises(ZeroDivisionError, match="ours"):
+            read(paths, faulty, workers=workers)
+    assert readers() == []
+
+
+def test_a_huge_picture_is_refused_by_name(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.png"
+    Image.new("RGB", (40, 40)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
+    (batch,) = read([path], workers=2)
+    assert batch.paths == []
+    assert batch.problems[0][0] == path
+    assert "decompression bomb" in batch.problems[0][1]
 
 
 def test_a_death_that_shows_elsewhere_is_said_too():
@@ -106,12 +190,3 @@ def test_a_death_that_shows_elsewhere_is_said_too():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     with pytest.raises(RuntimeError, match=r"^size mismatch$"), naming_dead_workers():
         raise RuntimeError("size mismatch")
-
-
-def test_a_fault_of_ours_in_a_worker_shows_as_what_it_is(paths):
-    def faulty(picture: Image.Image) -> torch.Tensor:
-        raise ZeroDivisionError("ours")
-
-    for workers in (0, 2):
-        with pytest.raises(ZeroDivisionError, match="ours"):
-            read(paths, faulty, workers=workers)

@@ -1,4 +1,4 @@
-"""From a picture to the model's input: geometry, range, filters, cutout, augmentation."""
+"""From a picture to the model's input: geometry, range, filters, cutout, augmentation; fast ways against exact ones."""
 
 import pickle
 import random
@@ -8,14 +8,20 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 from src.cli import seed_everything
 from src.data import transforms as module_under_test
+from src.data.images import BadPictureError, read_picture
 from src.data.transforms import (
     AUGMENTATIONS,
+    SPARE,
     Cutout,
+    PictureTransform,
+    as_floats,
     eval_transform,
     packaged_randaugment,
+    read_transformed,
     train_transform,
 )
 
@@ -30,12 +36,122 @@ def as_tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
 
 
+def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Something with large shapes, edges, a fine pattern and a little noise, as photographs have."""
+    random_state = np.random.RandomState(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    shapes = [
+        np.sin(x / random_state.uniform(5, 60) + y / random_state.uniform(5, 60) + random_state.uniform(0, 6)) > 0.3
+        for _ in range(3)
+    ]
+    shade = 60 * np.stack(shapes, axis=-1) + 90 * (x / width)[..., None] + 20 * (np.sin(x * y / width) > 0)[..., None]
+    grain = random_state.normal(0, 3, (height, width, 1))
+    return Image.fromarray(np.clip(30 + shade + grain, 0, 255).astype(np.uint8))
+
+
+def psnr(result: torch.Tensor, oracle: torch.Tensor) -> float:
+    """-10 log10 of the mean squared difference of pictures in [0, 1]."""
+    return -10 * float(torch.log10((result.double() - oracle.double()).square().mean()))
+
+
 @pytest.mark.parametrize("interpolation", list(PILLOW_FILTERS))
-@pytest.mark.parametrize("size", [(70, 30), (30, 70), (20, 20), (8, 100)])
-def test_equals_pillows_own_resize_to_a_square(size, interpolation):
+@pytest.mark.parametrize("size", [(70, 30), (30, 70), (20, 20), (8, 100), (60, 80), (32, 32)])
+def test_the_exact_way_is_pillows_own_resize_to_a_square(size, interpolation):
     picture = noise(*size)
     expected = as_tensor(picture.resize((32, 32), PILLOW_FILTERS[interpolation]))
-    torch.testing.assert_close(eval_transform(32, interpolation)(picture), expected)
+    assert torch.equal(eval_transform(32, interpolation, exact=True)(picture), expected)
+    assert torch.equal(
+        eval_transform(32, interpolation, exact=True)(picture),
+        transforms.ToTensor()(transforms.Resize((32, 32), interpolation=InterpolationMode(interpolation))(picture)),
+    )
+
+
+@pytest.mark.parametrize("interpolation", list(PILLOW_FILTERS))
+@pytest.mark.parametrize("size", [(192, 128), (128, 192), (224, 224), (300, 200), (200, 300), (1, 1), (224, 500)])
+def test_what_does_not_shrink_on_both_sides_has_pillows_bits(size, interpolation):
+    picture = photograph(*size)
+    expected = eval_transform(224, interpolation, exact=True)(picture)
+    assert torch.equal(eval_transform(224, interpolation)(picture), expected)
+
+
+@pytest.mark.parametrize("interpolation", list(PILLOW_FILTERS))
+@pytest.mark.parametrize("size", [(33, 33), (40, 1000), (120, 90), (640, 480)])
+def test_what_shrinks_is_pillows_resize_but_for_the_last_bits(size, interpolation):
+    picture = photograph(*size)
+    exact = eval_transform(32, interpolation, exact=True)(picture)
+    fast = eval_transform(32, interpolation)(picture)
+    assert psnr(fast, exact) > 50
+    if interpolation == "bilinear":  # no overshoot that could be clipped at another place
+        assert 255 * (fast - exact).abs().max() < 2.5
+
+
+@pytest.mark.parametrize("size", [(40, 30), (20, 16), (90, 20)])
+def test_training_may_differ_in_the_last_bits_unless_it_is_exact(size, monkeypatch):
+    monkeypatch.setattr(module_under_test, "packaged_randaugment", lambda: lambda picture: picture)
+    picture = photograph(*size)
+    expected = eval_transform(32, exact=True)(picture)
+    assert torch.equal(train_transform(32, cutout=0, exact=True)(picture), expected)
+    assert psnr(train_transform(32, cutout=0)(picture), expected) > 45
+
+
+@pytest.mark.parametrize("interpolation", list(PILLOW_FILTERS))
+@pytest.mark.parametrize(("size", "is_scaled"), [((255, 400), False), ((400, 255), False), ((256, 256), True)])
+def test_a_large_jpeg_is_decoded_in_part_and_looks_the_same(tmp_path, size, is_scaled, interpolation):
+    path = tmp_path / "photo.jpg"
+    photograph(*size).save(path, quality=90)
+    whole = read_picture(path)
+    transform, exact = eval_transform(32, interpolation), eval_transform(32, interpolation, exact=True)
+    assert min(size) // 2 >= SPARE * 32 if is_scaled else min(size) // 2 < SPARE * 32
+    assert transform.reads_less_of(whole) == is_scaled
+    assert not exact.reads_less_of(whole)
+    assert torch.equal(transform.read(path), transform(whole)) != is_scaled
+    assert psnr(transform.read(path), exact(whole)) > 35
+    assert torch.equal(exact.read(path), exact(whole))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_turned_jpeg_is_as_upright_as_a_whole_one(tmp_path, orientation):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photograph(300, 260).save(path, exif=exif, quality=95)
+    assert psnr(eval_transform(32).read(path), eval_transform(32, exact=True).read(path)) > 35
+
+
+@pytest.mark.parametrize("transform", [eval_transform(32), train_transform(32, augmentation="none", cutout=0.5)])
+def test_bytes_are_the_floats_of_reading_and_of_calling(tmp_path, transform):
+    path = tmp_path / "a.png"
+    photograph(60, 50).save(path)
+    results = []
+    for run in (transform.read_bytes, transform.read, lambda path: transform(read_picture(path))):
+        seed_everything(0)
+        results.append(run(path))
+    assert results[0].dtype == torch.uint8
+    assert results[0].shape == (3, 32, 32)
+    assert torch.equal(as_floats(results[0]), results[1])
+    assert torch.equal(results[1], results[2])
+    floats = as_floats(torch.arange(256, dtype=torch.uint8))
+    assert torch.equal(floats, torch.arange(256, dtype=torch.float32) / 255)  # ToTensor's numbers
+    assert as_floats(floats) is floats
+
+
+def test_a_file_goes_through_any_transform(tmp_path):
+    path = tmp_path / "a.png"
+    noise(20, 10).save(path)
+    assert torch.equal(read_transformed(path, lambda picture: torch.tensor(picture.size)), torch.tensor([20, 10]))
+    assert torch.equal(read_transformed(path, eval_transform(8)), eval_transform(8).read_bytes(path))
+    for transform in (eval_transform(8), lambda picture: torch.zeros(1)):
+        with pytest.raises(BadPictureError, match=r"gone\.jpg: No such file"):
+            read_transformed(tmp_path / "gone.jpg", transform)
+
+
+def test_the_picture_that_is_transformed_stays_as_it_is():
+    for size in ((60, 50), (10, 10), (32, 32)):
+        picture = noise(*size)
+        before = picture.tobytes()
+        for transform in (eval_transform(32), eval_transform(32, exact=True), train_transform(32)):
+            transform(picture)
+            assert picture.tobytes() == before
 
 
 def test_bilinear_is_the_default_and_differs_from_bicubic():
@@ -65,8 +181,14 @@ def test_values_are_in_0_1_and_not_normalised():
 
 
 def test_an_unknown_filter_is_refused():
-    with pytest.raises(ValueError, match="lanczos9"):
+    with pytest.raises(ValueError, match="interpolation must be one of bilinear, bicubic, got 'lanczos9'"):
         eval_transform(8, "lanczos9")
+
+
+def test_a_transform_travels_to_another_process():
+    transform = pickle.loads(pickle.dumps(eval_transform(16, "bicubic", exact=True)))
+    assert isinstance(transform, PictureTransform)
+    assert torch.equal(transform(noise(40, 30)), eval_transform(16, "bicubic", exact=True)(noise(40, 30)))
 
 
 def painted_box(before: Image.Image, after: Image.Image) -> tuple[int, int, int, int]:
@@ -137,8 +259,7 @@ def test_augmentation_sees_the_squashed_and_cut_out_picture(monkeypatch, cutout)
 
 
 def test_torchvisions_augmentation_is_torchvisions():
-    step = train_transform(16, augmentation="torchvision").transforms[2]
-    assert isinstance(step, transforms.RandAugment)
+    assert isinstance(train_transform(16, augmentation="torchvision").steps[1], transforms.RandAugment)
 
 
 def test_without_cutout_and_augmentation_training_equals_evaluation():
@@ -162,12 +283,29 @@ def test_equal_seeds_give_equal_pictures_and_stay_in_range(augmentation):
     assert runs[0].max() <= 1
 
 
+def test_randaugment_is_the_packages_own_draw_for_draw():
+    """The package builds both operations anew for each picture; here they are built once."""
+    ours = packaged_randaugment()
+    from randaugment import RandAugment
+
+    theirs = RandAugment()
+    picture = noise(24, 20)
+    for seed in range(600):
+        results = []
+        for augment in (ours, theirs):
+            random.seed(seed)
+            np.random.seed(seed)
+            results.append((augment(picture).tobytes(), random.random(), np.random.rand()))
+        assert results[0] == results[1]
+
+
 def test_every_operation_of_the_package_runs_with_this_numpy():
-    augment = packaged_randaugment().augment
+    packaged_randaugment()
+    from randaugment import RandAugment
     from randaugment import randaugment as module
 
     picture = noise(24, 20)
-    names = augment.get_trans_list()
+    names = RandAugment.get_trans_list()
     assert len(names) == 15
     random.seed(0)
     np.random.seed(0)

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from src.data.images import BadPictureError, read_picture
-from src.data.transforms import Transform
+from src.data.images import BadPictureError
+from src.data.transforms import Transform, as_floats, read_transformed
 from src.errors import UserError, name_some
 
 _REPLACEMENTS = 20  # are tried for a picture that cannot be read
@@ -54,7 +55,7 @@ class PictureDataset(Dataset[Item]):
 
     def __getitem__(self, row: int) -> Item:
         try:
-            return self.transform(read_picture(self.paths[row])), row, ()
+            return read_transformed(self.paths[row], self.transform), row, ()
         except BadPictureError as error:
             return None, row, (str(error),)
 
@@ -62,7 +63,7 @@ class PictureDataset(Dataset[Item]):
 def collate(items: list[Item]) -> Batch:
     """Stack the readable pictures of a batch; it may be empty."""
     good = [(tensor, row) for tensor, row, _ in items if tensor is not None]
-    pictures = torch.stack([tensor for tensor, _ in good]) if good else torch.empty(0, 3, 1, 1)
+    pictures = as_floats(torch.stack([tensor for tensor, _ in good])) if good else torch.empty(0, 3, 1, 1)
     return Batch(
         pictures,
         torch.tensor([row for _, row in good], dtype=torch.long),
@@ -94,7 +95,7 @@ class TrainingPictures(Dataset[Item]):
         with seeded(self.seed, epoch, row):
             for _ in range(_REPLACEMENTS):
                 try:
-                    return self.transform(read_picture(self.paths[row])), row, tuple(reasons)
+                    return read_transformed(self.paths[row], self.transform), row, tuple(reasons)
                 except BadPictureError as error:
                     reasons.append(str(error))
                     row = int(torch.randint(len(self.paths), ()).item())
@@ -148,7 +149,7 @@ class TrainingLoader:
             collate_fn=collate,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            worker_init_fn=ignore_interrupts,
+            worker_init_fn=outlive_signals,
         )
 
     def batches(self, epoch: int, rows: Iterable[Sequence[int]]) -> Iterator[Batch]:
@@ -157,9 +158,15 @@ class TrainingLoader:
         return iter(self._loader)
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to every process, to the one that trains: it still needs pictures."""
+def outlive_signals(worker: int) -> None:
+    """Leave what a terminal or a cluster sends to every process to the one that trains: it still needs pictures."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _outlive_one)
+
+
+def _outlive_one(number: int, frame: FrameType | None) -> None:
+    """The first SIGTERM may be the cluster's; a second one is the way of Python to end a process that hangs."""
+    signal.signal(number, signal.SIG_DFL)
 
 
 def picture_loader(
@@ -187,7 +194,7 @@ def picture_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=outlive_signals,
     )
 
 

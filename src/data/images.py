@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # By which picture files are told from others in a folder.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -15,11 +17,16 @@ class BadPictureError(Exception):
     """A picture that cannot be read; the message names the file and the reason."""
 
 
-def read_picture(path: str | Path) -> Image.Image:
+def read_picture(path: str | Path, *, at_least: int | None = None) -> Image.Image:
     """Read a picture as upright RGB, 8 bits a channel.
 
     Turned as EXIF says; of an animation the first frame; transparent parts laid on white; 16-bit and floating-point
     grey scaled to 8 bits; CMYK, palette, grey and 1-bit converted.
+
+    Args:
+        path: the file.
+        at_least: a JPEG may come at a half, a quarter or an eighth of its size, if both its sides keep as many pixels.
+            The decoder leaves out the higher frequencies then, which takes less than half the time. None: whole.
 
     Raises:
         BadPictureError: the file is missing, no picture, cut short, or so large that Pillow refuses it.
@@ -27,6 +34,8 @@ def read_picture(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
             picture.seek(0)
+            if at_least is not None:
+                picture.draft(None, (at_least, at_least))  # does nothing in other formats
             picture.load()
             return to_rgb(picture)
     except UnidentifiedImageError as error:
@@ -38,9 +47,12 @@ def read_picture(path: str | Path) -> Image.Image:
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Turn a picture as its EXIF says and convert any Pillow mode to RGB.
 
-    No depth is lost on the way, and what transparency hides stays hidden.
+    No depth is lost on the way, and what transparency hides stays hidden. An upright RGB picture is given back itself:
+    a copy would take a sixth of the time of decoding.
     """
-    picture = ImageOps.exif_transpose(picture)
+    picture.load()  # some formats have their EXIF behind the pixels
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
@@ -67,3 +79,60 @@ def _deep_grey_to_rgb(picture: Image.Image) -> Image.Image:
         else (65535.0 if top > 255 or picture.mode.startswith("I;16") else 255.0)
     )
     return Image.fromarray(np.clip(np.rint(grey * 255 / full), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+class _ArrowArray(ctypes.Structure):
+    """The structure of the Arrow C data interface, as far as it is looked at here; its layout never changes."""
+
+
+_ArrowArray._fields_ = [
+    ("length", ctypes.c_int64),
+    ("null_count", ctypes.c_int64),
+    ("offset", ctypes.c_int64),
+    ("n_buffers", ctypes.c_int64),
+    ("n_children", ctypes.c_int64),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
+]
+
+_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+class _Lent:
+    """Memory of a picture in NumPy's array interface; it stays as long as an array looks at it."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], owner: object) -> None:
+        # Not marked read-only: PyTorch warns about such arrays, and nothing here writes
+        self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": "|u1", "version": 3}
+        self._owner = owner
+
+
+def pixels_of(picture: Image.Image) -> np.ndarray:
+    """The pixels of an RGB picture, uint8 [H, W, 4] or [H, W, 3]: red, green, blue and perhaps a byte of no meaning.
+
+    The array is the picture's own memory, to be read only, where Pillow lends it (since it has the Arrow protocol, up
+    to 16 MB); elsewhere it is a copy, which takes a fifth of the time of decoding.
+    """
+    lent = _lent(picture)
+    return np.array(picture) if lent is None else np.asarray(lent)
+
+
+def _lent(picture: Image.Image) -> _Lent | None:
+    """The memory of a picture of four bytes a pixel, or None where it is not to be had in one piece."""
+    lend: Any = getattr(picture, "__arrow_c_array__", None)
+    if lend is None or 0 in picture.size:
+        return None
+    try:
+        _, capsule = lend()
+    except (ValueError, MemoryError):  # it lies in several pieces
+        return None
+    width, height = picture.size
+    pixels = _ArrowArray.from_address(_capsule_pointer(capsule, b"arrow_array"))
+    if (pixels.length, pixels.offset, pixels.n_children) != (width * height, 0, 1):
+        return None
+    channels = pixels.children[0].contents
+    if (channels.length, channels.offset, channels.n_buffers) != (4 * width * height, 0, 2):
+        return None
+    return _Lent(channels.buffers[1], (height, width, 4), capsule)

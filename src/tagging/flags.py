@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from src.cli import ArgumentParser, add_device_flag, add_workers_flag, finite_float, positive_int
+from src.cli import ArgumentParser, add_device_flag, add_exact_flag, add_workers_flag, finite_float, positive_int
 from src.data.metadata import KINDS
 from src.exported.engines import ENGINE_HELP, ENGINES
 
@@ -146,5 +146,6 @@ def _add_speed_flags(parser: ArgumentParser) -> None:
         "--num_threads", type=positive_int, metavar="N", help="threads that a CPU computes with (all, if left out)"
     )
     group.add_argument("--engine", choices=ENGINES, default="auto", help=ENGINE_HELP)
+    add_exact_flag(group)
     add_workers_flag(group)
     add_device_flag(group)

@@ -1,23 +1,28 @@
-"""Reading pictures beside the model: decoded and resized in other processes, in the order they were named in."""
+"""Reading pictures beside the model: decoded and resized in threads, in the order they were named in.
+
+Pillow, NumPy and PyTorch let go of the interpreter while they decode, resize and compute, so threads overlap with the
+model as processes do. They need no second start of Python and PyTorch, and hand a picture over without a copy.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from src.data.images import BadPictureError, read_picture
-from src.data.transforms import Transform
+from src.data.transforms import PictureTransform, Transform, as_floats, read_transformed
 from src.errors import UserError
 
 PREVIEW = (1600, 1600)  # pixels; as much as any output shows of a picture
-_WORTH_WORKERS = 16  # pictures; fewer are read before another process has started
 
 
 class Item(NamedTuple):
@@ -34,7 +39,7 @@ class ReadBatch(NamedTuple):
 
     Attributes:
         paths: [b].
-        pictures: [b, 3, S, S] in [0, 1].
+        pictures: [b, 3, S, S] float32 in [0, 1].
         previews: [b] RGB, or empty if they were not asked for.
         problems: (path, why) of each picture that could not be read.
     """
@@ -45,24 +50,27 @@ class ReadBatch(NamedTuple):
     problems: list[tuple[Path, str]]
 
 
-class _Pictures(Dataset[Item]):
-    def __init__(self, paths: Sequence[Path], transform: Transform, previews: bool) -> None:
-        self._paths, self._transform, self._previews = list(paths), transform, previews
+def _read_item(path: Path, transform: Transform, previews: bool) -> Item:
+    """Read one picture."""
+    try:
+        if not previews:
+            return Item(path, read_transformed(path, transform), None, "")
+        picture = read_picture(path)
+        tensor = _tensor_of(path, picture, transform)
+    except BadPictureError as error:
+        return Item(path, None, None, str(error))
+    picture.thumbnail(PREVIEW, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return Item(path, tensor, picture, "")
 
-    def __len__(self) -> int:
-        return len(self._paths)
 
-    def __getitem__(self, row: int) -> Item:
-        path = self._paths[row]
-        try:
-            picture = read_picture(path)
-        except BadPictureError as error:
-            return Item(path, None, None, str(error))
-        tensor = self._transform(picture)
-        if not self._previews:
-            return Item(path, tensor, None, "")
-        picture.thumbnail(PREVIEW, Image.Resampling.LANCZOS, reducing_gap=2.0)
-        return Item(path, tensor, picture, "")
+def _tensor_of(path: Path, picture: Image.Image, transform: Transform) -> Tensor:
+    """What :func:`read_transformed` gives, from a picture that was read whole where that makes no difference.
+
+    A picture's tags must not depend on whether it is shown too.
+    """
+    if not isinstance(transform, PictureTransform):
+        return transform(picture)
+    return transform.read_bytes(path) if transform.reads_less_of(picture) else transform.to_bytes(picture)
 
 
 def _collate(items: list[Item]) -> ReadBatch:
@@ -70,7 +78,7 @@ def _collate(items: list[Item]) -> ReadBatch:
     tensors = [item.tensor for item in good if item.tensor is not None]
     return ReadBatch(
         [item.path for item in good],
-        torch.stack(tensors) if tensors else torch.empty(0, 3, 1, 1),
+        as_floats(torch.stack(tensors)) if tensors else torch.empty(0, 3, 1, 1),
         [item.preview for item in good if item.preview is not None],
         [(item.path, item.problem) for item in items if item.problem],
     )
@@ -81,42 +89,50 @@ def read_batches(
 ) -> Iterator[ReadBatch]:
     """The pictures in their order, ``batch_size`` at a time.
 
+    While the caller works on a batch the next one is read, and none after it, so that at most two are in memory; while
+    the caller waits, two are being read. Where the caller stops early, only the pictures in hand are read to their end.
+
     Args:
         paths: files.
-        transform: RGB picture -> [3, S, S].
+        transform: RGB picture -> [3, S, S]; is called in several threads at once.
         batch_size: pictures a batch, readable or not.
-        workers: processes that read; a few pictures are read in this one.
+        workers: threads that read; 0 reads each batch in the caller's, when it is asked for.
         previews: also give the pictures themselves, scaled down to at most :data:`PREVIEW`.
-
-    Raises:
-        UserError: a process that reads died. Use the batches within :func:`naming_dead_workers` too.
     """
-    processes = workers if len(paths) >= _WORTH_WORKERS else 0
-    loader = DataLoader(
-        _Pictures(paths, transform, previews),
-        batch_size=batch_size,
-        num_workers=processes,
-        collate_fn=_collate,
-        # A preview takes 7 MB, and each process has this many batches of them ready
-        prefetch_factor=(1 if previews else 2) if processes else None,
-    )
-    with naming_dead_workers():
-        yield from loader
+    if workers == 0:
+        for first in range(0, len(paths), batch_size):
+            yield _collate([_read_item(path, transform, previews) for path in paths[first : first + batch_size]])
+        return
+    left = iter(paths)
+    ahead: deque[Future[Item]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="picture-reader") as pool:
+
+        def start_batch() -> None:
+            ahead.extend(pool.submit(_read_item, path, transform, previews) for path in islice(left, batch_size))
+
+        try:
+            start_batch()
+            while ahead:
+                start_batch()
+                yield _collate([ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
 def naming_dead_workers() -> Iterator[None]:
     """Say what can be done where a process that reads died, for want of memory, say.
 
-    PyTorch raises that from a signal handler, so wherever this process happens to be.
+    PyTorch raises that from a signal handler, so wherever this process happens to be. Who asks for a batch just then
+    may learn it sooner: the dead process no longer hands it over.
 
     Raises:
         UserError: one died.
     """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, EOFError, ConnectionResetError, ConnectionRefusedError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise UserError(
             f"--workers: a process that reads pictures died, perhaps for want of memory ({_first_sentence(error)}); "
@@ -124,5 +140,6 @@ def naming_dead_workers() -> Iterator[None]:
         ) from error
 
 
-def _first_sentence(error: RuntimeError) -> str:
-    return str(error).splitlines()[0].split(". ")[0].rstrip(". ")
+def _first_sentence(error: Exception) -> str:
+    """Of the message; the error's type where there is none."""
+    return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(". ")

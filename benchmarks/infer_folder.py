@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Tagging a folder with infer.py, as a user waits for it, beside the model's own rate.
+
+A child process is timed from its start to the written CSV. When its first tags are known is read from its journal,
+which holds each batch's results the moment that they are there. The model's own rate is that of batches of as many
+random tensors, in this process, with as many threads; child and model take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import record
+from src.errors import UserError
+from src.tagger import Tagger
+from src.tagging.flags import QUICK_START
+
+ROOT = Path(__file__).resolve().parent.parent
+POLL = 0.01  # seconds between looks at the journal
+
+
+@dataclass
+class Timeline:
+    """Of one child process, in seconds from its start.
+
+    Attributes:
+        first: when the first tags were known, and of how many pictures.
+        last: when the last tags were known, and of how many pictures in all.
+        end: when the process had ended.
+    """
+
+    first: tuple[float, int]
+    last: tuple[float, int]
+    end: float
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second after start-up: from the first batch's tags to the last one's."""
+        return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0])
+
+
+def infer(folder: Path, args: argparse.Namespace) -> Timeline:
+    """Tag the folder once."""
+    with tempfile.TemporaryDirectory() as place:
+        output = Path(place) / "tags.csv"
+        command = [
+            sys.executable, ROOT / "infer.py", "--pic_path", folder, "--csv", output, "--no_picture", "--quiet",
+            "--model_path", args.model_path, "--engine", args.engine, "--batch_size", args.batch_size,
+            "--num_threads", args.threads, "-j", args.workers,
+        ]  # fmt: skip
+        started = time.perf_counter()
+        child = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
+        seen: list[tuple[float, int]] = []
+        while child.poll() is None:
+            time.sleep(POLL)
+            done = _results(output.with_name(f".{output.name}.journal"))
+            if done and (not seen or done > seen[-1][1]):
+                seen.append((time.perf_counter() - started, done))
+        end = time.perf_counter() - started
+        if child.returncode not in (0, 1) or not output.is_file() or len(seen) < 2:
+            raise SystemExit(f"infer.py ended with status {child.returncode}; run: {' '.join(map(str, command))}")
+        return Timeline(seen[0], seen[-1], end)
+
+
+def _results(journal: Path) -> int:
+    """How many pictures a journal holds."""
+    try:
+        return sum(b'"result"' in line or b'"skipped"' in line for line in journal.read_bytes().splitlines())
+    except FileNotFoundError:
+        return 0
+
+
+def model_rate(tagger: Tagger, batch_size: int, batches: int) -> float:
+    """Pictures a second through the model alone."""
+    pictures = torch.rand(batch_size, 3, tagger.image_size, tagger.image_size)
+    tagger.embed(pictures)
+    started = time.perf_counter()
+    for _ in range(batches):
+        tagger.embed(pictures)
+    return batch_size * batches / (time.perf_counter() - started)
+
+
+def measure(folder: Path, tagger: Tagger, args: argparse.Namespace) -> dict[str, object]:
+    """One row: the medians of the rounds."""
+    timelines, rates, shares = [], [], []
+    for _ in range(args.rounds):
+        before = model_rate(tagger, args.batch_size, args.model_batches)
+        timelines.append(infer(folder, args))
+        rates.append((before + model_rate(tagger, args.batch_size, args.model_batches)) / 2)
+        shares.append(timelines[-1].rate / rates[-1])
+
+    def middle(numbers: list[float], digits: int) -> float:
+        return round(statistics.median(numbers), digits)
+
+    return {
+        "pictures": folder.name,
+        "count": timelines[0].last[1],
+        "model": args.model_path.name,
+        "engine": tagger.engine,
+        "batch": args.batch_size,
+        "workers": args.workers,
+        "seconds": middle([timeline.end for timeline in timelines], 2),
+        "seconds_to_first_tags": middle([timeline.first[0] for timeline in timelines], 2),
+        "seconds_after_last_tags": middle([timeline.end - timeline.last[0] for timeline in timelines], 2),
+        "pictures_a_second_after_start": middle([timeline.rate for timeline in timelines], 2),
+        "pictures_a_second_of_model": middle(rates, 2),
+        "of_model_rate": middle(shares, 3),
+    }
+
+
+def main() -> None:
+    """Measure."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--pictures", type=Path, nargs="+", required=True, metavar="DIR", help="folders of photographs")
+    flags.add_argument("--model_path", type=Path, default=QUICK_START)
+    flags.add_argument("--engine", default="auto", help="what infer.py --engine takes")
+    flags.add_argument("--batch_size", type=int, default=16)
+    flags.add_argument("--threads", type=int, default=2)
+    flags.add_argument("--workers", type=int, default=2, help="threads that read")
+    flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--model_batches", type=int, default=10, help="batches of one measurement of the model alone")
+    args = flags.parse_args()
+    torch.set_num_threads(args.threads)
+    try:
+        tagger = Tagger.load(args.model_path, engine=args.engine)
+    except UserError as error:
+        flags.error(str(error))
+    record("infer_folder", [measure(folder, tagger, args) for folder in args.pictures])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""From JPEG files to what the model takes, beside the plain way and beside decoding alone, which is the limit.
+
+The plain way is the released code's: Pillow decodes the whole picture and resizes it, ToTensor converts it; for
+training with a cutout and the package's RandAugment between. All ways read the same files on one thread, a few at a
+time, in turns. ``bytes`` ends with uint8, as loaders hand pictures on; the floats of a whole batch are made at once.
+
+Real photographs are found through SDL_SHARED (the folder that holds data/), as the tests find them: COCO, Corel5k, and
+COCO's enlarged to 4000 x 3000 in a temporary folder. --pictures measures a folder of your own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import median_ms, ratio, record, take_turns
+from src.data.transforms import Cutout, as_floats, eval_transform, packaged_randaugment, train_transform
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE = 224
+BATCH = 16
+Way = Callable[[list[Path]], object]
+
+
+def decode(paths: list[Path]) -> None:
+    """What libjpeg-turbo takes, with Pillow's opening of the file."""
+    for path in paths:
+        with Image.open(path) as picture:
+            picture.load()
+
+
+def plain(steps: list[Callable[[Image.Image], Image.Image]], interpolation: str = "bilinear") -> Way:
+    """The released code's transform of each file, stacked."""
+    side = transforms.Resize((SIDE, SIDE), interpolation=InterpolationMode(interpolation))
+    transform = transforms.Compose([side, *steps, transforms.ToTensor()])
+    return lambda paths: torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+
+
+def stacked(read: Callable[[Path], Tensor], *, floats: bool) -> Way:
+    """``read`` of each file, stacked; with ``floats`` converted together."""
+
+    def run(paths: list[Path]) -> Tensor:
+        pictures = torch.stack([read(path) for path in paths])
+        return as_floats(pictures) if floats else pictures
+
+    return run
+
+
+def ways() -> dict[str, Way]:
+    """Each is called with some files. The plain ways first: the package is mended when the transform is made."""
+    training, exact_training = train_transform(SIDE), train_transform(SIDE, exact=True)
+    packaged_randaugment()
+    from randaugment import RandAugment
+
+    return {
+        "decode": decode,
+        "plain_eval": plain([]),
+        "eval": stacked(eval_transform(SIDE).read_bytes, floats=True),
+        "eval_bytes": stacked(eval_transform(SIDE).read_bytes, floats=False),
+        "eval_exact": stacked(eval_transform(SIDE, exact=True).read_bytes, floats=True),
+        "plain_eval_bicubic": plain([], "bicubic"),
+        "eval_bicubic": stacked(eval_transform(SIDE, "bicubic").read_bytes, floats=True),
+        "plain_train": plain([Cutout(0.5), RandAugment()]),
+        "train": stacked(training.read_bytes, floats=True),
+        "train_bytes": stacked(training.read_bytes, floats=False),
+        "train_exact": stacked(exact_training.read_bytes, floats=True),
+    }
+
+
+def plain_of(way: str) -> str:
+    """The plain way that a way is compared with."""
+    if way.endswith("bicubic"):
+        return "plain_eval_bicubic"
+    return "plain_train" if "train" in way else "plain_eval"
+
+
+def psnr(paths: list[Path], interpolation: str) -> tuple[float, float, int]:
+    """Of the eval transform against the plain one: (lowest and median in dB, how many pictures have the same bits)."""
+    fast, exact = eval_transform(SIDE, interpolation), plain([], interpolation)
+    errors = [float((fast.read(path) - exact([path])[0]).double().square().mean()) for path in paths]
+    different = [-10 * torch.tensor(error).log10().item() for error in errors if error > 0]
+    if not different:
+        return float("inf"), float("inf"), len(errors)
+    return min(different), statistics.median(different), len(errors) - len(different)
+
+
+def measure(name: str, paths: list[Path], repeats: int) -> list[dict[str, object]]:
+    """A row a way. Each repeat reads the next batch of files, and all ways read the same."""
+    turn = iter(range(1, 1 << 30))
+
+    def next_batch() -> list[Path]:
+        first = next(turn) * BATCH
+        return [paths[(first + place) % len(paths)] for place in range(min(BATCH, len(paths)))]
+
+    current = next_batch()
+
+    def decode_next() -> None:
+        current[:] = next_batch()
+        decode(current)
+
+    runs: dict[str, Callable[[], object]] = {way: (lambda run=run: run(current)) for way, run in ways().items()}
+    runs["decode"] = decode_next
+    seconds = take_turns(runs, repeats)
+    with Image.open(paths[0]) as picture:
+        size = "x".join(map(str, picture.size))
+    rows = [row_of(name, way, seconds, len(current), size) for way in runs]
+    for row in rows:
+        if row["way"] in ("eval", "eval_bicubic"):
+            lowest, middle, same = psnr(paths, "bicubic" if row["way"] == "eval_bicubic" else "bilinear")
+            row |= {"psnr_db_lowest": _finite(lowest), "psnr_db_median": _finite(middle), "same_bits": same}
+            row["compared"] = len(paths)
+    return rows
+
+
+def row_of(name: str, way: str, seconds: Mapping[str, list[float]], batch: int, size: str) -> dict[str, object]:
+    """One way's time a picture, and how much faster it is than the plain way, and slower than decoding."""
+    return {
+        "pictures": name,
+        "size": size,
+        "way": way,
+        "ms_a_picture": round(median_ms(seconds[way]) / batch, 3),
+        "times_plain": round(ratio(seconds, plain_of(way), way), 2),
+        "of_decode_rate": round(ratio(seconds, "decode", way), 2),
+    }
+
+
+def _finite(number: float) -> float | None:
+    return round(number, 1) if number != float("inf") else None
+
+
+def enlarged(paths: list[Path], folder: Path) -> list[Path]:
+    """The pictures at 4000 x 3000, with a little grain, which no enlarging makes but every camera does."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for path in paths:
+        with Image.open(path) as picture:
+            large = transforms.functional.pil_to_tensor(
+                picture.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
+            )
+        grain = torch.randn((1, 3000, 4000), generator=generator).mul_(4)
+        found.append(folder / path.name)
+        grainy = (large + grain).clamp_(0, 255).to(torch.uint8)
+        transforms.functional.to_pil_image(grainy).save(found[-1], quality=90)
+    return found
+
+
+def main() -> None:
+    """Measure."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--pictures", type=Path, metavar="DIR", help="a folder of JPEG files, instead of the three sets")
+    flags.add_argument("--repeats", type=int, default=15)
+    args = flags.parse_args()
+    torch.set_num_threads(1)
+    if args.pictures is not None:
+        record("loading", measure(args.pictures.name, sorted(args.pictures.rglob("*.jp*g")), args.repeats))
+        return
+    data = Path(os.environ.get("SDL_SHARED", ROOT.parent / "shared")) / "data"
+    coco = sorted((data / "coco_tiny").glob("*2017/*.jpg"))
+    corel = sorted((data / "corel5k" / "images").rglob("*.jpeg"))[:400]
+    if not coco or not corel:
+        flags.error(f"no photographs in {data}; set SDL_SHARED, or give --pictures")
+    with tempfile.TemporaryDirectory() as folder:
+        large = enlarged(coco[:6], Path(folder))
+        rows = [*measure("coco", coco, args.repeats), *measure("corel5k", corel, args.repeats)]
+        rows += measure("coco_enlarged", large, max(3, args.repeats // 3))
+    record("loading", rows)
+
+
+if __name__ == "__main__":
+    main()
