@@ -60,10 +60,10 @@ def _main(argv: Sequence[str] | None) -> int:
     args.lr = args.lr or (LR_FROZEN if args.freeze_backbone else LR_FINE_TUNING)
     # After one process has died, torchrun starts all of them again: they go on, whatever the flags said at first
     args.resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    with joined(args.device) as processes, listening() as stop:
+    # Outermost, since PyTorch tells of a dead process wherever this one happens to be
+    with naming_dead_workers(), joined(args.device) as processes, listening() as stop:
         try:
-            with naming_dead_workers():
-                train(args, parser, processes, stop)
+            train(args, parser, processes, stop)
         except NonFiniteRunError as error:
             print(
                 f"train.py: the loss is not finite in {error}; lower --lr, or give --precision float32", file=sys.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -123,6 +124,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
             continue
         try:
             content = read_state_file(path)
+            _check_bits(path)
             if content.get("format") != FORMAT:
                 raise UserError(f"{path} is no training state of this version")
         except UserError as error:
@@ -136,6 +138,17 @@ def read_state(folder: Path) -> dict[str, Any] | None:
             f"--resume: no state in {folder} can be read ({'; '.join(problems)}); give --overwrite to start anew"
         )
     return None
+
+
+def _check_bits(path: Path) -> None:
+    """Raise :class:`UserError` where a bit was lost: PyTorch writes check sums, and does not look at them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise UserError(f"{path} cannot be read; it is damaged ({damaged})")
 
 
 def restore(

@@ -8,8 +8,9 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,14 +20,33 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import train
+from src.checkpoint.digest import SUFFIX
 from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.metadata_writer import write_metadata
 from src.data.split import make_split
+from src.watching import Watcher
 from tests.conftest import run_script
 
 # A random timm backbone that does an epoch of the drawn pictures in a tenth of a second.
 TINY = ("--model-name", "test_efficientnet", "--model-path", "none", "--image-size", 32, "-b", 8)
 PLAIN = ("--augmentation", "none", "--cutout", 0, "-j", 0)  # no randomness but the order of the pictures
+FULL = ("--augmentation", "randaugment", "--cutout", 0.5)
+SETTINGS = ("zero_shot", "generalized")
+# What a run with the flags above leaves in its folder, as train.py documents it.
+RUN_FILES = {
+    "log.jsonl",
+    "settings.toml",
+    "curves.png",
+    "report.html",
+    "state.pt",
+    "state-previous.pt",
+    *(
+        f"model-{name}.ckpt{suffix}"
+        for name in ("last", "best-zero_shot", "best-generalized")
+        for suffix in ("", SUFFIX)
+    ),
+}
 
 Finished = subprocess.CompletedProcess[str]
 
@@ -63,6 +83,31 @@ def call(main: Callable[[list[str]], int], *arguments: object) -> Finished:
     return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())
 
 
+def attempt(data: Path, folder: Path, *flags: object, seed: int | None = 3) -> Finished:
+    """A run of train.py in this process, small and plain unless ``flags`` say otherwise, however it ends."""
+    seeded = () if seed is None else ("--seed", seed)
+    with without_curves():
+        return call(train.main, "--data", data, *TINY, *PLAIN, *seeded, "--path_output", folder, *flags)
+
+
+def train_here(data: Path, folder: Path, *flags: object, seed: int | None = 3) -> Finished:
+    """:func:`attempt`, which must succeed."""
+    return succeeded(attempt(data, folder, *flags, seed=seed))
+
+
+def train_frozen(data: Path, folder: Path, cache: Path, seed: int, *flags: object) -> Finished:
+    """Three epochs of a head on cached features."""
+    return train_here(
+        data, folder, "--freeze-backbone", "--feature-cache", cache, "--num-epochs", 3, "--seed", seed, *flags
+    )
+
+
+def first_loss(data: Path, folder: Path, *flags: object) -> dict[str, float]:
+    """The training part of the log after one epoch that changes nothing: a learning rate next to zero."""
+    train_here(data, folder, "--num-epochs", 1, "--lr", 1e-20, "-b", 24, *flags)
+    return log_of(folder)[0]["train"]
+
+
 def succeeded(finished: Finished) -> Finished:
     assert finished.returncode == 0, finished.stderr
     return finished
@@ -95,6 +140,47 @@ def weights_of(path: Path) -> dict[str, Tensor]:
 
 def same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def same_run(one: Path, other: Path) -> None:
+    """Assert that two runs came to the same: the log but for seconds, all checkpoints, what a next step would use."""
+    assert log_of(one) == log_of(other)
+    names = sorted(path.name for path in one.glob("model-*.ckpt"))
+    assert names == sorted(path.name for path in other.glob("model-*.ckpt"))
+    for name in names:
+        assert stored(one / name)["metrics"] == stored(other / name)["metrics"]
+        assert same_weights(weights_of(one / name), weights_of(other / name)), name
+    states = [stored(folder / "state.pt") for folder in (one, other)]
+    for part in ("module", "average", "optimizer", "scheduler"):
+        assert same_tree(states[0][part], states[1][part]), part
+
+
+def same_tree(one: Any, other: Any) -> bool:
+    """Whether two nests of containers, numbers and tensors are equal to the last bit."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same_tree(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same_tree, one, other))
+    return one == other
+
+
+class StopAt(Watcher):
+    """Asks the run in this process to end after these steps, counted over all epochs, as Ctrl-C would."""
+
+    def __init__(self, *steps: int, number: int = signal.SIGINT, times: int = 1) -> None:
+        self._steps, self._number, self._times = steps, number, times
+
+    def step(self, global_step: int, scalars: Mapping[str, float]) -> None:
+        if global_step in self._steps:
+            for _ in range(self._times):
+                os.kill(os.getpid(), self._number)
+
+
+def watched_by(watcher: Watcher) -> contextlib.AbstractContextManager[Any]:
+    """Within it runs of train.py in this process tell ``watcher`` of their steps."""
+    return mock.patch("train.open_watcher", return_value=watcher)
 
 
 def file_names(metadata: Path, part: str) -> list[str]:

@@ -1,0 +1,140 @@
+"""Runs of train.py that may be killed: each is a fork of one process, so that twenty of them take no minutes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from tests.conftest import ROOT
+from tests.script_helpers import one_thread
+
+# train.py takes seconds to import: it is imported once, and every run is a fork, in a process group of its own. Steps
+# are counted in a file, so that who kills the run knows how far it was.
+_DRIVER = """
+import json, os, sys, train
+from src.watching import Watcher
+
+class Counting(Watcher):
+    def step(self, global_step, scalars):
+        os.pwrite(counter, b"%12d" % global_step, 0)
+
+for line in sys.stdin:
+    argv, home = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        for number, name in ((0, os.devnull), (1, home + "/out"), (2, home + "/err")):
+            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+        counter = os.open(home + "/steps", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        train.open_watcher = lambda folder: Counting()
+        status = train.main(argv)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Forks:
+    """Starts runs of train.py, one at a time, that may be killed."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def __enter__(self) -> Forks:
+        with one_thread():
+            self._driver = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", _DRIVER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._driver.kill()
+        self._driver.communicate()
+
+    def start(self, *arguments: object) -> Fork:
+        for name in ("out", "err", "steps"):
+            (self._home / name).unlink(missing_ok=True)
+        assert self._driver.stdin is not None
+        assert self._driver.stdout is not None
+        self._driver.stdin.write(json.dumps([[str(argument) for argument in arguments], str(self._home)]) + "\n")
+        self._driver.stdin.flush()
+        return Fork(int(self._driver.stdout.readline()), self._driver.stdout, self._home)
+
+
+class Fork:
+    """A run that :class:`Forks` has started."""
+
+    def __init__(self, pid: int, driver: IO[str], home: Path) -> None:
+        self._pid, self._driver, self._home = pid, driver, home
+
+    def wait(self) -> int:
+        """Its exit status, or the signal's number below zero."""
+        return int(self._driver.readline())
+
+    def kill(self) -> int:
+        """Kill it where it is, unless it has just ended: its exit status, as :meth:`wait` gives it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        return self.wait()
+
+    def signal_all(self, number: int) -> None:
+        """Signal it and its children, as a terminal does."""
+        os.killpg(self._pid, number)
+
+    def children(self) -> list[int]:
+        text = "".join(path.read_text() for path in Path(f"/proc/{self._pid}/task").glob("*/children"))
+        return [int(word) for word in text.split()]
+
+    def kill_child(self) -> None:
+        os.kill(self.children()[0], signal.SIGKILL)
+
+    def errors(self) -> str:
+        return (self._home / "err").read_text(encoding="utf-8")
+
+    def steps(self) -> int:
+        """The steps it has taken, counted over all epochs; 0 if none since it was started."""
+        path = self._home / "steps"
+        return int(path.read_bytes() or 0) if path.exists() else 0
+
+    def wait_for_step(self, step: int) -> None:
+        self._until(lambda: self.steps() >= step)
+
+    def wait_for_states(self, folder: Path, count: int) -> None:
+        """Until it has written so many states."""
+        seen: set[int] = set()
+
+        def written() -> bool:
+            with contextlib.suppress(FileNotFoundError):
+                seen.add((folder / "state.pt").stat().st_mtime_ns)
+            return len(seen) > count
+
+        if count:
+            self._until(written)
+
+    def wait_at_most(self, seconds: float) -> None:
+        self._until(lambda: False, seconds)
+
+    def _until(self, done: Callable[[], bool], seconds: float = 120) -> None:
+        """Until then, or until the run has ended, or the time is over."""
+        end = time.monotonic() + seconds
+        while not done() and time.monotonic() < end and self._is_running():
+            time.sleep(0.001)
+
+    def _is_running(self) -> bool:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return False

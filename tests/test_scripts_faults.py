@@ -1,0 +1,472 @@
+"""train.py where something fails: damaged states, full disks, broken pictures, signals, deaths."""
+
+import contextlib
+import random
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.checkpoint import load_checkpoint
+from src.checkpoint.digest import check_digest
+from src.data.dataset import TrainingPictures
+from src.data.images import read_picture
+from src.data.metadata import load_metadata
+from src.data.parts import load_training_set
+from src.data.transforms import eval_transform
+from src.loss_functions.SDL_loss import SDLLoss
+from src.run_folder import RunFolder
+from src.training_state import read_state
+from tests.fork_helpers import Forks
+from tests.script_helpers import (
+    FULL,
+    RUN_FILES,
+    TINY,
+    StopAt,
+    attempt,
+    copy_of,
+    file_names,
+    first_loss,
+    log_of,
+    one_thread,
+    same_run,
+    snapshot,
+    stored,
+    train_frozen,
+    train_here,
+    user_error,
+    watched_by,
+    weights_of,
+)
+
+RUN = ("-b", 5, "--num-epochs", 3, "--lr", 1e-3)
+STEPS = 5  # an epoch of the 24 training pictures
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sample, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    train_here(sample, folder, *RUN)
+    return folder
+
+
+@pytest.fixture
+def stopped(sample, tmp_path):
+    """The same run, stopped in its second epoch with two states in its folder."""
+    with watched_by(StopAt(STEPS + 3)):
+        attempt(sample, tmp_path / "out", *RUN)
+    assert {"state.pt", "state-previous.pt"} <= set(snapshot(tmp_path / "out"))
+    return tmp_path / "out"
+
+
+# The state
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def one_byte_wrong(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = pytest.mark.parametrize("damage", [cut_short, empty, one_byte_wrong])
+
+
+@DAMAGES
+def test_a_damaged_state_is_passed_over_for_the_one_before_it(stopped, undisturbed, sample, damage):
+    damage(stopped / "state.pt")
+    finished = train_here(sample, stopped, *RUN, "--resume")
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith(f"going on from {stopped / 'state-previous.pt'}")
+    assert f"{stopped / 'state.pt'} cannot be read" in line
+    same_run(stopped, undisturbed)
+
+
+@DAMAGES
+def test_two_damaged_states_are_one_line(stopped, sample, damage):
+    for name in ("state.pt", "state-previous.pt"):
+        damage(stopped / name)
+    before = snapshot(stopped)
+    message = user_error(attempt(sample, stopped, *RUN, "--resume"))
+    assert f"--resume: no state in {stopped} can be read" in message
+    assert "give --overwrite to start anew" in message
+    assert snapshot(stopped) == before
+
+
+def test_another_programs_state_is_no_state(stopped, sample):
+    for name in ("state.pt", "state-previous.pt"):
+        torch.save({"format": "sdl-training-state/0"}, stopped / name)
+    assert "no training state of this version" in user_error(attempt(sample, stopped, *RUN, "--resume"))
+
+
+# The output folder
+
+
+def test_an_earlier_run_is_replaced_only_with_overwrite(undisturbed, sample, tmp_path):
+    folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+    before = snapshot(folder)
+    message = user_error(attempt(sample, folder, *RUN))
+    assert f"--path_output {folder} holds a training run already" in message
+    assert "--resume" in message
+    assert "--overwrite" in message
+    assert snapshot(folder) == before
+    train_here(sample, folder, *RUN, "--overwrite", "--num-epochs", 1, "--select-on", "seen")
+    assert [entry["epoch"] for entry in log_of(folder)] == [1]
+    for name in ("last", "best-seen"):
+        assert stored(folder / f"model-{name}.ckpt")["settings"]["epoch"] == 1
+    assert not list(folder.glob("model-best-[zg]*"))
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ("--model-path", "nothing.pth"),
+        ("--model-name", "no_such_net"),
+        ("--precision", "fp16"),
+        ("--select-on", "seen", "--val-share", 0.01),
+        ("--sync-bn",),
+    ],
+)
+def test_a_mistake_costs_no_earlier_run(undisturbed, sample, tmp_path, mistake):
+    folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+    before = snapshot(folder)
+    user_error(attempt(sample, folder, *RUN, "--overwrite", *mistake))
+    assert snapshot(folder) == before
+
+
+class Killed(BaseException):
+    """As if the process had ended here: nothing catches it."""
+
+
+@pytest.mark.parametrize(("death", "left"), [("at the state", "all"), ("at the log", "no state"), ("later", "nothing")])
+def test_a_run_that_dies_while_it_replaces_another_is_not_taken_for_it(
+    undisturbed, sample, tmp_path, monkeypatch, death, left
+):
+    folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+    unlink = Path.unlink
+
+    def mortal(self, missing_ok=False):
+        if self.name == "state.pt" if death == "at the state" else self.suffix == ".ckpt":
+            raise Killed
+        unlink(self, missing_ok)
+
+    def no_log(self, entries):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", mortal)
+        if death == "at the log":
+            patch.setattr(RunFolder, "write_log", no_log)
+        with pytest.raises(Killed):
+            attempt(sample, folder, *RUN, "--overwrite")
+    another = (*RUN, "--num-epochs", 1, "--resume")
+    if left == "all":
+        assert snapshot(folder) == snapshot(undisturbed)
+        assert "--num_epochs 1 (was 3)" in user_error(attempt(sample, folder, *another))
+    elif left == "no state":
+        assert "without a state to go on from" in user_error(attempt(sample, folder, *another))
+    else:  # the earlier run's checkpoints, some of them, beside a log without a line
+        train_here(sample, folder, *another)
+        assert {path.name for path in folder.iterdir()} == RUN_FILES - {"curves.png"}  # which are not drawn here
+        for path in folder.glob("*.ckpt"):
+            assert stored(path)["settings"]["epoch"] == 1
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_an_impossible_folder_is_found_before_any_work(sample, tmp_path, place, resume):
+    (tmp_path / "file").write_text("mine")
+    message = user_error(attempt(sample, tmp_path / place, *RUN, *resume))
+    assert f"--path_output {tmp_path / place}" in message
+    assert "choose another place" in message
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int):
+    """A disk on which every larger file fails, as it does on one that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_at_a_state_leaves_the_one_before(stopped, undisturbed, sample):
+    before = snapshot(stopped)
+    with files_of_at_most((stopped / "state.pt").stat().st_size // 2):
+        message = user_error(attempt(sample, stopped, *RUN, "--resume"))
+    assert f"cannot write {stopped / 'state.pt'}.new: " in message
+    left = snapshot(stopped)
+    assert left.keys() == before.keys()
+    assert {name for name in left if left[name] != before[name]} == {"settings.toml"}
+    train_here(sample, stopped, *RUN, "--resume")
+    same_run(stopped, undisturbed)
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(sample, tmp_path):
+    """The state of a head alone is smaller than the checkpoint of the whole model."""
+    cache, folder = tmp_path / "cache", tmp_path / "out"
+    train_frozen(sample, tmp_path / "undisturbed", cache, 3, *RUN)
+    with watched_by(StopAt(STEPS + 3)):
+        frozen = ("--freeze-backbone", "--feature-cache", cache)
+        assert attempt(sample, folder, *RUN, *frozen).returncode == 130
+    sizes = [(folder / name).stat().st_size for name in ("state.pt", "model-last.ckpt")]
+    before = weights_of(folder / "model-last.ckpt")
+    with files_of_at_most(sum(sizes) // 2):
+        message = user_error(attempt(sample, folder, *RUN, *frozen, "--resume"))
+    assert f"cannot write {folder / 'model-last.ckpt'}: " in message
+    assert not list(folder.glob(".*"))
+    assert all(torch.equal(weights_of(folder / "model-last.ckpt")[key], before[key]) for key in before)
+    train_frozen(sample, folder, cache, 3, *RUN, "--resume")
+    same_run(folder, tmp_path / "undisturbed")
+
+
+# Pictures
+
+
+def broken(data: Path, part: str, *numbers: int) -> list[Path]:
+    """Make some pictures unreadable, the first one cut short, the others no pictures."""
+    paths = [data / "images" / file_names(data, part)[number] for number in numbers]
+    for index, path in enumerate(paths):
+        path.write_bytes(path.read_bytes()[:200] if index == 0 else b"not a picture")
+    return paths
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_broken_pictures_are_named_once_and_counted(sample, tmp_path, frozen):
+    data = copy_of(sample, tmp_path / "data")
+    bad = broken(data, "train", 2) + broken(data, "val", 2)
+    flags = ("--freeze-backbone",) if frozen else ("-j", 2)
+    for name in ("first", "second"):  # the second frozen run reads from the cache which they are
+        finished = train_here(data, tmp_path / name, "--num-epochs", 2, *flags)
+        for path in bad:
+            assert finished.stderr.count(str(path)) == 1
+        assert len(finished.stderr.splitlines()) == 2
+        for entry in log_of(tmp_path / name):
+            assert entry["train"]["num_pictures"] == (23 if frozen else 24)  # left out, or another one in its place
+            assert entry["train"]["bad"] == 1
+            assert entry["bad_evaluation_pictures"] == 1
+    if not frozen:
+        same_run(tmp_path / "first", tmp_path / "second")
+
+
+def test_a_picture_that_stands_in_has_its_own_labels(sample, tmp_path):
+    """One step over all pictures, against the same made by hand."""
+    data = copy_of(sample, tmp_path / "data")
+    broken(data, "train", 2, 7, 11)
+    logged = first_loss(data, tmp_path / "out")
+    metadata = load_metadata(data)
+    training = load_training_set(metadata, None)
+    pictures = TrainingPictures(training.paths, eval_transform(32), seed=3)
+    items = [pictures[(1, row)] for row in range(24)]
+    rows = torch.tensor([row for _, row, _ in items])
+    assert (rows != torch.arange(24)).sum() == 3
+    transform = eval_transform(32)
+    inputs = torch.stack([transform(read_picture(training.paths[row])) for row in rows.tolist()])
+    criterion = SDLLoss(weight=0.01, wordvec_array=metadata.split.word_vectors[:, list(metadata.split.seen)])
+    model = load_checkpoint(tmp_path / "out" / "model-last.ckpt")[0]  # the weights that the step started from
+    with torch.no_grad(), one_thread():
+        loss = criterion(model.train()(inputs), training.targets.dense(rows))
+    assert logged["loss"] == pytest.approx(loss.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [(), ("--freeze-backbone",)])
+def test_too_many_broken_pictures_end_the_run_which_goes_on_if_more_are_allowed(sample, tmp_path, frozen):
+    data = copy_of(sample, tmp_path / "data")
+    bad = broken(data, "train", 2, 7, 11)
+    message = user_error(attempt(data, tmp_path / "out", *RUN, *frozen, "--max_bad_images", 2))
+    assert "--max_bad_images 2: 3 training pictures cannot be read" in message
+    assert any(str(path) in message for path in bad)
+    assert "mend the pictures, or allow more" in message
+    train_here(data, tmp_path / "out", *RUN, *frozen, "--max_bad_images", 3, "--resume")
+    train_here(data, tmp_path / "undisturbed", *RUN, *frozen)  # ten are allowed at least
+    same_run(tmp_path / "out", tmp_path / "undisturbed")
+
+
+def test_a_run_that_goes_on_names_no_picture_again(sample, tmp_path):
+    data = copy_of(sample, tmp_path / "data")
+    (path,) = broken(data, "train", 2)
+    with watched_by(StopAt(STEPS + 2)):  # every picture was read once
+        assert attempt(data, tmp_path / "out", *RUN).stderr.count(str(path)) == 1
+    finished = train_here(data, tmp_path / "out", *RUN, "--resume")
+    assert finished.stderr == ""
+    assert [entry["train"]["bad"] for entry in log_of(tmp_path / "out")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("flags", [(), ("--freeze-backbone",)])
+def test_no_readable_picture_is_an_error(sample, tmp_path, part, flags):
+    data = copy_of(sample, tmp_path / "data")
+    broken(data, part, *range(len(file_names(data, part))))
+    message = user_error(attempt(data, tmp_path / "out", *flags, "--num-epochs", 1))
+    assert "--data" in message
+    assert "none of the" in message
+    assert not (tmp_path / "out" / "model-last.ckpt").exists()
+
+
+# Numbers that are not finite
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(sample, tmp_path):
+    finished = attempt(sample, tmp_path / "out", "--lr", 1e30)
+    assert finished.returncode == 1
+    (line,) = finished.stderr.splitlines()
+    for word in ("not finite in epoch 1, step 2: ", "rank nan", "diversity ", "regularizer ", "lower --lr"):
+        assert word in line
+    _, names = line.split("pictures: ")
+    assert names.count(".jpg") == 8  # the batch
+    assert not (tmp_path / "out" / "model-last.ckpt").exists()
+
+
+def test_the_message_names_epoch_step_and_the_part_at_fault(stopped, sample, monkeypatch):
+    with_parts = SDLLoss.with_parts
+
+    def broken_regularizer(self, *arguments):
+        loss, parts = with_parts(self, *arguments)
+        return loss * float("nan"), parts._replace(regularizer=parts.regularizer * float("nan"))
+
+    before = stored(stopped / "state.pt")["progress"]
+    assert (before["epoch"], before["step"]) == (2, 3)
+    monkeypatch.setattr(SDLLoss, "with_parts", broken_regularizer)
+    finished = attempt(sample, stopped, *RUN, "--resume")
+    assert finished.returncode == 1
+    assert "not finite in epoch 2, step 4: loss nan, rank " in finished.stderr
+    assert "regularizer nan" in finished.stderr
+    assert stored(stopped / "state.pt")["progress"] == before
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_after_the_step(undisturbed, sample, tmp_path, number, status):
+    with watched_by(StopAt(7, number=number)):
+        finished = attempt(sample, tmp_path / "out", *RUN)
+    assert finished.returncode == status
+    asked, ended = finished.stderr.split("\n\n")[-1].strip().splitlines()
+    assert asked == "stopping after this step; once more to stop at once"
+    assert ended == f"train.py: stopped ({number.name}); the same command with --resume goes on"
+    progress = stored(tmp_path / "out" / "state.pt")["progress"]
+    assert (progress["epoch"], progress["step"]) == (2, 2)
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)  # as before the run
+    train_here(sample, tmp_path / "out", *RUN, "--resume")
+    same_run(tmp_path / "out", undisturbed)
+
+
+def test_a_second_ctrl_c_ends_at_once(undisturbed, sample, tmp_path):
+    with watched_by(StopAt(7, times=2)):
+        finished = attempt(sample, tmp_path / "out", *RUN)
+    assert finished.returncode == 130
+    assert finished.stderr.splitlines()[-1] == "train.py: interrupted"
+    progress = stored(tmp_path / "out" / "state.pt")["progress"]
+    assert (progress["epoch"], progress["step"]) == (2, 0)  # nothing was saved in the second epoch
+    train_here(sample, tmp_path / "out", *RUN, "--resume")
+    same_run(tmp_path / "out", undisturbed)
+
+
+# Deaths
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("finds the processes of a run in Linux's /proc")
+    with Forks(tmp_path_factory.mktemp("forks")) as forks:
+        yield forks
+
+
+LONG = ("--augmentation", "none", "--cutout", 0, "-b", 5, "--num-epochs", 40, "--seed", 3)
+
+
+def long_run(data: Path, folder: Path, *flags: object) -> tuple[object, ...]:
+    """Long enough that it is still at work when something happens to it."""
+    return ("--data", data, *TINY, *LONG, "--path_output", folder, *flags)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_processes_reaches_those_that_read_too(forks, sample, tmp_path, number, status):
+    """They go on reading; the run ends as if it were alone, and says nothing of them."""
+    run = forks.start(*long_run(sample, tmp_path / "out", "-j", 2))
+    run.wait_for_step(7)
+    assert len(run.children()) >= 2
+    run.signal_all(number)
+    assert run.wait() == status
+    assert run.errors().strip().splitlines() == [
+        "stopping after this step; once more to stop at once",
+        f"train.py: stopped ({number.name}); the same command with --resume goes on",
+    ]
+    assert stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"] == run.steps()
+
+
+def test_a_reading_process_that_dies_is_one_line(forks, sample, tmp_path):
+    run = forks.start(*long_run(sample, tmp_path / "out", "-j", 2))
+    run.wait_for_step(7)
+    run.kill_child()
+    assert run.wait() == 2
+    # Python tells of exceptions in destructors by itself, and PyTorch raises this one anywhere
+    (line,) = (line for line in run.errors().splitlines() if line.startswith("train.py"))
+    assert line.startswith("train.py: error: --workers: a process that reads pictures died")
+    assert "-j 0" in line
+    steps = stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"]
+    with watched_by(StopAt(steps + 1)):  # it can be gone on with, in this process alone
+        finished = attempt(sample, tmp_path / "out", *LONG, "-j", 0, "--resume")
+    assert finished.returncode == 130
+    assert stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"] == steps + 1
+
+
+SAVE_STEPS = 2
+KILLED = (*FULL, "-b", 5, "--num-epochs", 6, "--seed", 3, "-j", 0)
+
+
+def test_killed_at_twenty_random_moments(forks, sample, tmp_path):
+    folder = tmp_path / "out"
+    command = ("--data", sample, *TINY, *KILLED, "--path_output", folder, "--resume", "--save-steps", SAVE_STEPS)
+    moments, kills = random.Random(5), 0
+    saved = 0
+    while kills < 20:
+        run = forks.start(*command)
+        run.wait_for_states(folder, moments.choice((0, 1, 1)))
+        run.wait_at_most(moments.uniform(0, 0.15))
+        if run.kill() == 0:
+            break  # it was quicker and has finished
+        kills += 1
+        saved = after_a_kill(folder, run.steps(), saved)
+    assert kills > 10
+    assert forks.start(*command).wait() == 0
+    train_here(sample, tmp_path / "undisturbed", *KILLED)
+    same_run(folder, tmp_path / "undisturbed")
+    assert {path.name for path in folder.iterdir()} - {"state.pt.new"} == RUN_FILES
+
+
+def after_a_kill(folder: Path, steps: int, saved: int) -> int:
+    """What a folder holds whatever moment the run was killed at; returns the steps that are saved.
+
+    Args:
+        folder: of the run.
+        steps: that the run took in all before it was killed.
+        saved: that it went on from.
+    """
+    for path in folder.glob("*.ckpt"):
+        load_checkpoint(path)
+        assert check_digest(path) is not False
+    if (folder / "log.jsonl").exists():
+        entries = log_of(folder)
+        assert [entry["epoch"] for entry in entries] == list(range(1, len(entries) + 1))
+    with contextlib.redirect_stderr(None):
+        state = read_state(folder)
+    now = 0 if state is None else state["scheduler"]["last_epoch"]
+    assert now >= saved  # no state is lost
+    assert steps - now <= SAVE_STEPS
+    return now

@@ -1,0 +1,160 @@
+"""train.py in two processes that torchrun starts: the same as one with larger batches, also after one of them died."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.script_helpers import (
+    PLAIN,
+    RUN_FILES,
+    TINY,
+    copy_of,
+    edit_json,
+    file_names,
+    log_of,
+    one_thread,
+    same_run,
+    stored,
+    train_here,
+    weights_of,
+)
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this PyTorch was built without torch.distributed"
+)
+
+# Five pictures a batch in each of two processes are ten in one. 13 evaluation pictures are three batches, of which the
+# first process has two.
+EPOCHS = 5
+RUN = ("--num-epochs", EPOCHS, "--lr", 1e-3, "--freeze-bn", "--seed", 3, "--save-steps", 1)
+
+
+@pytest.fixture(scope="module")
+def data(sample, tmp_path_factory):
+    """The drawn pictures, three evaluation pictures fewer, and one that cannot be read in each part."""
+    folder = copy_of(sample, tmp_path_factory.mktemp("data") / "sample")
+    gone = set(file_names(folder, "val")[-3:])
+
+    def fewer(content):
+        numbers = {image["id"] for image in content["images"] if image["file_name"] in gone}
+        images = [image for image in content["images"] if image["id"] not in numbers]
+        marks = [mark for mark in content["annotations"] if mark["image_id"] not in numbers]
+        return {**content, "images": images, "annotations": marks}
+
+    edit_json(folder / "val.json", fewer)
+    for part in ("train", "val"):
+        (folder / "images" / file_names(folder, part)[4]).write_bytes(b"not a picture")
+    return folder
+
+
+def torchrun(data: Path, folder: Path, *options: object) -> subprocess.Popen[str]:
+    """train.py in two processes."""
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node=2", *options]
+    flags = ["train.py", "--data", data, *TINY, *PLAIN, "-b", 5, *RUN, "--device", "cpu", "--path_output", folder]
+    with one_thread():
+        return subprocess.Popen(
+            [str(word) for word in [*command, "--standalone", *flags]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR"},
+        )
+
+
+@pytest.fixture(scope="module")
+def together(data, tmp_path_factory):
+    """An undisturbed run of two processes."""
+    folder = tmp_path_factory.mktemp("together") / "out"
+    process = torchrun(data, folder)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return {"folder": folder, "out": out, "err": err}
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """The same in one process, in batches of the same pictures."""
+    folder = tmp_path_factory.mktemp("alone") / "out"
+    train_here(data, folder, "-b", 10, *RUN)
+    return folder
+
+
+def test_two_processes_take_the_steps_of_one(together, alone):
+    for one, two in zip(log_of(alone), log_of(together["folder"]), strict=True):
+        assert two["train"] == pytest.approx(one["train"], rel=1e-5)
+        assert two["train"]["num_pictures"] == 24
+        assert two["lr"] == one["lr"]
+
+
+def test_two_processes_measure_what_one_does(together, alone):
+    """Each embeds some of the evaluation pictures, not the same number of them."""
+    for one, two in zip(log_of(alone), log_of(together["folder"]), strict=True):
+        assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)
+        assert two["bad_evaluation_pictures"] == one["bad_evaluation_pictures"] == 1
+    assert log_of(alone)[0]["metrics"]["generalized.num_images"] == 12
+
+
+def test_two_processes_end_with_the_weights_of_one(together, alone):
+    one, two = (weights_of(folder / "model-last.ckpt") for folder in (alone, together["folder"]))
+    torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-5)
+    assert stored(together["folder"] / "state.pt")["settings"]["processes"] == 2
+
+
+def test_the_first_process_alone_prints_and_writes(together, data):
+    out, lines = together["out"], together["out"].splitlines()
+    assert sum(line.startswith("epoch ") for line in lines) == EPOCHS
+    assert out.count("last epoch:") == 1
+    assert "on cpu in 2 processes" in out
+    for part in ("train", "val"):  # by whichever process found it
+        assert together["err"].count(str(data / "images" / file_names(data, part)[4])) == 1
+    assert {path.name for path in together["folder"].iterdir()} == RUN_FILES
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="finds the processes of a run in Linux's /proc")
+def test_a_process_that_dies_is_started_again_and_the_run_goes_on(together, data, tmp_path):
+    """All of them are; the run goes on from the last state and ends as if nothing had been."""
+    folder = tmp_path / "out"
+    process = torchrun(data, folder, "--max-restarts=2")
+    wait_until(lambda: len(lines_of(folder / "log.jsonl")) >= 1, process)
+    os.kill(rank_of(process.pid, 1), signal.SIGKILL)
+    wait_until(lambda: len(lines_of(folder / "log.jsonl")) >= EPOCHS, process)
+    epochs = len(log_of(folder))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert epochs == EPOCHS
+    assert "exitcode: -9" in err  # torchrun says that one died
+    same_run(folder, together["folder"])
+    assert not list(folder.glob(".*"))
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def wait_until(done, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 240
+    while not done():
+        assert process.poll() in (None, 0), process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def rank_of(torchrun: int, rank: int) -> int:
+    """The process id of one of torchrun's processes."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == torchrun and f"LOCAL_RANK={rank}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                return int(path.name)
+    raise AssertionError(f"torchrun {torchrun} has no process {rank}")

@@ -1,0 +1,223 @@
+"""train.py --resume: a run that was stopped comes to the same as one that was not, to the last bit."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch.nn.functional as nnf
+
+from src.judge import Judge
+from src.models import create_model
+from tests.script_helpers import (
+    FULL,
+    StopAt,
+    attempt,
+    copy_of,
+    edit_json,
+    file_names,
+    log_of,
+    same_run,
+    snapshot,
+    stored,
+    train_here,
+    user_error,
+    watched_by,
+)
+
+STEPS = 5  # an epoch of the 24 training pictures, five a batch
+EPOCHS = 3
+RUN = (*FULL, "-b", 5, "--num-epochs", EPOCHS, "--lr", 1e-3)
+EVERYTHING = (
+    "--ema", 0.8, "--accumulate", 2, "--clip-grad-norm", 0.5, "--schedule", "cosine", "--optimizer", "adamw",
+    "--lr-backbone-scale", 0.1, "--save-epochs", 1,
+)  # fmt: skip
+
+
+def stop_and_go(data: Path, folder: Path, stops: list[int], *flags: object, seed: int | None = 3):
+    """A run that is asked to end after each of these steps, counted over all epochs, and gone on with each time."""
+    for step in stops:
+        with watched_by(StopAt(step)):
+            finished = attempt(data, folder, "--resume", *flags, seed=seed)
+        assert finished.returncode == 130, finished.stderr
+        assert "the same command with --resume goes on" in finished.stderr
+        assert stored(folder / "state.pt")["scheduler"]["last_epoch"] == step  # saved, and nothing done after it
+    train_here(data, folder, "--resume", *flags, seed=seed)
+
+
+@pytest.fixture
+def dropout(monkeypatch):
+    """Every fresh model drops three tenths of its features while it is trained."""
+
+    def with_dropout(*arguments, **options):
+        model = create_model(*arguments, **options)
+        model.embedding.register_forward_pre_hook(
+            lambda module, inputs: nnf.dropout(inputs[0], 0.3, training=module.training)
+        )
+        return model
+
+    monkeypatch.setattr("src.starting.create_model", with_dropout)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sample, tmp_path_factory):
+    """Pictures with full augmentation, read by two processes."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    train_here(sample, folder, *RUN, "-j", 2)
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stopped_at_random_steps_and_at_an_epochs_end(undisturbed, sample, tmp_path, workers):
+    some = random.Random(workers).sample([step for step in range(1, EPOCHS * STEPS) if step != STEPS], 2)
+    stop_and_go(sample, tmp_path / "out", sorted([STEPS, *some]), *RUN, "-j", workers)
+    same_run(tmp_path / "out", undisturbed)
+
+
+def test_frozen_features_without_a_seed(sample, tmp_path):
+    """The random backbone is made again from the seed that was drawn."""
+    flags = ("--freeze-backbone", "--feature-cache", tmp_path / "cache", "-b", 5, "--num-epochs", EPOCHS)
+    stop_and_go(sample, tmp_path / "out", [1, 7, 10], *flags, seed=None)
+    drawn = stored(tmp_path / "out" / "state.pt")["progress"]["seed"]
+    assert stored(tmp_path / "out" / "model-last.ckpt")["settings"]["seed"] is None
+    train_here(sample, tmp_path / "undisturbed", *flags, seed=drawn)
+    same_run(tmp_path / "out", tmp_path / "undisturbed")
+
+
+def test_with_dropout_average_accumulation_clipping_and_cosine(dropout, sample, tmp_path):
+    flags = (*RUN, *EVERYTHING)
+    train_here(sample, tmp_path / "undisturbed", *flags)
+    stop_and_go(sample, tmp_path / "out", [2, 3, 8], *flags)  # three steps an epoch
+    same_run(tmp_path / "out", tmp_path / "undisturbed")
+    assert (tmp_path / "out" / "model-epoch-0002-ema.ckpt").exists()
+
+
+def test_dropout_is_there_to_be_repeated(dropout, undisturbed, sample, tmp_path):
+    """The test before this one would pass without it."""
+    train_here(sample, tmp_path / "out", *RUN)
+    assert log_of(tmp_path / "out")[0]["train"]["loss"] != log_of(undisturbed)[0]["train"]["loss"]
+
+
+def test_stopped_during_evaluation(undisturbed, sample, tmp_path, monkeypatch):
+    """The second epoch's training is saved, its evaluation done again."""
+    judge, calls = Judge.__call__, []
+
+    def interrupted(self, module):
+        calls.append(1)
+        if len(calls) == 2:
+            StopAt(0).step(0, {})
+        return judge(self, module)
+
+    monkeypatch.setattr(Judge, "__call__", interrupted)
+    finished = attempt(sample, tmp_path / "out", *RUN)
+    assert finished.returncode == 130
+    progress = stored(tmp_path / "out" / "state.pt")["progress"]
+    assert (progress["epoch"], progress["step"], len(progress["entries"])) == (2, STEPS, 1)
+    assert len(log_of(tmp_path / "out")) == 1
+    train_here(sample, tmp_path / "out", *RUN, "--resume")
+    same_run(tmp_path / "out", undisturbed)
+
+
+def test_a_finished_run_stays_as_it_is(undisturbed, sample, tmp_path):
+    folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+    drawn_anew = {"settings.toml", "curves.png", "report.html", "report.html.sha256"}
+    before = {name: facts for name, facts in snapshot(folder).items() if name not in drawn_anew}
+    finished = train_here(sample, folder, *RUN, "--resume")
+    assert {name: facts for name, facts in snapshot(folder).items() if name not in drawn_anew} == before
+    assert "last epoch:" in finished.stdout
+
+
+def test_resume_without_a_run_starts_one(undisturbed, sample, tmp_path):
+    (tmp_path / "out").mkdir()
+    train_here(sample, tmp_path / "out", *RUN, "--resume")
+    same_run(tmp_path / "out", undisturbed)
+
+
+def test_flags_that_change_no_number_may_differ(undisturbed, sample, tmp_path):
+    with watched_by(StopAt(7)):
+        attempt(sample, tmp_path / "out", *RUN, "--save-steps", 2)
+    others = ("-j", 1, "--device", "cpu", "--save-steps", 3, "--keep", 2, "--max_bad_images", 4)
+    train_here(sample, tmp_path / "out", *RUN, "--resume", *others)
+    same_run(tmp_path / "out", undisturbed)
+
+
+@pytest.fixture
+def stopped(sample, tmp_path):
+    """A folder with a run that was stopped in its first epoch, and its data, which may be changed."""
+    data = copy_of(sample, tmp_path / "data")
+    with watched_by(StopAt(2)):
+        attempt(data, tmp_path / "out", *RUN)
+    return data, tmp_path / "out"
+
+
+def test_other_flags_are_refused_each_with_both_values(stopped):
+    data, folder = stopped
+    before = snapshot(folder)
+    message = user_error(attempt(data, folder, *RUN, "--resume", "--lr", 0.01, "-b", 6, "--seed", 4, "--ema", 0.9))
+    assert "--resume: the run was started with other flags" in message
+    for words in ("--lr 0.01 (was 0.001)", "--batch_size 6 (was 5)", "--seed 4 (was 3)", "--ema 0.9 (was None)"):
+        assert words in message
+    assert "give those again" in message
+    assert snapshot(folder) == before  # settings.toml too
+
+
+def renamed_picture(data: Path) -> None:
+    name = file_names(data, "train")[3]
+    (data / "images" / name).rename(data / "images" / f"new-{name}")
+    path = data / "train.json"
+    path.write_text(path.read_text(encoding="utf-8").replace(json.dumps(name), json.dumps(f"new-{name}")))
+
+
+def one_label_less(data: Path) -> None:
+    edit_json(data / "train.json", lambda content: {**content, "annotations": content["annotations"][1:]})
+
+
+def one_picture_less(data: Path) -> None:
+    gone = file_names(data, "train")[-1]
+
+    def without_last(content):
+        (number,) = (image["id"] for image in content["images"] if image["file_name"] == gone)
+        images = [image for image in content["images"] if image["id"] != number]
+        marks = [mark for mark in content["annotations"] if mark["image_id"] != number]
+        return {**content, "images": images, "annotations": marks}
+
+    edit_json(data / "train.json", without_last)
+
+
+def another_word_vector(data: Path) -> None:
+    vectors = np.load(data / "word_vectors.npy")
+    vectors[:, 3] = -vectors[:, 3]
+    np.save(data / "word_vectors.npy", vectors)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (renamed_picture, "pictures with their labels"),
+        (one_label_less, "pictures with their labels"),
+        (one_picture_less, "training pictures 23 (was 24)"),
+        (another_word_vector, "labels and word vectors"),
+    ],
+)
+def test_changed_data_are_refused(stopped, change, named):
+    data, folder = stopped
+    change(data)
+    before = snapshot(folder)
+    message = user_error(attempt(data, folder, *RUN, "--resume"))
+    assert "--resume: the data are not those of the run" in message
+    assert named in message
+    assert snapshot(folder) == before
+
+
+def test_a_run_without_a_state_is_not_replaced_by_resume(undisturbed, sample, tmp_path):
+    """A run of an older version, say: --resume loses nothing."""
+    folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+    for name in ("state.pt", "state-previous.pt"):
+        (folder / name).unlink()
+    before = snapshot(folder)
+    message = user_error(attempt(sample, folder, *RUN, "--resume"))
+    assert f"--path_output {folder} holds a training run without a state to go on from" in message
+    assert "--overwrite" in message
+    assert snapshot(folder) == before

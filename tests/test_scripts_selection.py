@@ -1,0 +1,225 @@
+"""train.py --select-on and the rest of choosing an epoch: what is held back, what chooses, when a run ends early."""
+
+import json
+
+import pytest
+import torch
+
+import validate
+from src.checkpoint import load_checkpoint
+from src.data.images import read_picture
+from src.data.metadata import load_metadata
+from src.data.parts import load_training_set
+from src.data.transforms import eval_transform
+from src.selection import divide
+from tests.script_helpers import (
+    attempt,
+    call,
+    copy_of,
+    edit_json,
+    log_of,
+    same_weights,
+    stored,
+    succeeded,
+    train_frozen,
+    train_here,
+    user_error,
+    weights_of,
+)
+
+EPOCHS = 4
+HELD = ("--val-share", 0.25, "--held-out-labels", 0.4, "--num-epochs", EPOCHS, "--lr", 0.01)  # 6 pictures, 5 labels
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Features of one backbone for all runs here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module", params=["seen", "held-out"])
+def chosen(request, sample, cache, tmp_path_factory):
+    """A run that chooses on held-back pictures."""
+    folder = tmp_path_factory.mktemp("chosen") / "out"
+    finished = train_frozen(sample, folder, cache, 3, *HELD, "--select-on", request.param)
+    return {"name": request.param, "folder": folder, "finished": finished, "entries": log_of(folder)}
+
+
+@pytest.fixture(scope="module")
+def division_of(sample):
+    training = load_training_set(load_metadata(sample), None)
+    return lambda name: divide(training, name, val_share=0.25, held_out_labels=0.4, seed=3)
+
+
+def test_what_is_held_back_is_not_trained_on(chosen, division_of):
+    division = division_of(chosen["name"])
+    assert len(division.held_rows) == 6
+    for entry in chosen["entries"]:
+        assert entry["train"]["num_pictures"] == len(division.train_rows) <= 18
+    out = chosen["finished"].stdout
+    posing = " and 5 labels pose as unseen" if chosen["name"] == "held-out" else ""
+    assert f"to choose an epoch 6 training pictures are held back{posing}\n" in out
+    assert "(chosen on the training pictures that were held back)" in out
+
+
+def test_the_best_epoch_has_the_largest_value(chosen):
+    name, entries = chosen["name"], chosen["entries"]
+    values = [entry["selection"]["value"] for entry in entries]
+    assert {(entry["selection"]["name"], entry["selection"]["metric"]) for entry in entries} == {(name, "F1@3")}
+    assert len(set(values)) > 1
+    best = load_checkpoint(chosen["folder"] / f"model-best-{name}.ckpt")[1]
+    assert best.settings["epoch"] == 1 + values.index(max(values))
+    assert best.metrics == entries[best.settings["epoch"] - 1]["metrics"]
+    assert f"best {name}.F1@3: {max(values):.2f} in epoch {best.settings['epoch']}" in chosen["finished"].stdout
+    assert {path.name for path in chosen["folder"].glob("*.ckpt")} == {"model-last.ckpt", f"model-best-{name}.ckpt"}
+
+
+def test_labels_that_pose_as_unseen_are_on_neither_side_of_the_checkpoint(chosen, division_of, sample):
+    split = load_metadata(sample).split
+    division = division_of(chosen["name"])
+    stored_split = load_checkpoint(chosen["folder"] / "model-last.ckpt")[1].split
+    assert stored_split.seen == tuple(split.seen[column] for column in division.columns)
+    assert stored_split.unseen == split.unseen
+    assert len(split.seen) - len(stored_split.seen) == (5 if chosen["name"] == "held-out" else 0)
+    # The log's seen labels are those that were trained on, so validate.py finds the same.
+    settings = ("--model-path", chosen["folder"] / "model-last.ckpt", "-j", 0)
+    report = chosen["folder"].parent / "report.json"
+    succeeded(call(validate.main, *settings, "--json", report))
+    metrics = json.loads(report.read_text(encoding="utf-8"))["metrics"]
+    zero_shot = {key: value for key, value in metrics.items() if key.startswith("zero_shot")}
+    assert zero_shot.items() <= chosen["entries"][-1]["metrics"].items()
+
+
+@pytest.mark.parametrize("chosen", ["held-out"], indirect=True)
+def test_the_value_is_the_metric_of_the_posing_labels(chosen, division_of, sample):
+    """By a plain loop, with the weights of the last epoch."""
+    division, metadata = division_of("held-out"), load_metadata(sample)
+    training = load_training_set(metadata, None)
+    model, info = load_checkpoint(chosen["folder"] / "model-last.ckpt")
+    words = metadata.split.word_vectors[:, [metadata.split.seen[column] for column in division.posing]]
+    transform = eval_transform(info.config.image_size, info.config.interpolation)
+    found = there = shown = 0
+    for row in division.held_rows.tolist():
+        targets = training.targets.dense(torch.tensor([row]))[0, list(division.posing)]
+        if not (targets == 1).any():
+            continue  # positive-only
+        with torch.inference_mode():
+            matrix = model(transform(read_picture(training.paths[row]))[None]).reshape(info.config.wordvec_dim, -1)
+        scores = (words.T @ matrix).max(dim=1).values  # s_c = max_m <A[:, m], w_c>
+        found += int((targets[scores.topk(3).indices] == 1).sum())
+        there += int((targets == 1).sum())
+        shown += 3
+    assert chosen["entries"][-1]["selection"]["value"] == pytest.approx(100 * 2 * found / (there + shown))
+
+
+def test_the_test_pictures_choose_nothing(chosen, cache, sample, tmp_path):
+    """Every evaluation picture given the labels of another one: other metrics, the same choice and weights."""
+    data = copy_of(sample, tmp_path / "data")
+
+    def shifted(content):
+        numbers = [image["id"] for image in content["images"]]
+        follower = dict(zip(numbers, [*numbers[1:], numbers[0]], strict=True))
+        marks = [{**mark, "image_id": follower[mark["image_id"]]} for mark in content["annotations"]]
+        return {**content, "annotations": marks}
+
+    edit_json(data / "val.json", shifted)
+    name = chosen["name"]
+    train_frozen(data, tmp_path / "out", cache, 3, *HELD, "--select-on", name)
+    entries = log_of(tmp_path / "out")
+    assert [entry["metrics"] for entry in entries] != [entry["metrics"] for entry in chosen["entries"]]
+    assert [entry["selection"] for entry in entries] == [entry["selection"] for entry in chosen["entries"]]
+    best = f"model-best-{name}.ckpt"
+    assert stored(tmp_path / "out" / best)["settings"]["epoch"] == stored(chosen["folder"] / best)["settings"]["epoch"]
+    assert same_weights(weights_of(tmp_path / "out" / best), weights_of(chosen["folder"] / best))
+
+
+def test_the_test_pictures_choose_where_they_are_told_to(sample, cache, tmp_path):
+    train_frozen(sample, tmp_path / "out", cache, 3, "--num-epochs", 1, "--select-on", "test", "--val-share", 0.25)
+    (entry,) = log_of(tmp_path / "out")
+    assert "selection" not in entry
+    assert entry["train"]["num_pictures"] == 24  # nothing is held back
+
+
+def test_pictures_are_held_back_without_a_frozen_backbone_too(sample, tmp_path, division_of):
+    train_here(sample, tmp_path / "out", *HELD, "--num-epochs", 1, "--select-on", "held-out")
+    (entry,) = log_of(tmp_path / "out")
+    assert entry["train"]["num_pictures"] == len(division_of("held-out").train_rows)
+    assert 0 <= entry["selection"]["value"] <= 100
+
+
+@pytest.mark.parametrize("select_on", ["test", "seen"])
+def test_a_run_ends_after_some_epochs_without_a_better_one(sample, cache, tmp_path, select_on):
+    """At a learning rate next to zero every epoch is as good as the first."""
+    flags = ("--select-on", select_on, "--lr", 1e-20, "--num-epochs", 9, "--early-stopping", 2)
+    finished = train_frozen(sample, tmp_path / "out", cache, 3, *flags)
+    choice = "zero_shot" if select_on == "test" else select_on
+    assert f"no better {choice} for 2 epochs: stopping early" in finished.stdout
+    assert [entry["epoch"] for entry in log_of(tmp_path / "out")] == [1, 2, 3]
+    again = train_frozen(sample, tmp_path / "out", cache, 3, *flags, "--resume")  # is over, not to be gone on with
+    assert "best " in again.stdout
+    assert len(log_of(tmp_path / "out")) == 3
+
+
+def test_an_average_is_evaluated_saved_and_may_be_the_best(sample, cache, tmp_path):
+    """Weights that jump about at such a learning rate are worth less than their average."""
+    flags = ("--ema", 0.9, "--select-on", "seen", "--val-share", 0.25, "--num-epochs", 6, "--lr", 1)
+    train_frozen(sample, tmp_path / "out", cache, 3, *flags)
+    entries = log_of(tmp_path / "out")
+    last, average = (stored(tmp_path / "out" / f"model-last{suffix}.ckpt") for suffix in ("", "-ema"))
+    assert last["metrics"] == entries[-1]["metrics"]
+    assert average["metrics"] == entries[-1]["ema_metrics"] != last["metrics"]
+    assert not same_weights(last["state_dict"], average["state_dict"])
+    best = stored(tmp_path / "out" / "model-best-seen.ckpt")
+    values = {
+        (entry["epoch"], kind): entry[key]["value"]
+        for entry in entries
+        for kind, key in (("metrics", "selection"), ("ema_metrics", "ema_selection"))
+    }
+    epoch, kind = max(values, key=lambda one: values[one])
+    assert kind == "ema_metrics"
+    assert best["settings"]["epoch"] == epoch
+    assert best["metrics"] == entries[epoch - 1]["ema_metrics"]
+
+
+def test_the_average_is_that_of_the_weights_after_each_step(sample, tmp_path):
+    """By hand for two steps: a <- 0.75 a + 0.25 w, from the weights that the run starts with."""
+    flags = ("-b", 12, "--num-epochs", 1, "--lr", 1e-2, "--schedule", "constant", "--warm-up", 0, "--ema", 0.75)
+    tracked = []
+
+    class Tracking(torch.optim.lr_scheduler.LambdaLR):
+        def step(self, epoch=None):
+            tracked.append([p.detach().clone() for group in self.optimizer.param_groups for p in group["params"]])
+            super().step(epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.optimisation.LambdaLR", Tracking)
+        train_here(sample, tmp_path / "out", *flags)
+    start, *steps = tracked  # the constructor steps once
+    assert len(steps) == 2
+    expected = start
+    for weights in steps:
+        expected = [0.75 * a + 0.25 * w for a, w in zip(expected, weights, strict=True)]
+    averages = {tuple(value.shape): value for value in weights_of(tmp_path / "out" / "model-last-ema.ckpt").values()}
+    for tensor in expected:
+        if tensor.ndim == 2:  # the head
+            torch.testing.assert_close(averages[tuple(tensor.shape)], tensor)
+
+
+IMPOSSIBLE = [
+    ("--select-on seen --val-share 0.01", ["--val-share 0.01", "of 24 training pictures", "0 to choose on"]),
+    ("--select-on seen --val-share 0.99", ["--val-share 0.99", "0 to train on", "--select-on test"]),
+    ("--select-on held-out --held-out-labels 0.01", ["--held-out-labels 0.01", "0 of 12 seen labels"]),
+    ("--select-on held-out --held-out-labels 0.99", ["--held-out-labels 0.99", "12 of 12 seen labels"]),
+    ("--select-on held-out --held-out-labels 0.7 --val-share 0.05", ["--held-out-labels 0.7", "larger --val-share"]),
+    (
+        "--select-on held-out --held-out-labels 0.25 --val-share 0.25 --best-metric F1@5",
+        ["--best-metric F1@5", "fewer labels to choose on", "--held-out-labels"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("flags", "named"), IMPOSSIBLE, ids=[flags for flags, _ in IMPOSSIBLE])
+def test_impossible_shares_are_one_line(sample, tmp_path, flags, named):
+    message = user_error(attempt(sample, tmp_path / "out", "--num-epochs", 1, *flags.split()))
+    for words in named:
+        assert words in message
