@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -13,7 +14,7 @@ from src.data.dataset import PictureDataset, TrainingLoader, TrainingPictures
 from src.data.order import Portion
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import Transform
-from src.distributed import first_goes_ahead
+from src.distributed import ALONE, first_goes_ahead
 from src.embedding import Reading, embed_pictures
 from src.engine import TrainBatch
 from src.errors import UserError
@@ -153,7 +154,7 @@ class FeatureFeed:
 
         def features(paths: list[Path], kind: str) -> Embedded:
             dataset = PictureDataset(paths, transform)
-            alone = Reading(reading.batch_size, reading.workers, reading.device, reading.precision)
+            alone = replace(reading, processes=ALONE)
 
             def compute() -> Embedded:
                 return embed_pictures(model.forward_features, dataset, alone, f"features of the {kind} pictures")
@@ -186,6 +187,7 @@ class FeatureFeed:
     @torch.inference_mode()
     def embeddings(self, part: Part, module: nn.Module) -> Embedded:
         """The embeddings [n, D*M] that ``module`` or a copy of it gives; in the first process only."""
+        module.eval()
         features = self._parts[part]
         blocks = [module(block.to(self._reading.device)).cpu() for block in features.outputs.split(4096)]
         return features._replace(outputs=torch.cat(blocks))

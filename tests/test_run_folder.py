@@ -20,7 +20,8 @@ class Run:
     def __init__(self, path: Path, *, overwrite: bool = False, **options: Any) -> None:
         self.path = path
         self.folder = RunFolder(path, half=True, **options)
-        self.folder.start(overwrite=overwrite)
+        self.folder.check(goes_on=False, resume=False, overwrite=overwrite)
+        self.folder.start(goes_on=False)
         self.entries: list[dict[str, Any]] = []
         self.best: dict[str, tuple[float, int]] = {}
 
@@ -120,15 +121,28 @@ def test_a_run_that_stopped_in_its_first_epoch_does_not_block_the_next(tmp_path)
     Run(tmp_path).record(1, seen=50.0)
 
 
-def test_half_written_files_of_a_killed_run_are_swept(tmp_path):
+def test_half_written_files_of_a_killed_run_are_all_that_goes_where_it_goes_on(tmp_path):
     run = Run(tmp_path)
+    run.record(1, seen=50.0)
+    whole = run.files()
     (tmp_path / ".model-last.ckpt.abc.tmp").write_text("half")
     (tmp_path / "mine.tmp").write_text("mine")
-    run.folder.sweep()
-    assert run.files() == ["log.jsonl", "mine.tmp"]
+    run.folder.check(goes_on=True, resume=True, overwrite=False)
+    run.folder.start(goes_on=True)
+    assert run.files() == sorted([*whole, "mine.tmp"])
+
+
+def test_resuming_without_a_state_loses_no_run(tmp_path):
+    run = Run(tmp_path)
+    run.folder.check(goes_on=False, resume=True, overwrite=False)  # without a line in its log there is nothing to lose
+    run.record(1, seen=50.0)
+    message = r"holds a training run without a state to go on from; choose another folder, or give --overwrite"
+    with pytest.raises(UserError, match=message):
+        run.folder.check(goes_on=False, resume=True, overwrite=False)
+    run.folder.check(goes_on=False, resume=True, overwrite=True)
 
 
 def test_an_output_folder_below_a_file_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match=r"--path_output .*: cannot be written: .*; choose another place"):
         Run(tmp_path / "file" / "run")

@@ -18,6 +18,7 @@ from src.data.metadata import load_metadata
 from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
 from src.loss_functions.SDL_loss import SDLLoss
+from src.models import SDLModel
 from src.run_folder import RunFolder
 from src.training_state import read_state
 from tests.fork_helpers import Forks
@@ -363,6 +364,22 @@ def test_a_signal_ends_the_run_after_the_step(undisturbed, sample, tmp_path, num
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)  # as before the run
     train_here(sample, tmp_path / "out", *RUN, "--resume")
     same_run(tmp_path / "out", undisturbed)
+
+
+def test_ctrl_c_while_features_are_computed(sample, tmp_path, monkeypatch):
+    forward, calls = SDLModel.forward_features, []
+
+    def interrupted(self, pictures):
+        calls.append(len(pictures))
+        if calls == [1, 8]:  # the size is tried with one picture, then come the batches
+            StopAt(0).step(0, {})
+        return forward(self, pictures)
+
+    monkeypatch.setattr(SDLModel, "forward_features", interrupted)
+    finished = attempt(sample, tmp_path / "out", "--freeze-backbone", "--feature-cache", tmp_path / "cache")
+    assert finished.returncode == 130
+    assert calls == [1, 8]
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_second_ctrl_c_ends_at_once(undisturbed, sample, tmp_path):

@@ -86,8 +86,10 @@ def test_frozen_features_without_a_seed(sample, tmp_path):
     same_run(tmp_path / "out", tmp_path / "undisturbed")
 
 
-def test_with_dropout_average_accumulation_clipping_and_cosine(dropout, sample, tmp_path):
-    flags = (*RUN, *EVERYTHING)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_with_dropout_average_accumulation_clipping_and_cosine(dropout, sample, tmp_path, frozen):
+    cached = ("--freeze-backbone", "--feature-cache", tmp_path / "cache")
+    flags = (*RUN, *EVERYTHING, *(cached if frozen else ()))
     train_here(sample, tmp_path / "undisturbed", *flags)
     stop_and_go(sample, tmp_path / "out", [2, 3, 8], *flags)  # three steps an epoch
     same_run(tmp_path / "out", tmp_path / "undisturbed")

@@ -543,7 +543,7 @@ def test_n_maps_are_saved_and_an_explanation_that_there_is_not_is_refused(tmp_pa
     place = (*to(tmp_path, "json"), "--path_output", tmp_path / "vit", "--annotate")
     message = user_error(tag("--explain", *place, pictures=pictures[:1], model=str(tmp_path / "vit.ckpt")))
     assert "--explain: this backbone" in message
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "vit.ckpt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "vit.ckpt", "vit.ckpt.sha256"}
 
 
 def test_many_pictures_are_annotated_on_demand_only(tmp_path, monkeypatch):
