@@ -69,7 +69,6 @@ def ways() -> dict[str, Way]:
     from randaugment import RandAugment
 
     return {
-        "decode": decode,
         "plain_eval": plain([]),
         "eval": stacked(eval_transform(SIDE).read_bytes, floats=True),
         "eval_bytes": stacked(eval_transform(SIDE).read_bytes, floats=False),
@@ -100,30 +99,34 @@ def psnr(paths: list[Path], interpolation: str) -> tuple[float, float, int]:
     return min(different), statistics.median(different), len(errors) - len(different)
 
 
+class Round:
+    """The files that all ways read in one round: the next batch of them, cyclically."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths, self.number, self.current = paths, 0, paths[:BATCH]
+
+    def decode(self) -> None:
+        """Begin a round with its limit."""
+        self.number += 1
+        first = self.number * BATCH
+        self.current = [self.paths[(first + place) % len(self.paths)] for place in range(len(self.current))]
+        decode(self.current)
+
+    def transform(self, way: Way) -> None:
+        """With equal draws for all: some operations of RandAugment take twenty times as long as others."""
+        seed_everything(self.number)
+        way(self.current)
+
+
 def measure(name: str, paths: list[Path], repeats: int) -> list[dict[str, object]]:
-    """A row a way. Each repeat reads the next batch of files, and all ways read the same."""
-    turn = iter(range(1, 1 << 30))
-
-    def next_batch() -> list[Path]:
-        first = next(turn) * BATCH
-        return [paths[(first + place) % len(paths)] for place in range(min(BATCH, len(paths)))]
-
-    current = next_batch()
-
-    def decode_next() -> None:
-        current[:] = next_batch()
-        decode(current)
-
-    def transform_current(run: Way) -> object:
-        seed_everything(int(current[0].stem.__hash__()) % 1000)  # equal draws: some operations of RandAugment take twenty times as long as others
-        return run(current)
-
-    runs: dict[str, Callable[[], object]] = {way: partial(transform_current, run) for way, run in ways().items()}
-    runs["decode"] = decode_next
+    """A row a way."""
+    files = Round(paths)
+    runs: dict[str, Callable[[], object]] = {"decode": files.decode}
+    runs |= {label: partial(files.transform, way) for label, way in ways().items()}
     seconds = take_turns(runs, repeats)
     with Image.open(paths[0]) as picture:
         size = "x".join(map(str, picture.size))
-    rows = [row_of(name, way, seconds, len(current), size) for way in runs]
+    rows = [row_of(name, way, seconds, len(files.current), size) for way in runs]
     for row in rows:
         if row["way"] in ("eval", "eval_bicubic"):
             lowest, middle, same = psnr(paths, "bicubic" if row["way"] == "eval_bicubic" else "bilinear")
