@@ -50,13 +50,13 @@ class Timeline:
         return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0])
 
 
-def infer(folder: Path, args: argparse.Namespace) -> Timeline:
+def infer(folder: Path, engine: str, args: argparse.Namespace) -> Timeline:
     """Tag the folder once."""
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "tags.csv"
         command = [
             sys.executable, ROOT / "infer.py", "--pic_path", folder, "--csv", output, "--no_picture", "--quiet",
-            "--model_path", args.model_path, "--engine", args.engine, "--batch_size", args.batch_size,
+            "--model_path", args.model_path, "--engine", engine, "--batch_size", args.batch_size,
             "--num_threads", args.threads, "-j", args.workers,
         ]  # fmt: skip
         started = time.perf_counter()
@@ -91,12 +91,12 @@ def model_rate(tagger: Tagger, batch_size: int, batches: int) -> float:
     return batch_size * batches / (time.perf_counter() - started)
 
 
-def measure(folder: Path, tagger: Tagger, args: argparse.Namespace) -> dict[str, object]:
+def measure(folder: Path, tagger: Tagger, engine: str, args: argparse.Namespace) -> dict[str, object]:
     """One row: the medians of the rounds."""
     timelines, rates, shares = [], [], []
     for _ in range(args.rounds):
         before = model_rate(tagger, args.batch_size, args.model_batches)
-        timelines.append(infer(folder, args))
+        timelines.append(infer(folder, engine, args))
         rates.append((before + model_rate(tagger, args.batch_size, args.model_batches)) / 2)
         shares.append(timelines[-1].rate / rates[-1])
 
@@ -124,7 +124,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--pictures", type=Path, nargs="+", required=True, metavar="DIR", help="folders of photographs")
     flags.add_argument("--model_path", type=Path, default=QUICK_START)
-    flags.add_argument("--engine", default="auto", help="what infer.py --engine takes")
+    flags.add_argument("--engine", nargs="+", default=["auto"], help="what infer.py --engine takes; several in turn")
     flags.add_argument("--batch_size", type=int, default=16)
     flags.add_argument("--threads", type=int, default=2)
     flags.add_argument("--workers", type=int, default=2, help="threads that read")
@@ -132,11 +132,14 @@ def main() -> None:
     flags.add_argument("--model_batches", type=int, default=10, help="batches of one measurement of the model alone")
     args = flags.parse_args()
     torch.set_num_threads(args.threads)
-    try:
-        tagger = Tagger.load(args.model_path, engine=args.engine)
-    except UserError as error:
-        flags.error(str(error))
-    record("infer_folder", [measure(folder, tagger, args) for folder in args.pictures])
+    rows = []
+    for engine in args.engine:
+        try:
+            tagger = Tagger.load(args.model_path, engine=engine)
+        except UserError as error:
+            flags.error(str(error))
+        rows += [measure(folder, tagger, engine, args) for folder in args.pictures]
+    record("infer_folder", rows)
 
 
 if __name__ == "__main__":
