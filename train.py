@@ -24,6 +24,7 @@ from src.building import (
 )
 from src.checkpoint import ModelConfig
 from src.cli import run_script, seed_everything
+from src.data.dataset import naming_dead_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
 from src.distributed import Processes, device_of, joined
@@ -38,7 +39,6 @@ from src.report import format_report
 from src.run_folder import EVENTS, RunFolder
 from src.run_report import RunReport, write_report
 from src.selection import Division, divide
-from src.tagging.reading import naming_dead_workers
 from src.train_flags import LR_FINE_TUNING, LR_FROZEN, train_parser
 from src.trainer import Plan, Trainer, steps_of
 from src.training import present_rows

@@ -13,7 +13,7 @@ import torch
 
 from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
 from src.cli import run_script
-from src.data.dataset import PictureDataset
+from src.data.dataset import PictureDataset, naming_dead_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
@@ -25,7 +25,6 @@ from src.exported.engines import open_model
 from src.files import check_writable, write_json
 from src.fitting import FittedCalibration, fit_and_measure, format_fit
 from src.report import format_report
-from src.tagging.reading import naming_dead_workers
 from src.training import present_rows, warn_about_bad_pictures
 from src.validate_flags import validate_parser
 from src.vocabulary import check_same_space

@@ -166,7 +166,7 @@ def add_workers_flag(parser: argparse._ActionsContainer) -> None:
         type=non_negative_int,
         default=min(8, processors),
         metavar="N",
-        help="processes that read pictures; 0 reads in this process",
+        help="how many read pictures beside the model; 0 reads them when they are needed",
     )
 
 

@@ -198,6 +198,32 @@ def picture_loader(
     )
 
 
+@contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """Say what can be done where a process that reads died, for want of memory, say.
+
+    PyTorch raises that from a signal handler, so wherever this process happens to be. Who asks for a batch just then
+    may learn it sooner: the dead process no longer hands it over.
+
+    Raises:
+        UserError: one died.
+    """
+    try:
+        yield
+    except (RuntimeError, EOFError, ConnectionResetError, ConnectionRefusedError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"--workers: a process that reads pictures died, perhaps for want of memory ({_first_sentence(error)}); "
+            "give fewer, or -j 0 to read in this process"
+        ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """Of the message; the error's type where there is none."""
+    return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(". ")
+
+
 def locate_pictures(file_names: Sequence[str], root: Path, source: str) -> list[Path]:
     """The path of every picture below ``root`` or one of the usual sub-folders (``images``, ``train2014``, ...).
 

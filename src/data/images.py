@@ -26,7 +26,7 @@ def read_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
     Args:
         path: the file.
         at_least: a JPEG may come at a half, a quarter or an eighth of its size, if both its sides keep as many pixels.
-            The decoder leaves out the higher frequencies then, which takes less than half the time. None: whole.
+            The decoder leaves out the higher frequencies then, which takes about half the time. None: whole.
 
     Raises:
         BadPictureError: the file is missing, no picture, cut short, or so large that Pillow refuses it.

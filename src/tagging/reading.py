@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,6 @@ from torch import Tensor
 
 from src.data.images import BadPictureError, read_picture
 from src.data.transforms import PictureTransform, Transform, as_floats, read_transformed
-from src.errors import UserError
 
 PREVIEW = (1600, 1600)  # pixels; as much as any output shows of a picture
 
@@ -117,29 +115,3 @@ def read_batches(
                 yield _collate([ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def naming_dead_workers() -> Iterator[None]:
-    """Say what can be done where a process that reads died, for want of memory, say.
-
-    PyTorch raises that from a signal handler, so wherever this process happens to be. Who asks for a batch just then
-    may learn it sooner: the dead process no longer hands it over.
-
-    Raises:
-        UserError: one died.
-    """
-    try:
-        yield
-    except (RuntimeError, EOFError, ConnectionResetError, ConnectionRefusedError) as error:
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
-            raise
-        raise UserError(
-            f"--workers: a process that reads pictures died, perhaps for want of memory ({_first_sentence(error)}); "
-            "give fewer, or -j 0 to read in this process"
-        ) from error
-
-
-def _first_sentence(error: Exception) -> str:
-    """Of the message; the error's type where there is none."""
-    return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(". ")

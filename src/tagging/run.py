@@ -19,7 +19,7 @@ from src.tagger import Tag, Tagger, TagRule
 from src.tagging.contact_sheet import ContactSheet
 from src.tagging.formats import PictureResult, TagRow, written_name
 from src.tagging.keywords import KeywordsError, KeywordWriter
-from src.tagging.reading import naming_dead_workers, read_batches
+from src.tagging.reading import read_batches
 from src.tagging.results import ResultWriter
 
 _DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved in
@@ -97,11 +97,11 @@ def tag_pictures(
         paths: the pictures.
         outputs: what is written.
         batch_size: pictures that go through the model at once.
-        workers: processes that read pictures.
+        workers: threads that read pictures.
         all_paths: those of a whole run that this one goes on with, so that copies are called what they would have been.
 
     Raises:
-        UserError: an output cannot be written, or would be a picture that was given; a process that reads died.
+        UserError: an output cannot be written, or would be a picture that was given.
     """
     summary = Summary()
     names = target_names(all_paths)
@@ -110,7 +110,7 @@ def tag_pictures(
         paths, tagger.transform, batch_size=batch_size, workers=workers, previews=outputs.shows_pictures
     )
     hidden = None if len(paths) > batch_size else True
-    with naming_dead_workers(), tqdm(total=len(paths), unit="img", disable=hidden, leave=False) as bar:
+    with tqdm(total=len(paths), unit="img", disable=hidden, leave=False) as bar:
         for batch in batches:
             for path, problem in batch.problems:
                 with bar.external_write_mode(sys.stderr):
