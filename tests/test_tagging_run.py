@@ -175,15 +175,6 @@ def test_what_is_in_the_results_is_done_in_all_other_ways(tmp_path, tagger):
         assert results.done == {str(path) for path in paths[:2]}
 
 
-def test_a_dead_worker_ends_the_run_wherever_it_shows(tmp_path, tagger, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...")
-
-    monkeypatch.setattr(Tagger, "tag_tensors", interrupted)
-    with pytest.raises(UserError, match=r"--workers: .*Bus error\).*-j 0"):
-        tag(tagger, write_pictures(tmp_path, 2))
-
-
 def test_printed_tags():
     path = Path("a/caf\udce9.jpg")
     assert format_tags(path, [], "raw") == "a/caf\\xe9.jpg\n      no tag"
