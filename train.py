@@ -228,6 +228,16 @@ def finish(args: argparse.Namespace, folder: RunFolder, progress: Progress) -> N
     )
 
 
+def how_chosen(epoch: int, args: argparse.Namespace) -> str:
+    """Which epoch the report is of, and what chose it: where a run stops early, that is a choice too."""
+    if epoch < args.num_epochs:
+        return (
+            f"The last epoch, {epoch} of at most {args.num_epochs}: --early-stopping ended the run by "
+            f"{args.best_metric}, --select-on {args.select_on}."
+        )
+    return f"The last epoch, {epoch} of {args.num_epochs}: nothing was chosen."
+
+
 def report(
     args: argparse.Namespace,
     folder: RunFolder,
@@ -250,7 +260,7 @@ def report(
         paths=[evaluation.paths[row] for row in embedded.rows.tolist()],
         images=args.images,
         metrics=entry["metrics"],
-        chosen=f"The last epoch, {entry['epoch']} of {args.num_epochs}: nothing was chosen.",
+        chosen=how_chosen(entry["epoch"], args),
         **present_rows(evaluation, embedded.rows),
     )
     write_report(path, content)

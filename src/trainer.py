@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from src.checkpoint import CheckpointInfo
@@ -24,6 +23,7 @@ from src.interrupt import StoppedBySignalError, StopRequest
 from src.judge import Judge, Verdict
 from src.loss_functions.SDL_loss import diversity_weight
 from src.models import SDLModel
+from src.models.sdl_model import with_head
 from src.report import summary
 from src.run_folder import Candidate, RunFolder
 from src.training_state import Progress, save_state
@@ -204,7 +204,7 @@ class Trainer:
         verdicts = [("", self._model, self._judge(self._trained.module))]
         if self._trained.average is not None:
             average = self._trained.average.module
-            verdicts.append(("-ema", _whole_model(self._model, average), self._judge(average)))
+            verdicts.append(("-ema", with_head(self._model, average), self._judge(average)))
         self._evaluated = verdicts[0][2].embedded
         if self._processes.is_first:
             self._note_evaluation_bad(self._evaluated.bad)
@@ -296,12 +296,3 @@ def _show(bar: Any, step: Step) -> None:
         refresh=False,
     )
     bar.update()
-
-
-def _whole_model(model: SDLModel, module: nn.Module) -> SDLModel:
-    """``module`` itself, or, where it is a head alone, the model with that head."""
-    if isinstance(module, SDLModel):
-        return module
-    whole = SDLModel(model.backbone, model.num_features, model.num_rows, model.wordvec_dim)
-    whole.embedding = module  # type: ignore[assignment]  # a copy of the model's own head
-    return whole.eval()

@@ -12,6 +12,7 @@ from src.data.metadata import load_metadata
 from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
 from src.selection import divide
+from src.train_flags import train_parser
 from tests.script_helpers import (
     attempt,
     call,
@@ -223,3 +224,10 @@ def test_impossible_shares_are_one_line(sample, tmp_path, flags, named):
     message = user_error(attempt(sample, tmp_path / "out", "--num-epochs", 1, *flags.split()))
     for words in named:
         assert words in message
+
+
+def test_the_report_says_when_early_stopping_chose_the_last_epoch():
+    args = train_parser(None).parse_args(["--num-epochs", "9", "--select-on", "seen", "--best-metric", "mAP"])
+    assert train.how_chosen(9, args) == "The last epoch, 9 of 9: nothing was chosen."
+    stopped = train.how_chosen(4, args)
+    assert stopped == "The last epoch, 4 of at most 9: --early-stopping ended the run by mAP, --select-on seen."

@@ -70,6 +70,16 @@ class SDLModel(nn.Module):
         return self.embedding(self.forward_features(pictures))
 
 
+def with_head(model: SDLModel, module: nn.Module) -> SDLModel:
+    """``module`` itself where it is a whole model; where it is a head alone, ``model``'s backbone with that head."""
+    if isinstance(module, SDLModel):
+        return module
+    whole = SDLModel(model.backbone, model.num_features, model.num_rows, model.wordvec_dim)
+    whole.embedding = module  # type: ignore[assignment]  # a copy of the model's own head
+    whole.mean, whole.std, whole._normalizes = model.mean, model.std, model._normalizes
+    return whole.eval()
+
+
 def create_model(
     model_name: str = "tresnet_m",
     num_rows: int = 7,
