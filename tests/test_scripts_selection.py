@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import train
 import validate
 from src.checkpoint import load_checkpoint
 from src.data.images import read_picture
