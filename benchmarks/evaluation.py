@@ -171,7 +171,7 @@ def measure(images: int, seen: int, unseen: int, repeats: int) -> dict[str, obje
         "torch_sorts": partial(sorts_alone, images, seen + unseen, "torch"),
         "numpy_sorts": partial(sorts_alone, images, seen + unseen, "numpy"),
     }
-    seconds = take_turns(runs, repeats, warm_up=0)
+    seconds = take_turns(runs, repeats)
     difference = max(abs(found["fast"][key] - value) for key, value in found["plain"].items())
     assert difference < 1e-9, difference
     return {

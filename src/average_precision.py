@@ -8,8 +8,10 @@ needs no stability and carries no indices along, and both ranks of a positive ar
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ MapConvention = Literal["official", "skip"]
 _OFFICIAL_EPSILON = 1e-8
 _ROW_BITS = 32
 _ROW_MASK = (1 << _ROW_BITS) - 1
+_FEW_KEYS = 1 << 16  # sorted sooner than threads start
 _BEHIND_ALL = torch.iinfo(torch.int64).max  # no score has this key, -inf included
 
 
@@ -62,25 +65,25 @@ def average_precision(
     result = torch.zeros(scores.shape[1], dtype=torch.float64, device=scores.device)
     for labels in blocks(scores.shape[1], scores.shape[0]):
         target = targets[:, labels]
-        both = average_precisions(scores[:, labels], target == 1, target == -1 if unknown == "ignore" else None)
+        label, row = (target == 1).t().nonzero(as_tuple=True)
+        both = average_precisions(scores[:, labels], label, row, target == -1 if unknown == "ignore" else None)
         result[labels] = getattr(both, convention).to(scores.device)
     return result
 
 
-def average_precisions(scores: Tensor, positive: Tensor, ignored: Tensor | None = None) -> AveragePrecisions:
+def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tensor | None = None) -> AveragePrecisions:
     """Both conventions of :func:`average_precision` for a block of labels, which is ranked at once.
 
     Args:
         scores: [n, c]. Beside it about 40 bytes a score are held.
-        positive: [n, c] bool.
+        label, row: [P] column and row of every positive, the columns in ascending order.
         ignored: [n, c] bool, where a picture takes no part in a label's AP; no positive is ignored.
 
     Raises:
         ValueError: a score is NaN.
     """
     check_numbers(scores)
-    label, row = positive.t().nonzero(as_tuple=True)  # [P] of all positives of all labels, label by label
-    totals = torch.bincount(label, minlength=positive.shape[1]).double()  # [c]
+    totals = torch.bincount(label, minlength=scores.shape[1]).double()  # [c]
     keys = ranking_keys(scores)
     own = keys[label, row]
     if ignored is not None:
@@ -141,7 +144,15 @@ def _sort_rows(keys: Tensor) -> Tensor:
     """Every row in ascending order; on the CPU in place."""
     if keys.device.type != "cpu":
         return keys.sort(dim=1).values
-    keys.numpy().sort(axis=1)  # several times as fast as torch's, which sorts an index along with every number
+    # Several times as fast as torch's sort, which carries an index along with every number. It lets the interpreter go,
+    # so that threads sort side by side.
+    rows = keys.numpy()
+    threads = min(torch.get_num_threads(), len(rows))
+    if threads < 2 or rows.size < _FEW_KEYS:
+        rows.sort(axis=1)
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix="ranking") as pool:
+            list(pool.map(lambda part: part.sort(axis=1), np.array_split(rows, threads)))
     return keys
 
 

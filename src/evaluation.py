@@ -92,11 +92,11 @@ def evaluate(
     threshold: float | None = None,
     zero_shot_rows: Tensor | None = None,
     generalized_rows: Tensor | None = None,
-    block: int = 512,
+    block: int = 256,
 ) -> dict[str, float]:
     """Zero-shot and generalised metrics, in percent: embeddings [N, D*M], word vectors [D, C], targets [N, C].
 
-    Scores are made for ``block`` pictures at a time, and for as many labels at once as fit into 128 MiB; [N, C] scores
+    Scores are made for ``block`` pictures at a time, and for as many labels at once as fit into 192 MiB; [N, C] scores
     never exist whole.
 
     Args:
@@ -114,7 +114,7 @@ def evaluate(
         chosen = words[:, labels]
         scores = torch.empty(num_images, len(labels), dtype=embeddings.dtype, device=words.device)
         for part, result in zip(embeddings.split(block), scores.split(block), strict=True):
-            result.copy_(score_labels(part.to(words.device), chosen))
+            score_labels(part.to(words.device), chosen, out=result)
         return scores
 
     def targets_of(labels: Tensor) -> Tensor:

@@ -45,8 +45,10 @@ __all__ = [
     "zero_shot_report_of_blocks",
 ]
 
-# The largest block of labels' scores, in numbers: 2**25 float32 are 128 MiB. All scores need never exist at once.
-_SCORE_BLOCK_ELEMENTS = 1 << 25
+# The largest block of labels' scores, in numbers: 3 * 2**24 float32 are 192 MiB. All scores need never exist at once.
+_SCORE_BLOCK_ELEMENTS = 3 << 24
+# Blocks have a multiple of this many labels where that fits: matrix products have their full rate at such widths.
+_LABEL_STEP = 64
 
 
 class LabelBlocks(NamedTuple):
@@ -65,9 +67,12 @@ class LabelBlocks(NamedTuple):
     targets: Callable[[Tensor], Tensor]
 
     def split(self, labels: Tensor) -> tuple[Tensor, ...]:
-        """Labels in parts of nearly the same size whose scores are as many as may exist at once."""
+        """Labels in as few parts as may be, of which each is few enough for its scores to exist at once."""
         most = max(1, _SCORE_BLOCK_ELEMENTS // max(1, self.num_images))
-        return labels.tensor_split(max(1, -(-len(labels) // most)))
+        parts = max(1, -(-len(labels) // most))
+        even = max(1, -(-len(labels) // parts))
+        width = -(-even // _LABEL_STEP) * _LABEL_STEP
+        return labels.split(width if width <= most else even)
 
 
 def ranking_report(

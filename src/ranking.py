@@ -53,17 +53,28 @@ class RankingTally:
         Raises:
             ValueError: a score of a picture that counts is NaN.
         """
-        for index, part in enumerate(self._parts):
-            rows = self._rows[part]
-            self._add_pictures(index, scores[rows], targets[rows] == 1)
+        positives = [self._add_pictures(part, scores, targets) for part in range(len(self._parts))]
+        row, label = torch.cat(positives or [self._rows.new_empty(2, 0)], dim=1)
+        label, order = label.sort(stable=True)
+        row = row[order]
+        any_unknown = bool((targets == -1).any())
         for labels in blocks(scores.shape[1], len(self._rows)):
+            first, end = torch.searchsorted(label, label.new_tensor([labels.start, labels.stop])).tolist()
             self._add_labels(
-                scores[:, labels].index_select(0, self._rows), targets[:, labels].index_select(0, self._rows)
+                scores[:, labels].index_select(0, self._rows),
+                label[first:end] - labels.start,
+                row[first:end],
+                targets[:, labels].index_select(0, self._rows) == -1 if any_unknown else None,
             )
 
-    def _add_pictures(self, index: int, scores: Tensor, positive: Tensor) -> None:
+    def _add_pictures(self, index: int, scores: Tensor, targets: Tensor) -> Tensor:
+        """The next labels of a part of the pictures. Returns where positives are: rows among all that count, labels."""
+        part = self._parts[index]
+        rows = self._rows[part]
+        scores, positive = scores[rows], targets[rows] == 1
         # Positives are few: counting where they are reads the block once, a sum of booleans widens every one of them.
-        self._positives[self._parts[index]] += torch.bincount(positive.nonzero()[:, 0], minlength=len(positive))
+        row, label = positive.nonzero(as_tuple=True)
+        self._positives[part] += torch.bincount(row, minlength=len(rows))
         if self._ks:
             # The list of a smaller k is the beginning of the list of the largest.
             self._best[index] = best_labels(scores, positive, max(self._ks), self._best[index])
@@ -71,14 +82,15 @@ class RankingTally:
             above = scores > self._threshold
             self._above += int(above.sum())
             self._hits_above += int((above & positive).sum())
+        return torch.stack([row + part.start, label])
 
-    def _add_labels(self, scores: Tensor, targets: Tensor) -> None:
-        positive, unknown = targets == 1, targets == -1
-        both = average_precisions(scores, positive)
-        num_unknown = int(unknown.sum())
-        verified = average_precisions(scores, positive, unknown).skip if num_unknown else both.skip
+    def _add_labels(self, scores: Tensor, label: Tensor, row: Tensor, unknown: Tensor | None) -> None:
+        both = average_precisions(scores, label, row)
+        verified = both.skip
+        if unknown is not None:
+            verified = average_precisions(scores, label, row, unknown).skip
+            self._unknown += int(unknown.sum())
         self._precisions.append(torch.stack([both.official, both.skip, verified]))
-        self._unknown += num_unknown
 
     def report(self) -> dict[str, float]:
         """All metrics in percent, and the counts; the keys are those of :func:`src.metrics.ranking_report`."""

@@ -38,7 +38,11 @@ def principal_vectors(embedding: Tensor, wordvec_dim: int) -> Tensor:
 
 
 def score_labels(
-    embedding: Tensor, word_vectors: Tensor, *, max_block_elements: int | None = MAX_BLOCK_ELEMENTS
+    embedding: Tensor,
+    word_vectors: Tensor,
+    *,
+    max_block_elements: int | None = MAX_BLOCK_ELEMENTS,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Score every label for every picture: s_c = max_m <A[:, m], w_c>.
 
@@ -51,38 +55,47 @@ def score_labels(
         word_vectors: [D, C], one column a label; unit norm is expected but not required.
         max_block_elements: the largest number of products held at once. None never cuts into blocks: their number would
             depend on B, which a model that is exported for batches of any size does not know.
+        out: [B, C] of the scores' dtype and device to write to. There is no gradient through it.
 
     Returns:
-        [B, C] scores. C = 0 gives an empty [B, 0].
+        [B, C] scores, or ``out``. C = 0 gives an empty [B, 0].
 
     Raises:
-        ValueError: the shapes do not fit each other.
+        ValueError: the shapes do not fit each other, or ``out`` is given where a gradient is asked for.
     """
     if word_vectors.ndim != 2:
         raise ValueError(f"word_vectors must be [D, C], got shape {tuple(word_vectors.shape)}")
     dim, num_labels = word_vectors.shape
     vectors = principal_vectors(embedding, dim)  # [B, M, D]
     batch, rows, _ = vectors.shape
+    if out is not None and out.shape != (batch, num_labels):
+        raise ValueError(f"out must be [B, C] = {(batch, num_labels)}, got shape {tuple(out.shape)}")
     flat = vectors.reshape(batch * rows, dim)  # [B*M, D]: one matrix product for all pictures and principal vectors
     words = word_vectors.to(device=embedding.device, dtype=embedding.dtype)
     block = max(1, num_labels if max_block_elements is None else max_block_elements // max(1, batch * rows))
+
+    def products_of(start: int) -> Tensor:
+        return (flat @ words[:, start : start + block]).unflatten(0, (batch, rows))  # [B, M, c]: <A[:, m], w_c>
+
     starts = range(0, max(num_labels, 1), block)
-    parts: list[Tensor] = []
-    whole: Tensor | None = None
-    for start in starts:
-        products = (flat @ words[:, start : start + block]).unflatten(0, (batch, rows))  # [B, M, c]: <A[:, m], w_c>
-        # s_c = max_m <A[:, m], w_c>. max gives the whole gradient to the first of several best principal vectors; amax
-        # has no index to keep and is many times as fast.
-        scores = products.max(dim=1).values if products.requires_grad else products.amax(dim=1)
-        if len(starts) == 1:
-            return scores
-        if scores.requires_grad:
-            parts.append(scores)
-        else:
-            # A kept part would lie in the room of the last block's products, where the next ones then find no place.
-            whole = scores.new_empty(batch, num_labels) if whole is None else whole
-            whole[:, start : start + block] = scores
-    return torch.cat(parts, dim=1) if whole is None else whole
+    first = products_of(0)
+    # s_c = max_m <A[:, m], w_c>. max gives the whole gradient to the first of several best principal vectors; amax has
+    # no index to keep and is many times as fast.
+    if first.requires_grad:
+        if out is not None:
+            raise ValueError("out cannot be written to where a gradient is asked for: leave it out, or use no_grad")
+        parts = [first.max(dim=1).values, *(products_of(start).max(dim=1).values for start in starts[1:])]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    if out is None and len(starts) == 1:
+        return first.amax(dim=1)
+    # Straight into the result: a kept part would lie in the room of the last block's products, where the next ones then
+    # find no place.
+    result = first.new_empty(batch, num_labels) if out is None else out
+    torch.amax(first, dim=1, out=result[:, :block])
+    del first
+    for start in starts[1:]:
+        torch.amax(products_of(start), dim=1, out=result[:, start : start + block])
+    return result
 
 
 def top_k_labels(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

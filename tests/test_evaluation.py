@@ -109,9 +109,9 @@ def test_blocks_of_pictures_do_not_change_the_report(monkeypatch, block):
     expected = evaluate(x, words, targets, [0, 3], [1, 4])
     sizes: list[int] = []
 
-    def counting(embedding: Tensor, word_vectors: Tensor) -> Tensor:
+    def counting(embedding: Tensor, word_vectors: Tensor, out: Tensor) -> Tensor:
         sizes.append(len(embedding))
-        return score_labels(embedding, word_vectors)
+        return score_labels(embedding, word_vectors, out=out)
 
     monkeypatch.setattr(src.evaluation, "score_labels", counting)
     assert evaluate(x, words, targets, [0, 3], [1, 4], block=block, device=CPU) == pytest.approx(expected, rel=1e-9)

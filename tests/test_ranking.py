@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import src.average_precision
 import src.metric_inputs
 import src.metrics
 from src.average_precision import average_precision, average_precisions, ranking_keys
@@ -100,6 +101,18 @@ def test_a_label_has_the_same_average_precision_whatever_labels_stand_beside_it(
         assert torch.equal(torch.cat(alone).nan_to_num(2), together.nan_to_num(2))  # to the last bit
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("labels", [3, 4, 7])
+def test_threads_that_share_a_ranking_change_nothing(monkeypatch, threads, labels):
+    scores, targets = problem(800, labels, seed=13, levels=90)
+    expected = average_precisions(scores, *(targets == 1).t().nonzero(as_tuple=True))
+    monkeypatch.setattr(src.average_precision, "_FEW_KEYS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = average_precisions(scores, *(targets == 1).t().nonzero(as_tuple=True))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.nan_to_num(2), theirs.nan_to_num(2))
+
+
 def test_scores_with_a_gradient_are_ranked_too():
     scores, targets = problem(seed=4)
     expected = average_precision(scores, targets)
@@ -108,7 +121,7 @@ def test_scores_with_a_gradient_are_ranked_too():
 
 def test_no_pictures_no_labels_and_no_positives():
     for shape in ((0, 3), (4, 0), (0, 0), (4, 3)):
-        official, skip = average_precisions(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool))
+        official, skip = average_precisions(torch.zeros(shape), *torch.zeros(2, 0, dtype=torch.int64))
         assert official.tolist() == [0.0] * shape[1]
         assert skip.isnan().all()
         assert len(skip) == shape[1]
@@ -207,6 +220,24 @@ def test_labels_are_asked_for_once_in_order_and_few_at_a_time(monkeypatch):
     assert list(itertools.chain(*asked)) == [0, 1, 3, 4, 5, 8, 9]
     assert max(map(len, asked)) == 3
     assert report == zero_shot_report(scores, targets, [9, 0, 1, 4, 5], [3, 8])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "widths"),
+    [
+        (20, 10, [3, 3, 3, 1]),  # 4 fit: three parts would do, were they 3 1/3 wide
+        (1, 1000, [77] * 12 + [76]),  # 128 is the next multiple of the step, and too wide
+        (1, 100, [64, 36]),
+        (4, 30, [15, 15]),
+    ],
+)
+def test_labels_are_cut_into_parts_that_fit(monkeypatch, images, labels, widths):
+    monkeypatch.setattr(src.metrics, "_SCORE_BLOCK_ELEMENTS", 79)
+    monkeypatch.setattr(src.metrics, "_LABEL_STEP", 64)
+    blocks = LabelBlocks(images, torch.device("cpu"), lambda _: torch.empty(0), lambda _: torch.empty(0))
+    parts = blocks.split(torch.arange(labels))
+    assert torch.equal(torch.cat(parts), torch.arange(labels))
+    assert [len(part) for part in parts] == widths
 
 
 def test_no_labels_on_either_side_make_an_empty_report():

@@ -6,6 +6,7 @@ import ast
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,6 +138,24 @@ def test_blocks_equal_one_block_in_value_and_gradient(limit):
         results.append((scores.detach(), *torch.autograd.grad((scores * upstream).sum(), (leaf, vectors))))
     for whole, blockwise in zip(*results, strict=True):
         torch.testing.assert_close(blockwise, whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("limit", [None, 1, 12, 40, 1 << 20])
+def test_scores_are_written_to_where_they_are_wanted(limit):
+    x, words = normal(4, 5 * 3, seed=26), normal(5, 11, seed=27)
+    room = torch.full((6, 20), math.nan)
+    wanted = room[1:5, 3:14]
+    assert score_labels(x, words, max_block_elements=limit, out=wanted) is wanted
+    assert torch.equal(wanted, score_labels(x, words, max_block_elements=limit))
+    assert int(room.isnan().sum()) == 6 * 20 - 4 * 11  # nothing beside it was touched
+
+
+def test_room_for_scores_must_fit_and_carries_no_gradient():
+    x, words = normal(4, 5 * 3, seed=28), normal(5, 11, seed=29)
+    with pytest.raises(ValueError, match=r"out must be \[B, C\] = \(4, 11\), got shape \(11, 4\)"):
+        score_labels(x, words, out=torch.empty(11, 4))
+    with pytest.raises(ValueError, match="out cannot be written to where a gradient is asked for"):
+        score_labels(x.requires_grad_(), words, out=torch.empty(4, 11))
 
 
 def test_no_intermediate_is_larger_than_a_block():
@@ -329,9 +348,9 @@ def test_a_stub_in_place_of_the_equation_changes_loss_evaluation_and_tagging(mon
     loss, report, tags = everything()
     calls = []
 
-    def upside_down(embedding: Tensor, word_vectors: Tensor, **keywords: object) -> Tensor:
+    def upside_down(embedding: Tensor, word_vectors: Tensor, **keywords: Any) -> Tensor:
         calls.append(tuple(embedding.shape))
-        return -score_labels(embedding, word_vectors, **keywords)
+        return score_labels(embedding, word_vectors, **keywords).neg_()
 
     for module in (src.loss_functions.SDL_loss, src.evaluation, src.tagger):
         monkeypatch.setattr(module, "score_labels", upside_down)

@@ -115,7 +115,7 @@ def rank_labels(
         words = word_vectors[:, block]
         scores = torch.empty(len(rows), len(block))
         for number, (part, into) in enumerate(zip(rows.split(ROWS), scores.split(ROWS), strict=True)):
-            into.copy_(score_labels(embeddings[part].float(), words))
+            score_labels(embeddings[part].float(), words, out=into)
             best[number] = _better(*best[number], into, block, k)
         truth = targets[:, block][rows]
         precision[start : start + step] = average_precision(scores, truth, "skip")
