@@ -43,7 +43,7 @@ def _main(argv: Sequence[str] | None) -> int:
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)
     paths = expand(args.pic_path, sys.stdin)
-    tagger = load_tagger(args)
+    tagger = load_tagger(args, len(paths))
     rule = rule_of(args, tagger)
     with ExitStack() as stack:
         outputs = open_outputs(args, tagger, rule, len(paths), stack)
@@ -96,8 +96,8 @@ def outputs_of(args: Namespace) -> dict[Format, Path]:
     return {form: path for form in forms if (path := getattr(args, form)) is not None}
 
 
-def load_tagger(args: Namespace) -> Tagger:
-    """The model with its labels and the user's own words.
+def load_tagger(args: Namespace, num_pictures: int) -> Tagger:
+    """The model with its labels and the user's own words, made ready for so many pictures.
 
     Raises:
         UserError: a file cannot be read or does not fit.
@@ -124,6 +124,8 @@ def load_tagger(args: Namespace) -> Tagger:
             word_vectors=args.word_vectors,
             engine="torch" if args.engine == "auto" and with_weights else args.engine,
             exact_pictures=args.exact_pictures,
+            # One picture is soonest tagged by all threads together, many by each with its own.
+            calls_at_once=max(1, min(args.workers, torch.get_num_threads())) if num_pictures > args.batch_size else 1,
         )
     if args.input_size is not None and tagger.engine == "torch":  # an exported model takes one size, and says so
         check_image_size(tagger.model, args.input_size, "--input_size")

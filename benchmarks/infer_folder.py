@@ -2,8 +2,8 @@
 """Tagging a folder with infer.py, as a user waits for it, beside the model's own rate.
 
 A child process is timed from its start to the written CSV. When its first tags are known is read from its journal,
-which holds each batch's results the moment that they are there. The model's own rate is that of batches of as many
-random tensors, in this process, with as many threads; child and model take turns.
+which holds each batch's results the moment that they are there. The model's own rate is that of random tensors, in this
+process, in batches of as many and as many at once, with as many threads; child and model take turns.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,12 +84,13 @@ def _results(journal: Path) -> int:
 
 def model_rate(tagger: Tagger, batch_size: int, batches: int) -> float:
     """Pictures a second through the model alone."""
-    pictures = torch.rand(batch_size, 3, tagger.image_size, tagger.image_size)
-    tagger.embed(pictures)
-    started = time.perf_counter()
-    for _ in range(batches):
-        tagger.embed(pictures)
-    return batch_size * batches / (time.perf_counter() - started)
+    at_once = tagger.calls_at_once
+    shares = [torch.rand(-(-batch_size // at_once), 3, tagger.image_size, tagger.image_size)] * (batches * at_once)
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(tagger.embed, shares[:at_once]))
+        started = time.perf_counter()
+        list(pool.map(tagger.embed, shares))
+        return sum(map(len, shares)) / (time.perf_counter() - started)
 
 
 def measure(folder: Path, tagger: Tagger, engine: str, args: argparse.Namespace) -> dict[str, object]:
@@ -135,7 +137,7 @@ def main() -> None:
     rows = []
     for engine in args.engine:
         try:
-            tagger = Tagger.load(args.model_path, engine=engine)
+            tagger = Tagger.load(args.model_path, engine=engine, calls_at_once=args.threads)
         except UserError as error:
             flags.error(str(error))
         rows += [measure(folder, tagger, engine, args) for folder in args.pictures]

@@ -17,6 +17,7 @@ from src.data.split import ZeroShotSplit
 from src.data.transforms import eval_transform
 from src.errors import UserError
 from src.exported.engines import Embedder, Engine, open_model
+from src.exported.session import ExportedModel
 from src.scoring import score_labels, top_k_labels
 from src.vocabulary import add_own_tags, labels_for
 from src.word_vectors.source import open_word_vectors
@@ -89,6 +90,9 @@ class Tagger:
         device: where to compute.
         engine: what ``model`` computes with: ``torch``, ``onnx float32`` or ``onnx int8``.
         exact_pictures: resize as the released code does, to the bit (see :mod:`src.data.transforms`).
+
+    Attributes:
+        calls_at_once: how many threads may call :meth:`embed` at a time to good effect.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class Tagger:
         self.device = torch.device(device)
         self.engine = engine
         self.model = model.to(self.device).eval() if isinstance(model, nn.Module) else model
+        self.calls_at_once = model.calls_at_once if isinstance(model, ExportedModel) else 1
         self.split = split
         self.image_size = image_size
         self.transform = eval_transform(image_size, interpolation, exact=exact_pictures)
@@ -137,6 +142,7 @@ class Tagger:
         word_vectors: str | Path | None = None,
         engine: Engine = "auto",
         exact_pictures: bool = False,
+        calls_at_once: int = 1,
     ) -> Tagger:
         """Load a checkpoint of this project or of the released code, or a file that export.py made of one.
 
@@ -153,6 +159,8 @@ class Tagger:
                 :func:`src.word_vectors.source.open_word_vectors`); None: the words that the checkpoint carries.
             engine: PyTorch or ONNX Runtime, see :func:`src.exported.engines.open_model`.
             exact_pictures: resize as the released code does, to the bit.
+            calls_at_once: how many threads will call :meth:`embed` at a time. With ONNX Runtime each call then has its
+                share of the threads, which gets more pictures done; PyTorch is to be called by one.
 
         Raises:
             UserError: a file cannot be read or does not fit, or own words have no vector.
@@ -165,6 +173,7 @@ class Tagger:
             model_name=model_name,
             num_rows=num_rows,
             wordvec_dim=wordvec_dim,
+            calls_at_once=calls_at_once,
         )
         split = labels_for(info, dataset_path, dataset_type)
         if tags is not None:

@@ -18,6 +18,7 @@ from src.errors import UserError
 from src.exported.engines import open_model
 from src.exported.session import ExportedModel
 from src.tagger import Tagger
+from src.tagging.run import tag_pictures
 from tests.helpers import save_tiny, write_pictures
 from tests.script_helpers import PLAIN, TINY, call, child, succeeded, user_error, without_curves
 from tests.test_tagger import drawn
@@ -64,6 +65,45 @@ def test_both_engines_give_the_same_tags_as_child_processes(pair, tmp_path, monk
         assert [score for _, score in tags] == pytest.approx([score for _, score in theirs[picture]], abs=1e-4)
     assert "timm" in imported["ckpt"]
     assert not imported["onnx"] & {"timm", "onnx", "onnxscript"}  # what makes models takes seconds to import
+
+
+@pytest.mark.parametrize(
+    ("flags", "calls", "threads"),
+    [
+        (("--batch_size", 4, "-j", 2, "--num_threads", 2), 2, 1),
+        (("--batch_size", 4, "-j", 2, "--num_threads", 5), 2, 2),
+        (("--batch_size", 4, "-j", 3, "--num_threads", 2), 2, 1),
+        (("--batch_size", 4, "-j", 0, "--num_threads", 2), 1, 2),
+        (("--batch_size", 5, "-j", 2, "--num_threads", 2), 1, 2),  # no more than a batch
+    ],
+)
+def test_many_pictures_are_embedded_by_each_thread_with_its_share_of_the_processor(
+    pair, tmp_path, monkeypatch, flags, calls, threads
+):
+    taggers = []
+
+    def recorded(tagger, *arguments, **keywords):
+        taggers.append(tagger)
+        return tag_pictures(tagger, *arguments, **keywords)
+
+    monkeypatch.setattr(infer, "tag_pictures", recorded)
+    rest = ("--pic_path", pair / "pictures", "--no_picture", "--quiet")
+    before = torch.get_num_threads()
+    try:
+        for name in ("m.onnx", "m.ckpt"):
+            engine = ("--engine", "torch") if name == "m.ckpt" else ()
+            output = ("--json", tmp_path / f"{name}.json")
+            succeeded(call(infer.main, "--model_path", pair / name, *engine, *rest, *flags, *output))
+    finally:
+        torch.set_num_threads(before)
+    exported, plain = taggers
+    assert (exported.calls_at_once, plain.calls_at_once) == (calls, 1)
+    assert exported.model.session.get_session_options().intra_op_num_threads == threads
+    ours, theirs = (tags_of(tmp_path / f"{name}.json") for name in ("m.onnx", "m.ckpt"))
+    assert list(ours) == list(theirs)
+    for picture, tags in ours.items():
+        assert [label for label, _ in tags] == [label for label, _ in theirs[picture]]
+        assert [score for _, score in tags] == pytest.approx([score for _, score in theirs[picture]], abs=1e-4)
 
 
 def test_metrics_are_the_same(pair, sample, tmp_path):

@@ -152,13 +152,13 @@ def test_resume_tags_only_what_is_left(model, photos, undisturbed, tmp_path, mon
     half = readable(photos)[: COUNT // 2]
     run(model, "--pic_path", *half, "--json", tmp_path / "t.json")
     tagged = []
-    original = Tagger.tag_tensors
+    original = Tagger.embed
 
-    def counting(self, pictures, *arguments, **keywords):
+    def counting(self, pictures):
         tagged.append(len(pictures))
-        return original(self, pictures, *arguments, **keywords)
+        return original(self, pictures)
 
-    monkeypatch.setattr(Tagger, "tag_tensors", counting)
+    monkeypatch.setattr(Tagger, "embed", counting)
     finished = run(model, "--pic_path", photos, "--json", tmp_path / "t.json", "--resume", status=1)
     assert sum(tagged) == COUNT - len(half)
     assert f"{len(half)} of {COUNT + 2} pictures are done already" in finished.stderr

@@ -258,13 +258,13 @@ def disturbed(how: str, after: int, *flags: object) -> Finished:
 def count_model(monkeypatch) -> list[int]:
     """The sizes of the batches that go through the model from now on."""
     sizes: list[int] = []
-    original = Tagger.tag_tensors
+    original = Tagger.embed
 
-    def counted(self, pictures, *arguments, **options):
+    def counted(self, pictures):
         sizes.append(len(pictures))
-        return original(self, pictures, *arguments, **options)
+        return original(self, pictures)
 
-    monkeypatch.setattr(Tagger, "tag_tensors", counted)
+    monkeypatch.setattr(Tagger, "embed", counted)
     return sizes
 
 

@@ -126,26 +126,26 @@ def test_bad_pictures_are_named_and_left_out(tagger, tmp_path, capsys):
 
 def test_the_model_is_called_for_readable_pictures_only_and_by_batches(tagger, tmp_path, monkeypatch):
     sizes = []
-    original = Tagger.tag_tensors
+    original = Tagger.embed
 
-    def counted(self, pictures, *arguments, **options):
+    def counted(self, pictures):
         sizes.append(len(pictures))
-        return original(self, pictures, *arguments, **options)
+        return original(self, pictures)
 
-    monkeypatch.setattr(Tagger, "tag_tensors", counted)
+    monkeypatch.setattr(Tagger, "embed", counted)
     tag(tagger, write_pictures(tmp_path, 9, broken=(1, 3, 4, 5)), Outputs(print_tags=False), batch_size=3)
     assert sizes == [2, 3]
 
 
 def test_pictures_are_read_for_showing_only_where_something_shows_them(tmp_path, tagger, monkeypatch):
     asked = []
-    original = run.read_batches
+    original = run.embed_pictures
 
     def recorded(*arguments, previews, **options):
         asked.append(previews)
         return original(*arguments, previews=previews, **options)
 
-    monkeypatch.setattr(run, "read_batches", recorded)
+    monkeypatch.setattr(run, "embed_pictures", recorded)
     monkeypatch.setattr("src.visualize.save_tagged_picture", lambda *arguments, **options: None)
     monkeypatch.setattr("src.visualize.save_explanation", lambda *arguments, **options: None)
     paths = write_pictures(tmp_path, 1)

@@ -58,6 +58,7 @@ def open_model(
     model_name: str | None = None,
     num_rows: int | None = None,
     wordvec_dim: int | None = None,
+    calls_at_once: int = 1,
 ) -> Opened:
     """Open a checkpoint, or a file that export.py made of one.
 
@@ -67,6 +68,7 @@ def open_model(
         device: where to compute. ONNX Runtime computes on the CPU wherever the pictures are.
         image_size: side of the model's input in pixels; None takes what the file says.
         model_name, num_rows, wordvec_dim: what the file must hold; None takes what it says.
+        calls_at_once: see :class:`src.exported.session.ExportedModel`; PyTorch shares its threads out by itself.
 
     Raises:
         UserError: the file cannot be read or does not fit, there is no exported file for ``engine="onnx"``, or an
@@ -77,10 +79,10 @@ def open_model(
     if path.suffix.lower() == ".onnx":
         if engine == "torch":
             raise UserError(f"--engine torch: {path} has no PyTorch weights; give the checkpoint that it was made of")
-        return _of_exported(ExportedModel(path), path, image_size, expected)
+        return _of_exported(ExportedModel(path, calls_at_once), path, image_size, expected)
     exported = None
     if engine == "onnx" or (engine == "auto" and torch.device(device).type == "cpu"):
-        exported = _beside(path, image_size, engine)
+        exported = _beside(path, image_size, engine, calls_at_once)
     if exported is not None:
         return _of_exported(exported, path, image_size, expected)
     from src.checkpoint.own import load_checkpoint  # timm takes a second to import
@@ -101,7 +103,7 @@ def _of_exported(
     return Opened(model, model.info, f"onnx {model.facts.precision}")
 
 
-def _beside(checkpoint: Path, image_size: int | None, engine: Engine) -> ExportedModel | None:
+def _beside(checkpoint: Path, image_size: int | None, engine: Engine, calls_at_once: int) -> ExportedModel | None:
     """The exported file beside a checkpoint. For ``auto``, None where it cannot be used; for ``onnx``, an error."""
     path = checkpoint.with_suffix(".onnx")
     try:
@@ -113,7 +115,7 @@ def _beside(checkpoint: Path, image_size: int | None, engine: Engine) -> Exporte
             raise UserError(f"no exported model {path}")
         if engine == "auto" and importlib.util.find_spec("onnxruntime") is None:
             return None
-        model = ExportedModel(path)
+        model = ExportedModel(path, calls_at_once)
         _check_fits(model, checkpoint, path, image_size)
     except UserError as error:
         if engine == "onnx":

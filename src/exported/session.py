@@ -19,6 +19,8 @@ class ExportedModel:
 
     Args:
         path: a file of export.py.
+        calls_at_once: how many threads will call the model at a time; each call computes with its share of PyTorch's
+            number of threads.
 
     Attributes:
         info: what the checkpoint said beside its weights.
@@ -31,10 +33,11 @@ class ExportedModel:
     info: CheckpointInfo
     facts: ExportFacts
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, calls_at_once: int = 1) -> None:
         if not Path(path).is_file():
             raise UserError(f"no such file: {path}; give the path of a checkpoint or of a file that export.py wrote")
-        self.session = run_session(str(path), str(path))
+        self.calls_at_once = calls_at_once
+        self.session = run_session(str(path), str(path), max(1, torch.get_num_threads() // calls_at_once))
         self.info, self.facts = of_metadata(self.session.get_modelmeta().custom_metadata_map, path)
 
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -43,19 +46,21 @@ class ExportedModel:
         return torch.from_numpy(embedding).to(pictures.device)
 
 
-def run_session(model: str | bytes, source: str) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU with as many threads as PyTorch has.
+def run_session(model: str | bytes, source: str, num_threads: int | None = None) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU.
 
     Args:
         model: the path of an ONNX file, or its bytes.
         source: what it is called in error messages.
+        num_threads: that a run computes with; as many as PyTorch has, if left out. With 1, each thread that calls it
+            computes by itself.
 
     Raises:
         UserError: onnxruntime is missing, or cannot load the model.
     """
     runtime = need("onnxruntime", source)
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads() if num_threads is None else num_threads
     options.inter_op_num_threads = 1  # the graphs are chains: there is nothing to run side by side
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL  # NCHWc, fused activations
     # Threads wait actively within a run, but leave the processor to those that read pictures when it ends

@@ -82,6 +82,11 @@ def _collate(items: list[Item]) -> ReadBatch:
     )
 
 
+def read_batch(paths: Sequence[Path], transform: Transform, previews: bool) -> ReadBatch:
+    """Read some pictures here and now; see :func:`read_batches`."""
+    return _collate([_read_item(path, transform, previews) for path in paths])
+
+
 def read_batches(
     paths: Sequence[Path], transform: Transform, *, batch_size: int, workers: int, previews: bool
 ) -> Iterator[ReadBatch]:
@@ -99,7 +104,7 @@ def read_batches(
     """
     if workers == 0:
         for first in range(0, len(paths), batch_size):
-            yield _collate([_read_item(path, transform, previews) for path in paths[first : first + batch_size]])
+            yield read_batch(paths[first : first + batch_size], transform, previews)
         return
     left = iter(paths)
     ahead: deque[Future[Item]] = deque()

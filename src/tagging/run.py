@@ -17,9 +17,9 @@ from src.errors import UserError
 from src.explain import explain
 from src.tagger import Tag, Tagger, TagRule
 from src.tagging.contact_sheet import ContactSheet
+from src.tagging.embedding import embed_pictures
 from src.tagging.formats import PictureResult, TagRow, written_name
 from src.tagging.keywords import KeywordsError, KeywordWriter
-from src.tagging.reading import read_batches
 from src.tagging.results import ResultWriter
 
 _DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved in
@@ -106,20 +106,26 @@ def tag_pictures(
     summary = Summary()
     names = target_names(all_paths)
     refuse_overwriting(all_paths, names, outputs)
-    batches = read_batches(
-        paths, tagger.transform, batch_size=batch_size, workers=workers, previews=outputs.shows_pictures
+    embedded = embed_pictures(
+        paths,
+        tagger.transform,
+        tagger.embed,
+        batch_size=batch_size,
+        workers=workers,
+        at_once=tagger.calls_at_once,
+        previews=outputs.shows_pictures,
     )
     hidden = None if len(paths) > batch_size else True
     with tqdm(total=len(paths), unit="img", disable=hidden, leave=False) as bar:
-        for batch in batches:
+        for batch, embeddings in embedded:
             for path, problem in batch.problems:
                 with bar.external_write_mode(sys.stderr):
                     print(f"skipped: {written_name(problem)}", file=sys.stderr)
                 summary.bad.append(problem)
                 if outputs.results is not None:
                     outputs.results.skip(str(path), problem)
-            if batch.paths:
-                of_pictures = tagger.tag_tensors(batch.pictures, rule=rule)
+            if embeddings is not None:
+                of_pictures = tagger.choose(embeddings, rule)
                 for place, (path, tags) in enumerate(zip(batch.paths, of_pictures, strict=True)):
                     preview = batch.previews[place] if batch.previews else None
                     with bar.external_write_mode(sys.stdout):
