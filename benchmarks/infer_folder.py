@@ -9,6 +9,7 @@ process, in batches of as many and as many at once, with as many threads; child 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -51,13 +52,13 @@ class Timeline:
         return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0])
 
 
-def infer(folder: Path, engine: str, args: argparse.Namespace) -> Timeline:
+def infer(folder: Path, model_path: Path, engine: str, args: argparse.Namespace) -> Timeline:
     """Tag the folder once."""
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "tags.csv"
         command = [
             sys.executable, ROOT / "infer.py", "--pic_path", folder, "--csv", output, "--no_picture", "--quiet",
-            "--model_path", args.model_path, "--engine", engine, "--batch_size", args.batch_size,
+            "--model_path", model_path, "--engine", engine, "--batch_size", args.batch_size,
             "--num_threads", args.threads, "-j", args.workers,
         ]  # fmt: skip
         started = time.perf_counter()
@@ -93,12 +94,12 @@ def model_rate(tagger: Tagger, batch_size: int, batches: int) -> float:
         return sum(map(len, shares)) / (time.perf_counter() - started)
 
 
-def measure(folder: Path, tagger: Tagger, engine: str, args: argparse.Namespace) -> dict[str, object]:
+def measure(folder: Path, tagger: Tagger, model_path: Path, engine: str, args: argparse.Namespace) -> dict[str, object]:
     """One row: the medians of the rounds."""
     timelines, rates, shares = [], [], []
     for _ in range(args.rounds):
         before = model_rate(tagger, args.batch_size, args.model_batches)
-        timelines.append(infer(folder, engine, args))
+        timelines.append(infer(folder, model_path, engine, args))
         rates.append((before + model_rate(tagger, args.batch_size, args.model_batches)) / 2)
         shares.append(timelines[-1].rate / rates[-1])
 
@@ -108,7 +109,7 @@ def measure(folder: Path, tagger: Tagger, engine: str, args: argparse.Namespace)
     return {
         "pictures": folder.name,
         "count": timelines[0].last[1],
-        "model": args.model_path.name,
+        "model": model_path.name,
         "engine": tagger.engine,
         "batch": args.batch_size,
         "workers": args.workers,
@@ -125,7 +126,7 @@ def main() -> None:
     """Measure."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--pictures", type=Path, nargs="+", required=True, metavar="DIR", help="folders of photographs")
-    flags.add_argument("--model_path", type=Path, default=QUICK_START)
+    flags.add_argument("--model_path", type=Path, nargs="+", default=[QUICK_START], help="several in turn")
     flags.add_argument("--engine", nargs="+", default=["auto"], help="what infer.py --engine takes; several in turn")
     flags.add_argument("--batch_size", type=int, default=16)
     flags.add_argument("--threads", type=int, default=2)
@@ -135,12 +136,12 @@ def main() -> None:
     args = flags.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    for engine in args.engine:
+    for path, engine in itertools.product(args.model_path, args.engine):
         try:
-            tagger = Tagger.load(args.model_path, engine=engine, calls_at_once=args.threads)
+            tagger = Tagger.load(path, engine=engine, calls_at_once=min(args.threads, max(1, args.workers)))
         except UserError as error:
             flags.error(str(error))
-        rows += [measure(folder, tagger, engine, args) for folder in args.pictures]
+        rows += [measure(folder, tagger, path, engine, args) for folder in args.pictures]
     record("infer_folder", rows)
 
 

@@ -82,8 +82,17 @@ def test_a_batch_without_a_readable_picture_does_not_reach_the_model(paths):
     for at_once in (1, 3):
         model = Embed()
         batches = list(embed(paths, model, batch_size=3 * at_once, at_once=at_once))
-        assert [embeddings is None for _, embeddings in batches] == [False, False, True, False, False, False]
+        assert any(embeddings is None for _, embeddings in batches)
+        for batch, embeddings in batches:
+            assert (embeddings is None) == (not batch.paths)
         assert 0 not in model.sizes
+
+
+def test_each_thread_begins_with_a_single_picture(tmp_path):
+    paths = write_pictures(tmp_path, 20)
+    batches = list(embed(paths, Embed(), batch_size=12, at_once=3))
+    assert [len(batch.paths) for batch, _ in batches] == [1, 1, 1, 4, 4, 4, 4, 1]
+    assert [len(batch.paths) for batch, _ in embed(paths[:2], Embed(), batch_size=12, at_once=3)] == [1, 1]
 
 
 def test_torch_computes_with_one_thread_where_each_has_work_of_its_own_and_with_all_afterwards(paths):

@@ -45,8 +45,9 @@ def embed_pictures(
         embed: pictures [b, 3, S, S] -> [b, D*M]; may be called by ``at_once`` threads at a time.
         batch_size: pictures, readable or not, that go through the model at once.
         workers: with ``at_once`` 1, threads that read while the caller's thread embeds.
-        at_once: with more than 1, so many threads read and embed, each its share of a batch. Up to twice as many shares
-            are on their way; where the caller stops early, only those in hand are finished.
+        at_once: with more than 1, so many threads read and embed, each its share of a batch, and at first a single
+            picture, so that there is something to see. Up to twice as many shares are on their way; where the caller
+            stops early, only those in hand are finished.
     """
 
     def embedded(batch: ReadBatch) -> EmbeddedBatch:
@@ -57,12 +58,10 @@ def embed_pictures(
             embedded, read_batches(paths, transform, batch_size=batch_size, workers=workers, previews=previews)
         )
         return
-    share = -(-batch_size // at_once)
     ahead: deque[Future[EmbeddedBatch]] = deque()
     with _torch_threads(1), ThreadPoolExecutor(at_once, thread_name_prefix="picture-reader") as pool:
         try:
-            for first in range(0, len(paths), share):
-                some = paths[first : first + share]
+            for some in _shares(paths, -(-batch_size // at_once), at_once):
                 ahead.append(pool.submit(lambda some: embedded(read_batch(some, transform, previews)), some))
                 if len(ahead) == 2 * at_once:
                     yield ahead.popleft().result()
@@ -70,6 +69,12 @@ def embed_pictures(
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _shares(paths: Sequence[Path], size: int, singles: int) -> Iterator[Sequence[Path]]:
+    """So many single pictures, then parts of ``size``."""
+    yield from (paths[place : place + 1] for place in range(min(singles, len(paths))))
+    yield from (paths[first : first + size] for first in range(singles, len(paths), size))
 
 
 @contextmanager

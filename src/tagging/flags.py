@@ -140,7 +140,12 @@ def _add_output_flags(parser: ArgumentParser) -> None:
 def _add_speed_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("speed")
     group.add_argument(
-        "--batch_size", type=positive_int, default=16, metavar="N", help="pictures that go through the model at once"
+        "--batch_size",
+        type=positive_int,
+        default=16,
+        metavar="N",
+        help="pictures that go through the model at once; with ONNX Runtime and more pictures than that, as many "
+        "threads as --num_threads and --workers allow read and compute a share each",
     )
     group.add_argument(
         "--num_threads", type=positive_int, metavar="N", help="threads that a CPU computes with (all, if left out)"
