@@ -53,6 +53,9 @@ def embed_pictures(
     def embedded(batch: ReadBatch) -> EmbeddedBatch:
         return EmbeddedBatch(batch, embed(batch.pictures) if batch.paths else None)
 
+    def read_and_embed(some: Sequence[Path]) -> EmbeddedBatch:
+        return embedded(read_batch(some, transform, previews))
+
     if at_once == 1:
         yield from map(
             embedded, read_batches(paths, transform, batch_size=batch_size, workers=workers, previews=previews)
@@ -62,7 +65,7 @@ def embed_pictures(
     with _torch_threads(1), ThreadPoolExecutor(at_once, thread_name_prefix="picture-reader") as pool:
         try:
             for some in _shares(paths, -(-batch_size // at_once), at_once):
-                ahead.append(pool.submit(lambda some: embedded(read_batch(some, transform, previews)), some))
+                ahead.append(pool.submit(read_and_embed, some))
                 if len(ahead) == 2 * at_once:
                     yield ahead.popleft().result()
             while ahead:
