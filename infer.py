@@ -21,6 +21,7 @@ from src.explain import feature_map
 from src.files import check_writable, read_lines
 from src.tagger import Tagger, TagRule
 from src.tagging.contact_sheet import ContactSheet
+from src.tagging.embedding import calls_at_once
 from src.tagging.flags import infer_parser
 from src.tagging.formats import Format, written_name
 from src.tagging.inputs import expand
@@ -124,8 +125,7 @@ def load_tagger(args: Namespace, num_pictures: int) -> Tagger:
             word_vectors=args.word_vectors,
             engine="torch" if args.engine == "auto" and with_weights else args.engine,
             exact_pictures=args.exact_pictures,
-            # One picture is soonest tagged by all threads together, many by each with its own.
-            calls_at_once=max(1, min(args.workers, torch.get_num_threads())) if num_pictures > args.batch_size else 1,
+            calls_at_once=calls_at_once(num_pictures, batch_size=args.batch_size, workers=args.workers),
         )
     if args.input_size is not None and tagger.engine == "torch":  # an exported model takes one size, and says so
         check_image_size(tagger.model, args.input_size, "--input_size")

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import record
 from src.errors import UserError
 from src.tagger import Tagger
+from src.tagging.embedding import calls_at_once
 from src.tagging.flags import QUICK_START
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,12 +137,13 @@ def main() -> None:
     args = flags.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    for path, engine in itertools.product(args.model_path, args.engine):
+    for path, engine, folder in itertools.product(args.model_path, args.engine, args.pictures):
+        at_once = calls_at_once(len(list(folder.iterdir())), batch_size=args.batch_size, workers=args.workers)
         try:
-            tagger = Tagger.load(path, engine=engine, calls_at_once=min(args.threads, max(1, args.workers)))
+            tagger = Tagger.load(path, engine=engine, calls_at_once=at_once)
         except UserError as error:
             flags.error(str(error))
-        rows += [measure(folder, tagger, path, engine, args) for folder in args.pictures]
+        rows.append(measure(folder, tagger, path, engine, args))
     record("infer_folder", rows)
 
 

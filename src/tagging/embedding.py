@@ -28,6 +28,14 @@ class EmbeddedBatch(NamedTuple):
     embeddings: Tensor | None
 
 
+def calls_at_once(num_pictures: int, *, batch_size: int, workers: int) -> int:
+    """How many threads should read and embed side by side, where the model can be called so.
+
+    No more than a batch of pictures is soonest tagged by all threads together, more by each with its own share.
+    """
+    return max(1, min(workers, torch.get_num_threads())) if num_pictures > batch_size else 1
+
+
 def embed_pictures(
     paths: Sequence[Path],
     transform: Transform,
