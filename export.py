@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from src.checkpoint import CheckpointInfo, load_checkpoint
 from src.checkpoint.digest import file_digest
-from src.cli import ArgumentParser, add_workers_flag, non_negative_int, positive_int, run_script
+from src.config.arguments import ArgumentParser, add_workers_flag, non_negative_int, positive_int, run_script
 from src.data.dataset import PictureDataset, picture_loader
 from src.data.metadata import detect_kind, load_metadata
 from src.data.parts import load_training_set
@@ -31,9 +31,9 @@ from src.exported.graph import check_parity, set_metadata, trace, with_outputs
 from src.exported.int8 import quantise
 from src.exported.packages import need
 from src.exported.session import run_session
-from src.files import atomic_write, check_writable
-from src.tagging.inputs import expand
-from src.vocabulary import labels_for
+from src.inference.input_paths import expand
+from src.inference.vocabulary import labels_for
+from src.utils.files import atomic_write, check_writable
 
 CALIBRATION_BATCH = 8
 

@@ -14,20 +14,20 @@ from typing import Any
 
 import torch
 
-from src.cli import choose_device, run_script
+from src.config.arguments import choose_device, run_script
+from src.config.infer import infer_parser
 from src.errors import UserError, blaming
 from src.evaluation import check_image_size
-from src.explain import feature_map
-from src.files import check_writable, read_lines
-from src.tagger import Tagger, TagRule
-from src.tagging.contact_sheet import ContactSheet
-from src.tagging.embedding import calls_at_once
-from src.tagging.flags import infer_parser
-from src.tagging.formats import Format, written_name
-from src.tagging.inputs import expand
-from src.tagging.keywords import KeywordWriter
-from src.tagging.results import ResultWriter, check_outputs
-from src.tagging.run import Outputs, Summary, tag_pictures
+from src.inference.contact_sheet import ContactSheet
+from src.inference.embedding import calls_at_once
+from src.inference.explain import feature_map
+from src.inference.formats import Format, written_name
+from src.inference.input_paths import expand
+from src.inference.keywords import KeywordWriter
+from src.inference.results import ResultWriter, check_outputs
+from src.inference.run import Outputs, Summary, tag_pictures
+from src.inference.tagger import Tagger, TagRule
+from src.utils.files import check_writable, read_lines
 
 DEFAULT_TOP_K = 10
 MANY_PICTURES = 50  # are not annotated without being asked for: drawing takes longer than tagging

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from src.cli import ArgumentParser, run_script
+from src.config.arguments import ArgumentParser, run_script
 from src.prepare import coco, corel5k, nus_wide, open_images, sample, table, vectors, voc
 
 # Each has HELP (a line), a module docstring (what the source looks like), add_flags(parser) and run(args) -> report.

@@ -13,7 +13,23 @@ from pathlib import Path
 
 import torch
 
-from src.building import (
+from src.checkpoint import ModelConfig
+from src.config.arguments import run_script, seed_everything
+from src.config.recipes import parse_with_recipe, write_settings
+from src.config.train import LR_FINE_TUNING, LR_FROZEN, train_parser
+from src.data.dataset import naming_dead_workers
+from src.data.metadata import Metadata, detect_kind, load_metadata
+from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
+from src.embedding import Reading
+from src.errors import NonFiniteRunError, UserError, blaming
+from src.evaluation import Embedded
+from src.metrics.table import format_report
+from src.run_report import RunReport, write_report
+from src.training.epoch_evaluation import Judge
+from src.training.mixed_precision import precision_of
+from src.training.model_selection import Division, divide
+from src.training.run_folder import EVENTS, RunFolder
+from src.training.setup import (
     build_criterion,
     build_feed,
     build_model,
@@ -22,28 +38,12 @@ from src.building import (
     place_model,
     plain_settings,
 )
-from src.checkpoint import ModelConfig
-from src.cli import run_script, seed_everything
-from src.data.dataset import naming_dead_workers
-from src.data.metadata import Metadata, detect_kind, load_metadata
-from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
-from src.distributed import Processes, device_of, joined
-from src.embedding import Reading
-from src.errors import NonFiniteRunError, UserError, blaming
-from src.evaluation import Embedded
-from src.interrupt import StoppedBySignalError, StopRequest, listening
-from src.judge import Judge
-from src.precision import precision_of
-from src.recipes import parse_with_recipe, write_settings
-from src.report import format_report
-from src.run_folder import EVENTS, RunFolder
-from src.run_report import RunReport, write_report
-from src.selection import Division, divide
-from src.train_flags import LR_FINE_TUNING, LR_FROZEN, train_parser
-from src.trainer import Plan, Trainer, steps_of
-from src.training import present_rows
-from src.training_state import Progress, data_facts, read_state, restore
-from src.watching import open_watcher
+from src.training.state import Progress, data_facts, read_state, restore
+from src.training.tensorboard import open_watcher
+from src.training.trainer import Plan, Trainer, steps_of
+from src.utils.distributed import Processes, device_of, joined
+from src.utils.progress import present_rows
+from src.utils.signals import StoppedBySignalError, StopRequest, listening
 
 OFFICIAL_METADATA = Path("data/COCO")
 FEWEST_BAD = 10  # unreadable pictures that are borne however few there are

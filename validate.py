@@ -11,23 +11,23 @@ from pathlib import Path
 
 import torch
 
+from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
 from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
-from src.cli import run_script
+from src.config.arguments import run_script
+from src.config.validate import validate_parser
 from src.data.dataset import PictureDataset, naming_dead_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
-from src.distributed import Processes, device_of, joined
 from src.embedding import Reading, embed_pictures
 from src.errors import UserError, blaming
 from src.evaluation import Embedded, check_image_size, evaluate
 from src.exported.engines import open_model
-from src.files import check_writable, write_json
-from src.fitting import FittedCalibration, fit_and_measure, format_fit
-from src.report import format_report
-from src.training import present_rows, warn_about_bad_pictures
-from src.validate_flags import validate_parser
-from src.vocabulary import check_same_space
+from src.inference.vocabulary import check_same_space
+from src.metrics.table import format_report
+from src.utils.distributed import Processes, device_of, joined
+from src.utils.files import check_writable, write_json
+from src.utils.progress import present_rows, warn_about_bad_pictures
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,10 +24,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import record
+from src.config.infer import QUICK_START
 from src.errors import UserError
-from src.tagger import Tagger
-from src.tagging.embedding import calls_at_once
-from src.tagging.flags import QUICK_START
+from src.inference.embedding import calls_at_once
+from src.inference.tagger import Tagger
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL = 0.01  # seconds between looks at the journal

@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from reproduce import coco_48_17, corel5k, nus_wide
 from reproduce.common import Stages, add_data_flags, prepared, run_stages, split_arguments, trained
 from reproduce.tables import SETTINGS, Published, differences, markdown_table, read_published, results, write_text
-from src.cli import ArgumentParser, positive_int
+from src.config.arguments import ArgumentParser, positive_int
+from src.config.recipes import parse_with_recipe
+from src.config.train import lambda_or_none, train_parser
 from src.errors import UserError
-from src.files import write_json
-from src.recipes import parse_with_recipe
-from src.train_flags import lambda_or_none, train_parser
+from src.utils.files import write_json
 
 NAME = "reproduce/ablation_rows.py"
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in (nus_wide, coco_48_17, corel5k)}

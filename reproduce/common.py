@@ -23,12 +23,12 @@ import prepare_data
 import train
 import validate
 from reproduce.tables import Published, read_published, results, write_results
-from src.cli import ArgumentParser, run_script
+from src.config.arguments import ArgumentParser, run_script
+from src.config.recipes import parse_with_recipe
+from src.config.train import train_parser
 from src.data.metadata import detect_kind
 from src.errors import UserError
-from src.files import read_json, write_json
-from src.recipes import parse_with_recipe
-from src.train_flags import train_parser
+from src.utils.files import read_json, write_json
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -251,7 +251,7 @@ def run_reproduction(experiment: Experiment, description: str | None, argv: Sequ
 
 
 def run_stages(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """:func:`src.cli.run_script` for a script that runs others."""
+    """:func:`src.config.arguments.run_script` for a script that runs others."""
 
     def guarded(arguments: Sequence[str] | None) -> int:
         try:

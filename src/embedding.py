@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from src.data.dataset import PictureDataset, picture_loader
-from src.distributed import ALONE, Processes
 from src.evaluation import Embedded, embed
-from src.training import progress
+from src.utils.distributed import ALONE, Processes
+from src.utils.progress import progress
 
 
 @dataclass(frozen=True)

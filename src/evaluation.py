@@ -12,8 +12,8 @@ from torch.nn import Module
 from src.data.dataset import Batch
 from src.data.labels import LabelMatrix
 from src.errors import UserError
-from src.metric_inputs import check_shapes
-from src.metrics import Images, LabelBlocks, zero_shot_report_of_blocks
+from src.metrics.inputs import check_shapes
+from src.metrics.zero_shot import Images, LabelBlocks, zero_shot_report_of_blocks
 from src.scoring import score_labels
 
 
@@ -104,7 +104,7 @@ def evaluate(
         device: where to compute; that of ``embeddings`` if left out. Embeddings and targets may be elsewhere.
         block: how many pictures are scored at once.
 
-    The other arguments, the result and the errors are those of :func:`src.metrics.zero_shot_report`.
+    The other arguments, the result and the errors are those of :func:`src.metrics.zero_shot.zero_shot_report`.
     """
     num_images = len(embeddings)
     check_shapes((num_images, word_vectors.shape[1]), targets.shape)

@@ -11,10 +11,10 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from src.explain import Explanation
-from src.files import atomic_write
-from src.reliability import Reliability
-from src.tagger import Tag
+from src.calibration.platt import Reliability
+from src.inference.explain import Explanation
+from src.inference.tagger import Tag
+from src.utils.files import atomic_write
 
 matplotlib.use("Agg")
 

@@ -20,7 +20,7 @@ from tests.script_helpers import one_thread
 # are counted in a file, so that who kills the run knows how far it was.
 _DRIVER = """
 import json, os, sys, train
-from src.watching import Watcher
+from src.training.tensorboard import Watcher
 
 class Counting(Watcher):
     def step(self, global_step, scalars):

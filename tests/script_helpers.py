@@ -25,7 +25,7 @@ from src.checkpoint.digest import SUFFIX
 from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.metadata_writer import write_metadata
 from src.data.split import make_split
-from src.watching import Watcher
+from src.training.tensorboard import Watcher
 from tests.conftest import run_script
 
 # A random timm backbone that does an epoch of the drawn pictures in a tenth of a second.

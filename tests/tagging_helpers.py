@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from src.errors import UserError
-from src.tagging.formats import PictureResult, TagRow
-from src.tagging.results import ResultWriter
+from src.inference.formats import PictureResult, TagRow
+from src.inference.results import ResultWriter
 
 SETTINGS = {"top_k": 3, "threshold": None, "weights": "5f0e"}
 FORMS = ("json", "csv", "parquet") if importlib.util.find_spec("pyarrow") else ("json", "csv")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import src.calibration
-from src.calibration import (
+import src.calibration.thresholds
+from src.calibration.platt import fit_platt
+from src.calibration.thresholds import (
     LEVEL_QUANTILES,
     MIN_POSITIVES,
     SHRINKAGE,
@@ -26,8 +27,7 @@ from src.calibration import (
 )
 from src.checkpoint import load_checkpoint, save_with_calibration
 from src.errors import UserError
-from src.metrics import f1_at_k, f1_of_choice
-from src.reliability import fit_platt
+from src.metrics.zero_shot import f1_at_k, f1_of_choice
 from tests.helpers import make_toy_split, save_golden, save_tiny
 from tests.script_helpers import stored
 
@@ -137,7 +137,7 @@ def test_blocks_equal_the_whole(monkeypatch, elements):
     scores, targets = problem(3)
     targets[4] = -1  # a block of one picture of which nothing is known
     shared, own = best_shared_threshold(scores, targets), best_f1_thresholds(scores, targets)[0]
-    monkeypatch.setattr(src.calibration, "_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(src.calibration.thresholds, "_BLOCK_ELEMENTS", elements)
     assert best_shared_threshold(scores, targets) == shared
     assert torch.equal(best_f1_thresholds(scores, targets)[0], own)
 
@@ -242,7 +242,7 @@ def fitted() -> Calibration:
 
 
 def plain_fit(scores: Tensor, targets: Tensor, min_positives: int, shrinkage: float) -> Calibration:
-    """The docstrings of src/calibration.py, in plain loops over the columns that are seen."""
+    """The docstrings of src/calibration/thresholds.py, in plain loops over the columns that are seen."""
     rows = [row for row in range(len(scores)) if any(int(targets[row, c]) != -1 for c in SEEN)]
     best = (-1.0, None, 0.0, scores)
     for quantile in LEVEL_QUANTILES:

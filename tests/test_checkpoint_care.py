@@ -23,7 +23,7 @@ from torch import Tensor
 import src.checkpoint.average
 import src.checkpoint.digest
 import src.checkpoint.released
-from src.calibration import Calibration
+from src.calibration.thresholds import Calibration
 from src.checkpoint import load_checkpoint
 from src.checkpoint.__main__ import main
 from src.checkpoint.average import average_checkpoints
@@ -32,8 +32,8 @@ from src.checkpoint.digest import check_digest, file_digest, save_with_digest, s
 from src.checkpoint.inspect import inspect_file
 from src.data.split import make_split
 from src.errors import UserError
+from src.inference.tagger import Tagger
 from src.models import SDLModel, create_model
-from src.tagger import Tagger
 from tests.helpers import SIZE, TINY, make_toy_split, save_tiny, tiny_model
 
 OLD, NEW = b"the old content", b"the new content, which is longer"

@@ -13,10 +13,10 @@ import torch
 
 import infer
 import prepare_data
-import src.train_flags
+import src.config.train
 import train
 import validate
-from src.cli import (
+from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
     add_workers_flag,
@@ -28,10 +28,10 @@ from src.cli import (
     run_script,
     seed_everything,
 )
+from src.config.infer import infer_parser
+from src.config.train import lambda_or_none, train_parser
+from src.config.validate import validate_parser
 from src.errors import UserError, blaming
-from src.tagging.flags import infer_parser
-from src.train_flags import lambda_or_none, train_parser
-from src.validate_flags import validate_parser
 from tests.conftest import ROOT
 from tests.conftest import run_script as run_as_child
 
@@ -67,7 +67,7 @@ def flags_of(script: str) -> list[tuple[str, argparse.Action]]:
 def given(option: str, action: argparse.Action) -> list[str]:
     if action.nargs == 0:
         return [option]
-    below_one = action.type in (src.train_flags.below_one, src.train_flags.share)
+    below_one = action.type in (src.config.train.below_one, src.config.train.share)
     return [option, str(action.choices[0]) if action.choices else "0.5" if below_one else "1"]
 
 
@@ -257,7 +257,7 @@ def test_ctrl_c_is_one_line_and_the_status_that_shells_have_for_it(capsys):
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 def test_an_output_that_nobody_reads_ends_the_run_quietly():
     code = (
-        "import sys; from src.cli import run_script;"
+        "import sys; from src.config.arguments import run_script;"
         "sys.exit(run_script('x', lambda argv: [print('y' * 99) for _ in range(9999)] and 0))"
     )
     command = [sys.executable, "-c", code]

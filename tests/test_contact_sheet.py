@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from src.errors import UserError
-from src.tagger import Tag
-from src.tagging.contact_sheet import ContactSheet
+from src.inference.contact_sheet import ContactSheet
+from src.inference.tagger import Tag
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

@@ -12,7 +12,7 @@ import validate
 from src.checkpoint import load_checkpoint
 from src.evaluation import evaluate
 from src.loss_functions.SDL_loss import SDLLoss
-from src.optimisation import make_optimizer, parameter_groups
+from src.training.optim import make_optimizer, parameter_groups
 from tests.helpers import tiny_model
 from tests.script_helpers import PLAIN, TINY, call, colour_wheel, log_of, succeeded
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src.cli import seed_everything
+from src.config.arguments import seed_everything
 from src.data.dataset import (
     PictureDataset,
     TrainingLoader,

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.engine import EpochSums, NonFiniteLossError, Step, TrainBatch, Trained, train_epoch
 from src.loss_functions.SDL_loss import SDLLoss
-from src.optimisation import MovingAverage, make_schedule, parameter_groups
+from src.training.engine import EpochSums, NonFiniteLossError, Step, TrainBatch, Trained, train_epoch
+from src.training.optim import MovingAverage, make_schedule, parameter_groups
 from tests.conftest import GOLDEN
 from tests.helpers import golden_model
 

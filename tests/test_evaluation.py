@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import src.evaluation
-import src.metric_inputs
-import src.metrics
+import src.metrics.inputs
+import src.metrics.zero_shot
 from src.data.dataset import Batch
 from src.data.labels import LabelMatrix
 from src.evaluation import embed, evaluate
-from src.metrics import zero_shot_report
+from src.metrics.zero_shot import zero_shot_report
 from src.scoring import score_labels
 from tests.conftest import GOLDEN
 from tests.metric_oracles import plain_report
@@ -134,7 +134,7 @@ def test_evaluation_equals_plain_loops_however_labels_and_pictures_are_cut(monke
     x, words, targets = exact_problem(43, 9, seed=20)
     seen, unseen = [8, 0, 3, 5], [1, 7, 6]  # 2 and 4 on neither side
     rows = torch.arange(43) % 4 > 0, torch.arange(43) % 5 > 1
-    monkeypatch.setattr(src.metrics, "_SCORE_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", elements)
     keywords = {"ks": (1, 3), "images": images, "threshold": 2.0}
     report = evaluate(
         x, words, targets, seen, unseen, zero_shot_rows=rows[0], generalized_rows=rows[1], block=10, **keywords
@@ -154,7 +154,7 @@ def test_evaluation_equals_plain_loops_however_labels_and_pictures_are_cut(monke
 @pytest.mark.parametrize("elements", [1 << 26, 130])
 def test_sparse_targets_give_the_report_of_dense_ones(monkeypatch, elements):
     x, words, targets = exact_problem(43, 9, seed=21)
-    monkeypatch.setattr(src.metrics, "_SCORE_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", elements)
     partly = LabelMatrix.from_entries(  # of some pictures only the positives and a few negatives were verified
         *(targets != -1).nonzero().unbind(1), targets[targets != -1], unlisted=-(torch.arange(43) % 2), num_labels=9
     )
@@ -168,8 +168,8 @@ def test_sparse_targets_give_the_report_of_dense_ones(monkeypatch, elements):
 def test_neither_scores_nor_targets_exist_whole(monkeypatch):
     x, words, targets = exact_problem(200, 40, seed=22)
     sparse = LabelMatrix.from_dense(targets.clamp(min=0))
-    monkeypatch.setattr(src.metrics, "_SCORE_BLOCK_ELEMENTS", 200 * 8)
-    monkeypatch.setattr(src.metric_inputs, "_BLOCK_ELEMENTS", 200 * 4)
+    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", 200 * 8)
+    monkeypatch.setattr(src.metrics.inputs, "_BLOCK_ELEMENTS", 200 * 4)
     run = partial(evaluate, x, words, sparse, list(range(30)), list(range(30, 40)), images="all-images", block=20)
     assert largest_tensor(run) <= 200 * 8  # [200, 40] would be five times as much; the products [200, 2, 40] ten times
 

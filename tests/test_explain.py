@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.explain import explain, feature_map
+from src.inference.explain import explain, feature_map
 from src.models import create_model
 from src.scoring import score_labels
 from tests.helpers import live_norms, tiny_model

@@ -17,8 +17,8 @@ import validate
 from src.errors import UserError
 from src.exported.engines import open_model
 from src.exported.session import ExportedModel
-from src.tagger import Tagger
-from src.tagging.run import tag_pictures
+from src.inference.run import tag_pictures
+from src.inference.tagger import Tagger
 from tests.helpers import save_tiny, write_pictures
 from tests.script_helpers import PLAIN, TINY, call, child, succeeded, user_error, without_curves
 from tests.test_tagger import drawn

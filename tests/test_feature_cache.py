@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from src.evaluation import Embedded
-from src.feature_cache import cached_features, feature_key
+from src.training.feature_cache import cached_features, feature_key
 from tests.helpers import tiny_model, write_pictures
 
 FACTS = ("tiny", "bilinear", 32, False)

@@ -16,14 +16,14 @@ from src.data.order import Portion
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import eval_transform, train_transform
 from src.embedding import Reading
-from src.engine import EpochSums, TrainBatch, Trained, train_epoch
 from src.errors import UserError
-from src.feeds import FeatureFeed, Feed, PictureFeed
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
-from src.optimisation import MovingAverage, parameter_groups
-from src.selection import Division
-from src.training import present_rows, progress, warn_about_bad_pictures
+from src.training.batches import FeatureFeed, Feed, PictureFeed
+from src.training.engine import EpochSums, TrainBatch, Trained, train_epoch
+from src.training.model_selection import Division
+from src.training.optim import MovingAverage, parameter_groups
+from src.utils.progress import present_rows, progress, warn_about_bad_pictures
 from tests.helpers import make_toy_split, tiny_model, write_pictures
 
 CPU = torch.device("cpu")

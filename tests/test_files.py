@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.files import atomic_write, check_writable, read_json, write_json
+from src.utils.files import atomic_write, check_writable, read_json, write_json
 
 
 @pytest.mark.parametrize(("mode", "content"), [("wb", b"\x00\xff"), ("w", "grün 日本\n")])

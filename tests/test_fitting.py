@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.calibration import Calibration, best_seen_bias, fit_calibration
+from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
+from src.calibration.thresholds import Calibration, best_seen_bias, fit_calibration
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError
-from src.fitting import FittedCalibration, fit_and_measure, format_fit
-from src.metrics import f1_at_threshold, f1_of_choice
+from src.metrics.zero_shot import f1_at_threshold, f1_of_choice
 from src.scoring import score_labels
 
 DIM, ROWS, NUM_LABELS = 16, 2, 20
@@ -137,7 +137,7 @@ def test_ground_truth_of_unseen_labels_decides_the_bias_at_most(bias):
 
 
 def plain_f1(chosen: list[list[bool]], targets: list[list[int]]) -> float:
-    """Unknown labels count as negative, as in src/metrics.py."""
+    """Unknown labels count as negative, as in src/metrics/zero_shot.py."""
     pairs = [pair for row in zip(chosen, targets, strict=True) for pair in zip(*row, strict=True)]
     hits = sum(kept and target == 1 for kept, target in pairs)
     total = sum(kept for kept, _ in pairs) + sum(target == 1 for _, target in pairs)

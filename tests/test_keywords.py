@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from src.errors import UserError
-from src.tagging.keywords import KeywordsError, KeywordWriter
+from src.inference.keywords import KeywordsError, KeywordWriter
 
 pyexiv2 = pytest.importorskip("pyexiv2", reason="needs pyexiv2 (pip install pyexiv2)")
 TAGS = ["sea turtle", "café", "日本"]
@@ -22,8 +22,8 @@ def picture(path: Path) -> Path:
 
 def read(path: Path) -> tuple[list[str], list[str]]:
     """(XMP subjects, IPTC keywords)."""
-    with pyexiv2.Image(str(path)) as image:
-        xmp, iptc = image.read_xmp(), image.read_iptc()
+    with pyexiv2.Image(str(path)) as metadata:
+        xmp, iptc = metadata.read_xmp(), metadata.read_iptc()
     return xmp.get("Xmp.dc.subject", []), iptc.get("Iptc.Application2.Keywords", [])
 
 
@@ -43,14 +43,14 @@ def test_tags_are_in_the_copy_and_the_pixels_are_the_same(tmp_path, suffix):
 
 def test_tags_join_the_keywords_and_metadata_that_are_there(tmp_path):
     source = picture(tmp_path / "a.jpg")
-    with pyexiv2.Image(str(source)) as image:
-        image.modify_exif({"Exif.Image.Artist": "someone"})
-        image.modify_xmp({"Xmp.dc.subject": ["holiday", "café"]})
-        image.modify_iptc({"Iptc.Application2.Keywords": ["holiday"]})
+    with pyexiv2.Image(str(source)) as metadata:
+        metadata.modify_exif({"Exif.Image.Artist": "someone"})
+        metadata.modify_xmp({"Xmp.dc.subject": ["holiday", "café"]})
+        metadata.modify_iptc({"Iptc.Application2.Keywords": ["holiday"]})
     copy = KeywordWriter(tmp_path / "out").write(source, TAGS)
     assert read(copy) == (["holiday", "café", "sea turtle", "日本"], ["holiday", *TAGS])
-    with pyexiv2.Image(str(copy)) as image:
-        assert image.read_exif()["Exif.Image.Artist"] == "someone"
+    with pyexiv2.Image(str(copy)) as metadata:
+        assert metadata.read_exif()["Exif.Image.Artist"] == "someone"
     again = KeywordWriter(tmp_path / "again").write(copy, TAGS)
     assert read(again) == read(copy)
 
@@ -62,8 +62,8 @@ def test_a_tag_too_long_for_iptc_is_in_xmp(tmp_path):
 
 def test_iptc_in_another_character_set_is_left_alone(tmp_path):
     source = picture(tmp_path / "a.jpg")
-    with pyexiv2.Image(str(source)) as image:
-        image.modify_iptc({"Iptc.Application2.Caption": "Übersee"})
+    with pyexiv2.Image(str(source)) as metadata:
+        metadata.modify_iptc({"Iptc.Application2.Caption": "Übersee"})
     copy = KeywordWriter(tmp_path / "out").write(source, ["sea"])
     assert read(copy) == (["sea"], [])
 

@@ -12,9 +12,9 @@ import torch
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from torch import Tensor
 
-import src.metric_inputs
+import src.metrics.inputs
 from src.data.official import read_array_pickle
-from src.metrics import (
+from src.metrics.zero_shot import (
     IMAGES,
     average_precision,
     best_possible_f1_at_k,
@@ -358,18 +358,18 @@ def test_a_monotone_change_of_the_scores_changes_no_ranking_metric():
 def test_blocks_equal_the_whole(monkeypatch, elements, levels):
     scores, targets = problem(seed=28, levels=levels)
     whole = ranking_report(scores, targets, images="all-images"), average_precision(scores, targets, "skip")
-    assert len(src.metric_inputs.blocks(40, 9)) == 1
-    monkeypatch.setattr(src.metric_inputs, "_BLOCK_ELEMENTS", elements)
-    assert len(src.metric_inputs.blocks(40, 9)) > 1
-    assert len(src.metric_inputs.blocks(9, 40)) > 1
+    assert len(src.metrics.inputs.blocks(40, 9)) == 1
+    monkeypatch.setattr(src.metrics.inputs, "_BLOCK_ELEMENTS", elements)
+    assert len(src.metrics.inputs.blocks(40, 9)) > 1
+    assert len(src.metrics.inputs.blocks(9, 40)) > 1
     assert ranking_report(scores, targets, images="all-images") == pytest.approx(whole[0], rel=1e-12)
     torch.testing.assert_close(average_precision(scores, targets, "skip"), whole[1], rtol=1e-12, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(("length", "width"), [(0, 5), (1, 5), (10, 3), (10, 1000), (7, 0)])
 def test_blocks_cover_every_index_once(monkeypatch, length, width):
-    monkeypatch.setattr(src.metric_inputs, "_BLOCK_ELEMENTS", 12)
-    blocks = src.metric_inputs.blocks(length, width)
+    monkeypatch.setattr(src.metrics.inputs, "_BLOCK_ELEMENTS", 12)
+    blocks = src.metrics.inputs.blocks(length, width)
     assert [index for block in blocks for index in range(length)[block]] == list(range(length))
     assert all(len(range(length)[block]) * width <= 12 or len(range(length)[block]) == 1 for block in blocks)
 

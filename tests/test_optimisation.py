@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.optimisation import MovingAverage, make_optimizer, make_schedule, parameter_groups
+from src.training.optim import MovingAverage, make_optimizer, make_schedule, parameter_groups
 from tests.helpers import tiny_model
 
 CPU = torch.device("cpu")

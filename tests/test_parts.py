@@ -9,7 +9,7 @@ import torch
 from src.data.coco import write_coco_labels
 from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.metadata import Metadata
-from src.data.parts import load_evaluation_set, load_training_set, picture_root
+from src.data.parts import load_evaluation_set, load_training_set, find_image_root
 from src.data.split import make_split
 from src.errors import UserError
 
@@ -139,39 +139,39 @@ def test_missing_pictures_are_named_with_their_label_file(folder, load):
 
 
 def test_the_recorded_picture_folder_serves_without_data(folder):
-    assert picture_root(own(folder), None) == folder / "images"
+    assert find_image_root(own(folder), None) == folder / "images"
 
 
 def test_data_takes_precedence_over_the_recorded_folder(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    assert picture_root(own(folder), tmp_path / "elsewhere") == tmp_path / "elsewhere"
-    assert picture_root(own(folder), str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+    assert find_image_root(own(folder), tmp_path / "elsewhere") == tmp_path / "elsewhere"
+    assert find_image_root(own(folder), str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
 
 
 def test_data_that_is_the_metadata_folder_means_its_recorded_pictures(folder, monkeypatch):
     for spelling in (folder, str(folder) + "/", folder / "images" / ".."):
-        assert picture_root(own(folder), spelling) == folder / "images"
+        assert find_image_root(own(folder), spelling) == folder / "images"
     monkeypatch.chdir(folder.parent)
-    assert picture_root(own(folder), "m") == folder / "images"
+    assert find_image_root(own(folder), "m") == folder / "images"
 
 
 def test_data_that_is_a_released_metadata_folder_holds_the_pictures_itself(folder):
-    assert picture_root(own(folder, kind="COCO", image_root=None), folder) == folder
+    assert find_image_root(own(folder, kind="COCO", image_root=None), folder) == folder
 
 
 def test_no_picture_folder_at_all(folder):
     with pytest.raises(UserError, match=rf"--data is needed: {folder} does not say where its pictures are"):
-        picture_root(own(folder, image_root=None), None)
+        find_image_root(own(folder, image_root=None), None)
 
 
 def test_a_picture_folder_that_is_not_there(folder, tmp_path):
     with pytest.raises(UserError, match=r"--data .*gone: no such folder$"):
-        picture_root(own(folder), tmp_path / "gone")
+        find_image_root(own(folder), tmp_path / "gone")
     with pytest.raises(UserError, match=rf"--data .*moved: no such folder \(recorded in {folder}; give --data\)"):
-        picture_root(own(folder, image_root=tmp_path / "moved"), None)
+        find_image_root(own(folder, image_root=tmp_path / "moved"), None)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file: no such folder"):
-        picture_root(own(folder), tmp_path / "file")
+        find_image_root(own(folder), tmp_path / "file")
 
 
 def test_pictures_in_another_folder_are_found_through_data(folder, tmp_path):

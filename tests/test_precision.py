@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-import src.precision
+import src.training.mixed_precision
 from src.errors import UserError
-from src.interrupt import StoppedBySignalError, listening
-from src.precision import check_compiler, precision_of, use_sync_bn
+from src.training.mixed_precision import check_compiler, precision_of, use_sync_bn
+from src.utils.signals import StoppedBySignalError, listening
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -51,7 +51,7 @@ def test_a_compiler_that_is_not_there_is_named(monkeypatch):
     def failing(function: object) -> object:
         raise RuntimeError("\nNo working C++ compiler found\nmore")
 
-    monkeypatch.setattr(src.precision.torch, "compile", failing)
+    monkeypatch.setattr(src.training.mixed_precision.torch, "compile", failing)
     with pytest.raises(UserError, match=r"--compile: .* \(No working C\+\+ compiler found\); install a C\+\+ compiler"):
         check_compiler()
 

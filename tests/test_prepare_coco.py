@@ -12,17 +12,17 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from src.cli import ArgumentParser
+from src.config.arguments import ArgumentParser
 from src.data.coco import COCO_CLASSES, read_coco_labels
 from src.data.labels import LabelledPictures
 from src.data.metadata import Metadata, load_metadata
 from src.data.official import read_array_pickle
 from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
-from src.metrics import zero_shot_report
+from src.metrics.zero_shot import zero_shot_report
 from src.prepare import coco
 from src.prepare.coco_facts import SEEN_48_17, UNSEEN_48_17, UNSEEN_65_15
-from src.prepare.coco_pictures import PictureIndex, identity, number_in
+from src.prepare.coco_images import PictureIndex, identity, number_in
 from tests.coco_helpers import (
     CATEGORIES,
     NUM_ANNOTATIONS,
@@ -50,12 +50,12 @@ def write_pictures(folder: Path, names: list[str]) -> None:
         (folder / name).touch()
 
 
-def make_source(folder: Path, year: int = 2014, pictures: bool = True) -> Path:
+def make_source(folder: Path, year: int = 2014, with_pictures: bool = True) -> Path:
     """COCO's own layout."""
     for seed, (part, images) in enumerate(IMAGES.items()):
         release = f"{part}{year}"
         write_instances(instances(folder, part, year), images, release=release, seed=seed)
-        if pictures:
+        if with_pictures:
             write_pictures(folder / release, [file_name_of(release, image_id) for image_id in images])
     return folder
 
@@ -206,7 +206,7 @@ LAYOUTS: dict[str, Callable[[str, int], str]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("year", [2014, 2017])
 def test_pictures_are_found_wherever_they_lie(tmp_path, prepare, layout, year):
-    source = make_source(tmp_path / "coco", year, pictures=False)
+    source = make_source(tmp_path / "coco", year, with_pictures=False)
     place = LAYOUTS[layout]
     expected = {part: {number: place(part, number) for number in images} for part, images in IMAGES.items()}
     write_pictures(tmp_path / "pictures", [name for names in expected.values() for name in names.values()])
@@ -220,7 +220,7 @@ def test_pictures_are_found_wherever_they_lie(tmp_path, prepare, layout, year):
 
 
 def test_without_pictures_the_names_stay(tmp_path, prepare):
-    source = make_source(tmp_path / "coco", pictures=False)
+    source = make_source(tmp_path / "coco", with_pictures=False)
     metadata, report = prepare("--source", source)
     assert metadata.image_root is None
     assert names_of(metadata, "val") == {number: file_name_of("val2014", number) for number in IMAGES["val"]}

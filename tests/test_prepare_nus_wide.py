@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.cli import ArgumentParser, run_script
+from src.config.arguments import ArgumentParser, run_script
 from src.data.coco import read_coco_labels
 from src.data.metadata import load_metadata
 from src.data.official import read_array_pickle

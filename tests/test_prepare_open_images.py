@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.cli import ArgumentParser, run_script
+from src.config.arguments import ArgumentParser, run_script
 from src.data import label_cache
 from src.data.coco import read_coco_labels
 from src.data.label_cache import cached_coco_labels

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src.cli import ArgumentParser
+from src.config.arguments import ArgumentParser
 from src.data.coco import read_coco_labels
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set, load_training_set

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from src.cli import ArgumentParser
+from src.config.arguments import ArgumentParser
 from src.data.coco import read_coco_labels
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set, load_training_set

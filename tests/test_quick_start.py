@@ -6,7 +6,7 @@ import pytest
 
 import infer
 from src.checkpoint import load_checkpoint
-from src.tagging.flags import QUICK_START
+from src.config.infer import QUICK_START
 from tests.conftest import ROOT
 
 PICTURES = sorted((ROOT / "pics").glob("*.jpg"))

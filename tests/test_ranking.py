@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import src.average_precision
-import src.metric_inputs
-import src.metrics
-from src.average_precision import average_precision, average_precisions, ranking_keys
-from src.metrics import IMAGES, LabelBlocks, ranking_report, zero_shot_report, zero_shot_report_of_blocks
-from src.precision_recall import best_labels
-from src.ranking import RankingTally
+import src.metrics.average_precision
+import src.metrics.inputs
+import src.metrics.zero_shot
+from src.metrics.accumulator import RankingTally
+from src.metrics.average_precision import average_precision, average_precisions, ranking_keys
+from src.metrics.precision_recall import best_labels
+from src.metrics.zero_shot import IMAGES, LabelBlocks, ranking_report, zero_shot_report, zero_shot_report_of_blocks
 from src.scoring import top_k_labels
 from tests.metric_oracles import loop_average_precision, plain_report, sorted_average_precision
 from tests.test_metrics import problem
@@ -106,7 +106,7 @@ def test_a_label_has_the_same_average_precision_whatever_labels_stand_beside_it(
 def test_threads_that_share_a_ranking_change_nothing(monkeypatch, threads, labels):
     scores, targets = problem(800, labels, seed=13, levels=90)
     expected = average_precisions(scores, *(targets == 1).t().nonzero(as_tuple=True))
-    monkeypatch.setattr(src.average_precision, "_FEW_KEYS", 0)
+    monkeypatch.setattr(src.metrics.average_precision, "_FEW_KEYS", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     found = average_precisions(scores, *(targets == 1).t().nonzero(as_tuple=True))
     for ours, theirs in zip(found, expected, strict=True):
@@ -152,9 +152,9 @@ def test_best_labels_of_blocks_are_those_of_the_whole(k, levels):
 def test_a_tally_of_blocks_is_the_report_of_the_whole(monkeypatch, images):
     scores, targets = problem(50, 11, seed=6, levels=6)
     expected = ranking_report(scores, targets, images=images, threshold=3.0)
-    rows = src.metric_inputs.select_images(targets, images)
+    rows = src.metrics.inputs.select_images(targets, images)
     for elements, cuts in itertools.product((1 << 21, 40, 1), ([], [4], [1, 2, 3, 7, 10])):
-        monkeypatch.setattr(src.metric_inputs, "_BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr(src.metrics.inputs, "_BLOCK_ELEMENTS", elements)
         tally = RankingTally(rows, 11, threshold=3.0)
         for start, stop in itertools.pairwise([0, *cuts, 11]):
             tally.add(scores[:, start:stop], targets[:, start:stop])
@@ -184,7 +184,7 @@ def test_both_settings_equal_plain_loops_however_labels_are_cut(monkeypatch, ele
     scores, targets = problem(45, 12, seed=8, levels=levels)
     seen, unseen = [11, 0, 3, 4, 9], [2, 7, 10, 5]
     rows = drawn_rows(45, 9), drawn_rows(45, 10)
-    monkeypatch.setattr(src.metrics, "_SCORE_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", elements)
     report = zero_shot_report(
         scores,
         targets,
@@ -208,7 +208,7 @@ def test_both_settings_equal_plain_loops_however_labels_are_cut(monkeypatch, ele
 
 def test_labels_are_asked_for_once_in_order_and_few_at_a_time(monkeypatch):
     scores, targets = problem(20, 10, seed=11)
-    monkeypatch.setattr(src.metrics, "_SCORE_BLOCK_ELEMENTS", 79)  # 3 labels of 20 pictures
+    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", 79)  # 3 labels of 20 pictures
     asked: list[list[int]] = []
 
     def scores_of(labels: Tensor) -> Tensor:
@@ -232,8 +232,8 @@ def test_labels_are_asked_for_once_in_order_and_few_at_a_time(monkeypatch):
     ],
 )
 def test_labels_are_cut_into_parts_that_fit(monkeypatch, images, labels, widths):
-    monkeypatch.setattr(src.metrics, "_SCORE_BLOCK_ELEMENTS", 79)
-    monkeypatch.setattr(src.metrics, "_LABEL_STEP", 64)
+    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", 79)
+    monkeypatch.setattr(src.metrics.zero_shot, "_LABEL_STEP", 64)
     blocks = LabelBlocks(images, torch.device("cpu"), lambda _: torch.empty(0), lambda _: torch.empty(0))
     parts = blocks.split(torch.arange(labels))
     assert torch.equal(torch.cat(parts), torch.arange(labels))

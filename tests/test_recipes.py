@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from src import recipes
-from src.cli import ArgumentParser, positive_float, positive_int
+from src.config import recipes
+from src.config.arguments import ArgumentParser, positive_float, positive_int
+from src.config.recipes import effective_settings, parse_with_recipe, read_recipe, recipe_names, write_settings
+from src.config.train import train_parser
 from src.errors import UserError
-from src.recipes import effective_settings, parse_with_recipe, read_recipe, recipe_names, write_settings
-from src.train_flags import train_parser
 
 NAMES = ("coco_48_17", "corel5k", "nus_wide", "open_images")
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
-from src.reliability import fit_platt, reliability
+from src.calibration.platt import fit_platt, reliability
 
 
 def problem(seed: int = 0, count: int = 60, labels: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

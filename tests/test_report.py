@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.metrics import IMAGES, zero_shot_report
-from src.report import format_report, summary
+from src.metrics.table import format_report, summary
+from src.metrics.zero_shot import IMAGES, zero_shot_report
 
 SEEN, UNSEEN = [0, 1, 4], [2, 3, 6]
 

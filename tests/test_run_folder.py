@@ -10,7 +10,7 @@ import pytest
 
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint
 from src.errors import UserError
-from src.run_folder import Candidate, RunFolder
+from src.training.run_folder import Candidate, RunFolder
 from tests.helpers import SIZE, TINY, make_toy_split, tiny_model
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 from src.data.split import make_split
 from src.errors import UserError
 from src.evaluation import evaluate
-from src.metrics import average_precision
+from src.metrics.zero_shot import average_precision
 from src.run_report import RunReport, ranking, write_report
 from src.run_report.curves import curves
-from src.run_report.pictures import confusion_cards, sample_rows
+from src.run_report.images import confusion_cards, sample_rows
 from src.run_report.ranking import Confusion, Ranking, confusions, rank_generalized, rank_labels, rank_zero_shot
 from src.run_report.results import results
 from src.run_report.spread import measure_spread, pairwise_cosines

@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import src.evaluation
+import src.inference.tagger
 import src.loss_functions.SDL_loss
-import src.precision_recall
+import src.metrics.precision_recall
 import src.scoring
-import src.tagger
 from src.data.split import make_split
 from src.evaluation import evaluate
+from src.inference.tagger import Tagger
 from src.loss_functions.SDL_loss import SDLLoss
 from src.scoring import principal_vectors, score_labels, top_k_labels
-from src.tagger import Tagger
 from tests.conftest import ROOT
 
 
@@ -352,7 +352,7 @@ def test_a_stub_in_place_of_the_equation_changes_loss_evaluation_and_tagging(mon
         calls.append(tuple(embedding.shape))
         return score_labels(embedding, word_vectors, **keywords).neg_()
 
-    for module in (src.loss_functions.SDL_loss, src.evaluation, src.tagger):
+    for module in (src.loss_functions.SDL_loss, src.evaluation, src.inference.tagger):
         monkeypatch.setattr(module, "score_labels", upside_down)
     other_loss, other_report, other_tags = everything()
     assert calls == [(6, 12), (6, 12), (1, 12)]
@@ -379,7 +379,7 @@ def test_scoring_functions_are_defined_once(name):
         if any(function.name == name for function in functions(ast.parse(path.read_text(encoding="utf-8"))))
     ]
     assert defined == ["src/scoring.py"]
-    for module in (src.loss_functions.SDL_loss, src.evaluation, src.tagger, src.precision_recall):
+    for module in (src.loss_functions.SDL_loss, src.evaluation, src.inference.tagger, src.metrics.precision_recall):
         assert getattr(module, name, getattr(src.scoring, name)) is getattr(src.scoring, name)
 
 

@@ -19,8 +19,8 @@ from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
-from src.run_folder import RunFolder
-from src.training_state import read_state
+from src.training.run_folder import RunFolder
+from src.training.state import read_state
 from tests.fork_helpers import Forks
 from tests.script_helpers import (
     FULL,

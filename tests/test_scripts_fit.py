@@ -17,16 +17,16 @@ from PIL import Image
 import infer
 import train
 import validate
-from src.calibration import Calibration
+from src.calibration.fit import FittedCalibration, fit_and_measure
+from src.calibration.platt import Reliability, reliability
+from src.calibration.thresholds import Calibration
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint
 from src.data.images import read_picture
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set
 from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.fitting import FittedCalibration, fit_and_measure
-from src.reliability import Reliability, reliability
-from src.tagger import Tagger
+from src.inference.tagger import Tagger
 from src.visualize import save_reliability
 from tests.script_helpers import (
     PLAIN,

@@ -369,7 +369,7 @@ def test_input_size_that_the_backbone_does_not_take(sample, pictures, tmp_path):
 
 
 def test_missing_default_model_is_an_error(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.tagging.flags.QUICK_START", tmp_path / "quick_start.pth")
+    monkeypatch.setattr("src.config.infer.QUICK_START", tmp_path / "quick_start.pth")
     message = user_error(call(infer.main, "--pic_path", pictures[0]))
     assert str(tmp_path / "quick_start.pth") in message
     assert "give the path" in message

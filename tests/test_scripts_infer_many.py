@@ -18,7 +18,7 @@ from PIL import Image
 
 import infer
 from src.data.images import read_picture
-from src.tagger import Tagger
+from src.inference.tagger import Tagger
 from tests.conftest import ROOT
 from tests.helpers import make_toy_split, save_tiny
 from tests.script_helpers import call, child, snapshot, succeeded, user_error
@@ -264,8 +264,8 @@ def test_keywords_in_copies(model, photos, tmp_path):
     assert sorted(path.name for path in (tmp_path / "copies").iterdir()) == ["00-2.png", "00.png"]
     expected = results(tmp_path / "t.json")
     for name, picture in (("00.png", pictures[0]), ("00-2.png", pictures[1])):
-        with pyexiv2.Image(str(tmp_path / "copies" / name)) as image:
-            assert image.read_xmp()["Xmp.dc.subject"] == [label for label, _ in expected[str(picture)]]
+        with pyexiv2.Image(str(tmp_path / "copies" / name)) as metadata:
+            assert metadata.read_xmp()["Xmp.dc.subject"] == [label for label, _ in expected[str(picture)]]
     assert [path.read_bytes() for path in pictures] == before
 
 

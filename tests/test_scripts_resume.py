@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch.nn.functional as nnf
 
-from src.judge import Judge
 from src.models import create_model
+from src.training.epoch_evaluation import Judge
 from tests.script_helpers import (
     FULL,
     StopAt,
@@ -58,7 +58,7 @@ def dropout(monkeypatch):
         )
         return model
 
-    monkeypatch.setattr("src.starting.create_model", with_dropout)
+    monkeypatch.setattr("src.training.starting_model.create_model", with_dropout)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import torch
 import train
 import validate
 from src.checkpoint import load_checkpoint
+from src.config.train import train_parser
 from src.data.images import read_picture
 from src.data.metadata import load_metadata
 from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
-from src.selection import divide
-from src.train_flags import train_parser
+from src.training.model_selection import divide
 from tests.script_helpers import (
     attempt,
     call,
@@ -194,7 +194,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(sample, tmp_path):
             super().step(epoch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.optimisation.LambdaLR", Tracking)
+        patch.setattr("src.training.optim.LambdaLR", Tracking)
         train_here(sample, tmp_path / "out", *flags)
     start, *steps = tracked  # the constructor steps once
     assert len(steps) == 2

@@ -21,7 +21,7 @@ from PIL import Image
 import infer
 from src.data.images import read_picture
 from src.data.split import make_split
-from src.tagger import Tagger
+from src.inference.tagger import Tagger
 from tests.conftest import ROOT
 from tests.helpers import save_tiny, tiny_model, write_pictures
 from tests.script_helpers import Finished, call, edit_json, one_thread, snapshot, succeeded, user_error
@@ -225,7 +225,7 @@ import os, re, signal, sys
 from pathlib import Path
 from PIL import Image
 import infer
-from src.tagging.journal import Journal
+from src.inference.journal import Journal
 
 how, after = sys.argv[1], int(sys.argv[2])
 append = Journal.append

@@ -185,7 +185,7 @@ def test_frozen_run_computes_features_once(frozen, sample, tmp_path, monkeypatch
     def backbone_runs(*arguments, **options):
         raise AssertionError("the backbone must not run again")
 
-    monkeypatch.setattr("src.feeds.embed_pictures", backbone_runs)
+    monkeypatch.setattr("src.training.batches.embed_pictures", backbone_runs)
     train_frozen(sample, tmp_path / "out", cache, seed=5)
     assert snapshot(cache) == before
     assert log_of(tmp_path / "out") == log_of(frozen["folder"])

@@ -11,9 +11,9 @@ import train
 import validate
 from src.checkpoint import load_checkpoint
 from src.checkpoint.digest import SUFFIX
+from src.config.train import train_parser
 from src.errors import UserError
-from src.precision import check_compiler
-from src.train_flags import train_parser
+from src.training.mixed_precision import check_compiler
 from tests.script_helpers import (
     PLAIN,
     SETTINGS,

@@ -12,9 +12,9 @@ from PIL import Image
 import train
 import validate
 from src.checkpoint import load_checkpoint
+from src.config.validate import validate_parser
 from src.data.images import read_picture
 from src.data.transforms import eval_transform
-from src.validate_flags import validate_parser
 from tests.script_helpers import (
     PLAIN,
     TINY,

@@ -10,7 +10,7 @@ import torch
 from src.data.labels import LabelMatrix
 from src.data.parts import TrainingSet
 from src.errors import UserError
-from src.selection import SELECTIONS, divide
+from src.training.model_selection import SELECTIONS, divide
 from tests.helpers import make_toy_split
 
 COUNT, LABELS = 60, 10

@@ -13,7 +13,7 @@ from torch import nn
 from src.checkpoint import CheckpointInfo
 from src.errors import UserError
 from src.models import SDLModel
-from src.starting import starting_model
+from src.training.starting_model import starting_model
 from tests.helpers import SIZE, TINY, save_tiny, tiny_model
 
 

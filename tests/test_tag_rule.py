@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from src.calibration import Calibration
+from src.calibration.thresholds import Calibration
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError
+from src.inference.tagger import Tag, Tagger, TagRule
 from src.scoring import score_labels
-from src.tagger import Tag, Tagger, TagRule
 from tests.helpers import SIZE, make_toy_split, save_tiny, tiny_model, write_folder
 
 # Seen are tag0 to tag4 (tag3 is rare), unseen tag5 and tag6; tag7 is on neither side.
@@ -82,7 +82,7 @@ def dot_scores(embedding: list[float], vectors: Tensor) -> list[float]:
 def plain_tags(
     embedding: list[float], split: ZeroShotSplit, rule: TagRule, calibration: Calibration | None, fitted_on=SPLIT
 ) -> list[Tag]:
-    """The docstrings of src/tagger.py and src/calibration.py, label by label."""
+    """The docstrings of src/inference/tagger.py and src/calibration/thresholds.py, label by label."""
     scores = dot_scores(embedding, split.word_vectors)
     fitted_scores = sorted(dot_scores(embedding, fitted_on.word_vectors[:, list(fitted_on.seen)]))
     candidates = []

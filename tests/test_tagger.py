@@ -16,9 +16,9 @@ from src.data.images import read_picture
 from src.data.split import ZeroShotSplit, make_split
 from src.data.transforms import eval_transform
 from src.errors import UserError
+from src.inference.tagger import Tag, Tagger
+from src.inference.vocabulary import check_same_space, labels_for
 from src.scoring import score_labels
-from src.tagger import Tag, Tagger
-from src.vocabulary import check_same_space, labels_for
 from tests.conftest import GOLDEN
 from tests.helpers import SIZE, TINY, make_toy_split, save_golden, save_tiny, tiny_model, write_folder
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from src.data.transforms import eval_transform
-from src.tagging.embedding import EmbeddedBatch, embed_pictures
+from src.inference.embedding import EmbeddedBatch, embed_pictures
 from tests.helpers import write_pictures
 
 TRANSFORM = eval_transform(16)

@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from src.inference import input_paths as inputs
 
 from src.errors import UserError
-from src.tagging import inputs
-from src.tagging.inputs import expand
+from src.inference.input_paths import expand
 
 TREE = (
     "a.jpg", "B.JPG", "notes.txt.bak", "z/deep/c.png", "z/d.WebP", "z/readme.md", "m-n/e.tif", "m/f.jpeg",

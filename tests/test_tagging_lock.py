@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from src.tagging import journal
+
 from tests.conftest import ROOT
 from tests.tagging_helpers import contents, message_of, write, writer
 

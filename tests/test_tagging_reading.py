@@ -13,7 +13,7 @@ from src.data.dataset import naming_dead_workers
 from src.data.images import read_picture
 from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.tagging.reading import PREVIEW, ReadBatch, read_batches
+from src.inference.reading import PREVIEW, ReadBatch, read_batches
 from tests.helpers import write_pictures
 
 TRANSFORM = eval_transform(32)

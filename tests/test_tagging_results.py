@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from src.tagging import formats
-from src.tagging.formats import COLUMNS, PictureResult, TagRow, written_name
-from src.tagging.readback import READERS
-from src.tagging.results import ResultWriter, check_outputs
+
+from src.inference.formats import COLUMNS, PictureResult, TagRow, written_name
+from src.inference.readback import READERS
+from src.inference.results import ResultWriter, check_outputs
 from tests.tagging_helpers import (
     FORMS,
     SETTINGS,

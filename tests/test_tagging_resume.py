@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from src.tagging.formats import PictureResult
-from src.tagging.readback import READERS
+from src.inference.formats import PictureResult
+from src.inference.readback import READERS
 from tests.conftest import ROOT
 from tests.tagging_helpers import (
     FORMS,

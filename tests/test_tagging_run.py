@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-import src.tagging.run as run
+import src.inference.run as run
 from src.errors import UserError
-from src.tagger import Tag, Tagger, TagRule
-from src.tagging.contact_sheet import ContactSheet
-from src.tagging.results import ResultWriter
-from src.tagging.run import Outputs, Summary, format_tags, refuse_overwriting, tag_pictures, target_names
+from src.inference.contact_sheet import ContactSheet
+from src.inference.results import ResultWriter
+from src.inference.run import Outputs, Summary, format_tags, refuse_overwriting, tag_pictures, target_names
+from src.inference.tagger import Tag, Tagger, TagRule
 from tests.helpers import SIZE, make_toy_split, tiny_model, write_pictures
 
 RULE = TagRule(top_k=3)

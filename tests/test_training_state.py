@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import src.training_state
+import src.training.state
 from src.data.labels import LabelMatrix
 from src.data.parts import TrainingSet
-from src.engine import EpochSums, TrainBatch, Trained, train_epoch
 from src.errors import UserError
 from src.loss_functions.SDL_loss import SDLLoss
-from src.optimisation import MovingAverage, make_schedule, parameter_groups
-from src.training_state import PREVIOUS, STATE, Progress, data_facts, read_state, restore, save_state
+from src.training.engine import EpochSums, TrainBatch, Trained, train_epoch
+from src.training.optim import MovingAverage, make_schedule, parameter_groups
+from src.training.state import PREVIOUS, STATE, Progress, data_facts, read_state, restore, save_state
 from tests.helpers import make_toy_split
 
 SETTINGS = {"lr": 0.02, "num_epochs": 4, "workers": 2}
@@ -122,7 +122,7 @@ def test_a_crash_between_the_renamings_loses_nothing(tmp_path, monkeypatch, stop
         renamed.append(target)
         Path(source).rename(target)
 
-    monkeypatch.setattr(src.training_state, "os", SimpleNamespace(replace=crashing))  # not for writing files
+    monkeypatch.setattr(src.training.state, "os", SimpleNamespace(replace=crashing))  # not for writing files
     with pytest.raises(KeyboardInterrupt):
         save_state(tmp_path, make(), Progress(0, epoch=3), SETTINGS, DATA)
     assert epoch_of(read_state(tmp_path)) in (2, 3)

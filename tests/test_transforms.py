@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from src.cli import seed_everything
+from src.config.arguments import seed_everything
 from src.data import transforms as module_under_test
 from src.data.images import BadPictureError, read_picture
 from src.data.transforms import (

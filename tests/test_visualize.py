@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from src.errors import UserError
-from src.explain import Explanation
-from src.tagger import Tag
-from src.tagging.run import target_names
+from src.inference.explain import Explanation
+from src.inference.run import target_names
+from src.inference.tagger import Tag
 from src.visualize import _MAX_PIXELS, save_curves, save_explanation, save_tagged_picture, tagged_picture
 from tests.conftest import ROOT
 

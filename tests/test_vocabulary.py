@@ -8,7 +8,7 @@ import torch
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError
-from src.vocabulary import add_own_tags
+from src.inference.vocabulary import add_own_tags
 from src.word_vectors.source import open_word_vectors
 from src.word_vectors.space import MAX_PROBES, check_space, space_of
 from tests.helpers import save_tiny, tiny_model

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from src.errors import UserError
-from src.tagger import Tag
+from src.inference.tagger import Tag
+from src.training.tensorboard import Watcher, open_watcher
 from src.visualize import tagged_picture
-from src.watching import Watcher, open_watcher
 from tests.helpers import write_pictures
 
 TAGS = [Tag("cat", 0.912, False), Tag("tiger", -0.25, True)]

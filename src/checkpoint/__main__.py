@@ -11,9 +11,9 @@ from src.checkpoint.average import average_checkpoints
 from src.checkpoint.describe import describe
 from src.checkpoint.digest import check_digest, side_file
 from src.checkpoint.inspect import inspect_file
-from src.cli import ArgumentParser, positive_float, run_script
+from src.config.arguments import ArgumentParser, positive_float, run_script
 from src.errors import UserError, raise_collected
-from src.files import check_writable
+from src.utils.files import check_writable
 
 PROGRAM = "python -m src.checkpoint"
 

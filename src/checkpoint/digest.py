@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO
 
 from src.errors import UserError
-from src.files import atomic_write
+from src.utils.files import atomic_write
 
 SUFFIX = ".sha256"
 # A line of sha256sum ("\" in front where the name is escaped; "*" for binary mode), or that line as a comment.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.calibration import Calibration
+from src.calibration.thresholds import Calibration
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError
 from src.word_vectors.space import Space, space_of

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from src.calibration import Calibration
+from src.calibration.thresholds import Calibration
 from src.checkpoint.digest import check_digest, file_digest
 from src.checkpoint.info import FORMAT, CheckpointInfo, info_of_dict
 from src.checkpoint.released import load_released

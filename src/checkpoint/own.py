@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.calibration import Calibration
+from src.calibration.thresholds import Calibration
 from src.checkpoint.digest import save_with_digest
 from src.checkpoint.info import FORMAT, CheckpointInfo, check_expected, info_of_dict, info_to_dict
 from src.checkpoint.released import load_released

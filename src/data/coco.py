@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from src.data.labels import LabelledPictures, LabelMatrix
 from src.errors import UserError, name_some
-from src.files import atomic_write, read_json_as
+from src.utils.files import atomic_write, read_json_as
 
 # The 80 classes of COCO detection in the order of their category ids: the column order of the released code's COCO
 # files.

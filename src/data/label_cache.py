@@ -15,7 +15,7 @@ import torch
 from src.data.coco import read_coco_labels
 from src.data.labels import LabelledPictures, LabelMatrix
 from src.errors import UserError
-from src.files import atomic_write
+from src.utils.files import atomic_write
 
 VERSION = 1
 WORTH_CACHING = 4 << 20  # bytes; a smaller file is read in a fraction of a second

@@ -33,7 +33,7 @@ from src.data.official import (
 )
 from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError
-from src.files import read_json
+from src.utils.files import read_json
 
 FORMAT = "zero-shot-split/1"
 KINDS = ("SDL", "COCO", "NUS_WIDE")

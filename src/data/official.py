@@ -14,7 +14,7 @@ from src.data.coco import COCO_CLASSES, write_coco_labels
 from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError, name_some
-from src.files import atomic_write
+from src.utils.files import atomic_write
 
 COCO_FILES = ("cls_ids.pickle", "wordvec_array.pickle")
 NUS_WIDE_FILES = ("classes.pickle", "unseen_classes.pickle", "wordvec_array.pickle")

@@ -47,7 +47,7 @@ class EvaluationSet:
     in_generalized: Tensor
 
 
-def picture_root(metadata: Metadata, data: str | Path | None) -> Path:
+def find_image_root(metadata: Metadata, data: str | Path | None) -> Path:
     """The picture folder: ``--data``, or the one that the metadata folder records.
 
     The latter also where ``--data`` is the metadata folder itself.
@@ -82,7 +82,7 @@ def load_training_set(metadata: Metadata, data: str | Path | None) -> TrainingSe
     if len(rows) == 0:
         raise UserError(f"{path}: no picture has a seen label")
     kept = seen.rows(rows)
-    root = picture_root(metadata, data)
+    root = find_image_root(metadata, data)
     return TrainingSet(locate_pictures(kept.file_names, root, str(path)), kept.targets, len(pictures) - len(kept))
 
 
@@ -100,7 +100,7 @@ def load_evaluation_set(metadata: Metadata, data: str | Path | None) -> Evaluati
     in_zero_shot = in_generalized.clone()
     if metadata.val_unseen is not None:
         pictures, in_zero_shot, in_generalized = _join(pictures, _labels(metadata.val_unseen, metadata))
-    paths = locate_pictures(pictures.file_names, picture_root(metadata, data), str(path))
+    paths = locate_pictures(pictures.file_names, find_image_root(metadata, data), str(path))
     return EvaluationSet(paths, pictures.targets, in_zero_shot, in_generalized)
 
 

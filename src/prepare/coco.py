@@ -23,7 +23,6 @@ from src.data.coco import COCO_CLASSES
 from src.data.labels import LabelledPictures
 from src.data.split import columns_of
 from src.errors import UserError, name_some
-from src.files import read_lines
 from src.prepare.coco_facts import (
     PUBLISHED_IMAGES,
     SPLITS,
@@ -33,7 +32,7 @@ from src.prepare.coco_facts import (
     compare_labels,
 )
 from src.prepare.coco_files import LabelFile, Parts, differences, label_files, read_parts
-from src.prepare.coco_pictures import PictureIndex, identity
+from src.prepare.coco_images import PictureIndex, identity
 from src.prepare.collected import Collected
 from src.prepare.flags import (
     add_missing_pictures_flag,
@@ -43,7 +42,8 @@ from src.prepare.flags import (
     read_names,
     run_source,
 )
-from src.prepare.pictures import keep_found, list_pictures
+from src.prepare.images import keep_found, list_pictures
+from src.utils.files import read_lines
 
 HELP = "MS-COCO 2014 or 2017, or own data in COCO format"
 

@@ -19,10 +19,10 @@ import torch
 from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.split import columns_of
 from src.errors import UserError, name_some
-from src.files import read_lines
 from src.prepare.collected import Collected
 from src.prepare.flags import add_output_flags, add_split_flags, add_vector_flags, read_names, run_source
 from src.prepare.nus_wide import CONCEPTS_81
+from src.utils.files import read_lines
 
 HELP = "Corel5k: 4,999 photographs, 374 tags"
 

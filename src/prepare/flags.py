@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from src.cli import non_negative_int
+from src.config.arguments import non_negative_int
 from src.data.metadata_writer import check_output_folder
 from src.errors import UserError, name_some
-from src.files import read_lines
 from src.prepare.collected import Collected, VectorOptions, prepare
+from src.utils.files import read_lines
 from src.word_vectors.encoders import open_encoder
 from src.word_vectors.lookup import read_aliases
 from src.word_vectors.source import open_word_vectors

@@ -36,6 +36,7 @@ from src.prepare.flags import (
     read_names,
     run_source,
 )
+from src.prepare.images import keep_found, list_pictures
 from src.prepare.nus_wide_files import (
     Integers,
     find_photos,
@@ -44,7 +45,6 @@ from src.prepare.nus_wide_files import (
     read_flags,
     read_picture_list,
 )
-from src.prepare.pictures import keep_found, list_pictures
 
 HELP = "NUS-WIDE: 269,648 photographs, 925 seen tags and 81 unseen concepts"
 

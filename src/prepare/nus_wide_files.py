@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.errors import UserError, name_some, raise_collected
-from src.files import read_lines
+from src.utils.files import read_lines
 
 Integers = NDArray[np.int64]
 

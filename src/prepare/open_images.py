@@ -26,11 +26,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.cli import fraction
+from src.config.arguments import fraction
 from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.official import read_array_pickle
 from src.errors import UserError, name_some, raise_collected
-from src.files import read_lines
 from src.prepare.collected import Collected
 from src.prepare.flags import (
     add_missing_pictures_flag,
@@ -40,8 +39,9 @@ from src.prepare.flags import (
     read_names,
     run_source,
 )
+from src.prepare.images import keep_found, list_pictures
 from src.prepare.open_images_files import Verdicts, read_verdicts
-from src.prepare.pictures import keep_found, list_pictures
+from src.utils.files import read_lines
 
 HELP = "Open Images v4: 7,186 seen and 400 unseen classes"
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from src.cli import non_negative_int, positive_int
+from src.config.arguments import non_negative_int, positive_int
 from src.data.labels import LabelledPictures, LabelMatrix
 from src.data.metadata_writer import check_output_folder
 from src.errors import UserError

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.cli import fraction, non_negative_int, positive_int
+from src.config.arguments import fraction, non_negative_int, positive_int
 from src.data.labels import LabelledPictures, LabelMatrix
 from src.errors import UserError, name_some
 from src.prepare.choosing import stratified_validation, unseen_by_clusters
@@ -42,9 +42,9 @@ from src.prepare.flags import (
     read_names,
     run_source,
 )
-from src.prepare.pictures import keep_found
+from src.prepare.images import keep_found
 from src.prepare.table_files import PART_OF_SPLIT, Columns, Table, find_tables, read_folder, read_table
-from src.prepare.table_pictures import locate
+from src.prepare.table_images import locate
 from src.prepare.table_tags import SEPARATORS, join_tags, same_tag_key, split_cells
 
 HELP = "your own pictures and tags: CSV, TSV, JSONL, Parquet, or a folder a tag"

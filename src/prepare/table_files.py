@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from src.errors import UserError, name_some
-from src.prepare.pictures import list_pictures
+from src.prepare.images import list_pictures
 from src.word_vectors.base import first_line, import_extra
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath", "picture")

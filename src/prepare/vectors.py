@@ -15,7 +15,6 @@ import numpy as np
 from src.data.coco import read_coco_labels
 from src.data.metadata import load_metadata
 from src.errors import UserError, blaming
-from src.files import atomic_write, check_writable
 from src.prepare.collected import Collected, look_up, vector_notes
 from src.prepare.flags import (
     add_output_flags,
@@ -25,6 +24,7 @@ from src.prepare.flags import (
     run_source,
     vector_options,
 )
+from src.utils.files import atomic_write, check_writable
 
 HELP = "other word vectors for a metadata folder, or vectors for a list of tags"
 

@@ -39,7 +39,7 @@ from src.prepare.flags import (
     read_names,
     run_source,
 )
-from src.prepare.pictures import keep_found
+from src.prepare.images import keep_found
 from src.prepare.voc_files import PictureList, folders_of_years, has_list, read_list, read_objects
 
 HELP = "Pascal VOC 2007 and 2012: 20 classes of objects"

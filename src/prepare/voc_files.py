@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from src.errors import UserError
-from src.files import read_lines
+from src.utils.files import read_lines
 
 _PICTURE_ID = {2007: re.compile(r"\d{6}"), 2012: re.compile(r"20\d\d_\d{6}")}
 _DEPTH = 3  # VOCtrainval_06-Nov-2007/VOCdevkit/VOC2007

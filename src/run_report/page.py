@@ -8,16 +8,16 @@ from string import Template
 from typing import Any
 
 from src.checkpoint.info import package_versions
-from src.files import atomic_write
 from src.run_report.curves import curves
+from src.run_report.images import confusion_cards, sample_cards, sample_rows
 from src.run_report.labels import label_charts, label_rows
-from src.run_report.pictures import confusion_cards, sample_cards, sample_rows
 from src.run_report.ranking import Ranking, confusions, rank_generalized, rank_zero_shot
 from src.run_report.report import RunReport
 from src.run_report.results import PROTOCOLS, SETTINGS, ks_of, results
 from src.run_report.spread import measure_spread
 from src.run_report.text import escape
 from src.run_report.vectors import vector_charts, vector_rows
+from src.utils.files import atomic_write
 
 _PAGE = Path(__file__).with_name("page.html")
 _BEST = 5  # labels of a picture that are looked at, at least

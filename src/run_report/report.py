@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from src.data.split import ZeroShotSplit
-from src.metrics import Images
+from src.metrics.zero_shot import Images
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class RunReport:
         targets: [N, C] int8: 1 positive, 0 negative, -1 unknown.
         paths: the N pictures; one that is gone is said to be gone.
         images: the protocol of ``metrics``.
-        metrics: of these embeddings, in percent, as :func:`src.metrics.zero_shot_report` gives them.
+        metrics: of these embeddings, in percent, as :func:`src.metrics.zero_shot.zero_shot_report` gives them.
         chosen: one sentence: which epoch the embeddings are of, and what chose it.
         zero_shot_rows, generalized_rows: the pictures of each setting where a split lists them apart; None means all.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from src.data.metadata import load_metadata
 from src.errors import UserError, blaming
-from src.files import read_json_as, read_lines
+from src.utils.files import read_json_as, read_lines
 from src.word_vectors.base import ListedWords, as_vector
 
 

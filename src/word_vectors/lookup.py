@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.data.metadata import ExtraWords
 from src.errors import UserError, name_some, raise_collected
-from src.files import read_lines
+from src.utils.files import read_lines
 from src.word_vectors.finding import Table, find_all, read_forms, unit_vector, unknown_parts
 from src.word_vectors.forms import parts_of
 from src.word_vectors.source import WordSource

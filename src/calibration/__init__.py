@@ -1,0 +1,1 @@
+"""Thresholds, probabilities and the bias towards seen labels."""

@@ -1,0 +1,1 @@
+"""Tag images with a trained model."""

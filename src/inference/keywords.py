@@ -1,0 +1,95 @@
+"""Tags in a picture's own metadata, where photo managers look: XMP dc:subject and IPTC keywords, on a copy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from src.errors import UserError
+from src.utils.files import make_readable
+from src.word_vectors.base import import_extra
+
+_SUBJECT = "Xmp.dc.subject"
+_KEYWORDS = "Iptc.Application2.Keywords"
+_CHARACTER_SET = "Iptc.Envelope.CharacterSet"
+_UTF8 = "\x1b%G"  # the escape sequence that says so (IPTC-IIM 1:90)
+_MAX_IPTC_BYTES = 64  # of one keyword (IPTC-IIM 2:25); XMP has no limit
+
+
+class KeywordsError(Exception):
+    """A picture that cannot hold keywords; the message names it and the reason."""
+
+
+class KeywordWriter:
+    """Copies pictures into a folder and adds tags to the copies' keywords; pixels and other metadata stay as they are.
+
+    Args:
+        folder: where the copies go; the pictures themselves must lie elsewhere.
+
+    Raises:
+        UserError: pyexiv2 is not installed, or the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._exiv2 = import_extra("pyexiv2", "pyexiv2", f"--write_keywords {folder}")
+        self._exiv2.set_log_level(4)  # its errors are raised as well
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--write_keywords {folder}: cannot be made: {error.strerror or error}") from error
+
+    def write(self, picture: Path, tags: Sequence[str], name: str | None = None) -> Path:
+        """Copy ``picture`` to ``folder / name`` with ``tags`` among its keywords; the copy appears whole or not at all.
+
+        Args:
+            picture: the file.
+            tags: keywords to add; those that it has already are not repeated.
+            name: of the copy; that of the picture if left out.
+
+        Raises:
+            KeywordsError: the file's format holds no keywords, or its metadata is damaged.
+            UserError: the copy would be the picture itself, or cannot be written.
+        """
+        target = self.folder / (name or picture.name)
+        if target.exists() and target.samefile(picture):
+            raise UserError(f"--write_keywords {self.folder}: would overwrite {picture}; choose another folder")
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=target.suffix)
+            os.close(descriptor)
+        except OSError as error:
+            raise UserError(f"--write_keywords {self.folder}: {error.strerror or error}") from error
+        try:
+            shutil.copy2(picture, temporary)
+            self._add(temporary, tags)
+            make_readable(temporary)
+            os.replace(temporary, target)
+        except OSError as error:
+            raise UserError(f"--write_keywords {target}: cannot be written: {error.strerror or error}") from error
+        except RuntimeError as error:  # what pyexiv2 raises for all that Exiv2 cannot do
+            raise KeywordsError(f"{picture}: cannot hold keywords: {error}") from error
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+        return target
+
+    def _add(self, path: str, tags: Sequence[str]) -> None:
+        with self._exiv2.Image(path) as metadata:
+            subject, iptc = metadata.read_xmp().get(_SUBJECT, []), metadata.read_iptc()
+            metadata.modify_xmp({_SUBJECT: _joined(subject, tags)})
+            if iptc.get(_CHARACTER_SET) == _UTF8 or _is_ascii(iptc):  # else its other texts would be misread as UTF-8
+                short = [tag for tag in tags if len(tag.encode()) <= _MAX_IPTC_BYTES]
+                metadata.modify_iptc({_CHARACTER_SET: _UTF8, _KEYWORDS: _joined(iptc.get(_KEYWORDS, []), short)})
+
+
+def _is_ascii(iptc: Mapping[str, str | list[str]]) -> bool:
+    return all("".join(texts).isascii() for texts in iptc.values())
+
+
+def _joined(old: Sequence[str] | str, new: Sequence[str]) -> list[str]:
+    """Without repetitions, the old ones first. Exiv2 gives a single keyword as a string."""
+    return list(dict.fromkeys([*([old] if isinstance(old, str) else old), *new]))

@@ -1,0 +1,1 @@
+"""Multi-label metrics as pure functions of scores and targets."""

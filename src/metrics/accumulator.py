@@ -1,0 +1,123 @@
+"""The metrics of one set of pictures and labels, gathered while the labels' scores come block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from src.metrics.average_precision import average_precisions, mean_of_labels
+from src.metrics.inputs import blocks
+from src.metrics.precision_recall import BestLabels, PrecisionRecall, best_labels, ceiling_at_k, ratio
+
+
+class RankingTally:
+    """Counts, best labels and average precisions of some pictures over labels that arrive in ascending order.
+
+    Of the labels that have passed it keeps a few numbers a picture (its k best scores) and a label (its average
+    precisions), never the scores.
+
+    Args:
+        rows: [n] indices of the pictures that count among those of every block, on the scores' device.
+        num_labels: C, all labels that will arrive.
+        ks: the K of P/R/F1@K; those above C are left out, since there are no K labels to choose.
+        threshold: also count the labels above this score.
+
+    Raises:
+        ValueError: a k is below 1.
+    """
+
+    def __init__(
+        self, rows: Tensor, num_labels: int, *, ks: Sequence[int] = (3, 5), threshold: float | None = None
+    ) -> None:
+        self._ks = [k for k in ks if k <= num_labels]
+        if any(k < 1 for k in self._ks):
+            raise ValueError(f"k must be between 1 and the number of labels {num_labels}, got {min(self._ks)}")
+        self._rows, self._num_labels, self._threshold = rows, num_labels, threshold
+        self._parts = blocks(len(rows), num_labels)
+        self._best: list[BestLabels | None] = [None] * len(self._parts)
+        self._positives = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)  # of every picture
+        self._above = self._hits_above = 0
+        self._unknown = 0
+        # [3, c] of every block: official, skip, and skip over the verified pictures
+        self._precisions = [torch.zeros(3, 0, dtype=torch.float64)]
+
+    def add(self, scores: Tensor, targets: Tensor) -> None:
+        """The next labels.
+
+        Args:
+            scores: [N, c].
+            targets: [N, c], 1 positive, 0 negative, -1 unknown.
+
+        Raises:
+            ValueError: a score of a picture that counts is NaN.
+        """
+        positives = [self._add_pictures(part, scores, targets) for part in range(len(self._parts))]
+        row, label = torch.cat(positives or [self._rows.new_empty(2, 0)], dim=1)
+        label, order = label.sort(stable=True)
+        row = row[order]
+        any_unknown = bool((targets == -1).any())
+        for labels in blocks(scores.shape[1], len(self._rows)):
+            first, end = torch.searchsorted(label, label.new_tensor([labels.start, labels.stop])).tolist()
+            self._add_labels(
+                scores[:, labels].index_select(0, self._rows),
+                label[first:end] - labels.start,
+                row[first:end],
+                targets[:, labels].index_select(0, self._rows) == -1 if any_unknown else None,
+            )
+
+    def _add_pictures(self, index: int, scores: Tensor, targets: Tensor) -> Tensor:
+        """The next labels of a part of the pictures. Returns where positives are: rows among all that count, labels."""
+        part = self._parts[index]
+        rows = self._rows[part]
+        scores, positive = scores[rows], targets[rows] == 1
+        # Positives are few: counting where they are reads the block once, a sum of booleans widens every one of them.
+        row, label = positive.nonzero(as_tuple=True)
+        self._positives[part] += torch.bincount(row, minlength=len(rows))
+        if self._ks:
+            # The list of a smaller k is the beginning of the list of the largest.
+            self._best[index] = best_labels(scores, positive, max(self._ks), self._best[index])
+        if self._threshold is not None:
+            above = scores > self._threshold
+            self._above += int(above.sum())
+            self._hits_above += int((above & positive).sum())
+        return torch.stack([row + part.start, label])
+
+    def _add_labels(self, scores: Tensor, label: Tensor, row: Tensor, unknown: Tensor | None) -> None:
+        both = average_precisions(scores, label, row)
+        verified = both.skip
+        if unknown is not None:
+            verified = average_precisions(scores, label, row, unknown).skip
+            self._unknown += int(unknown.sum())
+        self._precisions.append(torch.stack([both.official, both.skip, verified]))
+
+    def report(self) -> dict[str, float]:
+        """All metrics in percent, and the counts; the keys are those of :func:`src.metrics.zero_shot.ranking_report`."""
+        positives = int(self._positives.sum())
+        official, skip, verified = torch.cat(self._precisions, dim=1)
+        report: dict[str, float] = {
+            "num_images": len(self._rows),
+            "num_labels": self._num_labels,
+            "num_labels_with_positive": int((~skip.isnan()).sum()),  # skip has a number for exactly these
+            "num_positives": positives,
+            "labels_per_image": ratio(positives, len(self._rows)),
+        }
+        for k in self._ks:
+            hits = sum(int(best.relevant[:, :k].sum()) for best in self._best if best is not None)
+            _add_percent(report, "", f"@{k}", PrecisionRecall.of_counts(hits, len(self._rows) * k, positives))
+            _add_percent(report, "ceiling.", f"@{k}", ceiling_at_k(self._positives, k))
+        if self._threshold is not None:
+            above = PrecisionRecall.of_counts(self._hits_above, self._above, positives)
+            _add_percent(report, "", "@threshold", above)
+        report["mAP"] = 100 * mean_of_labels(official)
+        report["mAP_skip"] = 100 * mean_of_labels(skip)
+        if self._unknown:
+            report["num_unknown"] = self._unknown
+            report["mAP_verified"] = 100 * mean_of_labels(verified)
+        return report
+
+
+def _add_percent(report: dict[str, float], prefix: str, suffix: str, result: PrecisionRecall) -> None:
+    for name, value in zip(("P", "R", "F1"), result, strict=True):
+        report[f"{prefix}{name}{suffix}"] = 100 * value

@@ -1,0 +1,175 @@
+"""The average precision of every label in both conventions, exactly, from one sort of whole numbers a label.
+
+A picture's place in a label's ranking is a key: the score's bits in the upper half, so arranged that whole numbers
+order as the scores do, best first, and the picture's row in the lower half. No two keys are equal, so sorting them
+needs no stability and carries no indices along, and both ranks of a positive are binary searches: that of its own key
+(equal scores by row), and that of the last key with its score (equal scores as one).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.metrics.inputs import blocks, check_numbers, check_shapes
+
+MapConvention = Literal["official", "skip"]
+
+# The released code's guard against division by zero; kept so that its numbers come out to the last digit.
+_OFFICIAL_EPSILON = 1e-8
+_ROW_BITS = 32
+_ROW_MASK = (1 << _ROW_BITS) - 1
+_FEW_KEYS = 1 << 16  # sorted sooner than threads start
+_BEHIND_ALL = torch.iinfo(torch.int64).max  # no score has this key, -inf included
+
+
+class AveragePrecisions(NamedTuple):
+    """Of every label, [C] float64 on the CPU: 0 (``official``) or NaN (``skip``) where there is no positive."""
+
+    official: Tensor
+    skip: Tensor
+
+
+def average_precision(
+    scores: Tensor,
+    targets: Tensor,
+    convention: MapConvention = "official",
+    unknown: Literal["negative", "ignore"] = "negative",
+) -> Tensor:
+    """The average precision of every label over the rows.
+
+    ``official``: AP = sum of precision@rank over the ranks of positives / (|positives| + 1e-8); equal scores keep the
+    order of the rows. ``skip``: precision is read at the end of each run of equal scores
+    (``sklearn.metrics.average_precision_score``).
+
+    Args:
+        scores, targets: [N, C].
+        convention: see above.
+        unknown: what a target of -1 is: ``negative``, or ``ignore``: that picture takes no part in that label's AP.
+
+    Returns:
+        [C] float64 between 0 and 1. A label without any positive is 0 (``official``) or NaN (``skip``).
+
+    Raises:
+        ValueError: shapes differ, a score is NaN, or ``convention`` or ``unknown`` is none of these.
+    """
+    check_shapes(scores.shape, targets.shape)
+    if convention not in ("official", "skip"):
+        raise ValueError(f"convention must be 'official' or 'skip', got {convention!r}")
+    if unknown not in ("negative", "ignore"):
+        raise ValueError(f"unknown must be 'negative' or 'ignore', got {unknown!r}")
+    result = torch.zeros(scores.shape[1], dtype=torch.float64, device=scores.device)
+    for labels in blocks(scores.shape[1], scores.shape[0]):
+        target = targets[:, labels]
+        label, row = (target == 1).t().nonzero(as_tuple=True)
+        both = average_precisions(scores[:, labels], label, row, target == -1 if unknown == "ignore" else None)
+        result[labels] = getattr(both, convention).to(scores.device)
+    return result
+
+
+def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tensor | None = None) -> AveragePrecisions:
+    """Both conventions of :func:`average_precision` for a block of labels, which is ranked at once.
+
+    Args:
+        scores: [n, c]. Beside it about 40 bytes a score are held.
+        label, row: [P] column and row of every positive, the columns in ascending order.
+        ignored: [n, c] bool, where a picture takes no part in a label's AP; no positive is ignored.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    check_numbers(scores)
+    totals = torch.bincount(label, minlength=scores.shape[1]).double()  # [c]
+    keys = ranking_keys(scores)
+    own = keys[label, row]
+    if ignored is not None:
+        keys.masked_fill_(ignored.t(), _BEHIND_ALL)
+    ranked = _sort_rows(keys)  # [c, n], best first
+
+    first = torch.searchsorted(
+        label, torch.arange(len(totals), device=label.device)
+    )  # [c]: each label's first positive
+    place = torch.arange(len(label), device=label.device) - first[label]
+    width = int(place.max()) + 1 if len(place) else 0
+    wanted = own.new_full((len(totals), width), _BEHIND_ALL)  # [c, width]: the positives' keys, filled up at the end
+    wanted[label, place] = own
+    wanted = _sort_rows(wanted)
+    last_equal = wanted | _ROW_MASK  # not below any key with this score
+
+    def mean(hits: Tensor, rank: Tensor, divisor: Tensor) -> Tensor:
+        return _mean_precision(hits[label, place].cpu(), rank[label, place].cpu(), label.cpu(), divisor.cpu())
+
+    by_row = torch.arange(1, width + 1, device=wanted.device).expand_as(wanted)
+    return AveragePrecisions(
+        official=mean(by_row, torch.searchsorted(ranked, wanted, right=True), totals + _OFFICIAL_EPSILON),
+        skip=mean(
+            torch.searchsorted(wanted, last_equal, right=True),
+            torch.searchsorted(ranked, last_equal, right=True),
+            totals,
+        ),
+    )
+
+
+def _mean_precision(hits: Tensor, rank: Tensor, label: Tensor, divisor: Tensor) -> Tensor:
+    """From the positives [P] of labels [c]: how many positives stand up to a positive's rank, and that rank."""
+    # AP = 1/|positives| sum over positives of precision at their rank. Summed one after the other: no other label's
+    # positives, nor how labels are cut into blocks, can change a digit. 0/0 is NaN: no positive.
+    summed = torch.zeros(len(divisor), dtype=torch.float64).index_add_(0, label, hits.double() / rank)
+    return summed / divisor
+
+
+def ranking_keys(scores: Tensor) -> Tensor:
+    """[n, c] scores without NaN -> [c, n] int64 keys that ascend from the best score to the worst, by row among equals.
+
+    The upper 32 bits are the same for equal scores only, the lower 32 bits are the row.
+    """
+    by_label = scores.detach().t().contiguous()
+    if scores.dtype in (torch.float32, torch.float16, torch.bfloat16):
+        bits = (by_label.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 the 0.0 that it equals
+        # Of two negative floats the one with the larger bits is the smaller: flip all but the sign.
+        descending = bits.bitwise_xor_((bits >> 31) & 0x7FFFFFFF).bitwise_not_()
+    else:
+        descending = ~torch.unique(by_label, return_inverse=True)[1]
+    keys = descending.long()
+    keys <<= _ROW_BITS
+    keys |= torch.arange(keys.shape[1], device=keys.device)
+    return keys
+
+
+def _sort_rows(keys: Tensor) -> Tensor:
+    """Every row in ascending order; on the CPU in place."""
+    if keys.device.type != "cpu":
+        return keys.sort(dim=1).values
+    # Several times as fast as torch's sort, which carries an index along with every number. It lets the interpreter go,
+    # so that threads sort side by side.
+    rows = keys.numpy()
+    threads = min(torch.get_num_threads(), len(rows))
+    if threads < 2 or rows.size < _FEW_KEYS:
+        rows.sort(axis=1)
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix="ranking") as pool:
+            list(pool.map(lambda part: part.sort(axis=1), np.array_split(rows, threads)))
+    return keys
+
+
+def mean_average_precision(
+    scores: Tensor,
+    targets: Tensor,
+    convention: MapConvention = "official",
+    unknown: Literal["negative", "ignore"] = "negative",
+) -> float:
+    """mAP: the mean of :func:`average_precision` over labels, under ``skip`` over those with a positive.
+
+    0 where no label is left to average.
+    """
+    return mean_of_labels(average_precision(scores, targets, convention, unknown))
+
+
+def mean_of_labels(per_label: Tensor) -> float:
+    """The mean of the average precisions that are not NaN, 0 where there is none."""
+    kept = per_label[~per_label.isnan()]
+    return float(kept.mean()) if kept.numel() else 0.0

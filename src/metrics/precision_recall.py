@@ -1,0 +1,116 @@
+"""Micro precision, recall and F1 of the labels that a rule chooses: the k best, those above a threshold, or given ones.
+
+Every function takes ``scores`` [N, C] (float) and ``targets`` [N, C] (1 positive, anything else not).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.metrics.inputs import blocks, check_numbers, check_shapes
+from src.scoring import top_k_labels
+
+
+class PrecisionRecall(NamedTuple):
+    """Micro-averaged precision, recall and F1, each between 0 and 1."""
+
+    precision: float
+    recall: float
+    f1: float
+
+    @classmethod
+    def of_counts(cls, hits: int, chosen: int, positives: int) -> PrecisionRecall:
+        """P = hits / chosen, R = hits / positives, F1 = 2 P R / (P + R). Zeros where a denominator is 0."""
+        precision, recall = ratio(hits, chosen), ratio(hits, positives)
+        return cls(precision, recall, ratio(2 * precision * recall, precision + recall))
+
+
+class BestLabels(NamedTuple):
+    """The k best labels of some rows, best first: their scores [b, k], and which of them are positive, [b, k] bool."""
+
+    scores: Tensor
+    relevant: Tensor
+
+
+def ratio(part: float, whole: float) -> float:
+    """``part / whole``, 0 where there is nothing."""
+    return part / whole if whole else 0.0
+
+
+def best_labels(scores: Tensor, positive: Tensor, k: int, before: BestLabels | None = None) -> BestLabels:
+    """The k best labels of every row; among equal scores the label with the lower index comes first.
+
+    Args:
+        scores: [b, c].
+        positive: [b, c] bool.
+        k: at least 1; where there are fewer labels than k, all are taken.
+        before: the best among labels with lower indices, which these labels join.
+
+    Raises:
+        ValueError: k is below 1, or a score is NaN.
+    """
+    best, labels = top_k_labels(scores, min(k, scores.shape[1]))
+    relevant = positive.gather(1, labels)
+    if before is None:
+        return BestLabels(best, relevant)
+    # Both lists have equal scores by ascending label, and the first list has the lower labels: place orders as label.
+    best, relevant = torch.cat([before.scores, best], dim=1), torch.cat([before.relevant, relevant], dim=1)
+    best, places = top_k_labels(best, min(k, best.shape[1]))
+    return BestLabels(best, relevant.gather(1, places))
+
+
+def f1_at_k(scores: Tensor, targets: Tensor, k: int) -> PrecisionRecall:
+    """Micro precision, recall and F1 over the k best labels of each row, the measure of this literature.
+
+    Pooled over all rows: P = hits / (N k), R = hits / (number of positives), hence K * P / R = mean labels a row. Ties
+    at the k-th place go to the label with the lower index.
+
+    Args:
+        scores, targets: [N, C].
+        k: 1 <= k <= C.
+
+    Returns:
+        Zeros where a denominator is 0 (no rows, or no positives).
+
+    Raises:
+        ValueError: shapes differ, k is out of range, or a score is NaN.
+    """
+    check_shapes(scores.shape, targets.shape)
+    if not 1 <= k <= scores.shape[1]:
+        raise ValueError(f"k must be between 1 and the number of labels {scores.shape[1]}, got {k}")
+    hits = positives = 0
+    for rows in blocks(*scores.shape):
+        positive = targets[rows] == 1
+        hits += int(best_labels(scores[rows], positive, k).relevant.sum())
+        positives += int(positive.sum())
+    return PrecisionRecall.of_counts(hits, scores.shape[0] * k, positives)
+
+
+def best_possible_f1_at_k(targets: Tensor, k: int) -> PrecisionRecall:
+    """The ceiling of :func:`f1_at_k` on these targets [N, C]: what a perfect ranking reaches.
+
+    It is below 1, since k rarely equals the number of labels. k is at least 1.
+    """
+    return ceiling_at_k((targets == 1).sum(dim=1), k)
+
+
+def ceiling_at_k(positives: Tensor, k: int) -> PrecisionRecall:
+    """:func:`best_possible_f1_at_k` from the number of positives of every row [N]."""
+    return PrecisionRecall.of_counts(int(positives.clamp(max=k).sum()), len(positives) * k, int(positives.sum()))
+
+
+def f1_at_threshold(scores: Tensor, targets: Tensor, threshold: float) -> PrecisionRecall:
+    """Micro precision, recall and F1 of the labels that score above ``threshold``. Zeros where a denominator is 0."""
+    check_shapes(scores.shape, targets.shape)
+    check_numbers(scores)
+    return f1_of_choice(scores > threshold, targets)
+
+
+def f1_of_choice(chosen: Tensor, targets: Tensor) -> PrecisionRecall:
+    """Micro precision, recall and F1 of the labels that are ``chosen`` [N, C] bool. Zeros where a denominator is 0."""
+    check_shapes(chosen.shape, targets.shape)
+    positive = targets == 1
+    return PrecisionRecall.of_counts(int((chosen & positive).sum()), int(chosen.sum()), int(positive.sum()))

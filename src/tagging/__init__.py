@@ -1,1 +1,0 @@
-"""Tagging many pictures: which ones, with which words, and what is written."""

@@ -1,0 +1,165 @@
+"""Several processes that train or validate together (``torchrun``): who this is, and what they tell each other.
+
+With one process every method is trivial, so callers need no second path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
+from torch.nn.parallel import DistributedDataParallel
+
+from src.config.arguments import choose_device
+from src.errors import UserError
+
+_T = TypeVar("_T")
+# The others wait while the first computes the features of a large data set. A process that dies is noticed at once.
+_PATIENCE = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run.
+
+    Attributes:
+        rank: number of this process; 0 alone writes files and prints.
+        count: how many there are.
+        local_rank: number among those on this machine, which is the number of its GPU.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set in any process."""
+        if self.count == 1:
+            return flag
+        return any(self.gather(flag))
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums over the processes, the same in each, to the last bit."""
+        if self.count == 1:
+            return list(values)
+        return [sum(of_process) for of_process in zip(*self.gather(list(values)), strict=True)]
+
+    def gather(self, value: _T) -> list[_T]:
+        """The values of all processes, by rank, in each of them."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: _T) -> _T:
+        """The first process's value, in each of them."""
+        if self.count == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def tensors_to_first(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all processes on the CPU, by rank, in the first process; nothing in the others."""
+        if self.count == 1:
+            return [tensor]
+        values: list[Any] | None = [None] * self.count if self.is_first else None
+        dist.gather_object(tensor.cpu(), values, dst=0)
+        return values or []
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """A module whose gradients are the means over the processes; the module itself where there is one process."""
+        if self.count == 1:
+            return module
+        return DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def first_goes_ahead(processes: Processes) -> Iterator[None]:
+    """The first process runs the block alone, the others after it: they find in a cache what it put there."""
+    if not processes.is_first:
+        processes.wait()
+    yield
+    if processes.is_first:
+        processes.wait()
+
+
+def device_of(name: str, processes: Processes) -> torch.device:
+    """The device of this process: with several on one machine, each has its own GPU.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    device = choose_device(name)
+    return torch.device("cuda", processes.local_rank) if device.type == "cuda" and processes.count > 1 else device
+
+
+def _store_of_this_attempt() -> Store | None:
+    """Where the processes find each other, or None where torchrun has no store for them.
+
+    torchrun keeps its store when it starts processes again. PyTorch 2.14 then reads the addresses of the dead ones from
+    it, and the connection is refused; with a prefix of its own each attempt sees its own addresses only.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False)
+    return PrefixStore(f"sdl/attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+@contextmanager
+def joined(device_name: str) -> Iterator[Processes]:
+    """Join the processes that ``torchrun`` started (gloo on a CPU, NCCL on GPUs), and leave at the end.
+
+    Args:
+        device_name: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: there are more processes than GPUs on this machine.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or "RANK" not in os.environ:
+        yield ALONE
+        return
+    processes = Processes(int(os.environ["RANK"]), count, int(os.environ.get("LOCAL_RANK", "0")))
+    on_gpu = device_name != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        if processes.local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"torchrun --nproc_per_node: more processes than GPUs ({torch.cuda.device_count()}) on this machine; "
+                "start as many as there are, or give --device cpu"
+            )
+        torch.cuda.set_device(processes.local_rank)
+    # Objects (flags, metrics, embeddings) go over gloo, gradients over NCCL where there are GPUs
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    store = _store_of_this_attempt()
+    if store is None:
+        dist.init_process_group(backend, timeout=_PATIENCE)
+    else:
+        dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=processes.rank, world_size=count)
+    try:
+        yield processes
+    finally:
+        dist.destroy_process_group()
