@@ -20,7 +20,7 @@ from tqdm import tqdm
 from src.checkpoint import CheckpointInfo, load_checkpoint
 from src.checkpoint.digest import file_digest
 from src.config.arguments import ArgumentParser, add_workers_flag, non_negative_int, positive_int, run_script
-from src.data.dataset import PictureDataset, picture_loader
+from src.data.dataset import ImageDataset, image_loader
 from src.data.metadata import detect_kind, load_metadata
 from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
@@ -69,8 +69,8 @@ def parser() -> ArgumentParser:
         "--calibration",
         nargs="+",
         metavar="PATH",
-        help="pictures that --int8 takes the ranges of numbers from: a metadata folder (its training pictures), or "
-        "pictures, folders and lists as for infer.py",
+        help="images that --int8 takes the ranges of numbers from: a metadata folder (its training images), or "
+        "images, folders and lists as for infer.py",
     )
     add("--calibration_size", type=positive_int, default=200, metavar="N", help="how many of them, drawn at random")
     add("--seed", type=non_negative_int, default=0, help="of that draw")
@@ -105,7 +105,7 @@ def _main(argv: Sequence[str] | None) -> int:
     lines = [f"differs from PyTorch by {worst:.1g} of the output's size"]
     if args.int8:
         content, error, used = to_int8(args, graph, paths, info, facts, content)
-        lines.append(f"8 bits: ranges of {used} pictures; embeddings are {error:.1%} off: measure it with validate.py")
+        lines.append(f"8 bits: ranges of {used} images; embeddings are {error:.1%} off: measure it with validate.py")
     with atomic_write(args.output) as stream:
         stream.write(content)
     print("\n  ".join([f"{args.output}: {len(content) / 1e6:.1f} MB", *lines]))
@@ -125,9 +125,7 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.model_path.suffix.lower() == ".onnx":
         raise UserError(f"--model_path {args.model_path}: is exported already; give the checkpoint")
     if args.int8 and args.calibration is None:
-        raise UserError(
-            "--int8: needs pictures to take the ranges of numbers from; give --calibration, a folder of them"
-        )
+        raise UserError("--int8: needs images to take the ranges of numbers from; give --calibration, a folder of them")
     if args.calibration is not None and not args.int8:
         raise UserError("--calibration is for --int8: give both or neither")
     check_writable(args.output, "--output")
@@ -153,9 +151,9 @@ def with_labels(args: argparse.Namespace, info: CheckpointInfo) -> CheckpointInf
 
 
 def calibration_paths(args: argparse.Namespace) -> list[Path]:
-    """At most ``--calibration_size`` of the pictures that ``--calibration`` means, drawn with ``--seed``.
+    """At most ``--calibration_size`` of the images that ``--calibration`` means, drawn with ``--seed``.
 
-    Of a metadata folder only training pictures: whoever measures on the others measures what was not looked at.
+    Of a metadata folder only training images: whoever measures on the others measures what was not looked at.
 
     Raises:
         UserError: there are none.
@@ -167,7 +165,7 @@ def calibration_paths(args: argparse.Namespace) -> list[Path]:
             paths.update(
                 load_training_set(load_metadata(value), None).paths if is_metadata else expand([value], sys.stdin)
             )
-        except UserError as error:  # the rules for pictures are infer.py's, and so are the messages
+        except UserError as error:  # the rules for images are infer.py's, and so are the messages
             raise UserError(f"--calibration: {str(error).removeprefix('--pic_path ')}") from error
     return random.Random(args.seed).sample(sorted(paths), min(args.calibration_size, len(paths)))
 
@@ -175,16 +173,16 @@ def calibration_paths(args: argparse.Namespace) -> list[Path]:
 def to_int8(
     args: argparse.Namespace, graph: Any, paths: Sequence[Path], info: CheckpointInfo, facts: ExportFacts, plain: bytes
 ) -> tuple[bytes, float, int]:
-    """The file in 8 bits, how far its embeddings are off (relative norm), and of how many pictures the ranges are.
+    """The file in 8 bits, how far its embeddings are off (relative norm), and of how many images the ranges are.
 
     Raises:
-        UserError: none of the pictures can be read.
+        UserError: none of the images can be read.
     """
-    reader = CalibrationPictures(paths, facts.image_size, info.config.interpolation, args.workers)
+    reader = CalibrationImages(paths, facts.image_size, info.config.interpolation, args.workers)
     batches = iter(reader)
     first = next(batches, None)
     if first is None:
-        raise UserError(f"--calibration: none of the {len(paths)} pictures can be read")
+        raise UserError(f"--calibration: none of the {len(paths)} images can be read")
     small = quantise(graph, itertools.chain([first], batches))
     for message in reader.bad:
         print(f"skipped: {message}", file=sys.stderr)
@@ -195,18 +193,18 @@ def to_int8(
     return content, float(np.linalg.norm(found - expected) / np.linalg.norm(expected)), len(paths) - len(reader.bad)
 
 
-class CalibrationPictures:
-    """Batches of pictures [b, 3, S, S] float32 in [0, 1], behind a progress bar; it can be gone through once.
+class CalibrationImages:
+    """Batches of images [b, 3, S, S] float32 in [0, 1], behind a progress bar; it can be gone through once.
 
     Attributes:
-        bad: messages about the pictures that could not be read.
+        bad: messages about the images that could not be read.
     """
 
     def __init__(self, paths: Sequence[Path], image_size: int, interpolation: str, workers: int) -> None:
         self.bad: list[str] = []
         self._paths = paths
-        self._loader = picture_loader(
-            PictureDataset(paths, eval_transform(image_size, interpolation)),
+        self._loader = image_loader(
+            ImageDataset(paths, eval_transform(image_size, interpolation)),
             batch_size=CALIBRATION_BATCH,
             workers=workers,
         )
@@ -215,8 +213,8 @@ class CalibrationPictures:
         with tqdm(total=len(self._paths), desc="calibration", unit="img", disable=None, leave=False) as bar:
             for batch in self._loader:
                 self.bad.extend(batch.bad)
-                if len(batch.pictures):
-                    yield batch.pictures.numpy()
+                if len(batch.images):
+                    yield batch.images.numpy()
                 bar.update(len(batch.rows) + len(batch.bad))
 
 

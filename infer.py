@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A checkpoint and pictures in, their best tags out: as text, JSON, CSV, Parquet, a web page, keywords, drawings."""
+"""A checkpoint and images in, their best tags out: as text, JSON, CSV, Parquet, a web page, keywords, drawings."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from src.inference.formats import Format, written_name
 from src.inference.input_paths import expand
 from src.inference.keywords import KeywordWriter
 from src.inference.results import ResultWriter, check_outputs
-from src.inference.run import Outputs, Summary, tag_pictures
+from src.inference.run import Outputs, Summary, tag_images
 from src.inference.tagger import Tagger, TagRule
 from src.utils.files import check_writable, read_lines
 
 DEFAULT_TOP_K = 10
-MANY_PICTURES = 50  # are not annotated without being asked for: drawing takes longer than tagging
+MANY_IMAGES = 50  # are not annotated without being asked for: drawing takes longer than tagging
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, or 1 if some of several pictures could not be read."""
+    """Returns 0, or 1 if some of several images could not be read."""
     return run_script("infer.py", _main, argv)
 
 
@@ -51,12 +51,12 @@ def _main(argv: Sequence[str] | None) -> int:
         done = outputs.results.done if outputs.results is not None else set()
         left = [path for path in paths if written_name(path) not in done]
         if len(left) < len(paths):
-            print(f"{len(paths) - len(left):,} of {len(paths):,} pictures are done already", file=sys.stderr)
-        summary = tag_pictures(
+            print(f"{len(paths) - len(left):,} of {len(paths):,} images are done already", file=sys.stderr)
+        summary = tag_images(
             tagger, rule, left, outputs, batch_size=args.batch_size, workers=args.workers, all_paths=paths
         )
         if summary.bad and not summary.tagged and len(left) == len(paths):
-            raise UserError(f"--pic_path: none of the {len(summary.bad):,} pictures could be read")
+            raise UserError(f"--pic_path: none of the {len(summary.bad):,} images could be read")
     print_summary(summary, len(paths))
     return 1 if summary.bad or summary.without_keywords else 0
 
@@ -97,8 +97,8 @@ def outputs_of(args: Namespace) -> dict[Format, Path]:
     return {form: path for form in forms if (path := getattr(args, form)) is not None}
 
 
-def load_tagger(args: Namespace, num_pictures: int) -> Tagger:
-    """The model with its labels and the user's own words, made ready for so many pictures.
+def load_tagger(args: Namespace, num_images: int) -> Tagger:
+    """The model with its labels and the user's own words, made ready for so many images.
 
     Raises:
         UserError: a file cannot be read or does not fit.
@@ -125,7 +125,7 @@ def load_tagger(args: Namespace, num_pictures: int) -> Tagger:
             word_vectors=args.word_vectors,
             engine="torch" if args.engine == "auto" and with_weights else args.engine,
             exact_pictures=args.exact_pictures,
-            calls_at_once=calls_at_once(num_pictures, batch_size=args.batch_size, workers=args.workers),
+            calls_at_once=calls_at_once(num_images, batch_size=args.batch_size, workers=args.workers),
         )
     if args.input_size is not None and tagger.engine == "torch":  # an exported model takes one size, and says so
         check_image_size(tagger.model, args.input_size, "--input_size")
@@ -148,7 +148,7 @@ def rule_of(args: Namespace, tagger: Tagger) -> TagRule:
     return rule
 
 
-def open_outputs(args: Namespace, tagger: Tagger, rule: TagRule, num_pictures: int, stack: ExitStack) -> Outputs:
+def open_outputs(args: Namespace, tagger: Tagger, rule: TagRule, num_images: int, stack: ExitStack) -> Outputs:
     """All that is made of the tags; ``stack`` finishes what has to be finished.
 
     Raises:
@@ -170,17 +170,17 @@ def open_outputs(args: Namespace, tagger: Tagger, rule: TagRule, num_pictures: i
         outputs.sheet = stack.enter_context(ContactSheet(args.html, args.html.stem))
     if args.write_keywords is not None:
         outputs.keywords = KeywordWriter(args.write_keywords)
-    if args.annotate or (not args.no_picture and num_pictures <= MANY_PICTURES):
+    if args.annotate or (not args.no_picture and num_images <= MANY_IMAGES):
         outputs.annotated = args.path_output
     elif not args.no_picture:
-        print(f"{num_pictures:,} pictures: none is annotated unless you give --annotate", file=sys.stderr)
+        print(f"{num_images:,} images: none is annotated unless you give --annotate", file=sys.stderr)
     if args.explain is not None:
         outputs.explained = (args.path_output, args.explain)
     return outputs
 
 
 def settings_of(args: Namespace, tagger: Tagger, rule: TagRule) -> dict[str, Any]:
-    """All that the tags of a picture depend on: a run that goes on must have the same."""
+    """All that the tags of an image depend on: a run that goes on must have the same."""
     split = tagger.split
     labels = hashlib.sha256("\n".join(split.labels).encode("utf-8", "surrogateescape"))
     labels.update(repr(sorted(split.seen)).encode())
@@ -201,12 +201,12 @@ def settings_of(args: Namespace, tagger: Tagger, rule: TagRule) -> dict[str, Any
     }
 
 
-def print_summary(summary: Summary, num_pictures: int) -> None:
+def print_summary(summary: Summary, num_images: int) -> None:
     """One line on standard error about what went wrong, if anything did."""
     if summary.bad:
-        print(f"{len(summary.bad):,} of {num_pictures:,} pictures could not be read and have no tags", file=sys.stderr)
+        print(f"{len(summary.bad):,} of {num_images:,} images could not be read and have no tags", file=sys.stderr)
     if summary.without_keywords:
-        print(f"{len(summary.without_keywords):,} pictures can hold no keywords and have no copy", file=sys.stderr)
+        print(f"{len(summary.without_keywords):,} images can hold no keywords and have no copy", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from src.utils.progress import present_rows
 from src.utils.signals import StoppedBySignalError, StopRequest, listening
 
 OFFICIAL_METADATA = Path("data/COCO")
-FEWEST_BAD = 10  # unreadable pictures that are borne however few there are
+FEWEST_BAD = 10  # unreadable images that are borne however few there are
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,7 +131,7 @@ def train(args: argparse.Namespace, parser: argparse.ArgumentParser, processes: 
 
 
 def load_data(args: argparse.Namespace) -> tuple[Metadata, TrainingSet, EvaluationSet]:
-    """The labels, and the pictures of both parts.
+    """The labels, and the images of both parts.
 
     Raises:
         UserError: something is missing or does not fit.
@@ -173,9 +173,9 @@ def seed_of(args: argparse.Namespace, stored: dict[str, object] | None) -> int:
     return args.seed if args.seed is not None else secrets.randbelow(2**31)
 
 
-def plan_of(args: argparse.Namespace, num_pictures: int) -> Plan:
+def plan_of(args: argparse.Namespace, num_images: int) -> Plan:
     """How long the run is."""
-    max_bad = max(FEWEST_BAD, num_pictures // 10) if args.max_bad_images is None else args.max_bad_images
+    max_bad = max(FEWEST_BAD, num_images // 10) if args.max_bad_images is None else args.max_bad_images
     return Plan(args.num_epochs, args.batch_size, args.accumulate, args.early_stopping, args.save_steps, max_bad)
 
 
@@ -198,12 +198,12 @@ def describe(
     split = metadata.split
     dropped = f" ({training.num_without_label} without a seen label left out)" if training.num_without_label else ""
     posing = f" and {len(division.posing)} labels pose as unseen" if division.posing else ""
-    held = f"\nto choose an epoch {len(division.held_rows):,} training pictures are held back{posing}"
+    held = f"\nto choose an epoch {len(division.held_rows):,} training images are held back{posing}"
     together = f" in {processes.count} processes" if processes.count > 1 else ""
     return (
         f"{split.name}: {len(split.seen)} seen and {len(split.unseen)} unseen labels, word vectors of length "
         f"{split.wordvec_dim}\n"
-        f"{len(training.paths):,} training pictures{dropped}, {len(evaluation.paths):,} evaluation pictures"
+        f"{len(training.paths):,} training images{dropped}, {len(evaluation.paths):,} evaluation images"
         f"{held if len(division.held_rows) else ''}\n"
         f"{config.model_name}, M = {config.num_rows}, {config.image_size} x {config.image_size} pixels, on {device}"
         f"{together}"
@@ -216,7 +216,7 @@ def finish(args: argparse.Namespace, folder: RunFolder, progress: Progress) -> N
 
     save_curves(progress.entries, folder.path / "curves.png")
     print(f"\nlast epoch:\n{format_report(progress.entries[-1]['metrics'], images=args.images)}")
-    on_what = "evaluation pictures themselves" if args.select_on == "test" else "training pictures that were held back"
+    on_what = "evaluation images themselves" if args.select_on == "test" else "training images that were held back"
     for choice, (value, epoch) in progress.best.items():
         print(
             f"best {choice}.{args.best_metric}: {value:.2f} in epoch {epoch} (chosen on the {on_what}): "

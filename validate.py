@@ -15,11 +15,11 @@ from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
 from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
 from src.config.arguments import run_script
 from src.config.validate import validate_parser
-from src.data.dataset import PictureDataset, naming_dead_workers
+from src.data.dataset import ImageDataset, naming_dead_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
-from src.embedding import Reading, embed_pictures
+from src.embedding import Reading, embed_images
 from src.errors import UserError, blaming
 from src.evaluation import Embedded, check_image_size, evaluate
 from src.exported.engines import open_model
@@ -27,18 +27,18 @@ from src.inference.vocabulary import check_same_space
 from src.metrics.table import format_report
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.files import check_writable, write_json
-from src.utils.progress import present_rows, warn_about_bad_pictures
+from src.utils.progress import present_rows, warn_about_bad_images
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, or 1 if some pictures could not be read."""
+    """Returns 0, or 1 if some images could not be read."""
     return run_script("validate.py", _main, argv)
 
 
 def _main(argv: Sequence[str] | None) -> int:
     args = validate_parser(__doc__).parse_args(argv)
     if args.data is not None and args.positional_data is not None:
-        raise UserError(f"the picture folder is given twice: {args.positional_data} and --data {args.data}; give one")
+        raise UserError(f"the image folder is given twice: {args.positional_data} and --data {args.data}; give one")
     args.data = args.data or args.positional_data
     if args.json is not None:
         check_writable(args.json, "--json")
@@ -49,7 +49,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def validate(args: argparse.Namespace, processes: Processes) -> int:
-    """Embed the pictures, together with other processes; the first one measures. Returns the exit status."""
+    """Embed the images, together with other processes; the first one measures. Returns the exit status."""
     device = device_of(args.device, processes)
     with blaming("--model-path"):
         model, info, engine = open_model(
@@ -64,20 +64,20 @@ def validate(args: argparse.Namespace, processes: Processes) -> int:
     with blaming("--metadata"):
         metadata = find_metadata(args.metadata, args.data, info)
     check_labels(args, info, metadata)
-    evaluation = load_evaluation_set(metadata, args.data or pictures_of_training(metadata, info))
+    evaluation = load_evaluation_set(metadata, args.data or images_of_training(metadata, info))
     if args.image_size is not None and isinstance(model, torch.nn.Module):
         check_image_size(model, args.image_size, "--image-size")
     size = args.image_size or info.config.image_size
     transform = eval_transform(size, info.config.interpolation, exact=args.exact_pictures)
-    pictures = PictureDataset(evaluation.paths, transform)
+    images = ImageDataset(evaluation.paths, transform)
     precision = torch.float16 if args.autocast_enabled and device.type == "cuda" else None
     reading = Reading(args.batch_size, args.workers, device, precision, processes)
-    embedded = embed_pictures(model, pictures, reading, "pictures", every=args.print_freq)
+    embedded = embed_images(model, images, reading, "images", every=args.print_freq)
     if not processes.is_first:
         return 0
-    warn_about_bad_pictures(embedded.bad, set())
+    warn_about_bad_images(embedded.bad, set())
     if len(embedded.rows) == 0:
-        raise UserError(f"--data: none of the {len(evaluation.paths)} pictures can be read")
+        raise UserError(f"--data: none of the {len(evaluation.paths)} images can be read")
     report = measure(args, metadata, evaluation, embedded, device)
     fitted = None if args.fit_thresholds is None else fit(args, info, metadata, evaluation, embedded)
     if args.json is not None:
@@ -86,7 +86,7 @@ def validate(args: argparse.Namespace, processes: Processes) -> int:
 
 
 def check_labels(args: argparse.Namespace, info: CheckpointInfo, metadata: Metadata) -> None:
-    """Raise :class:`UserError` where the checkpoint's labels or the flags do not suit those of the pictures."""
+    """Raise :class:`UserError` where the checkpoint's labels or the flags do not suit those of the images."""
     num_labels = len(metadata.split.seen) + len(metadata.split.unseen)
     too_large = [k for k in args.top_k if k > num_labels]
     if too_large:
@@ -117,7 +117,7 @@ def measure(
     )
     print(format_report(report, images=args.images))
     if embedded.bad:
-        print(f"{len(embedded.bad)} of {len(evaluation.paths)} pictures could not be read and were left out")
+        print(f"{len(embedded.bad)} of {len(evaluation.paths)} images could not be read and were left out")
     return report
 
 
@@ -137,9 +137,7 @@ def check_fit(args: argparse.Namespace) -> None:
     if args.seed >= 2**64:
         raise UserError(f"--seed {args.seed}: must be from 0 to 2**64 - 1")
     if not 0 < args.fit_share < 1:
-        raise UserError(
-            f"--fit-share {args.fit_share:g}: must leave pictures to fit on and to measure on; give 0.5, say"
-        )
+        raise UserError(f"--fit-share {args.fit_share:g}: must leave images to fit on and to measure on; give 0.5, say")
 
 
 def check_same_labels(info: CheckpointInfo, metadata: Metadata) -> None:
@@ -186,13 +184,13 @@ def find_metadata(folder: str | None, data: str | None, info: CheckpointInfo) ->
     if recorded is not None and detect_kind(Path(recorded)) is not None:
         return load_metadata(recorded)
     raise UserError(
-        "--metadata is needed: a folder with the labels of the pictures to validate on"
+        "--metadata is needed: a folder with the labels of the images to validate on"
         + (f" ({recorded}, where the checkpoint was trained, is not there)" if recorded else "")
     )
 
 
-def pictures_of_training(metadata: Metadata, info: CheckpointInfo) -> str | None:
-    """The ``--data`` of the training run, where ``metadata`` is that run's folder and the pictures are still there."""
+def images_of_training(metadata: Metadata, info: CheckpointInfo) -> str | None:
+    """The ``--data`` of the training run, where ``metadata`` is that run's folder and the images are still there."""
     recorded = info.settings.get("data")
     same = info.settings.get("metadata") == str(metadata.folder)
     return recorded if same and recorded is not None and Path(recorded).is_dir() else None
@@ -214,7 +212,7 @@ def as_json(
         "split": metadata.split.name,
         "protocol": {"images": args.images, "mAP": "official", "mAP_skip": "skip"},
         "metrics": report,
-        "bad_pictures": list(embedded.bad),
+        "bad_images": list(embedded.bad),
         "versions": package_versions(),
     }
 

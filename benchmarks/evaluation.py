@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Evaluation of a NUS-WIDE of full size: every metric of both settings, against the plain loops that formulas suggest.
 
-107,859 pictures with 7 principal vectors of 300 numbers, 1,006 labels, 81 of them unseen. The plain loops score a
-picture at a time, principal vector by principal vector; sort a picture's labels for each setting and K; and sort a
-label's pictures for each setting and mAP convention. Both ways take turns in one process, and so do what no evaluation
-can do without: the score products alone, and one sort a label, with torch and with NumPy. All pictures and labels are
+107,859 images with 7 principal vectors of 300 numbers, 1,006 labels, 81 of them unseen. The plain loops score an
+image at a time, principal vector by principal vector; sort an image's labels for each setting and K; and sort a
+label's images for each setting and mAP convention. Both ways take turns in one process, and so do what no evaluation
+can do without: the score products alone, and one sort a label, with torch and with NumPy. All images and labels are
 timed; nothing is scaled. Embeddings and word vectors are whole numbers whose products are exact in float32 in any
 order of summation, so that both ways must agree in every hit.
 
@@ -65,7 +65,7 @@ def draw(images: int, seen: int, unseen: int) -> Problem:
 
 
 def plain_scores(embeddings: Tensor, words: Tensor) -> Tensor:
-    """A picture at a time: the best of its principal vectors' products."""
+    """An image at a time: the best of its principal vectors' products."""
     scores = []
     for flat in embeddings:
         best = torch.full((words.shape[1],), -torch.inf)
@@ -76,7 +76,7 @@ def plain_scores(embeddings: Tensor, words: Tensor) -> Tensor:
 
 
 def plain_f1_at_k(scores: Tensor, targets: Tensor, k: int) -> tuple[float, float, float]:
-    """A picture at a time: the k first of its sorted labels."""
+    """An image at a time: the k first of its sorted labels."""
     hits = 0
     for row, target in zip(scores, targets, strict=True):
         best = row.sort(descending=True, stable=True).indices[:k]
@@ -86,7 +86,7 @@ def plain_f1_at_k(scores: Tensor, targets: Tensor, k: int) -> tuple[float, float
 
 
 def plain_average_precision(scores: Tensor, target: Tensor, convention: str) -> float:
-    """One label: its pictures sorted, and the precision at the place of every positive."""
+    """One label: its images sorted, and the precision at the place of every positive."""
     ranked, order = scores.sort(descending=True, stable=True)
     relevant = target[order] == 1
     hits = relevant.cumsum(0)
@@ -125,7 +125,7 @@ def fast_evaluation(problem: Problem) -> dict[str, float]:
 
 
 def products_alone(problem: Problem, block: int = 512) -> None:
-    """The score products: [N * M, D] by [D, C], in blocks of pictures, nothing kept."""
+    """The score products: [N * M, D] by [D, C], in blocks of images, nothing kept."""
     flat = problem.embeddings[:block].view(-1, DIM, NUM_ROWS).transpose(1, 2).reshape(-1, DIM)
     for part in problem.embeddings.split(block):
         torch.mm(flat[: len(part) * NUM_ROWS], problem.words)

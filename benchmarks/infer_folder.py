@@ -38,8 +38,8 @@ class Timeline:
     """Of one child process, in seconds from its start.
 
     Attributes:
-        first: when the first tags were known, and of how many pictures.
-        last: when the last tags were known, and of how many pictures in all.
+        first: when the first tags were known, and of how many images.
+        last: when the last tags were known, and of how many images in all.
         end: when the process had ended.
     """
 
@@ -49,7 +49,7 @@ class Timeline:
 
     @property
     def rate(self) -> float:
-        """Pictures a second after start-up: from the first batch's tags to the last one's."""
+        """Images a second after start-up: from the first batch's tags to the last one's."""
         return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0])
 
 
@@ -77,7 +77,7 @@ def infer(folder: Path, model_path: Path, engine: str, args: argparse.Namespace)
 
 
 def _results(journal: Path) -> int:
-    """How many pictures a journal holds."""
+    """How many images a journal holds."""
     try:
         return sum(b'"result"' in line or b'"skipped"' in line for line in journal.read_bytes().splitlines())
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def _results(journal: Path) -> int:
 
 
 def model_rate(tagger: Tagger, batch_size: int, batches: int) -> float:
-    """Pictures a second through the model alone."""
+    """Images a second through the model alone."""
     at_once = tagger.calls_at_once
     shares = [torch.rand(-(-batch_size // at_once), 3, tagger.image_size, tagger.image_size)] * (batches * at_once)
     with ThreadPoolExecutor(at_once) as pool:
@@ -108,7 +108,7 @@ def measure(folder: Path, tagger: Tagger, model_path: Path, engine: str, args: a
         return round(statistics.median(numbers), digits)
 
     return {
-        "pictures": folder.name,
+        "images": folder.name,
         "count": timelines[0].last[1],
         "model": model_path.name,
         "engine": tagger.engine,
@@ -117,8 +117,8 @@ def measure(folder: Path, tagger: Tagger, model_path: Path, engine: str, args: a
         "seconds": middle([timeline.end for timeline in timelines], 2),
         "seconds_to_first_tags": middle([timeline.first[0] for timeline in timelines], 2),
         "seconds_after_last_tags": middle([timeline.end - timeline.last[0] for timeline in timelines], 2),
-        "pictures_a_second_after_start": middle([timeline.rate for timeline in timelines], 2),
-        "pictures_a_second_of_model": middle(rates, 2),
+        "images_a_second_after_start": middle([timeline.rate for timeline in timelines], 2),
+        "images_a_second_of_model": middle(rates, 2),
         "of_model_rate": middle(shares, 3),
     }
 
@@ -126,7 +126,7 @@ def measure(folder: Path, tagger: Tagger, model_path: Path, engine: str, args: a
 def main() -> None:
     """Measure."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--pictures", type=Path, nargs="+", required=True, metavar="DIR", help="folders of photographs")
+    flags.add_argument("--images", type=Path, nargs="+", required=True, metavar="DIR", help="folders of photographs")
     flags.add_argument("--model_path", type=Path, nargs="+", default=[QUICK_START], help="several in turn")
     flags.add_argument("--engine", nargs="+", default=["auto"], help="what infer.py --engine takes; several in turn")
     flags.add_argument("--batch_size", type=int, default=16)
@@ -137,7 +137,7 @@ def main() -> None:
     args = flags.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    for path, engine, folder in itertools.product(args.model_path, args.engine, args.pictures):
+    for path, engine, folder in itertools.product(args.model_path, args.engine, args.images):
         at_once = calls_at_once(len(list(folder.iterdir())), batch_size=args.batch_size, workers=args.workers)
         try:
             tagger = Tagger.load(path, engine=engine, calls_at_once=at_once)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Embedding a batch of pictures on a CPU: PyTorch's ways, ONNX Runtime, and ONNX Runtime in 8 bits.
+"""Embedding a batch of images on a CPU: PyTorch's ways, ONNX Runtime, and ONNX Runtime in 8 bits.
 
 All take turns in one process, beside a product of square float32 matrices, which is the rate that the processor can
 do. A model's floating-point operations are counted by PyTorch (two for a multiplication with its addition). Weights are
-random and pictures are noise: neither changes the time. What 8 bits cost in accuracy is in docs/export.md.
+random and images are noise: neither changes the time. What 8 bits cost in accuracy is in docs/export.md.
 """
 
 from __future__ import annotations
@@ -37,37 +37,37 @@ def model_of(name: str, size: int) -> SDLModel:
     return create_model(name, num_rows=7, wordvec_dim=300, image_size=size).eval()
 
 
-def flops_of(model: SDLModel, pictures: Tensor) -> float:
+def flops_of(model: SDLModel, images: Tensor) -> float:
     """Floating-point operations of one batch: 2 x multiply-adds of convolutions and matrix products."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(pictures)
+        model(images)
     return float(counter.get_total_flops())
 
 
-def compiled(name: str, size: int, pictures: Tensor) -> tuple[Callable[[], object] | None, str]:
+def compiled(name: str, size: int, images: Tensor) -> tuple[Callable[[], object] | None, str]:
     """torch.compile with freezing (constant folding, weights laid out anew), or None and why it does not work here."""
     import torch._inductor.config as inductor
 
     model = torch.compile(model_of(name, size))
     try:
         with inductor.patch(freezing=True), torch.no_grad():
-            model(pictures)
+            model(images)
     except Exception as error:  # noqa: BLE001  # it needs a C++ compiler that works, and fails in many ways without
         return None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
     def run() -> object:
         with torch.no_grad():
-            return model(pictures)
+            return model(images)
 
     return run, ""
 
 
-def onnx_runs(name: str, size: int, pictures: Tensor) -> dict[str, Callable[[], object]]:
+def onnx_runs(name: str, size: int, images: Tensor) -> dict[str, Callable[[], object]]:
     """ONNX Runtime in float32 and in 8 bits."""
     graph = trace(model_of(name, size), [EMBEDDING], size)
     noise = np.random.default_rng(0)
     batches = (noise.random((4, 3, size, size), dtype=np.float32) for _ in range(CALIBRATION_BATCHES))
-    feed = {INPUT: pictures.numpy()}
+    feed = {INPUT: images.numpy()}
     runs: dict[str, Callable[[], object]] = {}
     for label, model in (("onnx_float32", graph), ("onnx_int8", quantise(graph, batches))):
         session = run_session(model.SerializeToString(), label)
@@ -77,22 +77,22 @@ def onnx_runs(name: str, size: int, pictures: Tensor) -> dict[str, Callable[[], 
 
 def measure(name: str, size: int, batch: int, repeats: int, compile_too: bool) -> list[dict[str, object]]:
     """A row a way of computing one model's embeddings."""
-    pictures = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     eager, last = model_of(name, size), model_of(name, size).to(memory_format=torch.channels_last)
-    last_pictures = pictures.to(memory_format=torch.channels_last)
-    flops = flops_of(eager, pictures)
+    last_images = images.to(memory_format=torch.channels_last)
+    flops = flops_of(eager, images)
     product, product_flops = gemm(flops)
     runs: dict[str, Callable[[], object]] = {
         "gemm": product,
-        "eager": lambda: eager(pictures),
-        "channels_last": lambda: last(last_pictures),
+        "eager": lambda: eager(images),
+        "channels_last": lambda: last(last_images),
     }
     reason = "left out with --no_compile"
     if compile_too:
-        run, reason = compiled(name, size, pictures)
+        run, reason = compiled(name, size, images)
         if run is not None:
             runs["compiled"] = run
-    runs |= onnx_runs(name, size, pictures)
+    runs |= onnx_runs(name, size, images)
     with torch.inference_mode():
         seconds = take_turns(runs, repeats)
     rows: list[dict[str, object]] = []
@@ -121,7 +121,7 @@ def main() -> None:
     """Measure both backbones."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--models", nargs="+", default=list(MODELS), help="timm's names")
-    flags.add_argument("--size", type=int, default=224, help="side of the pictures in pixels")
+    flags.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     flags.add_argument("--batch", type=int, default=8)
     flags.add_argument("--threads", type=int, default=2)
     flags.add_argument("--repeats", type=int, default=7)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """From JPEG files to what the model takes, beside the plain way and beside decoding alone, which is the limit.
 
-The plain way is the released code's: Pillow decodes the whole picture and resizes it, ToTensor converts it; for
+The plain way is the released code's: Pillow decodes the whole image and resizes it, ToTensor converts it; for
 training with a cutout and the package's RandAugment between. All ways read the same files on one thread, a few at a
-time, in turns. ``bytes`` ends with uint8, as loaders hand pictures on; the floats of a whole batch are made at once.
+time, in turns. ``bytes`` ends with uint8, as loaders hand images on; the floats of a whole batch are made at once.
 
 Real photographs are found through SDL_SHARED (the folder that holds data/), as the tests find them: COCO, Corel5k, and
-COCO's enlarged to 4000 x 3000 in a temporary folder. --pictures measures a folder of your own.
+COCO's enlarged to 4000 x 3000 in a temporary folder. --images measures a folder of your own.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Way = Callable[[list[Path]], object]
 def decode(paths: list[Path]) -> None:
     """What libjpeg-turbo takes, with Pillow's opening of the file."""
     for path in paths:
-        with Image.open(path) as picture:
-            picture.load()
+        with Image.open(path) as image:
+            image.load()
 
 
 def plain(steps: list[Callable[[Image.Image], Image.Image]], interpolation: str = "bilinear") -> Way:
@@ -56,8 +56,8 @@ def stacked(read: Callable[[Path], Tensor], *, floats: bool) -> Way:
     """``read`` of each file, stacked; with ``floats`` converted together."""
 
     def run(paths: list[Path]) -> Tensor:
-        pictures = torch.stack([read(path) for path in paths])
-        return as_floats(pictures) if floats else pictures
+        images = torch.stack([read(path) for path in paths])
+        return as_floats(images) if floats else images
 
     return run
 
@@ -90,7 +90,7 @@ def plain_of(way: str) -> str:
 
 
 def psnr(paths: list[Path], interpolation: str) -> tuple[float, float, int]:
-    """Of the eval transform against the plain one: (lowest and median in dB, how many pictures have the same bits)."""
+    """Of the eval transform against the plain one: (lowest and median in dB, how many images have the same bits)."""
     fast, exact = eval_transform(SIDE, interpolation), plain([], interpolation)
     errors = [float((fast.read(path) - exact([path])[0]).double().square().mean()) for path in paths]
     different = [-10 * torch.tensor(error).log10().item() for error in errors if error > 0]
@@ -124,8 +124,8 @@ def measure(name: str, paths: list[Path], repeats: int) -> list[dict[str, object
     runs: dict[str, Callable[[], object]] = {"decode": files.decode}
     runs |= {label: partial(files.transform, way) for label, way in ways().items()}
     seconds = take_turns(runs, repeats)
-    with Image.open(paths[0]) as picture:
-        size = "x".join(map(str, picture.size))
+    with Image.open(paths[0]) as image:
+        size = "x".join(map(str, image.size))
     rows = [row_of(name, way, seconds, len(files.current), size) for way in runs]
     for row in rows:
         if row["way"] in ("eval", "eval_bicubic"):
@@ -136,12 +136,12 @@ def measure(name: str, paths: list[Path], repeats: int) -> list[dict[str, object
 
 
 def row_of(name: str, way: str, seconds: Mapping[str, list[float]], batch: int, size: str) -> dict[str, object]:
-    """One way's time a picture, and how much faster it is than the plain way, and slower than decoding."""
+    """One way's time an image, and how much faster it is than the plain way, and slower than decoding."""
     return {
-        "pictures": name,
+        "images": name,
         "size": size,
         "way": way,
-        "ms_a_picture": round(median_ms(seconds[way]) / batch, 3),
+        "ms_a_image": round(median_ms(seconds[way]) / batch, 3),
         "times_plain": round(ratio(seconds, plain_of(way), way), 2),
         "of_decode_rate": round(ratio(seconds, "decode", way), 2),
     }
@@ -152,13 +152,13 @@ def _finite(number: float) -> float | None:
 
 
 def enlarged(paths: list[Path], folder: Path) -> list[Path]:
-    """The pictures at 4000 x 3000, with a little grain, which no enlarging makes but every camera does."""
+    """The images at 4000 x 3000, with a little grain, which no enlarging makes but every camera does."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for path in paths:
-        with Image.open(path) as picture:
+        with Image.open(path) as image:
             large = transforms.functional.pil_to_tensor(
-                picture.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
+                image.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
             )
         grain = torch.randn((1, 3000, 4000), generator=generator).mul_(4)
         found.append(folder / path.name)
@@ -170,18 +170,18 @@ def enlarged(paths: list[Path], folder: Path) -> list[Path]:
 def main() -> None:
     """Measure."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--pictures", type=Path, metavar="DIR", help="a folder of JPEG files, instead of the three sets")
+    flags.add_argument("--images", type=Path, metavar="DIR", help="a folder of JPEG files, instead of the three sets")
     flags.add_argument("--repeats", type=int, default=15)
     args = flags.parse_args()
     torch.set_num_threads(1)
-    if args.pictures is not None:
-        record("loading", measure(args.pictures.name, sorted(args.pictures.rglob("*.jp*g")), args.repeats))
+    if args.images is not None:
+        record("loading", measure(args.images.name, sorted(args.images.rglob("*.jp*g")), args.repeats))
         return
     data = Path(os.environ.get("SDL_SHARED", ROOT.parent / "shared")) / "data"
     coco = sorted((data / "coco_tiny").glob("*2017/*.jpg"))
     corel = sorted((data / "corel5k" / "images").rglob("*.jpeg"))[:400]
     if not coco or not corel:
-        flags.error(f"no photographs in {data}; set SDL_SHARED, or give --pictures")
+        flags.error(f"no photographs in {data}; set SDL_SHARED, or give --images")
     with tempfile.TemporaryDirectory() as folder:
         large = enlarged(coco[:6], Path(folder))
         rows = [*measure("coco", coco, args.repeats), *measure("corel5k", corel, args.repeats)]

@@ -88,11 +88,11 @@ def share_of_a_step(batch: int, labels: int, repeats: int) -> dict[str, object]:
     model = create_model("tresnet_m", ROWS, DIM).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     criterion = SDLLoss(weight=WEIGHT, wordvec_array=words)
-    pictures = torch.rand(batch, 3, 224, 224)
+    images = torch.rand(batch, 3, 224, 224)
 
     def step() -> None:
         optimizer.zero_grad()
-        criterion(model(pictures), y).backward()
+        criterion(model(images), y).backward()
         optimizer.step()
 
     def loss() -> None:

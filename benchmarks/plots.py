@@ -41,7 +41,7 @@ def draw_loss() -> None:
         ("products_ms", "its score products alone", "^:"),
     ):
         axes.loglog(labels, [row[name] for row in measured], style, label=title)
-    axes.set(xlabel="labels", ylabel="milliseconds, forward + backward", title="SDL loss, 64 pictures, M = 7, D = 300")
+    axes.set(xlabel="labels", ylabel="milliseconds, forward + backward", title="SDL loss, 64 images, M = 7, D = 300")
     axes.legend()
     save(figure, "loss")
 
@@ -69,7 +69,7 @@ def draw_evaluation() -> None:
     bars = axes.barh([names[name] for name in medians][::-1], list(medians.values())[::-1], color=BAR)
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.margins(x=0.12)
-    axes.set(xlabel="seconds", title=f"{row['images']:,} pictures x {row['labels']:,} labels, all metrics")
+    axes.set(xlabel="seconds", title=f"{row['images']:,} images x {row['labels']:,} labels, all metrics")
     save(figure, "evaluation")
 
 

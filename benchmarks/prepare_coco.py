@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Preparing a COCO 2014 of full size: 123,287 images, 896,782 annotations with boxes and outlines.
 
-The data set is drawn in COCO's form, with as many images, labels and annotations, and empty picture files. It is
+The data set is drawn in COCO's form, with as many images, labels and annotations, and empty image files. It is
 prepared by a child process, whose time and peak memory are printed, with the time that its labels take to read first
 and again, as one JSON line.
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Preparing Open Images v4 at full size: 9 million verdicts on 1.7 million pictures, 7,186 seen and 400 unseen classes.
+"""Preparing Open Images v4 at full size: 9 million verdicts on 1.7 million images, 7,186 seen and 400 unseen classes.
 
 The label files are drawn in the true form, their rows in no order. A child process prepares them, whose time and peak
 memory are printed, with the time that the training labels take to read: plainly, through the label cache, and from it.
@@ -29,7 +29,7 @@ from src.data.metadata import load_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_SEEN, NUM_UNSEEN, NOT_TRAINABLE = 7_186, 400, 2_594
-VAL_ROWS, VAL_PICTURES = 500_000, 125_436
+VAL_ROWS, VAL_IMAGES = 500_000, 125_436
 WORD_LENGTH = 100
 BLOCK = 500_000  # rows that are drawn at once
 
@@ -49,15 +49,15 @@ def draw_classes(folder: Path) -> list[str]:
     return mids
 
 
-def draw_rows(path: Path, mids: list[str], rows: int, pictures: int, machine: bool = False) -> int:
+def draw_rows(path: Path, mids: list[str], rows: int, images: int, machine: bool = False) -> int:
     """Write a label file: its size in bytes. Classes on neither side are a few of the rows."""
-    random = np.random.default_rng(pictures)
-    ids = random.integers(0, 2**64, pictures, dtype=np.uint64)
+    random = np.random.default_rng(images)
+    ids = random.integers(0, 2**64, images, dtype=np.uint64)
     with open(path, "w") as stream:
         stream.write("ImageID,Source,LabelName,Confidence\n")
         for start in range(0, rows, BLOCK):
             count = min(BLOCK, rows - start)
-            numbers = ids[random.integers(0, pictures, count)].tolist()
+            numbers = ids[random.integers(0, images, count)].tolist()
             classes = random.integers(0, NUM_SEEN + NUM_UNSEEN + 100, count).tolist()
             sure = (random.integers(5, 11, count) / 10 if machine else random.integers(0, 2, count)).tolist()
             source = "machine" if machine else "verification"
@@ -85,17 +85,17 @@ def prepare(folder: Path, *flags: object) -> tuple[float, int]:
     return round(time.perf_counter() - started, 1), round(usage.ru_maxrss * 1024 / 1e6)
 
 
-def measure(folder: Path, rows: int, pictures: int, machine_rows: int) -> dict[str, object]:
+def measure(folder: Path, rows: int, images: int, machine_rows: int) -> dict[str, object]:
     """Draw, prepare, and read."""
     source = folder / "oi"
     source.mkdir()
     mids = draw_classes(source)
     flags: list[object] = ["--output", folder / "m"]
-    size = draw_rows(source / "train-annotations-human-imagelabels.csv", mids, rows, pictures)
-    size += draw_rows(source / "test-annotations-human-imagelabels.csv", mids, VAL_ROWS, VAL_PICTURES)
+    size = draw_rows(source / "train-annotations-human-imagelabels.csv", mids, rows, images)
+    size += draw_rows(source / "test-annotations-human-imagelabels.csv", mids, VAL_ROWS, VAL_IMAGES)
     if machine_rows:
-        size += draw_rows(source / "train-annotations-machine-imagelabels.csv", mids, machine_rows, pictures, True)
-        size += draw_rows(source / "test-annotations-machine-imagelabels.csv", mids, VAL_ROWS, VAL_PICTURES, True)
+        size += draw_rows(source / "train-annotations-machine-imagelabels.csv", mids, machine_rows, images, True)
+        size += draw_rows(source / "test-annotations-machine-imagelabels.csv", mids, VAL_ROWS, VAL_IMAGES, True)
         flags += ["--machine-labels", 0.9]
     seconds, peak_mb = prepare(folder, *flags)
     metadata = load_metadata(folder / "m")
@@ -103,7 +103,7 @@ def measure(folder: Path, rows: int, pictures: int, machine_rows: int) -> dict[s
     assert path is not None
     return {
         "rows": rows,
-        "pictures": pictures,
+        "images": images,
         "machine_rows": machine_rows,
         "classes": len(labels),
         "csv_mb": round(size / 1e6),
@@ -122,13 +122,13 @@ def main() -> None:
     """Measure with people's labels, and with machines' if asked to."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--rows", type=int, default=9_000_000, metavar="N")
-    flags.add_argument("--pictures", type=int, default=1_700_000, metavar="N")
+    flags.add_argument("--images", type=int, default=1_700_000, metavar="N")
     flags.add_argument("--machine-rows", type=int, nargs="*", default=[], metavar="N", help="the true file: 79 million")
     flags.add_argument("--folder", type=Path, metavar="DIR", help="where to draw; the system's temporary folder")
     args = flags.parse_args()
     for machine_rows in [0, *args.machine_rows]:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            print(json.dumps(measure(Path(folder), args.rows, args.pictures, machine_rows)), flush=True)
+            print(json.dumps(measure(Path(folder), args.rows, args.images, machine_rows)), flush=True)
 
 
 if __name__ == "__main__":

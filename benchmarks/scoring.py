@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The ten best of 400,000 labels for one picture and for 32: against the matrix product alone, and against loops.
+"""The ten best of 400,000 labels for one image and for 32: against the matrix product alone, and against loops.
 
-A row a number of pictures. ``fast`` is score_labels and top_k_labels; ``product`` is the matrix product of its blocks,
-nothing kept, which no scoring can do without; ``plain`` scores a picture at a time, principal vector by principal
+A row a number of images. ``fast`` is score_labels and top_k_labels; ``product`` is the matrix product of its blocks,
+nothing kept, which no scoring can do without; ``plain`` scores an image at a time, principal vector by principal
 vector, and sorts all its labels. All take turns in one process. The memory is what scoring and choosing need beside
 embeddings and word vectors, in a process of their own.
 """
@@ -30,10 +30,10 @@ from src.scoring import MAX_BLOCK_ELEMENTS, principal_vectors, score_labels, top
 TOP = 10
 
 
-def draw(pictures: int, labels: int) -> tuple[Tensor, Tensor]:
+def draw(images: int, labels: int) -> tuple[Tensor, Tensor]:
     """Embeddings [B, D*M] and word vectors [D, C] of whole numbers, whose products are exact in any order."""
     generator = torch.Generator().manual_seed(0)
-    embeddings = torch.randint(-2047, 2048, (pictures, DIM * NUM_ROWS), generator=generator).float()
+    embeddings = torch.randint(-2047, 2048, (images, DIM * NUM_ROWS), generator=generator).float()
     words = torch.empty(DIM, labels)
     for part in words.split(8):
         part.copy_(torch.randint(-7, 8, part.shape, generator=generator))
@@ -60,16 +60,16 @@ def plain(embeddings: Tensor, words: Tensor) -> Tensor:
     return plain_scores(embeddings, words).sort(dim=1, descending=True, stable=True).indices[:, :TOP]
 
 
-def memory_of_a_child(pictures: int, labels: int) -> int:
+def memory_of_a_child(images: int, labels: int) -> int:
     """MB that scoring and choosing need beside their input, in a fresh process."""
-    command = [sys.executable, __file__, "--child", f"--pictures={pictures}", f"--labels={labels}"]
+    command = [sys.executable, __file__, "--child", f"--images={images}", f"--labels={labels}"]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
-def memory_of_this_process(pictures: int, labels: int) -> int:
+def memory_of_this_process(images: int, labels: int) -> int:
     """The same in this process, which has done nothing else."""
-    fast(*draw(pictures, 100))  # libraries allocate on first use
-    problem = draw(pictures, labels)
+    fast(*draw(images, 100))  # libraries allocate on first use
+    problem = draw(images, labels)
     with suppress(OSError, AttributeError):  # no glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what drawing has let go of would be used again, and not be counted
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # proc(5): 5 resets VmHWM
@@ -78,13 +78,13 @@ def memory_of_this_process(pictures: int, labels: int) -> int:
     return memory_mb("VmHWM") - before
 
 
-def measure(pictures: int, labels: int, repeats: int) -> dict[str, object]:
-    """The row of one number of pictures."""
-    problem = draw(pictures, labels)
+def measure(images: int, labels: int, repeats: int) -> dict[str, object]:
+    """The row of one number of images."""
+    problem = draw(images, labels)
     assert torch.equal(fast(*problem), plain(*problem))
     seconds = take_turns({run.__name__: partial(run, *problem) for run in (fast, product, plain)}, repeats)
     return {
-        "pictures": pictures,
+        "images": images,
         "labels": labels,
         "rows": NUM_ROWS,
         "dim": DIM,
@@ -92,16 +92,16 @@ def measure(pictures: int, labels: int, repeats: int) -> dict[str, object]:
         **{f"{name}_ms": median_ms(values) for name, values in seconds.items()},
         "fast_over_product": round(ratio(seconds, "fast", "product"), 2),
         "plain_over_fast": round(ratio(seconds, "plain", "fast"), 2),
-        "memory_mb": memory_of_a_child(pictures, labels),
-        "result_mb": round(4 * pictures * labels / 1e6),
-        "all_products_mb": round(4 * pictures * NUM_ROWS * labels / 1e6),
+        "memory_mb": memory_of_a_child(images, labels),
+        "result_mb": round(4 * images * labels / 1e6),
+        "all_products_mb": round(4 * images * NUM_ROWS * labels / 1e6),
     }
 
 
 def main() -> None:
     """Measure the rows of the docs."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--pictures", type=int, nargs="+", default=[1, 32], help="a row for each")
+    flags.add_argument("--images", type=int, nargs="+", default=[1, 32], help="a row for each")
     flags.add_argument("--labels", type=int, default=400_000)
     flags.add_argument("--repeats", type=int, default=7, help="timed rounds")
     flags.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor cores to use")
@@ -109,9 +109,9 @@ def main() -> None:
     args = flags.parse_args()
     torch.set_num_threads(args.threads)
     if args.child:
-        print(memory_of_this_process(args.pictures[0], args.labels))
+        print(memory_of_this_process(args.images[0], args.labels))
         return
-    record("scoring", [measure(pictures, args.labels, args.repeats) for pictures in args.pictures])
+    record("scoring", [measure(images, args.labels, args.repeats) for images in args.images])
 
 
 if __name__ == "__main__":

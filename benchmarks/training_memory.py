@@ -2,7 +2,7 @@
 """Peak memory and time of one training step: the plain model, and every option that saves memory.
 
 A step is forward, SDL loss over 925 seen labels, backward and Adam. Memory: every way and batch size runs in a fresh
-process, which first takes a step on two pictures, so that libraries, weights and Adam's moments are in memory. What
+process, which first takes a step on two images, so that libraries, weights and Adam's moments are in memory. What
 it holds then is the baseline, which no option changes; the peak of the next step, on the whole batch, minus the
 baseline is what the step needs: activations, gradients and working memory. Time: all ways take turns in one process;
 only the ratios are to be quoted.
@@ -51,7 +51,7 @@ class TrainingStep:
     Args:
         way: a key of :data:`WAYS`.
         model_name: a backbone.
-        size: side of the pictures, in pixels.
+        size: side of the images, in pixels.
         device: where to compute.
     """
 
@@ -66,12 +66,12 @@ class TrainingStep:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-5)
 
     def run(self, batch: int) -> float:
-        """A step on ``batch`` drawn pictures: its loss."""
+        """A step on ``batch`` drawn images: its loss."""
         generator = torch.Generator().manual_seed(1)
-        pictures = torch.rand(batch, 3, self.size, self.size, generator=generator)
+        images = torch.rand(batch, 3, self.size, self.size, generator=generator)
         labels = torch.rand(batch, NUM_LABELS, generator=generator).topk(POSITIVES).indices
         targets = torch.zeros(batch, NUM_LABELS, dtype=torch.int8).scatter_(1, labels, 1)
-        embedding = self.model(pictures.to(device=self.device, memory_format=self.layout))
+        embedding = self.model(images.to(device=self.device, memory_format=self.layout))
         loss = self.criterion(embedding, targets.to(self.device))
         loss.backward()
         self.optimizer.step()
@@ -154,7 +154,7 @@ def main() -> None:
     """Measure what docs/memory.md shows."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--model-name", default="tresnet_m", metavar="NAME", help="backbone")
-    flags.add_argument("--size", type=int, default=224, help="side of the pictures in pixels")
+    flags.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     flags.add_argument("--batches", type=int, nargs="+", default=[8, 32], help="batch sizes; time takes the first")
     flags.add_argument("--repeats", type=int, default=5, help="timed rounds")
     flags.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")

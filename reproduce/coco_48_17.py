@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare_flags(args: argparse.Namespace) -> list[str]:
-    """The split, the pictures and the list of test images."""
+    """The split, the images and the list of test images."""
     flags = ["--year", args.year, "--split", "48_17", "--missing-pictures", args.missing_pictures]
     flags += [] if args.images is None else ["--images", os.path.abspath(args.images)]
     return flags + ([] if args.test_ids is None else ["--test-ids", os.path.abspath(args.test_ids)])

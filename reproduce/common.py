@@ -100,7 +100,7 @@ class Stages:
         # what was made from an earlier product is to be made again
         self._done = dict(itertools.takewhile(lambda entry: entry[0] != name, self._done.items()))
         status = main([*argv, *once])
-        if status != 0 and not (main is validate.main and status == 1):  # 1: some pictures could not be read
+        if status != 0 and not (main is validate.main and status == 1):  # 1: some images could not be read
             raise StageFailedError(script, status)
         self._done[name] = argv
         write_json(self._file, self._done)
@@ -148,7 +148,7 @@ def add_data_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> N
         metavar="DIR",
         help=f"{experiment.data_help}, or a metadata folder that prepare_data.py made of it",
     )
-    add("--images", metavar="DIR", help="picture folder, where it lies elsewhere")
+    add("--images", metavar="DIR", help="image folder, where it lies elsewhere")
     add(
         "--word-vectors",
         metavar="PATH",
@@ -172,9 +172,9 @@ def add_data_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> N
 
 
 def add_missing_pictures(parser: argparse.ArgumentParser) -> None:
-    """``--missing-pictures``, for data sets whose pictures may have vanished."""
+    """``--missing-pictures``, for data sets whose images may have vanished."""
     parser.add_argument(
-        "--missing-pictures", choices=("error", "drop"), default="error", help="what to do with pictures that are gone"
+        "--missing-pictures", choices=("error", "drop"), default="error", help="what to do with images that are gone"
     )
 
 
@@ -186,8 +186,8 @@ def prepared(stages: Stages, experiment: Experiment, args: argparse.Namespace) -
         StageFailedError: preparing failed.
     """
     if detect_kind(Path(args.data)) is not None:
-        pictures = [] if args.images is None else ["--data", os.path.abspath(args.images)]
-        return ["--metadata", os.path.abspath(args.data), *pictures]
+        images = [] if args.images is None else ["--data", os.path.abspath(args.images)]
+        return ["--metadata", os.path.abspath(args.data), *images]
     if args.word_vectors is None:
         raise UserError("--word-vectors is needed: --data is no metadata folder; see docs/data.md for what there is")
     folder = stages.folder / "metadata"

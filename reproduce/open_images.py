@@ -15,14 +15,14 @@ from reproduce.common import Experiment, add_missing_pictures, run_reproduction
 
 
 def prepare_flags(args: argparse.Namespace) -> list[str]:
-    """The pictures, which lie below --data if they are not elsewhere."""
+    """The images, which lie below --data if they are not elsewhere."""
     return ["--images", os.path.abspath(args.images or args.data), "--missing-pictures", args.missing_pictures]
 
 
 EXPERIMENT = Experiment(
     "open_images",
     "open-images",
-    "folder with the label files and class lists of Open Images v4 and the pictures",
+    "folder with the label files and class lists of Open Images v4 and the images",
     prepare_flags=prepare_flags,
     add_flags=add_missing_pictures,
 )

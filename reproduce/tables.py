@@ -91,22 +91,22 @@ def results(
             for key, value in published.metrics().items()
         ],
         "protocol": {"images": published.images, "known": published.protocol.strip()},
-        "pictures": {setting: _pictures(setting, published, first) for setting in SETTINGS},
+        "images": {setting: _images(setting, published, first) for setting in SETTINGS},
         "counts": counts,
         "checkpoint": {"rule": "last epoch", "epoch": log[-1]["epoch"], "num_epochs": args.num_epochs},
         "recipe": recipe,
         "other_than_recipe": other_than_recipe(recipe, args),
         "seed": args.seed,
         "training_seconds": round(sum(entry["seconds"] for entry in log), 1),
-        "bad_pictures": len(next(iter(reports.values()))["bad_pictures"]),
+        "bad_images": len(next(iter(reports.values()))["bad_images"]),
         "versions": next(iter(reports.values()))["versions"],
     }
 
 
-def _pictures(setting: str, published: Published, metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """How many pictures and labels a picture there were, and the labels a picture that the reference implies.
+def _images(setting: str, published: Published, metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """How many images and labels an image there were, and the labels an image that the reference implies.
 
-    P = hits / (N K) and R = hits / positives, so that K P / R is the number of positives a picture, whoever measured.
+    P = hits / (N K) and R = hits / positives, so that K P / R is the number of positives an image, whoever measured.
     """
     reference = published.metrics()
     implied = [
@@ -141,8 +141,8 @@ def differences(found: Mapping[str, Any]) -> list[str]:
         if count["found"] != count["whole"]
     ]
     reasons += [f"--{key} {used} instead of {plain}" for key, (plain, used) in found["other_than_recipe"].items()]
-    if found["bad_pictures"]:
-        reasons.append(f"{found['bad_pictures']:,} test pictures could not be read")
+    if found["bad_images"]:
+        reasons.append(f"{found['bad_images']:,} test images could not be read")
     return reasons
 
 
@@ -160,7 +160,7 @@ def as_markdown(found: Mapping[str, Any]) -> str:
     notes = [
         f"{found['whose'].capitalize()}: {found['source']}.",
         f"Protocol: {found['protocol']['images']}, micro P/R/F1@K. {' '.join(found['protocol']['known'].split())}",
-        *(_pictures_line(SETTINGS[setting], of_setting) for setting, of_setting in found["pictures"].items()),
+        *(_images_line(SETTINGS[setting], of_setting) for setting, of_setting in found["images"].items()),
         f"Checkpoint: epoch {checkpoint['epoch']} of {checkpoint['num_epochs']}, the last one, whatever it measured.",
         f"Recipe: {recipe}, seed {found['seed']}; {found['training_seconds']:,.0f} s in its epochs. "
         f"recipes/{recipe}.toml says what in it is published and what was chosen.",
@@ -171,12 +171,12 @@ def as_markdown(found: Mapping[str, Any]) -> str:
     return "\n".join([f"# {found['title']}", "", markdown_table(header, rows), "", *(f"- {note}" for note in notes)])
 
 
-def _pictures_line(setting: str, of_setting: Mapping[str, float | None]) -> str:
+def _images_line(setting: str, of_setting: Mapping[str, float | None]) -> str:
     labels, implied = of_setting["labels_per_image"], of_setting["labels_per_image_of_reference"]
     if labels is None:
         return f"{setting.capitalize()}: no label is unseen."
     reference = "" if implied is None else f"; the reference's P and R imply {implied:.4f}"
-    return f"{setting.capitalize()}: {of_setting['num_images']:,.0f} pictures, {labels:.4f} labels each{reference}."
+    return f"{setting.capitalize()}: {of_setting['num_images']:,.0f} images, {labels:.4f} labels each{reference}."
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Embedding the pictures of a data set: read beside the model, behind a progress bar, in one process or several."""
+"""Embedding the images of a data set: read beside the model, behind a progress bar, in one process or several."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from src.data.dataset import PictureDataset, picture_loader
+from src.data.dataset import ImageDataset, image_loader
 from src.evaluation import Embedded, embed
 from src.utils.distributed import ALONE, Processes
 from src.utils.progress import progress
@@ -16,15 +16,15 @@ from src.utils.progress import progress
 
 @dataclass(frozen=True)
 class Reading:
-    """How pictures are read and brought to the model.
+    """How images are read and brought to the model.
 
     Attributes:
-        batch_size: pictures a batch, in each process.
+        batch_size: images a batch, in each process.
         workers: processes that read.
         device: where the model is.
         precision: dtype under autocast; None computes in float32.
         processes: how many read and compute together.
-        on_progress: called while the evaluation pictures are embedded; what it raises ends that.
+        on_progress: called while the evaluation images are embedded; what it raises ends that.
     """
 
     batch_size: int
@@ -35,16 +35,16 @@ class Reading:
     on_progress: Callable[[], None] = lambda: None
 
 
-def embed_pictures(
-    forward: Callable[[Tensor], Tensor], dataset: PictureDataset, reading: Reading, title: str, every: int = 1
+def embed_images(
+    forward: Callable[[Tensor], Tensor], dataset: ImageDataset, reading: Reading, title: str, every: int = 1
 ) -> Embedded:
-    """Run pictures through a model behind a progress bar; with several processes each takes a share of the batches.
+    """Run images through a model behind a progress bar; with several processes each takes a share of the batches.
 
     The batches are those of a single process, so the outputs are too, to the last bit.
 
     Args:
-        forward: pictures [b, 3, S, S] to outputs [b, K].
-        dataset: the pictures.
+        forward: images [b, 3, S, S] to outputs [b, K].
+        dataset: the images.
         reading: how.
         title: of the progress bar.
         every: batches between two updates of it.
@@ -55,7 +55,7 @@ def embed_pictures(
     processes, size = reading.processes, reading.batch_size
     batches = torch.arange(len(dataset)).split(size)[processes.rank :: processes.count]
     rows = torch.cat(batches).tolist() if batches else []
-    loader = picture_loader(
+    loader = image_loader(
         dataset, batch_size=size, workers=reading.workers, pin_memory=reading.device.type == "cuda", rows=rows
     )
     with progress(len(rows), title, every * size) as advance:

@@ -1,4 +1,4 @@
-"""Embedding pictures and evaluating embeddings: tensors and callables in, numbers out. No flags, no files."""
+"""Embedding images and evaluating embeddings: tensors and callables in, numbers out. No flags, no files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from src.scoring import score_labels
 
 
 class Embedded(NamedTuple):
-    """Model outputs [n, K] of the readable pictures, their rows [n] in the data set, and messages about the others."""
+    """Model outputs [n, K] of the readable images, their rows [n] in the data set, and messages about the others."""
 
     outputs: Tensor
     rows: Tensor
@@ -27,17 +27,17 @@ class Embedded(NamedTuple):
 
 @torch.inference_mode()
 def check_image_size(model: Module, image_size: int, flag: str) -> None:
-    """Run one black picture through ``model``, which is left in eval mode.
+    """Run one black image through ``model``, which is left in eval mode.
 
     Raises:
-        UserError: the backbone takes no pictures of this size (a vision transformer's patches, TResNet's first layer).
+        UserError: the backbone takes no images of this size (a vision transformer's patches, TResNet's first layer).
     """
     try:
         model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{flag} {image_size}: the backbone takes no pictures of this size ({reason}); give one that it takes, or "
+            f"{flag} {image_size}: the backbone takes no images of this size ({reason}); give one that it takes, or "
             "leave the flag out"
         ) from error
 
@@ -51,23 +51,23 @@ def embed(
     precision: torch.dtype | None = None,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Embedded:
-    """Run pictures through ``forward`` (a model or its ``forward_features``); the outputs are float32 on the CPU.
+    """Run images through ``forward`` (a model or its ``forward_features``); the outputs are float32 on the CPU.
 
     Args:
         precision: dtype under autocast; None computes in float32.
-        on_batch: called after each batch with the number of pictures it held, unreadable ones included.
+        on_batch: called after each batch with the number of images it held, unreadable ones included.
 
     Returns:
-        Outputs [n, K]; where no picture can be read, n is 0 and K too, since nothing says what it is.
+        Outputs [n, K]; where no image can be read, n is 0 and K too, since nothing says what it is.
     """
     outputs: list[Tensor] = []
     rows: list[Tensor] = []
     bad: list[str] = []
     for batch in loader:
         bad.extend(batch.bad)
-        if len(batch.pictures):
+        if len(batch.images):
             with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
-                output = forward(batch.pictures.to(device, non_blocking=True))
+                output = forward(batch.images.to(device, non_blocking=True))
             outputs.append(output.float().cpu())
             rows.append(batch.rows)
         on_batch(len(batch.rows) + len(batch.bad))
@@ -96,13 +96,13 @@ def evaluate(
 ) -> dict[str, float]:
     """Zero-shot and generalised metrics, in percent: embeddings [N, D*M], word vectors [D, C], targets [N, C].
 
-    Scores are made for ``block`` pictures at a time, and for as many labels at once as fit into 192 MiB; [N, C] scores
+    Scores are made for ``block`` images at a time, and for as many labels at once as fit into 192 MiB; [N, C] scores
     never exist whole.
 
     Args:
         targets: a tensor, or a sparse :class:`src.data.labels.LabelMatrix`, made dense a block of labels at a time.
         device: where to compute; that of ``embeddings`` if left out. Embeddings and targets may be elsewhere.
-        block: how many pictures are scored at once.
+        block: how many images are scored at once.
 
     The other arguments, the result and the errors are those of :func:`src.metrics.zero_shot.zero_shot_report`.
     """

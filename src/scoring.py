@@ -1,6 +1,6 @@
-"""The score of a label for a picture: the one equation that the loss, validation, inference and export all call.
+"""The score of a label for an image: the one equation that the loss, validation, inference and export all call.
 
-Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021). A picture is a set of M
+Paper: "Semantic Diversity Learning for Zero-Shot Multi-label Classification" (ICCV 2021). An image is a set of M
 principal vectors, a label is its word vector, and the label's score is the best match among them.
 """
 
@@ -33,7 +33,7 @@ def principal_vectors(embedding: Tensor, wordvec_dim: int) -> Tensor:
         raise ValueError(
             f"embedding length {embedding.shape[1]} is not a positive multiple of the word-vector length {wordvec_dim}"
         )
-    rows = embedding.shape[1] // wordvec_dim  # M; -1 would be ambiguous for a batch of no pictures
+    rows = embedding.shape[1] // wordvec_dim  # M; -1 would be ambiguous for a batch of no images
     return embedding.reshape(embedding.shape[0], wordvec_dim, rows).transpose(1, 2)  # [B, D, M] -> [B, M, D]
 
 
@@ -44,10 +44,10 @@ def score_labels(
     max_block_elements: int | None = MAX_BLOCK_ELEMENTS,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Score every label for every picture: s_c = max_m <A[:, m], w_c>.
+    """Score every label for every image: s_c = max_m <A[:, m], w_c>.
 
     Works in the embedding's dtype (under autocast, in autocast's) and on its device. Large vocabularies are scored in
-    blocks of labels, so that the [B, M, C] products never exist at once: 400,000 labels for 32 pictures need two
+    blocks of labels, so that the [B, M, C] products never exist at once: 400,000 labels for 32 images need two
     blocks' products, 16 MiB, beside the result, where no gradient is asked for.
 
     Args:
@@ -70,7 +70,7 @@ def score_labels(
     batch, rows, _ = vectors.shape
     if out is not None and out.shape != (batch, num_labels):
         raise ValueError(f"out must be [B, C] = {(batch, num_labels)}, got shape {tuple(out.shape)}")
-    flat = vectors.reshape(batch * rows, dim)  # [B*M, D]: one matrix product for all pictures and principal vectors
+    flat = vectors.reshape(batch * rows, dim)  # [B*M, D]: one matrix product for all images and principal vectors
     words = word_vectors.to(device=embedding.device, dtype=embedding.dtype)
     block = max(1, num_labels if max_block_elements is None else max_block_elements // max(1, batch * rows))
 
@@ -99,7 +99,7 @@ def score_labels(
 
 
 def top_k_labels(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best labels of every picture, best first; among equal scores the label with the lower index comes first.
+    """The k best labels of every image, best first; among equal scores the label with the lower index comes first.
 
     ``torch.topk`` promises no order among ties, and a tie at the k-th place would then change precision from machine to
     machine.

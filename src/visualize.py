@@ -1,4 +1,4 @@
-"""Pictures for people: tags beside a photo, and training curves. The only importer of matplotlib."""
+"""Images for people: tags beside a photo, and training curves. The only importer of matplotlib."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MAX_LETTERS = 56  # of a tag; what fits beside its score in the widest panel
 _SEEN, _UNSEEN = "#1a1a1a", "#c0392b"
 
 
-def save_tagged_picture(
-    picture: Image.Image, tags: Sequence[Tag], path: str | Path, show: Literal["raw", "probability"] = "raw"
+def save_tagged_image(
+    image: Image.Image, tags: Sequence[Tag], path: str | Path, show: Literal["raw", "probability"] = "raw"
 ) -> None:
     """Save the photo with its tags beside it.
 
@@ -34,7 +34,7 @@ def save_tagged_picture(
     beside a thumbnail and beside a 50-megapixel photo alike.
 
     Args:
-        picture: RGB.
+        image: RGB.
         tags: best first.
         path: ``.png`` or ``.jpg``.
         show: scores or probabilities.
@@ -42,19 +42,19 @@ def save_tagged_picture(
     Raises:
         UserError: the file cannot be written.
     """
-    _save(_tagged_figure(picture, tags, show), path)
+    _save(_tagged_figure(image, tags, show), path)
 
 
-def tagged_picture(picture: Image.Image, tags: Sequence[Tag]) -> Image.Image:
-    """What :func:`save_tagged_picture` saves, as a picture, RGB."""
-    with Image.open(_encoded(_tagged_figure(picture, tags, "raw"), "png")) as drawn:
+def tagged_image(image: Image.Image, tags: Sequence[Tag]) -> Image.Image:
+    """What :func:`save_tagged_image` saves, as an image, RGB."""
+    with Image.open(_encoded(_tagged_figure(image, tags, "raw"), "png")) as drawn:
         return drawn.convert("RGB")
 
 
-def _tagged_figure(picture: Image.Image, tags: Sequence[Tag], show: Literal["raw", "probability"]) -> Figure:
+def _tagged_figure(image: Image.Image, tags: Sequence[Tag], show: Literal["raw", "probability"]) -> Figure:
     rows = max(len(tags), 1)
     height = max(4.0, 0.36 * rows + 0.9)  # inches
-    width, tall = picture.size
+    width, tall = image.size
     photo_width = float(np.clip(height * width / tall, 2.0, 9.0))
     lines = [(_shortened(tag.marked), tag.shown(show, 2), tag.unseen) for tag in tags] or [("no tag", "", False)]
     longest = max(len(f"{name}  {score}") for name, score, _ in lines)
@@ -62,7 +62,7 @@ def _tagged_figure(picture: Image.Image, tags: Sequence[Tag], show: Literal["raw
     dpi = min(110.0, _MAX_PIXELS / height)
     figure = Figure(figsize=(photo_width + text_width, height), dpi=dpi, facecolor="white")
     photo = figure.add_axes((0, 0, photo_width / (photo_width + text_width), 1))
-    photo.imshow(picture, interpolation="lanczos" if max(picture.size) > 64 else "nearest")
+    photo.imshow(image, interpolation="lanczos" if max(image.size) > 64 else "nearest")
     photo.set_axis_off()
     panel = figure.add_axes((photo_width / (photo_width + text_width), 0, text_width / (photo_width + text_width), 1))
     panel.set_axis_off()
@@ -80,14 +80,14 @@ def _shortened(name: str) -> str:
     return name if len(name) <= _MAX_LETTERS else f"{name[: _MAX_LETTERS - 1]}…"
 
 
-def save_explanation(picture: Image.Image, tags: Sequence[Tag], explanation: Explanation, path: str | Path) -> None:
+def save_explanation(image: Image.Image, tags: Sequence[Tag], explanation: Explanation, path: str | Path) -> None:
     """Save the photo beside a heat map for each tag, named with its score and the principal vector that gave it.
 
     All maps have one colour scale: what adds to a score is warm, what takes from it is cold, nothing is pale. The mean
     of a map is the score. The last panel counts how many of the tags each principal vector gave.
 
     Args:
-        picture: RGB, as it was before it was squashed to the model's square.
+        image: RGB, as it was before it was squashed to the model's square.
         tags: K of them.
         explanation: of the same K tags.
         path: ``.png`` or ``.jpg``.
@@ -97,17 +97,17 @@ def save_explanation(picture: Image.Image, tags: Sequence[Tag], explanation: Exp
     """
     columns = min(len(tags) + 2, 4)
     rows = -(-(len(tags) + 2) // columns)
-    width, tall = picture.size
+    width, tall = image.size
     panel = 3.0 * float(np.clip(tall / width, 0.5, 1.6))  # inches
     figure = Figure(figsize=(3.0 * columns, rows * (panel + 0.7)), dpi=110, facecolor="white", layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     maps = explanation.maps.float().cpu().numpy()
     limit = float(np.abs(maps).max()) or 1.0
-    axes[0].imshow(picture)
-    axes[0].set_title("picture", fontsize=11)
+    axes[0].imshow(image)
+    axes[0].set_title("image", fontsize=11)
     for axis, tag, winner, places in zip(axes[1:], tags, explanation.winners.tolist(), maps, strict=False):
-        heat = np.asarray(Image.fromarray(places).resize(picture.size, Image.Resampling.BICUBIC))
-        axis.imshow(picture.convert("L"), cmap="gray", alpha=0.55)
+        heat = np.asarray(Image.fromarray(places).resize(image.size, Image.Resampling.BICUBIC))
+        axis.imshow(image.convert("L"), cmap="gray", alpha=0.55)
         axis.imshow(heat, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.6)
         title = f"{tag.marked}  {tag.score:.2f}\nprincipal vector {winner + 1}"
         axis.set_title(title, fontsize=11, color=_UNSEEN if tag.unseen else _SEEN, parse_math=False)

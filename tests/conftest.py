@@ -33,7 +33,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn metadata folder: 24 training and 16 validation pictures."""
+    """A drawn metadata folder: 24 training and 16 validation images."""
     from src.prepare.sample import prepare_sample
 
     folder = tmp_path_factory.mktemp("data") / "sample"

@@ -1,4 +1,4 @@
-"""Small models, splits, pictures and the golden weights, shared by the tests of models, checkpoints and training."""
+"""Small models, splits, images and the golden weights, shared by the tests of models, checkpoints and training."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def save_tiny(path: Path, model: SDLModel | None = None, *, name: str = TINY, **
 
 
 def write_folder(folder: Path, split: ZeroShotSplit) -> Path:
-    """A metadata folder with that split and no pictures."""
+    """A metadata folder with that split and no images."""
     write_metadata(folder, split, {}, image_root=None, word_vector_source="drawn")
     return folder
 
 
-def write_pictures(folder: Path, count: int, broken: tuple[int, ...] = ()) -> list[Path]:
-    """Plain-coloured pictures, each of its own grey; ``broken`` ones are cut short."""
+def write_images(folder: Path, count: int, broken: tuple[int, ...] = ()) -> list[Path]:
+    """Plain-coloured images, each of its own grey; ``broken`` ones are cut short."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number}.png" for number in range(count)]
     for number, path in enumerate(paths):

@@ -1,4 +1,4 @@
-"""The metrics as their formulas read: one label, one picture, one setting at a time, every ranking sorted whole."""
+"""The metrics as their formulas read: one label, one image, one setting at a time, every ranking sorted whole."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def plain_report(
     images: str,
     threshold: float | None,
 ) -> dict[str, float]:
-    """One setting: pick its pictures and labels first, then every metric by itself."""
+    """One setting: pick its images and labels first, then every metric by itself."""
     columns = sorted(columns)
     if images == "positive-only":
         rows = [row for row in rows if any(targets[row, column] == 1 for column in columns)]

@@ -22,15 +22,15 @@ from torch import Tensor
 
 import train
 from src.checkpoint.digest import SUFFIX
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata_writer import write_metadata
 from src.data.split import make_split
 from src.training.tensorboard import Watcher
 from tests.conftest import run_script
 
-# A random timm backbone that does an epoch of the drawn pictures in a tenth of a second.
+# A random timm backbone that does an epoch of the drawn images in a tenth of a second.
 TINY = ("--model-name", "test_efficientnet", "--model-path", "none", "--image-size", 32, "-b", 8)
-PLAIN = ("--augmentation", "none", "--cutout", 0, "-j", 0)  # no randomness but the order of the pictures
+PLAIN = ("--augmentation", "none", "--cutout", 0, "-j", 0)  # no randomness but the order of the images
 FULL = ("--augmentation", "randaugment", "--cutout", 0.5)
 SETTINGS = ("zero_shot", "generalized")
 # What a run with the flags above leaves in its folder, as train.py documents it.
@@ -184,7 +184,7 @@ def watched_by(watcher: Watcher) -> contextlib.AbstractContextManager[Any]:
 
 
 def file_names(metadata: Path, part: str) -> list[str]:
-    """The pictures of ``train`` or ``val``, in the order in which they are read."""
+    """The images of ``train`` or ``val``, in the order in which they are read."""
     images = json.loads((metadata / f"{part}.json").read_text(encoding="utf-8"))["images"]
     return [image["file_name"] for image in sorted(images, key=lambda image: image["id"])]
 
@@ -217,7 +217,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 def colour_wheel(folder: Path) -> Path:
     """A metadata folder that can be learnt in seconds, unseen labels included.
 
-    A picture is one noisy colour; the word vector of a colour is its place on the colour wheel. Twelve hues are seen,
+    An image is one noisy colour; the word vector of a colour is its place on the colour wheel. Twelve hues are seen,
     and the four unseen ones lie between them: who learns the wheel knows them.
     """
     hues = np.arange(16) / 16
@@ -227,16 +227,16 @@ def colour_wheel(folder: Path) -> Path:
     labels = [f"hue {hue}" for hue in range(16)]
     split = make_split(labels, seen, unseen, vectors, name="wheel", source="wheel")
     random = np.random.default_rng(0)
-    pictures = folder.parent / "images"
-    pictures.mkdir()
+    images = folder.parent / "images"
+    images.mkdir()
     parts = {}
     for part, columns in (("train", seen * 6), ("val", [*range(16)] * 3)):
         names = tuple(f"{part}{number:03d}.png" for number in range(len(columns)))
         for name, column in zip(names, columns, strict=True):
             colour = colorsys.hsv_to_rgb(hues[column], random.uniform(0.7, 1), random.uniform(0.6, 1))
             noisy = 255 * np.array(colour) + random.normal(0, 8, (32, 32, 3))
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(pictures / name)
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(images / name)
         targets = LabelMatrix.from_dense(torch.eye(16, dtype=torch.int8)[columns])
-        parts[part] = LabelledPictures(tuple(range(len(columns))), names, targets)
-    write_metadata(folder, split, parts, image_root="images", word_vector_source="wheel", move_in=[pictures])
+        parts[part] = LabelledImages(tuple(range(len(columns))), names, targets)
+    write_metadata(folder, split, parts, image_root="images", word_vector_source="wheel", move_in=[images])
     return folder

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src.errors import UserError
-from src.inference.formats import PictureResult, TagRow
+from src.inference.formats import ImageResult, TagRow
 from src.inference.results import ResultWriter
 
 SETTINGS = {"top_k": 3, "threshold": None, "weights": "5f0e"}
@@ -27,7 +27,7 @@ def writer(folder: Path, *forms: str, settings: dict = SETTINGS, **options: bool
     return ResultWriter(outputs(folder, *forms), model="models/m.ckpt", settings=settings, **options)
 
 
-def results(names: list[str], most: int = 3) -> list[PictureResult]:
+def results(names: list[str], most: int = 3) -> list[ImageResult]:
     """Of each name 0 to ``most`` tags with float32 scores of all sizes, some with probabilities."""
     random = np.random.default_rng(0)
     made = []
@@ -37,28 +37,28 @@ def results(names: list[str], most: int = 3) -> list[PictureResult]:
             TagRow(f"tag, {place} ü", score, place % 2 == 1, float(np.float32(random.random())) if number % 3 else None)
             for place, score in enumerate(scores)
         ]
-        made.append(PictureResult(name, tags, f"out/{number}.png" if number % 4 == 1 else None))
+        made.append(ImageResult(name, tags, f"out/{number}.png" if number % 4 == 1 else None))
     return made
 
 
-def write(target: ResultWriter, made: list[PictureResult], bad: tuple[str, ...] = ()) -> None:
-    """A run: the bad pictures, and the results that are not there yet."""
+def write(target: ResultWriter, made: list[ImageResult], bad: tuple[str, ...] = ()) -> None:
+    """A run: the bad images, and the results that are not there yet."""
     with target:
         _write_all(target, made, bad)
 
 
-def interrupt(target: ResultWriter, made: list[PictureResult], bad: tuple[str, ...] = ()) -> None:
+def interrupt(target: ResultWriter, made: list[ImageResult], bad: tuple[str, ...] = ()) -> None:
     """A run that is stopped after these."""
     with suppress(KeyboardInterrupt), target:
         _write_all(target, made, bad)
         raise KeyboardInterrupt
 
 
-def _write_all(target: ResultWriter, made: list[PictureResult], bad: tuple[str, ...]) -> None:
+def _write_all(target: ResultWriter, made: list[ImageResult], bad: tuple[str, ...]) -> None:
     for name in bad:
         target.skip(name, f"{name}: broken")
     for result in made:
-        if result.picture not in target.done:
+        if result.image not in target.done:
             target.write(result)
 
 
@@ -66,9 +66,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def table_of(made: list[PictureResult]) -> list[PictureResult]:
-    """What a table of rows keeps: pictures with tags, and nothing about annotated ones."""
-    return [PictureResult(result.picture, result.tags) for result in made if result.tags]
+def table_of(made: list[ImageResult]) -> list[ImageResult]:
+    """What a table of rows keeps: images with tags, and nothing about annotated ones."""
+    return [ImageResult(result.image, result.tags) for result in made if result.tags]
 
 
 def message_of(act: Callable[[], object]) -> str:

@@ -20,5 +20,5 @@ def test_the_drawn_products_are_exact():
 
 
 def test_plain_scoring_chooses_the_same_labels():
-    embeddings, words = scoring.draw(pictures=3, labels=500)
+    embeddings, words = scoring.draw(images=3, labels=500)
     assert torch.equal(scoring.fast(embeddings, words), scoring.plain(embeddings, words))

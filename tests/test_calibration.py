@@ -22,8 +22,8 @@ from src.calibration.thresholds import (
     best_seen_bias,
     best_shared_threshold,
     fit_calibration,
+    image_level,
     level_gap,
-    picture_level,
 )
 from src.checkpoint import load_checkpoint, save_with_calibration
 from src.errors import UserError
@@ -38,7 +38,7 @@ NUM_LABELS = 12
 def problem(
     seed: int = 0, count: int = 60, labels: int = NUM_LABELS, unknown: float = 0.1, steps: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Scores that rise with the targets, each picture at a level of its own; with ``steps`` many are equal."""
+    """Scores that rise with the targets, each image at a level of its own; with ``steps`` many are equal."""
     generator = torch.Generator().manual_seed(seed)
     signal = torch.randn(count, labels, generator=generator)
     targets = (torch.rand(count, labels, generator=generator) < torch.sigmoid(2.5 * signal - 2)).int()
@@ -135,14 +135,14 @@ def test_scores_of_unknown_targets_change_no_threshold(fit):
 @pytest.mark.parametrize("elements", [1, 7, 100])
 def test_blocks_equal_the_whole(monkeypatch, elements):
     scores, targets = problem(3)
-    targets[4] = -1  # a block of one picture of which nothing is known
+    targets[4] = -1  # a block of one image of which nothing is known
     shared, own = best_shared_threshold(scores, targets), best_f1_thresholds(scores, targets)[0]
     monkeypatch.setattr(src.calibration.thresholds, "_BLOCK_ELEMENTS", elements)
     assert best_shared_threshold(scores, targets) == shared
     assert torch.equal(best_f1_thresholds(scores, targets)[0], own)
 
 
-def test_no_pictures_and_no_positives():
+def test_no_images_and_no_positives():
     thresholds, counts = best_f1_thresholds(torch.empty(0, 3), torch.empty(0, 3))
     assert thresholds.isnan().tolist() == [True] * 3
     assert counts.tolist() == [0] * 3
@@ -155,15 +155,15 @@ def test_no_pictures_and_no_positives():
 
 
 @pytest.mark.parametrize(("quantile", "rank"), [(0.0, 0), (0.5, 2), (0.74, 2), (0.75, 3), (0.97, 3), (1.0, 4)])
-def test_level_is_a_rank_of_the_pictures_scores(quantile, rank):
+def test_level_is_a_rank_of_the_images_scores(quantile, rank):
     scores = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
     expected = [[sorted(row)[rank]] for row in scores.tolist()]
-    assert picture_level(scores, quantile).tolist() == expected
-    assert picture_level(scores[:, [3, 1, 0, 4, 2]], quantile).tolist() == expected
+    assert image_level(scores, quantile).tolist() == expected
+    assert image_level(scores[:, [3, 1, 0, 4, 2]], quantile).tolist() == expected
 
 
 def test_no_level_is_zero():
-    assert picture_level(torch.rand(3, 5), None).tolist() == [[0.0]] * 3
+    assert image_level(torch.rand(3, 5), None).tolist() == [[0.0]] * 3
 
 
 def test_level_gap_worked_by_hand():
@@ -174,12 +174,12 @@ def test_level_gap_worked_by_hand():
     assert level_gap(seen + 4, unseen) == 5
 
 
-def test_best_label_of_half_the_pictures_is_a_seen_one_after_stacking():
+def test_best_label_of_half_the_images_is_a_seen_one_after_stacking():
     scores = problem(count=101)[0].double()
     scores[:, SEEN] += 1.5
     bias = level_gap(scores[:, SEEN], scores[:, UNSEEN])
     wins = (scores[:, SEEN].amax(dim=1) - bias > scores[:, UNSEEN].amax(dim=1)).sum()
-    assert int(wins) == 50  # the picture in the middle is a draw
+    assert int(wins) == 50  # the image in the middle is a draw
 
 
 def plain_generalised_f1(scores: Tensor, targets: Tensor, bias: float, k: int) -> float:
@@ -206,7 +206,7 @@ def test_best_bias_is_that_of_a_plain_loop(seed, k):
     f1 = [plain_generalised_f1(scores, targets, bias, k) for bias in tried]
     found = best_seen_bias(scores, targets, SEEN, UNSEEN, k=k)
     assert min(abs(found - bias) for bias in tried) < 1e-12
-    # At the smallest and the largest gap two labels of a picture are equal but for rounding: one hit more or less
+    # At the smallest and the largest gap two labels of an image are equal but for rounding: one hit more or less
     assert plain_generalised_f1(scores, targets, found, k) == pytest.approx(max(f1), abs=2 / (k * len(scores)))
     assert k == 1 or plain_generalised_f1(scores, targets, found, k) > f1[0] + 0.01
     ignored = scores.clone()
@@ -223,9 +223,9 @@ def test_no_bias_is_best_where_nothing_gains_by_one():
 
 
 @pytest.mark.parametrize(("seen", "unseen", "count"), [([], UNSEEN, 60), (SEEN, [], 60), (SEEN, UNSEEN, 0)])
-def test_a_bias_needs_both_sides_and_pictures(seen, unseen, count):
+def test_a_bias_needs_both_sides_and_images(seen, unseen, count):
     scores, targets = problem()
-    with pytest.raises(ValueError, match="needs labels on both sides, and pictures"):
+    with pytest.raises(ValueError, match="needs labels on both sides, and images"):
         best_seen_bias(scores[:count], targets[:count], seen, unseen)
     with pytest.raises(ValueError, match="each listed once"):
         best_seen_bias(scores, targets, [0, 1], [1])
@@ -284,7 +284,7 @@ def test_a_calibration_is_that_of_plain_loops(seed, min_positives, shrinkage):
 
 
 def test_the_level_is_that_of_the_best_f1():
-    """Pictures at levels of their own need one; scores that are comparable as they are need none."""
+    """Images at levels of their own need one; scores that are comparable as they are need none."""
     scores, targets = problem(count=200)
     shifts = 5 * torch.randn(200, 1, generator=torch.Generator().manual_seed(9))
     needed = fit_calibration(scores + shifts, targets, SEEN, UNSEEN)
@@ -293,9 +293,9 @@ def test_the_level_is_that_of_the_best_f1():
     assert fit_calibration(truth + 0.1 * scores.sigmoid(), truth, SEEN, UNSEEN).level_quantile is None
     for quantile in LEVEL_QUANTILES:
         seen = (scores + shifts)[:, SEEN]
-        calibrated = seen - picture_level(seen, quantile)
+        calibrated = seen - image_level(seen, quantile)
         best = best_shared_threshold(calibrated, targets[:, SEEN])
-        assert best[1] <= best_shared_threshold(seen - picture_level(seen, needed.level_quantile), targets[:, SEEN])[1]
+        assert best[1] <= best_shared_threshold(seen - image_level(seen, needed.level_quantile), targets[:, SEEN])[1]
 
 
 # The zero-shot promise
@@ -328,7 +328,7 @@ def test_scores_of_unseen_labels_decide_only_the_bias(fitted):
     assert same(fit_calibration(scores, targets, SEEN, []), replace(fitted, seen_bias=0.0))
 
 
-def test_pictures_without_a_known_seen_label_take_no_part(fitted):
+def test_images_without_a_known_seen_label_take_no_part(fitted):
     scores, targets = problem()
     more, truth = problem(1, count=20)
     truth[:, SEEN] = -1
@@ -348,7 +348,7 @@ def test_seen_labels_that_are_not_known_have_no_own_threshold(fitted):
 # Order
 
 
-def test_order_of_the_pictures_changes_nothing(fitted):
+def test_order_of_the_images_changes_nothing(fitted):
     scores, targets = problem()
     order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(1))
     found = fit_calibration(scores[order], targets[order], SEEN, UNSEEN)
@@ -399,7 +399,7 @@ def test_shrinkage_goes_from_the_labels_best_threshold_to_the_shared_one():
         strength: fit_calibration(scores, targets, SEEN, UNSEEN, shrinkage=strength) for strength in (0.0, 20.0, 1e12)
     }
     quantile, shared = by_shrinkage[0.0].level_quantile, by_shrinkage[0.0].shared_threshold
-    calibrated = scores[:, SEEN] - picture_level(scores[:, SEEN], quantile)
+    calibrated = scores[:, SEEN] - image_level(scores[:, SEEN], quantile)
     own, counts = best_f1_thresholds(calibrated, targets[:, SEEN])
     assert torch.equal(by_shrinkage[0.0].thresholds[SEEN], own)
     torch.testing.assert_close(by_shrinkage[20.0].thresholds[SEEN], (counts * own + 20 * shared) / (counts + 20))
@@ -420,7 +420,7 @@ def test_calibrated_scores_worked_by_hand():
     assert without.calibrated(scores, seen_scores, is_seen).tolist() == [[1.0, 4.0, 5.0], [0.0, 0.0, 2.0]]
 
 
-def test_calibrated_scores_do_not_depend_on_a_pictures_level_or_the_order_of_seen_scores(fitted):
+def test_calibrated_scores_do_not_depend_on_a_images_level_or_the_order_of_seen_scores(fitted):
     made = replace(fitted, level_quantile=0.9)
     scores, _ = problem(7)
     is_seen = torch.zeros(NUM_LABELS, dtype=torch.bool)
@@ -430,7 +430,7 @@ def test_calibrated_scores_do_not_depend_on_a_pictures_level_or_the_order_of_see
 
 
 @pytest.mark.parametrize("quantile", LEVEL_QUANTILES)
-def test_stacking_ranks_the_labels_of_a_picture_as_calibrated_scores_do(fitted, quantile):
+def test_stacking_ranks_the_labels_of_a_image_as_calibrated_scores_do(fitted, quantile):
     made = replace(fitted, level_quantile=quantile, seen_bias=0.75)
     scores, _ = problem(7)
     scores = scores.double()
@@ -461,7 +461,7 @@ def test_mean_probability_of_seen_labels_is_their_share():
     assert float(p.mean()) == pytest.approx(float((targets[:, SEEN] == 1).float().mean()), abs=2e-3)
 
 
-def test_thresholds_do_better_than_a_fixed_number_of_tags_on_other_pictures():
+def test_thresholds_do_better_than_a_fixed_number_of_tags_on_other_images():
     for seed in range(3):
         scores, targets = problem(seed, count=600, unknown=0)
         scores = torch.where(targets == 1, scores + 1, scores)

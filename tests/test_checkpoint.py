@@ -60,7 +60,7 @@ def released_file(path: Path, outputs: int = 2100, **release_keys: object) -> Pa
     return path
 
 
-def pictures(count: int = 2, size: int = SIZE) -> Tensor:
+def images(count: int = 2, size: int = SIZE) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
@@ -199,7 +199,7 @@ def full_info(split: Any) -> CheckpointInfo:
         extra_words=("river", "crème brûlée", "日本"),
         extra_vectors=extra,
         metrics={"zero_shot.F1@3": 12.5, "generalized.mAP": 7.25},
-        settings={"lr": 2.5e-5, "data": "pictures", "seed": None, "epoch": 3},
+        settings={"lr": 2.5e-5, "data": "images", "seed": None, "epoch": 3},
     )
 
 
@@ -213,7 +213,7 @@ def test_round_trip_keeps_weights_outputs_and_everything_said(tmp_path):
     for (key, tensor), expected in zip(loaded.state_dict().items(), model.state_dict().values(), strict=True):
         assert torch.equal(tensor, expected), key
     with torch.inference_mode():
-        assert torch.equal(loaded(pictures()), model.eval()(pictures()))
+        assert torch.equal(loaded(images()), model.eval()(images()))
     for name in ("kind", "config", "labels", "extra_words", "metrics", "settings"):
         assert getattr(found, name) == getattr(info, name), name
     assert torch.equal(found.extra_vectors, info.extra_vectors)
@@ -261,8 +261,8 @@ def test_half_precision_halves_the_file_and_keeps_the_one_dimensional_weights(tm
     torch.testing.assert_close(found.split.word_vectors, split.word_vectors, rtol=1e-3, atol=1e-3)
     assert loaded.backbone.layer1[0].bn1.running_var[0] == 1e6
     with torch.inference_mode():
-        expected = model(pictures())
-        torch.testing.assert_close(loaded(pictures()), expected, rtol=0.01, atol=0.01 * float(expected.abs().max()))
+        expected = model(images())
+        torch.testing.assert_close(loaded(images()), expected, rtol=0.01, atol=0.01 * float(expected.abs().max()))
 
 
 def test_a_checkpoint_needs_a_split(tmp_path):
@@ -351,7 +351,7 @@ def test_a_state_dict_of_something_else_is_refused(tmp_path):
 def damaged_files() -> list[bytes]:
     """Text, every first byte, files cut at many places, and flipped bytes, of both of torch's file forms."""
     chance = random.Random(0)
-    files = [b"", b"hello world\n", b'{"a": 1}', b"\xff\xd8\xff\xe0 a picture"]
+    files = [b"", b"hello world\n", b'{"a": 1}', b"\xff\xd8\xff\xe0 an image"]
     files += [bytes([first]) + chance.randbytes(30) for first in range(256)]
     for zipped in (True, False):
         whole = _saved_bytes({"a": torch.zeros(3)}, zipped)

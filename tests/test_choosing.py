@@ -1,4 +1,4 @@
-"""The choice of unseen labels and of validation pictures: what it guarantees, and how even it is."""
+"""The choice of unseen labels and of validation images: what it guarantees, and how even it is."""
 
 import itertools
 import random
@@ -118,7 +118,7 @@ def test_without_scikit_learn(monkeypatch):
         unseen_by_clusters(["cat", "dog"], torch.eye(2), 0.5, 0)
 
 
-# Validation pictures
+# Validation images
 
 
 def make_targets(num_rows: int, num_labels: int, skew: float, seed: int) -> np.ndarray:
@@ -193,7 +193,7 @@ def test_size_and_labels_on_both_sides(fraction, skew):
 
 
 def test_guarantees_on_small_targets_against_all_splits():
-    """Training keeps a picture of each label always; the size is as wanted where any split of that size does so."""
+    """Training keeps an image of each label always; the size is as wanted where any split of that size does so."""
     random_numbers = np.random.default_rng(0)
     tried = worse = 0
     for seed in range(150):
@@ -215,29 +215,29 @@ def test_guarantees_on_small_targets_against_all_splits():
     assert worse <= 0.05 * tried
 
 
-def test_size_gives_way_where_training_needs_the_pictures():
-    targets = np.zeros((6, 15), dtype=bool)  # a label for each two pictures: training can spare only one
+def test_size_gives_way_where_training_needs_the_images():
+    targets = np.zeros((6, 15), dtype=bool)  # a label for each two images: training can spare only one
     for column, pair in enumerate(itertools.combinations(range(6), 2)):
         targets[pair, column] = True
     assert validation_rows(targets, 0.5).sum() == 1
 
 
 @pytest.mark.parametrize("in_val", [[3, 4], [], [3, 4, 5], [0, 1, 2, 3, 4, 5]])
-def test_an_exchange_gives_a_missing_label_its_picture(in_val):
-    targets = np.eye(2, dtype=bool).repeat(3, axis=0)  # pictures 0 to 2 show label 0, the others label 1
+def test_an_exchange_gives_a_missing_label_its_image(in_val):
+    targets = np.eye(2, dtype=bool).repeat(3, axis=0)  # images 0 to 2 show label 0, the others label 1
     chosen = np.isin(range(6), in_val)
     _exchange(chosen, *targets.nonzero(), 2, np.array([True, True]))
     assert targets[chosen].sum(axis=0).tolist() == [1, 1]
 
 
-def test_an_exchange_takes_no_label_its_only_picture():
+def test_an_exchange_takes_no_label_its_only_image():
     targets = np.eye(2, dtype=bool).repeat(3, axis=0)
     chosen = np.isin(range(6), [4])
     _exchange(chosen, *targets.nonzero(), 1, np.array([True, True]))
     assert chosen.sum() == 1
 
 
-def test_labels_of_one_picture_go_to_training_as_far_as_there_is_room():
+def test_labels_of_one_image_go_to_training_as_far_as_there_is_room():
     targets = np.concatenate([np.eye(60, 10), np.ones((60, 1))], axis=1) > 0
     assert not validation_rows(targets, 0.2)[:10].any()
     assert validation_rows(np.eye(50) > 0, 0.2).sum() == 10
@@ -253,21 +253,21 @@ def test_deterministic_and_independent_of_the_order_of_entries():
     assert not torch.equal(chosen, stratified_validation(rows, columns, 300, 30, 0.2, 6))
 
 
-def test_pictures_without_labels_only():
+def test_images_without_labels_only():
     nothing = torch.empty(0, dtype=torch.int64)
     assert len(stratified_validation(nothing, nothing, 20, 0, 0.1, 0)) == 2
     assert len(stratified_validation(nothing, nothing, 20, 4, 0.25, 0)) == 5
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.04, 0.96, 1.0, 2.0, -0.1, float("nan")])
-def test_refuses_to_take_no_picture_or_all(fraction):
-    message = rf"--val-fraction {fraction}: must choose .* of the 10 pictures and leave .*; give 0\.1 to 0\.5$"
+def test_refuses_to_take_no_image_or_all(fraction):
+    message = rf"--val-fraction {fraction}: must choose .* of the 10 images and leave .*; give 0\.1 to 0\.5$"
     with pytest.raises(UserError, match=message):
         stratified_validation(torch.arange(10), torch.zeros(10, dtype=torch.int64), 10, 1, fraction, 0)
 
 
 @pytest.mark.parametrize("num_rows", [0, 1])
-def test_refuses_a_single_picture(num_rows):
+def test_refuses_a_single_image(num_rows):
     entries = torch.zeros(num_rows, dtype=torch.int64)
-    with pytest.raises(UserError, match=rf"--val-fraction 0\.5: at least 2 pictures .*, there are {num_rows}$"):
+    with pytest.raises(UserError, match=rf"--val-fraction 0\.5: at least 2 images .*, there are {num_rows}$"):
         stratified_validation(entries, entries, num_rows, 1, 0.5, 0)

@@ -103,7 +103,7 @@ def test_the_original_flags_are_there(script, flag):
 
 
 def test_the_original_positional_folder_of_validate():
-    assert validate_parser(None).parse_args(["pictures", "--model_path", "m.pth"]).positional_data == "pictures"
+    assert validate_parser(None).parse_args(["images", "--model_path", "m.pth"]).positional_data == "images"
 
 
 @pytest.mark.parametrize("make", [*PARSERS.values(), prepare_data.parser])

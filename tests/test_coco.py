@@ -11,7 +11,7 @@ import torch
 from pycocotools.coco import COCO
 
 from src.data.coco import COCO_CLASSES, read_coco_labels, write_coco_labels
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError
 
 LABELS = ("cat", "dog", "bird", "fish")
@@ -176,13 +176,13 @@ def test_nothing_is_printed(tmp_path, capfd):
 def test_what_is_written_reads_back_equal(tmp_path):
     generator = torch.Generator().manual_seed(0)
     targets = (torch.rand(9, 4, generator=generator) < 0.4).to(torch.int8)
-    pictures = LabelledPictures(
+    images = LabelledImages(
         tuple(range(100, 109)), tuple(f"d/ü{n}.jpg" for n in range(9)), LabelMatrix.from_dense(targets)
     )
     path = tmp_path / "new" / "train.json"
-    write_coco_labels(path, pictures, LABELS)
+    write_coco_labels(path, images, LABELS)
     read = read_coco_labels(path, LABELS)
-    assert (read.image_ids, read.file_names) == (pictures.image_ids, pictures.file_names)
+    assert (read.image_ids, read.file_names) == (images.image_ids, images.file_names)
     assert torch.equal(read.targets.dense(), targets)
     written = json.loads(path.read_text(encoding="utf-8"))
     assert [category["name"] for category in written["categories"]] == list(LABELS)
@@ -191,14 +191,14 @@ def test_what_is_written_reads_back_equal(tmp_path):
 
 
 def test_unknown_labels_come_back(tmp_path):
-    """A single unknown label is an annotation to ignore; a partly labelled picture lists what it was searched for."""
+    """A single unknown label is an annotation to ignore; a partly labelled image lists what it was searched for."""
     complete = LabelMatrix.from_dense(torch.tensor([[1, 0, -1, 1], [0, 0, 0, 0]], dtype=torch.int8))
     partly = LabelMatrix.from_entries(
         torch.tensor([0, 0]), torch.tensor([3, 1]), torch.tensor([1, 0]),
         unlisted=torch.tensor([-1, -1], dtype=torch.int8), num_labels=4,
     )  # fmt: skip
     targets = LabelMatrix.concatenate([complete, partly])
-    write_coco_labels(tmp_path / "x.json", LabelledPictures((1, 2, 3, 4), tuple("abcd"), targets), LABELS)
+    write_coco_labels(tmp_path / "x.json", LabelledImages((1, 2, 3, 4), tuple("abcd"), targets), LABELS)
     written = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert [image.get("neg_category_ids") for image in written["images"]] == [None, None, [2], []]
     assert [annotation.get("ignore") for annotation in written["annotations"]] == [None, 1, None, None]
@@ -231,20 +231,20 @@ def test_ids_may_be_strings_or_both(tmp_path):
 
 
 def test_annotations_carry_further_keys(tmp_path):
-    pictures = LabelledPictures((1,), ("a.jpg",), LabelMatrix.from_dense(torch.ones(1, 2, dtype=torch.int8)))
-    write_coco_labels(tmp_path / "x.json", pictures, ["a", "b"], {"area": 0.0})
+    images = LabelledImages((1,), ("a.jpg",), LabelMatrix.from_dense(torch.ones(1, 2, dtype=torch.int8)))
+    write_coco_labels(tmp_path / "x.json", images, ["a", "b"], {"area": 0.0})
     assert all(one["area"] == 0 for one in json.loads((tmp_path / "x.json").read_text())["annotations"])
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_pycocotools_reads_what_is_written(tmp_path, count):
     targets = LabelMatrix.from_dense((torch.arange(4 * count).view(count, 4) % 3 == 0).to(torch.int8))
-    pictures = LabelledPictures(tuple(range(1, count + 1)), tuple(f"{row}.jpg" for row in range(count)), targets)
-    write_coco_labels(tmp_path / "x.json", pictures, LABELS)
+    images = LabelledImages(tuple(range(1, count + 1)), tuple(f"{row}.jpg" for row in range(count)), targets)
+    write_coco_labels(tmp_path / "x.json", images, LABELS)
     with contextlib.redirect_stdout(io.StringIO()):
         read = COCO(tmp_path / "x.json")
     assert [read.cats[number]["name"] for number in sorted(read.cats)] == list(LABELS)
-    for row, number in enumerate(pictures.image_ids):
+    for row, number in enumerate(images.image_ids):
         columns = [read.anns[one]["category_id"] - 1 for one in read.getAnnIds(imgIds=[number])]
         assert sorted(columns) == targets.dense()[row].nonzero()[:, 0].tolist()
         assert read.imgs[number]["file_name"] == f"{row}.jpg"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.data.coco import read_coco_labels
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import load_metadata
 from src.errors import UserError
 from src.prepare.collected import Collected, VectorOptions, prepare
@@ -28,10 +28,10 @@ def vectors(tmp_path):
     return options
 
 
-def part(targets: list[list[int]]) -> LabelledPictures:
+def part(targets: list[list[int]]) -> LabelledImages:
     numbers = tuple(range(1, len(targets) + 1))
     matrix = LabelMatrix.from_dense(torch.tensor(targets, dtype=torch.int8))
-    return LabelledPictures(numbers, tuple(f"{number}.jpg" for number in numbers), matrix)
+    return LabelledImages(numbers, tuple(f"{number}.jpg" for number in numbers), matrix)
 
 
 def collected(**changes: object) -> Collected:
@@ -44,28 +44,28 @@ def targets(folder: Path, name: str) -> list[list[int]]:
     return read_coco_labels(getattr(metadata, name), metadata.split.labels).targets.dense().tolist()
 
 
-def test_unseen_labels_of_training_pictures_are_hidden(tmp_path, vectors):
+def test_unseen_labels_of_training_images_are_hidden(tmp_path, vectors):
     report = prepare(collected(), vectors(), tmp_path / "m")
     assert targets(tmp_path / "m", "train") == [[1, 0, 0, 1], [0, 1, 0, 0], [0] * 4, [0, 1, 0, 0], [0, 0, 0, 1]]
     assert targets(tmp_path / "m", "val") == VAL
     assert report == [
         "zoo_3_1: 3 seen and 1 unseen labels",
         "word vectors of length 3 from vectors.txt",
-        "train: 5 pictures, 5 labels (1.0000 a picture), 1 pictures without any",
-        "val: 3 pictures, 3 labels (1.0000 a picture), 1 pictures without any",
-        "val: 1 labels without any picture: bee",
-        "val: 1 pictures with an unseen label, 1 unseen labels",
-        "train: 4 pictures with a seen label, 3 of them without any unseen label",
-        "train: hid the unseen labels of 1 pictures",
+        "train: 5 images, 5 labels (1.0000 an image), 1 images without any",
+        "val: 3 images, 3 labels (1.0000 an image), 1 images without any",
+        "val: 1 labels without any image: bee",
+        "val: 1 images with an unseen label, 1 unseen labels",
+        "train: 4 images with a seen label, 3 of them without any unseen label",
+        "train: hid the unseen labels of 1 images",
     ]
     assert (tmp_path / "m" / "report.txt").read_text().splitlines() == report
 
 
-def test_or_these_pictures_are_left_out(tmp_path, vectors):
+def test_or_these_images_are_left_out(tmp_path, vectors):
     report = prepare(collected(), vectors(), tmp_path / "m", keep_train_with_unseen=False)
     assert targets(tmp_path / "m", "train") == [row for row in TRAIN if not row[2]]
     assert targets(tmp_path / "m", "val") == VAL
-    assert report[-1] == "train: left out 1 pictures with an unseen label"
+    assert report[-1] == "train: left out 1 images with an unseen label"
 
 
 def test_dropped_labels_take_their_columns_along(tmp_path, vectors):
@@ -137,7 +137,7 @@ def test_unknown_labels_stay_unknown_and_are_counted(tmp_path, vectors):
         torch.tensor([0, 0]), torch.tensor([0, 2]), torch.tensor([0, 1]),
         unlisted=torch.tensor([-1], dtype=torch.int8), num_labels=4,
     )  # fmt: skip
-    source = Collected("zoo", LABELS, {"train": LabelledPictures((1,), ("a",), partly)}, None, unseen=["cat"])
+    source = Collected("zoo", LABELS, {"train": LabelledImages((1,), ("a",), partly)}, None, unseen=["cat"])
     report = prepare(source, vectors(), tmp_path / "m")
     assert targets(tmp_path / "m", "train") == [[0, -1, -1, -1]]  # cat is hidden: as unknown as the others
     assert "train: 3 unknown labels" in report

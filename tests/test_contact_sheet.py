@@ -49,13 +49,13 @@ def sheet(folder: Path, title: str = "photos") -> Path:
             ("ü.png", "green", [Tag("seagull", 2.0, False), Tag(ODD, -1.0, True)]),
             ("c.jpg", "blue", []),
         ):
-            picture = Image.new("RGB", (800, 300), colour)
-            picture.save(folder / name)
-            page.add(picture, tags, folder / name)
+            image = Image.new("RGB", (800, 300), colour)
+            image.save(folder / name)
+            page.add(image, tags, folder / name)
     return path
 
 
-def test_every_picture_with_its_tags_and_a_link_to_the_file(tmp_path):
+def test_every_image_with_its_tags_and_a_link_to_the_file(tmp_path):
     path = sheet(tmp_path)
     page = Elements(path.read_text(encoding="utf-8"))
     assert len(page.of("figure")) == 3
@@ -124,7 +124,7 @@ def dom(path: Path, query: str) -> tuple[Elements, str]:
 def test_the_filter_in_a_browser(tmp_path, query, shown):
     page, text = dom(sheet(tmp_path), query)
     assert [row for row, figure in enumerate(page.of("figure")) if "hidden" not in figure] == shown
-    assert f"{len(shown)} of 3 pictures" in text
+    assert f"{len(shown)} of 3 images" in text
     counted = [text for text in page.texts if re.fullmatch(r".* \d+", text)]
     assert counted == [f"{ODD} 1", "boat 1", "sea 1", "seagull 1"]
     assert [one["data-tag"] for one in page.of("button") if "chosen" in (one.get("class") or "")].count("boat") == (

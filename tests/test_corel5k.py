@@ -8,7 +8,7 @@ import torch
 
 import prepare_data
 from src.data.coco import read_coco_labels
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import Metadata, load_metadata
 from src.errors import UserError
 
@@ -45,7 +45,7 @@ def prepare(source: Path, output: Path, vectors: Path, *flags: object) -> tuple[
     return load_metadata(output), report
 
 
-def labelled(metadata: Metadata) -> tuple[LabelledPictures, LabelledPictures]:
+def labelled(metadata: Metadata) -> tuple[LabelledImages, LabelledImages]:
     return tuple(read_coco_labels(path, metadata.split.labels) for path in (metadata.train, metadata.val))
 
 
@@ -75,11 +75,11 @@ def test_the_folder_that_is_made(source, tmp_path):
     assert val.image_ids == (1001, 16002)
     assert tags(val.targets, split.labels) == ["mountain sky tree", "jet"]  # both lines of 1001
     assert "val: merged 1 repeated lines of test_label" in report
-    assert "train: hid the unseen labels of 3 pictures" in report
+    assert "train: hid the unseen labels of 3 images" in report
     assert report == (tmp_path / "m" / "report.txt").read_text().splitlines()
 
 
-def test_training_pictures_with_an_unseen_label_can_be_left_out(source, tmp_path):
+def test_training_images_with_an_unseen_label_can_be_left_out(source, tmp_path):
     unseen = names(tmp_path, "cat")
     metadata, report = prepare(
         source, tmp_path / "m", vectors(tmp_path), "--train-with-unseen", "drop", "--unseen", unseen
@@ -87,7 +87,7 @@ def test_training_pictures_with_an_unseen_label_can_be_left_out(source, tmp_path
     train, val = labelled(metadata)
     assert tags(train.targets, metadata.split.labels) == ["city mountain sky", "tree"]
     assert len(val) == 2
-    assert "train: left out 1 pictures with an unseen label" in report
+    assert "train: left out 1 images with an unseen label" in report
 
 
 def test_words_without_a_vector_are_an_error_unless_they_may_be_dropped(source, tmp_path):
@@ -134,8 +134,8 @@ def remove(name: str):
         (remove("words"), ["--source", "no words in it", "Corel5k folder"]),
         (remove("training_label"), ["no training_label"]),
         (remove("test_label"), ["no test_label"]),
-        (remove("images/1000/1003.jpeg"), ["1 of the 3 pictures of training_label", "(1000/1003.jpeg)"]),
-        (remove("images/16000/16002.jpeg"), ["1 of the 2 pictures of test_label", "(16000/16002.jpeg)"]),
+        (remove("images/1000/1003.jpeg"), ["1 of the 3 images of training_label", "(1000/1003.jpeg)"]),
+        (remove("images/16000/16002.jpeg"), ["1 of the 2 images of test_label", "(16000/16002.jpeg)"]),
         (replace("training_label", "1000 1\n\n1003 7\n"), ["training_label, line 3", "tags 1..6", "'1003 7'"]),
         (replace("training_label", "1000 0\n"), ["training_label, line 1", "'1000 0'"]),
         (replace("training_label", "1000 -1\n"), ["training_label, line 1"]),
@@ -173,14 +173,14 @@ def test_the_sub_command(source, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "corel5k_3_2: 3 seen and 2 unseen labels",
         "word vectors of length 3 from vectors.txt, and of 1 further words",
-        "train: 3 pictures, 4 labels (1.3333 a picture), 1 pictures without any",
-        "val: 2 pictures, 3 labels (1.5000 a picture), 1 pictures without any",
-        "val: 2 labels without any picture: city, cat",
-        "val: 1 pictures with an unseen label, 1 unseen labels",
+        "train: 3 images, 4 labels (1.3333 an image), 1 images without any",
+        "val: 2 images, 3 labels (1.5000 an image), 1 images without any",
+        "val: 2 labels without any image: city, cat",
+        "val: 1 images with an unseen label, 1 unseen labels",
         "val: merged 1 repeated lines of test_label",
         "dropped 1 labels without a word vector: jet",
-        "train: 2 pictures with a seen label, 1 of them without any unseen label",
-        "train: hid the unseen labels of 2 pictures",
+        "train: 2 images with a seen label, 1 of them without any unseen label",
+        "train: hid the unseen labels of 2 images",
         f"written to {tmp_path / 'm'}",
     ]
     assert prepare_data.main(arguments) == 2
@@ -204,8 +204,8 @@ def test_the_real_corel5k_with_the_nus_wide_vectors(shared_data, tmp_path):
     lines = (source / "training_label").read_text().splitlines()
     seen = set(split.names(split.seen))
     for number, line in enumerate(lines[:200]):
-        picture, *numbers = line.split()
-        row = train.image_ids.index(int(picture))
+        image, *numbers = line.split()
+        row = train.image_ids.index(int(image))
         expected = {all_words[int(tag) - 1] for tag in numbers} & seen
         assert set(tags(train.targets.select_rows(torch.tensor([row])), split.labels)[0].split()) == expected, number
-        assert train.file_names[row] == f"{int(picture) // 1000 * 1000}/{picture}.jpeg"
+        assert train.file_names[row] == f"{int(image) // 1000 * 1000}/{image}.jpeg"

@@ -97,7 +97,7 @@ def test_an_epoch_equals_a_loop_written_by_hand(precision):
         assert means[name] == pytest.approx(mean, rel=1e-12)
     norms = [values[4] for values in expected if math.isfinite(values[4])]  # half precision begins with overflows
     assert means["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-5)
-    assert (means["num_pictures"], means["skipped_steps"]) == (12, len(batches) - len(norms))
+    assert (means["num_images"], means["skipped_steps"]) == (12, len(batches) - len(norms))
 
 
 def test_six_steps_equal_the_released_codes_losses():
@@ -119,7 +119,7 @@ def test_six_steps_equal_the_released_codes_losses():
     # gradient is rounding noise, that sign is the machine's own, so two right implementations drift apart.
     np.testing.assert_allclose(losses, expected, rtol=2e-2)
     assert sums.means()["loss"] == pytest.approx(np.mean(losses))
-    assert sums.pictures == 24
+    assert sums.images == 24
 
 
 def test_accumulated_batches_are_one_large_batch():
@@ -141,7 +141,7 @@ def test_accumulated_batches_are_one_large_batch():
 
 
 def test_processes_whose_gradients_are_averaged_move_the_weights_as_one_does():
-    """Each of two processes has a share of the pictures; DistributedDataParallel averages what they computed."""
+    """Each of two processes has a share of the images; DistributedDataParallel averages what they computed."""
     whole = batch(7, 2)
     expected = linear()
     run_epoch(expected, [whole])
@@ -160,7 +160,7 @@ def test_processes_whose_gradients_are_averaged_move_the_weights_as_one_does():
         torch.testing.assert_close(one, other)
 
 
-def test_a_repeated_picture_of_an_empty_process_counts_nothing():
+def test_a_repeated_image_of_an_empty_process_counts_nothing():
     ours = linear()
     idle = batch(1, 3, weight=0.0, ends_step=False)
     sums = run_epoch(ours, [idle, batch(4, 2)])
@@ -212,7 +212,7 @@ def test_the_moving_average_follows_each_step():
     assert not same_weights(average.module, module)
 
 
-def test_an_epoch_without_pictures_changes_nothing():
+def test_an_epoch_without_images_changes_nothing():
     module = linear()
     steps: list[Step] = []
     sums = run_epoch(module, [], steps.append)
@@ -241,7 +241,7 @@ def test_train_or_eval_mode_is_left_to_the_caller(training):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("precision", [None, torch.float16])
-def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_parts_and_pictures(value, precision):
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_parts_and_images(value, precision):
     spoiled = batch(4, 3)._replace(rows=torch.tensor([5, 9, 7, 8]))
     spoiled.inputs[1, 2] = value
     module, untouched = linear(), linear()

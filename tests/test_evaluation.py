@@ -1,4 +1,4 @@
-"""Embedding pictures and evaluating embeddings."""
+"""Embedding images and evaluating embeddings."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def picture_batch(rows: list[int], bad: tuple[str, ...] = ()) -> Batch:
-    """Pictures whose every pixel is their row's number."""
-    pictures = torch.tensor(rows).float().view(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
-    return Batch(pictures, torch.tensor(rows, dtype=torch.long), bad)
+def image_batch(rows: list[int], bad: tuple[str, ...] = ()) -> Batch:
+    """Images whose every pixel is their row's number."""
+    images = torch.tensor(rows).float().view(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
+    return Batch(images, torch.tensor(rows, dtype=torch.long), bad)
 
 
 # --- embedding ---
 
 
-def mean_of_picture(pictures: Tensor) -> Tensor:
-    return pictures.flatten(1).mean(dim=1, keepdim=True) * torch.tensor([[1.0, 10.0]])
+def mean_of_image(images: Tensor) -> Tensor:
+    return images.flatten(1).mean(dim=1, keepdim=True) * torch.tensor([[1.0, 10.0]])
 
 
-def test_embedding_drops_unreadable_pictures_and_keeps_the_rows_of_the_others():
-    loader = [picture_batch([0, 2], ("row 1",)), picture_batch([], ("row 3", "row 4")), picture_batch([5])]
+def test_embedding_drops_unreadable_images_and_keeps_the_rows_of_the_others():
+    loader = [image_batch([0, 2], ("row 1",)), image_batch([], ("row 3", "row 4")), image_batch([5])]
     counts: list[int] = []
-    embedded = embed(mean_of_picture, loader, device=CPU, on_batch=counts.append)
+    embedded = embed(mean_of_image, loader, device=CPU, on_batch=counts.append)
     assert embedded.rows.tolist() == [0, 2, 5]
     assert embedded.outputs.tolist() == [[0, 0], [2, 20], [5, 50]]
     assert embedded.bad == ("row 1", "row 3", "row 4")
     assert counts == [3, 2, 1]
 
 
-@pytest.mark.parametrize("loader", [[], [picture_batch([], ("row 0", "row 1"))]])
+@pytest.mark.parametrize("loader", [[], [image_batch([], ("row 0", "row 1"))]])
 def test_embedding_nothing(loader):
-    embedded = embed(mean_of_picture, loader, device=CPU)
+    embedded = embed(mean_of_image, loader, device=CPU)
     assert (len(embedded.outputs), embedded.rows.tolist()) == (0, [])
     assert embedded.rows.dtype == torch.long
     assert len(embedded.bad) == 2 * len(loader)
@@ -67,12 +67,12 @@ def test_embeddings_are_float32_and_computed_under_autocast_if_asked(autocast):
     module = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     seen: list[torch.dtype] = []
 
-    def forward(pictures: Tensor) -> Tensor:
-        output = module(pictures)
+    def forward(images: Tensor) -> Tensor:
+        output = module(images)
         seen.append(output.dtype)
         return output
 
-    embedded = embed(forward, [picture_batch([1, 2])], device=CPU, precision=torch.bfloat16 if autocast else None)
+    embedded = embed(forward, [image_batch([1, 2])], device=CPU, precision=torch.bfloat16 if autocast else None)
     assert seen == [torch.bfloat16 if autocast else torch.float32]
     assert embedded.outputs.dtype == torch.float32
     assert not embedded.outputs.requires_grad
@@ -104,7 +104,7 @@ def test_evaluation_has_the_defaults_of_the_report():
 
 
 @pytest.mark.parametrize("block", [1, 7, 23, 100])
-def test_blocks_of_pictures_do_not_change_the_report(monkeypatch, block):
+def test_blocks_of_images_do_not_change_the_report(monkeypatch, block):
     x, words, targets = evaluation_problem()
     expected = evaluate(x, words, targets, [0, 3], [1, 4])
     sizes: list[int] = []
@@ -130,7 +130,7 @@ def exact_problem(images: int, labels: int, seed: int) -> tuple[Tensor, Tensor, 
 
 @pytest.mark.parametrize("images", ["positive-only", "all-images"])
 @pytest.mark.parametrize("elements", [1 << 26, 130, 1])
-def test_evaluation_equals_plain_loops_however_labels_and_pictures_are_cut(monkeypatch, elements, images):
+def test_evaluation_equals_plain_loops_however_labels_and_images_are_cut(monkeypatch, elements, images):
     x, words, targets = exact_problem(43, 9, seed=20)
     seen, unseen = [8, 0, 3, 5], [1, 7, 6]  # 2 and 4 on neither side
     rows = torch.arange(43) % 4 > 0, torch.arange(43) % 5 > 1
@@ -155,7 +155,7 @@ def test_evaluation_equals_plain_loops_however_labels_and_pictures_are_cut(monke
 def test_sparse_targets_give_the_report_of_dense_ones(monkeypatch, elements):
     x, words, targets = exact_problem(43, 9, seed=21)
     monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", elements)
-    partly = LabelMatrix.from_entries(  # of some pictures only the positives and a few negatives were verified
+    partly = LabelMatrix.from_entries(  # of some images only the positives and a few negatives were verified
         *(targets != -1).nonzero().unbind(1), targets[targets != -1], unlisted=-(torch.arange(43) % 2), num_labels=9
     )
     for sparse in (LabelMatrix.from_dense(targets), partly):
@@ -199,7 +199,7 @@ def test_evaluation_gives_the_percentages_of_the_released_code(setting):
 
 
 @pytest.mark.parametrize("images", ["positive-only", "all-images"])
-def test_evaluation_of_no_pictures_counts_none(images):
+def test_evaluation_of_no_images_counts_none(images):
     report = evaluate(
         torch.empty(0, DIM * ROWS), draw(DIM, LABELS, seed=9), torch.empty(0, LABELS), [0, 3], [1, 4], images=images
     )

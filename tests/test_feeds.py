@@ -1,4 +1,4 @@
-"""The two feeds: pictures and targets stay together, features are cached, evaluation names its rows."""
+"""The two feeds: images and targets stay together, features are cached, evaluation names its rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.data.images import read_picture
+from src.data.images import read_image
 from src.data.labels import LabelMatrix
 from src.data.order import Portion
 from src.data.parts import EvaluationSet, TrainingSet
@@ -19,17 +19,17 @@ from src.embedding import Reading
 from src.errors import UserError
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
-from src.training.batches import FeatureFeed, Feed, PictureFeed
+from src.training.batches import FeatureFeed, Feed, ImageFeed
 from src.training.engine import EpochSums, TrainBatch, Trained, train_epoch
 from src.training.model_selection import Division
 from src.training.optim import MovingAverage, parameter_groups
-from src.utils.progress import present_rows, progress, warn_about_bad_pictures
-from tests.helpers import make_toy_split, tiny_model, write_pictures
+from src.utils.progress import present_rows, progress, warn_about_bad_images
+from tests.helpers import make_toy_split, tiny_model, write_images
 
 CPU = torch.device("cpu")
 READING = Reading(batch_size=2, workers=0, device=CPU)
 
-# Picture i has target row i, whatever the order and whichever pictures cannot be read
+# Image i has target row i, whatever the order and whichever images cannot be read
 
 COUNT = 7
 SIDE = 64  # pixels
@@ -38,8 +38,8 @@ GOOD = [row for row in range(COUNT) if row != BROKEN]
 
 
 def data_sets(folder: Path, broken: tuple[int, ...] = (BROKEN,)) -> tuple[TrainingSet, EvaluationSet]:
-    """Seven pictures, one of them broken; target row i is the number i in binary."""
-    paths = sorted(folder.glob("*.png")) or write_pictures(folder, COUNT, broken)
+    """Seven images, one of them broken; target row i is the number i in binary."""
+    paths = sorted(folder.glob("*.png")) or write_images(folder, COUNT, broken)
     targets = torch.tensor([[number >> bit & 1 for bit in range(3)] for number in range(COUNT)], dtype=torch.int8)
     wide = torch.cat([targets, 1 - targets], dim=1)
     in_zero_shot = torch.arange(COUNT) % 2 == 1
@@ -48,16 +48,16 @@ def data_sets(folder: Path, broken: tuple[int, ...] = (BROKEN,)) -> tuple[Traini
 
 
 def everything(held: tuple[int, ...] = ()) -> Division:
-    """Train on all pictures but those that are held back."""
+    """Train on all images but those that are held back."""
     rows = torch.arange(COUNT)
     is_held = torch.isin(rows, torch.tensor(held, dtype=torch.int64))
     return Division("seen" if held else "test", rows[~is_held], rows[is_held], (0, 1, 2))
 
 
-def picture_feed(folder: Path, model: SDLModel, broken: tuple[int, ...] = (BROKEN,), **options: Any) -> PictureFeed:
+def image_feed(folder: Path, model: SDLModel, broken: tuple[int, ...] = (BROKEN,), **options: Any) -> ImageFeed:
     division = options.pop("division", everything())
     transforms = options.pop("transforms", (eval_transform(SIDE), eval_transform(SIDE)))
-    return PictureFeed(model, *data_sets(folder, broken), division, transforms, READING, seed=0, **options)
+    return ImageFeed(model, *data_sets(folder, broken), division, transforms, READING, seed=0, **options)
 
 
 def feature_feed(folder: Path, model: SDLModel, broken: tuple[int, ...] = (BROKEN,), **options: Any) -> FeatureFeed:
@@ -66,13 +66,13 @@ def feature_feed(folder: Path, model: SDLModel, broken: tuple[int, ...] = (BROKE
     return FeatureFeed(model, *sets, division, eval_transform(SIDE), READING, cache=folder / "cache", facts=("tiny",))
 
 
-FEEDS = pytest.mark.parametrize("make_feed", [picture_feed, feature_feed])
+FEEDS = pytest.mark.parametrize("make_feed", [image_feed, feature_feed])
 
 
 def tensors(folder: Path) -> Tensor:
-    """The readable pictures as the model sees them, in order."""
+    """The readable images as the model sees them, in order."""
     transform = eval_transform(SIDE)
-    return torch.stack([transform(read_picture(folder / f"{row}.png")) for row in GOOD])
+    return torch.stack([transform(read_image(folder / f"{row}.png")) for row in GOOD])
 
 
 def an_epoch(feed: Feed) -> list[TrainBatch]:
@@ -82,12 +82,12 @@ def an_epoch(feed: Feed) -> list[TrainBatch]:
 
 
 def numbers_of(batches: list[TrainBatch]) -> list[int]:
-    """What the targets say in binary: which pictures these are."""
+    """What the targets say in binary: which images these are."""
     return (torch.cat([batch.targets for batch in batches]) * torch.tensor([1, 2, 4])).sum(dim=1).tolist()
 
 
 @FEEDS
-def test_training_batches_keep_pictures_and_targets_together(make_feed, tmp_path):
+def test_training_batches_keep_images_and_targets_together(make_feed, tmp_path):
     model = tiny_model()
     feed = make_feed(tmp_path, model)
     with torch.inference_mode():
@@ -103,8 +103,8 @@ def test_training_batches_keep_pictures_and_targets_together(make_feed, tmp_path
     assert all((batch.weight, batch.ends_step) == (1.0, True) for batch in batches)
 
 
-def test_an_unreadable_training_picture_is_replaced_and_named(tmp_path):
-    feed = picture_feed(tmp_path, tiny_model())
+def test_an_unreadable_training_image_is_replaced_and_named(tmp_path):
+    feed = image_feed(tmp_path, tiny_model())
     batches = an_epoch(feed)
     assert feed.count == COUNT
     numbers = numbers_of(batches)
@@ -116,7 +116,7 @@ def test_an_unreadable_training_picture_is_replaced_and_named(tmp_path):
     assert feed.bad == ()
 
 
-def test_an_unreadable_picture_has_no_features(tmp_path):
+def test_an_unreadable_image_has_no_features(tmp_path):
     feed = feature_feed(tmp_path, tiny_model())
     assert feed.count == len(GOOD)
     assert numbers_of(an_epoch(feed)) == GOOD
@@ -142,7 +142,7 @@ def test_evaluation_embeddings_are_the_models_and_name_their_rows(make_feed, tmp
 
 
 @FEEDS
-def test_held_back_pictures_are_evaluated_and_not_trained_on(make_feed, tmp_path):
+def test_held_back_images_are_evaluated_and_not_trained_on(make_feed, tmp_path):
     held = (1, BROKEN, 5)
     model = tiny_model()
     feed = make_feed(tmp_path, model, division=everything(held))
@@ -200,16 +200,16 @@ def test_frozen_features_are_the_eval_features_whatever_the_mode(tmp_path):
 def test_a_second_frozen_run_takes_the_features_from_the_cache(tmp_path, monkeypatch):
     model = tiny_model()
     first = feature_feed(tmp_path, model).embeddings("test", model.embedding)
-    monkeypatch.setattr(SDLModel, "forward_features", lambda self, pictures: pytest.fail("computed again"))
+    monkeypatch.setattr(SDLModel, "forward_features", lambda self, images: pytest.fail("computed again"))
     again = feature_feed(tmp_path, model, division=everything((1, 2))).embeddings("test", model.embedding)
     assert torch.equal(again.outputs, first.outputs)
     assert (again.rows.tolist(), again.bad) == (GOOD, first.bad)
 
 
-def test_training_pictures_are_augmented_and_evaluation_pictures_are_not(tmp_path):
+def test_training_images_are_augmented_and_evaluation_images_are_not(tmp_path):
     transforms = (train_transform(SIDE, augmentation="none"), eval_transform(SIDE))
-    feed = picture_feed(tmp_path, tiny_model(), broken=(), transforms=transforms)
-    plain = picture_feed(tmp_path, tiny_model(), broken=())
+    feed = image_feed(tmp_path, tiny_model(), broken=(), transforms=transforms)
+    plain = image_feed(tmp_path, tiny_model(), broken=())
     first, again = an_epoch(feed), an_epoch(feed)
     assert all(torch.equal(one.inputs, other.inputs) for one, other in zip(first, again, strict=True))
     assert not any(torch.equal(one.inputs, other.inputs) for one, other in zip(first, an_epoch(plain), strict=True))
@@ -220,39 +220,39 @@ def test_training_pictures_are_augmented_and_evaluation_pictures_are_not(tmp_pat
 @pytest.mark.parametrize("freeze_bn", [False, True])
 def test_frozen_batch_norms_keep_their_statistics(freeze_bn, tmp_path):
     model = tiny_model()
-    feed = picture_feed(tmp_path, model, broken=(), freeze_bn=freeze_bn)
+    feed = image_feed(tmp_path, model, broken=(), freeze_bn=freeze_bn)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items() if "running_" in key}
     feed.set_training()
     with torch.no_grad():
-        pictures = an_epoch(feed)[0].inputs
-        output = model(pictures)
+        images = an_epoch(feed)[0].inputs
+        output = model(images)
     after = model.state_dict()
     assert before
     assert all(torch.equal(tensor, after[key]) for key, tensor in before.items()) == freeze_bn
     model.eval()
     with torch.no_grad():
-        assert torch.allclose(model(pictures), output, atol=1e-5) == freeze_bn
+        assert torch.allclose(model(images), output, atol=1e-5) == freeze_bn
     feed.set_training()
     assert model.training
 
 
-def test_no_readable_evaluation_picture_is_a_user_error(tmp_path):
-    feed = picture_feed(tmp_path, tiny_model(), broken=tuple(range(COUNT)))
-    with pytest.raises(UserError, match=f"--data: none of the {COUNT} evaluation pictures can be read"):
+def test_no_readable_evaluation_image_is_a_user_error(tmp_path):
+    feed = image_feed(tmp_path, tiny_model(), broken=tuple(range(COUNT)))
+    with pytest.raises(UserError, match=f"--data: none of the {COUNT} evaluation images can be read"):
         feed.embeddings("test", feed.module)
-    with pytest.raises(UserError, match=r"--data: none of the \d+ training pictures tried for a batch can be read"):
+    with pytest.raises(UserError, match=r"--data: none of the \d+ training images tried for a batch can be read"):
         an_epoch(feed)
 
 
-def test_no_readable_picture_has_features(tmp_path):
-    with pytest.raises(UserError, match=f"--data: none of the {COUNT} training pictures can be read"):
+def test_no_readable_image_has_features(tmp_path):
+    with pytest.raises(UserError, match=f"--data: none of the {COUNT} training images can be read"):
         feature_feed(tmp_path, tiny_model(), broken=tuple(range(COUNT)))
 
 
-def test_bad_pictures_are_named_once_a_run(capsys):
+def test_bad_images_are_named_once_a_run(capsys):
     known: set[str] = set()
-    warn_about_bad_pictures(("a.jpg: broken", "b.jpg: broken"), known)
-    warn_about_bad_pictures(("b.jpg: broken", "c.jpg: broken", "c.jpg: broken"), known)
+    warn_about_bad_images(("a.jpg: broken", "b.jpg: broken"), known)
+    warn_about_bad_images(("b.jpg: broken", "c.jpg: broken", "c.jpg: broken"), known)
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [f"skipped: {name}.jpg: broken" for name in "abc"]
     assert captured.out == ""

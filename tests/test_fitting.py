@@ -29,8 +29,8 @@ def make_words() -> ZeroShotSplit:
 SPLIT = make_words()
 
 
-def pictures(count: int = 120, seed: int = 0, unknown: float = 0.05, noise: float = 0.35) -> tuple[Tensor, Tensor]:
-    """Embeddings that point to the words of a picture's labels, of which it has one to six, and seen ones more so."""
+def images(count: int = 120, seed: int = 0, unknown: float = 0.05, noise: float = 0.35) -> tuple[Tensor, Tensor]:
+    """Embeddings that point to the words of an image's labels, of which it has one to six, and seen ones more so."""
     generator = torch.Generator().manual_seed(seed)
     shares = torch.rand(count, 1, generator=generator) * 0.3
     targets = (torch.rand(count, NUM_LABELS, generator=generator) < shares).int()
@@ -51,7 +51,7 @@ def same(one: Calibration, other: Calibration) -> bool:
 
 
 def division(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """The pictures to fit on, and the others."""
+    """The images to fit on, and the others."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     size = round(share * count)
     return sorted(order[:size]), sorted(order[size:])
@@ -59,7 +59,7 @@ def division(count: int, share: float, seed: int) -> tuple[list[int], list[int]]
 
 @pytest.fixture(scope="module")
 def fitted() -> FittedCalibration:
-    return fit_and_measure(*pictures(), SPLIT)
+    return fit_and_measure(*images(), SPLIT)
 
 
 # The division
@@ -67,14 +67,14 @@ def fitted() -> FittedCalibration:
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 60), (0.25, 30), (0.7, 84), (0.504, 60), (0.506, 61)])
 def test_sizes_of_the_parts(share, count):
-    metrics = fit_and_measure(*pictures(), SPLIT, share=share).metrics
+    metrics = fit_and_measure(*images(), SPLIT, share=share).metrics
     assert (metrics["num_fitted_on"], metrics["num_measured_on"]) == (count, 120 - count)
 
 
 @pytest.mark.parametrize("bias", ["labels", "gap"])
 @pytest.mark.parametrize(("share", "seed"), [(0.5, 0), (0.5, 3), (0.3, 1)])
 def test_what_is_fitted_is_the_calibration_of_its_part(share, seed, bias):
-    embeddings, targets = pictures()
+    embeddings, targets = images()
     fitting, _ = division(len(targets), share, seed)
     scores = score_labels(embeddings[fitting], SPLIT.word_vectors)
     best = best_seen_bias(scores, targets[fitting], SEEN, UNSEEN) if bias == "labels" else None
@@ -87,10 +87,10 @@ def test_what_is_fitted_is_the_calibration_of_its_part(share, seed, bias):
 
 
 def test_seed_decides(fitted):
-    again = fit_and_measure(*pictures(), SPLIT, share=0.5, seed=0)
+    again = fit_and_measure(*images(), SPLIT, share=0.5, seed=0)
     assert same(again.calibration, fitted.calibration)
     assert again.metrics == fitted.metrics
-    other = fit_and_measure(*pictures(), SPLIT, seed=1)
+    other = fit_and_measure(*images(), SPLIT, seed=1)
     assert not same(other.calibration, fitted.calibration)
     assert other.metrics != fitted.metrics
 
@@ -99,13 +99,13 @@ def test_the_global_generator_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    fit_and_measure(*pictures(), SPLIT)
+    fit_and_measure(*images(), SPLIT)
     assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("value", [0, 1, -1])
 def test_nothing_of_the_measured_part_is_fitted(fitted, value):
-    embeddings, targets = pictures()
+    embeddings, targets = images()
     _, rest = division(len(targets), 0.5, 0)
     changed = targets.clone()
     changed[rest] = value
@@ -122,7 +122,7 @@ def test_nothing_of_the_measured_part_is_fitted(fitted, value):
 @pytest.mark.parametrize("bias", ["labels", "gap"])
 def test_ground_truth_of_unseen_labels_decides_the_bias_at_most(bias):
     """With ``gap`` nothing that is fitted looks at it: it is measured with only."""
-    embeddings, targets = pictures()
+    embeddings, targets = images()
     others = [column for column in range(NUM_LABELS) if column not in SEEN]
     changed = targets.clone()
     changed[:, others] = 1 - targets[:, others].clamp(min=0)
@@ -161,7 +161,7 @@ def plain_ece(probabilities: list[list[float]], targets: list[list[int]]) -> flo
 
 @pytest.mark.parametrize(("share", "seed"), [(0.5, 0), (0.7, 2)])
 def test_metrics_are_those_of_plain_loops_on_the_other_part(share, seed):
-    embeddings, targets = pictures(80)
+    embeddings, targets = images(80)
     found = fit_and_measure(embeddings, targets, SPLIT, share=share, seed=seed)
     made = found.calibration
     _, rest = division(len(targets), share, seed)
@@ -203,14 +203,14 @@ def test_metrics_are_those_of_plain_loops_on_the_other_part(share, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_fitted_thresholds_do_better_than_five_tags_each(seed):
-    """A picture has between one and many labels; and calibrated stacking helps unseen ones to their place."""
-    metrics = fit_and_measure(*pictures(600, seed, unknown=0), SPLIT, seed=seed).metrics
+    """An image has between one and many labels; and calibrated stacking helps unseen ones to their place."""
+    metrics = fit_and_measure(*images(600, seed, unknown=0), SPLIT, seed=seed).metrics
     for side in ("seen", "unseen", "generalized"):
         assert metrics[f"{side}.F1@fitted"] > max(metrics[f"{side}.F1@5"], metrics[f"{side}.F1@3"]) + 2
     assert metrics["seen.ECE"] < 5
 
 
-def test_probabilities_of_many_pictures_can_be_believed():
+def test_probabilities_of_many_images_can_be_believed():
     """Logistic regression's own world: scores decide the odds of a label."""
     generator = torch.Generator().manual_seed(0)
     split = make_split(list("abcdef"), range(5), [5], torch.eye(6), name="x", source="x")
@@ -228,19 +228,19 @@ def test_probabilities_of_many_pictures_can_be_believed():
 
 def test_few_labels_have_no_top_five():
     split = replace(SPLIT, seen=tuple(range(10)), unseen=(10, 11, 12, 13))
-    metrics = fit_and_measure(*pictures(), split).metrics
+    metrics = fit_and_measure(*images(), split).metrics
     assert "unseen.F1@3" in metrics
     assert "unseen.F1@5" not in metrics
     assert {"generalized.F1@5", "generalized.stacked_F1@5"} <= metrics.keys()
     fewer = replace(SPLIT, seen=(0, 1), unseen=(2,))
-    names = fit_and_measure(*pictures(), fewer).metrics.keys()
+    names = fit_and_measure(*images(), fewer).metrics.keys()
     assert {"seen.F1@3", "unseen.F1@3", "generalized.F1@5"}.isdisjoint(names)
     assert {"generalized.F1@3", "generalized.stacked_F1@3", "unseen.F1@fitted"} <= names
 
 
 def test_a_split_without_unseen_labels():
     split = replace(SPLIT, unseen=())
-    found = fit_and_measure(*pictures(), split)
+    found = fit_and_measure(*images(), split)
     assert found.calibration.seen_bias == 0
     assert not any(name.startswith("unseen") or "stacked" in name for name in found.metrics)
     assert found.metrics["generalized.F1@fitted"] == found.metrics["seen.F1@fitted"]
@@ -250,7 +250,7 @@ def test_a_split_without_unseen_labels():
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_unseen_labels_without_a_positive_are_not_measured(value):
-    embeddings, targets = pictures()
+    embeddings, targets = images()
     targets[:, list(UNSEEN)] = value
     with pytest.raises(UserError, match=r"--fit-bias labels: .* no unseen label; give --fit-bias gap"):
         fit_and_measure(embeddings, targets, SPLIT)
@@ -266,7 +266,7 @@ def test_unseen_labels_without_a_positive_are_not_measured(value):
 def test_the_table_shows_the_metrics(fitted):
     metrics = fitted.metrics
     lines = format_fit(fitted).splitlines()
-    assert "fitted on 60 pictures, measured on the other 60" in lines[0]
+    assert "fitted on 60 images, measured on the other 60" in lines[0]
     rows = {line.split()[0]: line.split()[1:] for line in lines[2:5]}
     for title, side in (("seen", "seen"), ("unseen", "unseen"), ("both", "generalized")):
         names = ("F1@3", "F1@5", "F1@fitted", "stacked_F1@3", "stacked_F1@5")
@@ -285,39 +285,39 @@ def test_the_table_shows_the_metrics(fitted):
 @pytest.mark.parametrize("part", ["fit", "measure"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_part_without_a_seen_label_is_named(part, value):
-    embeddings, targets = pictures()
+    embeddings, targets = images()
     fitting, rest = division(len(targets), 0.25, 0)
     rows = fitting if part == "fit" else rest
     empty = targets.clone()
     for row in rows:
         empty[row, list(SEEN)] = value  # unseen labels do not help
-    message = f"--fit-thresholds: none of the {len(rows)} pictures to {part} on has a seen label; give more"
+    message = f"--fit-thresholds: none of the {len(rows)} images to {part} on has a seen label; give more"
     with pytest.raises(UserError, match=message):
         fit_and_measure(embeddings, empty, SPLIT, share=0.25)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_too_few_pictures(count):
-    embeddings, targets = pictures(count)
+def test_too_few_images(count):
+    embeddings, targets = images(count)
     with pytest.raises(UserError, match=r"^--fit-thresholds: "):
         fit_and_measure(embeddings, targets, SPLIT, share=0.1)
 
 
 def test_labels_without_a_known_negative_are_a_mistake():
-    embeddings, targets = pictures()
+    embeddings, targets = images()
     targets = torch.where(targets == 0, -1, targets)
     with pytest.raises(UserError, match=r"--fit-thresholds: nothing to fit: .* positives and 0 negatives"):
         fit_and_measure(embeddings, targets, SPLIT)
 
 
 def test_scores_that_do_not_rise_are_a_mistake():
-    embeddings, targets = pictures()
+    embeddings, targets = images()
     with pytest.raises(UserError, match="--fit-thresholds: scores do not rise"):
         fit_and_measure(-embeddings, targets, SPLIT)
 
 
 def test_a_model_that_gives_nan_is_a_mistake():
-    embeddings, targets = pictures()
+    embeddings, targets = images()
     embeddings[:, 0] = math.nan
     with pytest.raises(UserError, match="--fit-thresholds: scores contain NaN"):
         fit_and_measure(embeddings, targets, SPLIT)

@@ -1,4 +1,4 @@
-"""Pictures of every kind come out as upright 8-bit RGB with the right colours, and broken ones say what they are."""
+"""Images of every kind come out as upright 8-bit RGB with the right colours, and broken ones say what they are."""
 
 import gc
 import io
@@ -9,80 +9,80 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from src.data.images import BadPictureError, pixels_of, read_picture, to_rgb
+from src.data.images import BadImageError, pixels_of, read_image, to_rgb
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
 
-def pixels(picture: Image.Image) -> np.ndarray:
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+def pixels(image: Image.Image) -> np.ndarray:
+    assert image.mode == "RGB"
+    return np.asarray(image)
 
 
-def saved(picture: Image.Image, path: Path, **options: object) -> Path:
-    picture.save(path, **options)
+def saved(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)
     return path
 
 
 def test_grey_is_repeated_in_all_channels(tmp_path):
     grey = np.array([[0, 7, 128], [200, 254, 255]], dtype=np.uint8)
-    read = pixels(read_picture(saved(Image.fromarray(grey), tmp_path / "grey.png")))
+    read = pixels(read_image(saved(Image.fromarray(grey), tmp_path / "grey.png")))
     np.testing.assert_array_equal(read, np.repeat(grey[..., None], 3, axis=2))
 
 
 def test_grey_with_alpha_is_laid_on_white(tmp_path):
-    picture = Image.fromarray(np.array([[[0, 0], [0, 255], [100, 255], [0, 128]]], dtype=np.uint8), "LA")
-    read = pixels(read_picture(saved(picture, tmp_path / "la.png")))[0]
+    image = Image.fromarray(np.array([[[0, 0], [0, 255], [100, 255], [0, 128]]], dtype=np.uint8), "LA")
+    read = pixels(read_image(saved(image, tmp_path / "la.png")))[0]
     assert [tuple(pixel) for pixel in read[:3].tolist()] == [WHITE, BLACK, (100, 100, 100)]
     np.testing.assert_allclose(read[3], 127, atol=1)  # half black, half white
 
 
 def test_transparent_parts_of_rgba_are_white_whatever_colour_hides_there(tmp_path):
-    picture = Image.fromarray(
+    image = Image.fromarray(
         np.array([[[255, 0, 0, 0], [255, 0, 0, 255], [0, 0, 255, 128], [0, 255, 0, 64]]], dtype=np.uint8)
     )
-    read = pixels(read_picture(saved(picture, tmp_path / "rgba.png")))[0]
+    read = pixels(read_image(saved(image, tmp_path / "rgba.png")))[0]
     assert [tuple(pixel) for pixel in read[:2].tolist()] == [WHITE, RED]
     np.testing.assert_allclose(read[2], (127, 127, 255), atol=1)
     np.testing.assert_allclose(read[3], (191, 255, 191), atol=1)
 
 
-def palette_picture() -> Image.Image:
-    picture = Image.new("P", (3, 1))
-    picture.putpalette([*RED, *GREEN, *BLUE])
+def palette_image() -> Image.Image:
+    image = Image.new("P", (3, 1))
+    image.putpalette([*RED, *GREEN, *BLUE])
     for x in range(3):
-        picture.putpixel((x, 0), x)
-    return picture
+        image.putpixel((x, 0), x)
+    return image
 
 
 @pytest.mark.parametrize("name", ["palette.png", "palette.gif", "palette.bmp"])
 def test_palette_colours_are_looked_up(tmp_path, name):
-    read = pixels(read_picture(saved(palette_picture(), tmp_path / name)))
+    read = pixels(read_image(saved(palette_image(), tmp_path / name)))
     assert read.tolist() == [[list(RED), list(GREEN), list(BLUE)]]
 
 
 @pytest.mark.parametrize("name", ["transparent.png", "transparent.gif"])
 def test_the_transparent_palette_entry_is_white(tmp_path, name):
-    read = pixels(read_picture(saved(palette_picture(), tmp_path / name, transparency=1)))
+    read = pixels(read_image(saved(palette_image(), tmp_path / name, transparency=1)))
     assert read.tolist() == [[list(RED), list(WHITE), list(BLUE)]]
 
 
 def test_a_palette_with_an_alpha_for_every_entry(tmp_path):
-    path = saved(palette_picture(), tmp_path / "alphas.png", transparency=bytes([255, 0, 128]))
-    read = pixels(read_picture(path))[0]
+    path = saved(palette_image(), tmp_path / "alphas.png", transparency=bytes([255, 0, 128]))
+    read = pixels(read_image(path))[0]
     assert [tuple(pixel) for pixel in read[:2].tolist()] == [RED, WHITE]
     np.testing.assert_allclose(read[2], (127, 127, 255), atol=1)
 
 
 def test_the_transparent_colour_of_an_rgb_png_is_white(tmp_path):
-    picture = Image.fromarray(np.array([[RED, GREEN]], dtype=np.uint8))
-    read = pixels(read_picture(saved(picture, tmp_path / "trns.png", transparency=GREEN)))
+    image = Image.fromarray(np.array([[RED, GREEN]], dtype=np.uint8))
+    read = pixels(read_image(saved(image, tmp_path / "trns.png", transparency=GREEN)))
     assert read.tolist() == [[list(RED), list(WHITE)]]
 
 
 def test_the_transparent_shade_of_a_grey_png_is_white(tmp_path):
-    picture = Image.fromarray(np.array([[10, 20]], dtype=np.uint8))
-    read = pixels(read_picture(saved(picture, tmp_path / "trns.png", transparency=20)))
+    image = Image.fromarray(np.array([[10, 20]], dtype=np.uint8))
+    read = pixels(read_image(saved(image, tmp_path / "trns.png", transparency=20)))
     assert read.tolist() == [[[10] * 3, list(WHITE)]]
 
 
@@ -92,7 +92,7 @@ def test_one_bit_becomes_black_and_white(tmp_path, name):
     path = saved(Image.fromarray(bits), tmp_path / name)
     with Image.open(path) as opened:
         assert opened.mode == "1"  # or the test says nothing
-    np.testing.assert_array_equal(pixels(read_picture(path)), np.repeat(bits[..., None], 3, axis=2) * 255)
+    np.testing.assert_array_equal(pixels(read_image(path)), np.repeat(bits[..., None], 3, axis=2) * 255)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_one_bit_becomes_black_and_white(tmp_path, name):
     ],
 )
 def test_cmyk_jpeg_is_not_inverted(tmp_path, ink, colour):
-    read = pixels(read_picture(saved(Image.new("CMYK", (16, 16), ink), tmp_path / "print.jpg", quality=100)))
+    read = pixels(read_image(saved(Image.new("CMYK", (16, 16), ink), tmp_path / "print.jpg", quality=100)))
     np.testing.assert_allclose(read, np.broadcast_to(colour, read.shape), atol=3)
 
 
@@ -116,18 +116,18 @@ def test_sixteen_bit_grey_keeps_its_shades(tmp_path, name):
     path = saved(Image.fromarray(deep), tmp_path / name)
     with Image.open(path) as opened:
         assert opened.mode == "I;16"  # or the test says nothing
-    assert pixels(read_picture(path))[0, :, 0].tolist() == [0, 1, 1, 128, 255]
+    assert pixels(read_image(path))[0, :, 0].tolist() == [0, 1, 1, 128, 255]
 
 
-def test_a_dark_sixteen_bit_picture_stays_dark(tmp_path):
+def test_a_dark_sixteen_bit_image_stays_dark(tmp_path):
     path = saved(Image.fromarray(np.full((2, 2), 200, dtype=np.uint16)), tmp_path / "dark.png")
-    assert pixels(read_picture(path)).max() == 1
+    assert pixels(read_image(path)).max() == 1
 
 
 def test_big_endian_sixteen_bit_grey():
     values = np.array([[0, 32768, 65535]], dtype=">u2")
-    picture = Image.frombytes("I;16B", (3, 1), values.tobytes())
-    assert pixels(to_rgb(picture))[0, :, 0].tolist() == [0, 128, 255]
+    image = Image.frombytes("I;16B", (3, 1), values.tobytes())
+    assert pixels(to_rgb(image))[0, :, 0].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_thirty_two_bit_grey(tmp_path, values, expected):
     path = saved(Image.fromarray(np.array([values], dtype=np.int32)), tmp_path / "wide.tif")
     with Image.open(path) as opened:
         assert opened.mode == "I"  # or the test says nothing
-    read = pixels(read_picture(path))
+    read = pixels(read_image(path))
     assert read[0].tolist() == [[value] * 3 for value in expected]
 
 
@@ -154,7 +154,7 @@ def test_thirty_two_bit_grey(tmp_path, values, expected):
 )
 def test_float_grey(tmp_path, values, expected):
     path = saved(Image.fromarray(np.array([values], dtype=np.float32)), tmp_path / "float.tif")
-    assert pixels(read_picture(path))[0].tolist() == [[value] * 3 for value in expected]
+    assert pixels(read_image(path))[0].tolist() == [[value] * 3 for value in expected]
 
 
 # What a camera stores for an upright scene: EXIF orientation -> how the stored pixels differ from the scene.
@@ -180,7 +180,7 @@ def test_every_exif_orientation_lands_upright(tmp_path, orientation, suffix):
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](scene)))
     path = tmp_path / f"turned.{suffix}"
     stored.save(path, exif=exif, **({"quality": 100, "subsampling": 0} if suffix == "jpg" else {}))
-    read = read_picture(path)
+    read = read_image(path)
     assert read.size == (48, 32)
     difference = np.abs(pixels(read).astype(int) - scene)
     assert difference.max() <= (4 if suffix == "jpg" else 0)
@@ -194,24 +194,24 @@ def test_of_an_animation_the_first_frame(tmp_path, suffix):
     frames[0].save(path, save_all=True, append_images=frames[1:], **options)
     with Image.open(path) as opened:
         assert opened.n_frames == 3  # or the test says nothing
-    assert (pixels(read_picture(path)) == RED).all()
+    assert (pixels(read_image(path)) == RED).all()
 
 
-def test_an_rgb_picture_is_read_as_it_is(tmp_path):
+def test_an_rgb_image_is_read_as_it_is(tmp_path):
     values = np.random.RandomState(0).randint(0, 256, (5, 7, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(pixels(read_picture(saved(Image.fromarray(values), tmp_path / "as_is.png"))), values)
+    np.testing.assert_array_equal(pixels(read_image(saved(Image.fromarray(values), tmp_path / "as_is.png"))), values)
 
 
-def test_the_file_is_closed_and_the_picture_still_usable(tmp_path):
+def test_the_file_is_closed_and_the_image_still_usable(tmp_path):
     path = saved(Image.new("RGB", (4, 4), RED), tmp_path / "a.png")
-    picture = read_picture(path)
+    image = read_image(path)
     path.unlink()
-    assert picture.copy().getpixel((3, 3)) == RED
+    assert image.copy().getpixel((3, 3)) == RED
 
 
-def test_an_upright_rgb_picture_is_not_copied():
-    picture = Image.new("RGB", (4, 4), RED)
-    assert to_rgb(picture) is picture
+def test_an_upright_rgb_image_is_not_copied():
+    image = Image.new("RGB", (4, 4), RED)
+    assert to_rgb(image) is image
 
 
 @pytest.mark.parametrize(
@@ -222,9 +222,9 @@ def test_an_upright_rgb_picture_is_not_copied():
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_a_jpeg_may_come_smaller_but_never_smaller_than_was_asked_for(tmp_path, suffix, at_least, expected):
     path = saved(Image.new("RGB", (200, 120), RED), tmp_path / f"a.{suffix}")
-    picture = read_picture(path, at_least=at_least)
-    assert picture.size == (expected if suffix == "jpg" else (200, 120))
-    np.testing.assert_allclose(pixels(picture)[3, 3], RED, atol=3)
+    image = read_image(path, at_least=at_least)
+    assert image.size == (expected if suffix == "jpg" else (200, 120))
+    np.testing.assert_allclose(pixels(image)[3, 3], RED, atol=3)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
@@ -232,25 +232,25 @@ def test_a_smaller_jpeg_keeps_its_colours_and_is_turned(tmp_path, mode):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = saved(Image.new("RGB", (160, 80), (90, 90, 90)).convert(mode), tmp_path / "a.jpg", exif=exif)
-    picture = read_picture(path, at_least=20)
-    assert picture.size == (20, 40)
-    np.testing.assert_allclose(pixels(picture), 90, atol=3)
+    image = read_image(path, at_least=20)
+    assert image.size == (20, 40)
+    np.testing.assert_allclose(pixels(image), 90, atol=3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (7, 5), (300, 200), (2500, 2000)])  # the last in several pieces
 @pytest.mark.parametrize("lends", [True, False])
 def test_pixels_without_a_copy_are_the_pixels(size, lends, monkeypatch):
     values = np.random.RandomState(0).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    picture = Image.fromarray(values)
+    image = Image.fromarray(values)
     if not lends:  # an older Pillow
         monkeypatch.delattr(Image.Image, "__arrow_c_array__", raising=False)
-    found = pixels_of(picture)
+    found = pixels_of(image)
     assert found.dtype == np.uint8
     assert found.shape[:2] == (size[1], size[0])
     np.testing.assert_array_equal(found[..., :3], values)
 
 
-def test_pixels_outlive_their_picture():
+def test_pixels_outlive_their_image():
     values = np.random.RandomState(0).randint(0, 256, (300, 400, 3), dtype=np.uint8)
     found = pixels_of(Image.fromarray(values))
     gc.collect()
@@ -274,8 +274,8 @@ def jpeg_bytes() -> bytes:
     ("content", "reason"),
     [
         (jpeg_bytes()[:2000], "truncated"),
-        (b"This is no picture at all.\n" * 20, "not a picture"),
-        (b"", "not a picture"),
+        (b"This is no image at all.\n" * 20, "not an image"),
+        (b"", "not an image"),
         (b"\x89PNG\r\n\x1a\n" + b"\x00" * 50, ""),
     ],
     ids=["truncated", "text", "empty", "only a signature"],
@@ -283,10 +283,10 @@ def jpeg_bytes() -> bytes:
 def test_a_broken_file_is_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "broken.jpg"
     path.write_bytes(content)
-    with pytest.raises(BadPictureError) as scaled:
-        read_picture(path, at_least=8)
-    with pytest.raises(BadPictureError) as caught:
-        read_picture(path)
+    with pytest.raises(BadImageError) as scaled:
+        read_image(path, at_least=8)
+    with pytest.raises(BadImageError) as caught:
+        read_image(path)
     assert reason in str(scaled.value)
     assert str(path) in str(caught.value)
     assert reason in str(caught.value)
@@ -294,17 +294,17 @@ def test_a_broken_file_is_named_with_the_reason(tmp_path, content, reason):
 
 
 def test_missing_file_and_folder_are_named(tmp_path):
-    with pytest.raises(BadPictureError, match=r"gone\.jpg: No such file"):
-        read_picture(tmp_path / "gone.jpg")
-    with pytest.raises(BadPictureError, match=f"{tmp_path.name}: .*directory"):
-        read_picture(tmp_path)
+    with pytest.raises(BadImageError, match=r"gone\.jpg: No such file"):
+        read_image(tmp_path / "gone.jpg")
+    with pytest.raises(BadImageError, match=f"{tmp_path.name}: .*directory"):
+        read_image(tmp_path)
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     path = saved(Image.new("RGB", (40, 40)), tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)  # Pillow refuses from twice as many
-    with pytest.raises(BadPictureError, match=r"bomb\.png: .*decompression bomb"):
-        read_picture(path)
+    with pytest.raises(BadImageError, match=r"bomb\.png: .*decompression bomb"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tif", "bmp", "avif"])
@@ -328,8 +328,8 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, suffix, capfd, monkey
             damaged[generator.randrange(min(len(damaged), 300))] = generator.randrange(256)
         path.write_bytes(damaged)
         try:
-            assert read_picture(path).mode == "RGB"
-        except BadPictureError as error:
+            assert read_image(path).mode == "RGB"
+        except BadImageError as error:
             reasons.append(str(error))
     assert reasons
     assert all(str(path) in reason for reason in reasons)

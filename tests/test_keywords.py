@@ -1,4 +1,4 @@
-"""Keywords in copies of pictures: read back by another program's library, pixels and other metadata untouched."""
+"""Keywords in copies of images: read back by another program's library, pixels and other metadata untouched."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ pyexiv2 = pytest.importorskip("pyexiv2", reason="needs pyexiv2 (pip install pyex
 TAGS = ["sea turtle", "café", "日本"]
 
 
-def picture(path: Path) -> Path:
+def image(path: Path) -> Path:
     Image.radial_gradient("L").convert("RGB").resize((64, 48)).save(path)
     return path
 
@@ -29,7 +29,7 @@ def read(path: Path) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
 def test_tags_are_in_the_copy_and_the_pixels_are_the_same(tmp_path, suffix):
-    source = picture(tmp_path / f"a.{suffix}")
+    source = image(tmp_path / f"a.{suffix}")
     before = source.read_bytes()
     copy = KeywordWriter(tmp_path / "out").write(source, TAGS)
     assert copy == tmp_path / "out" / f"a.{suffix}"
@@ -42,7 +42,7 @@ def test_tags_are_in_the_copy_and_the_pixels_are_the_same(tmp_path, suffix):
 
 
 def test_tags_join_the_keywords_and_metadata_that_are_there(tmp_path):
-    source = picture(tmp_path / "a.jpg")
+    source = image(tmp_path / "a.jpg")
     with pyexiv2.Image(str(source)) as metadata:
         metadata.modify_exif({"Exif.Image.Artist": "someone"})
         metadata.modify_xmp({"Xmp.dc.subject": ["holiday", "café"]})
@@ -56,12 +56,12 @@ def test_tags_join_the_keywords_and_metadata_that_are_there(tmp_path):
 
 
 def test_a_tag_too_long_for_iptc_is_in_xmp(tmp_path):
-    copy = KeywordWriter(tmp_path / "out").write(picture(tmp_path / "a.jpg"), ["short", "long" * 20])
+    copy = KeywordWriter(tmp_path / "out").write(image(tmp_path / "a.jpg"), ["short", "long" * 20])
     assert read(copy) == (["short", "long" * 20], ["short"])
 
 
 def test_iptc_in_another_character_set_is_left_alone(tmp_path):
-    source = picture(tmp_path / "a.jpg")
+    source = image(tmp_path / "a.jpg")
     with pyexiv2.Image(str(source)) as metadata:
         metadata.modify_iptc({"Iptc.Application2.Caption": "Übersee"})
     copy = KeywordWriter(tmp_path / "out").write(source, ["sea"])
@@ -70,7 +70,7 @@ def test_iptc_in_another_character_set_is_left_alone(tmp_path):
 
 @pytest.mark.skipif(shutil.which("exiftool") is None, reason="needs exiftool")
 def test_exiftool_reads_them(tmp_path):
-    copy = KeywordWriter(tmp_path / "out").write(picture(tmp_path / "a.jpg"), TAGS)
+    copy = KeywordWriter(tmp_path / "out").write(image(tmp_path / "a.jpg"), TAGS)
     command = ["exiftool", "-s3", "-Subject", "-Keywords", str(copy)]
     assert (
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines() == [", ".join(TAGS)] * 2
@@ -78,19 +78,19 @@ def test_exiftool_reads_them(tmp_path):
 
 
 def test_another_name_for_the_copy(tmp_path):
-    assert KeywordWriter(tmp_path / "out").write(picture(tmp_path / "a.jpg"), TAGS, "b.jpg").name == "b.jpg"
+    assert KeywordWriter(tmp_path / "out").write(image(tmp_path / "a.jpg"), TAGS, "b.jpg").name == "b.jpg"
 
 
 @pytest.mark.parametrize("suffix", ["gif", "bmp"])
 def test_formats_without_keywords_are_named_and_leave_nothing(tmp_path, suffix):
-    source = picture(tmp_path / f"a.{suffix}")
+    source = image(tmp_path / f"a.{suffix}")
     with pytest.raises(KeywordsError, match=rf"a\.{suffix}: cannot hold keywords"):
         KeywordWriter(tmp_path / "out").write(source, TAGS)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_picture_itself_is_never_overwritten(tmp_path):
-    source = picture(tmp_path / "a.jpg")
+def test_the_image_itself_is_never_overwritten(tmp_path):
+    source = image(tmp_path / "a.jpg")
     before = source.read_bytes()
     with pytest.raises(UserError, match=r"--write_keywords .*would overwrite"):
         KeywordWriter(tmp_path).write(source, TAGS)

@@ -10,7 +10,7 @@ import torch
 from src.data import label_cache
 from src.data.coco import read_coco_labels, write_coco_labels
 from src.data.label_cache import cached_coco_labels
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError
 from tests.test_labels import matrix
 
@@ -35,13 +35,13 @@ def reads(monkeypatch) -> list[Path]:
     return paths
 
 
-def pictures(seed: int = 0) -> LabelledPictures:
+def images(seed: int = 0) -> LabelledImages:
     ids = (1, 2, 3, "4", "fünf", 6, 7, 8, 9, 10, 11, 12)
     ordered = tuple(sorted(ids, key=lambda number: (isinstance(number, str), number)))
-    return LabelledPictures(ordered, tuple(f"ü/{number}\n.jpg" for number in ordered), matrix(seed=seed)[0])
+    return LabelledImages(ordered, tuple(f"ü/{number}\n.jpg" for number in ordered), matrix(seed=seed)[0])
 
 
-def assert_equal(read: LabelledPictures, expected: LabelledPictures) -> None:
+def assert_equal(read: LabelledImages, expected: LabelledImages) -> None:
     assert read.image_ids == expected.image_ids
     assert read.file_names == expected.file_names
     assert torch.equal(read.targets.dense(), expected.targets.dense())
@@ -50,17 +50,17 @@ def assert_equal(read: LabelledPictures, expected: LabelledPictures) -> None:
 
 def test_the_second_read_is_equal_and_leaves_the_json_alone(tmp_path, reads):
     path = tmp_path / "train.json"
-    write_coco_labels(path, pictures(), LABELS)
+    write_coco_labels(path, images(), LABELS)
     first = cached_coco_labels(path, LABELS, tmp_path / "cache")
     again = cached_coco_labels(path, LABELS, tmp_path / "cache")
     assert reads == [path]
     for read in (first, again):
-        assert_equal(read, pictures())
+        assert_equal(read, images())
 
 
 def test_changed_content_of_the_same_size_and_time_is_read_anew(tmp_path, reads):
     path = tmp_path / "train.json"
-    write_coco_labels(path, pictures(), LABELS)
+    write_coco_labels(path, images(), LABELS)
     before = path.stat()
     cached_coco_labels(path, LABELS, tmp_path / "cache")
     text = path.read_text(encoding="utf-8")
@@ -74,21 +74,21 @@ def test_changed_content_of_the_same_size_and_time_is_read_anew(tmp_path, reads)
 
 def test_other_labels_are_other_columns(tmp_path, reads):
     path = tmp_path / "train.json"
-    write_coco_labels(path, pictures(), LABELS)
+    write_coco_labels(path, images(), LABELS)
     cached_coco_labels(path, LABELS, tmp_path / "cache")
     turned = cached_coco_labels(path, LABELS[::-1], tmp_path / "cache")
-    assert torch.equal(turned.targets.dense(), pictures().targets.dense().flip(1))
+    assert torch.equal(turned.targets.dense(), images().targets.dense().flip(1))
     assert len(reads) == 2
 
 
 def test_the_cache_may_be_deleted(tmp_path, reads):
     path = tmp_path / "train.json"
-    write_coco_labels(path, pictures(), LABELS)
+    write_coco_labels(path, images(), LABELS)
     cached_coco_labels(path, LABELS, tmp_path / "cache")
     for cached in (tmp_path / "cache").iterdir():
         cached.unlink()
     (tmp_path / "cache").rmdir()
-    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), pictures())
+    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
     assert len(reads) == 2
 
 
@@ -97,37 +97,37 @@ def test_the_cache_may_be_deleted(tmp_path, reads):
 )
 def test_a_damaged_file_is_reported_and_made_anew(tmp_path, reads, capsys, damage):
     path = tmp_path / "train.json"
-    write_coco_labels(path, pictures(), LABELS)
+    write_coco_labels(path, images(), LABELS)
     cached_coco_labels(path, LABELS, tmp_path / "cache")
     (cached,) = (tmp_path / "cache").iterdir()
     cached.write_bytes(damage(cached.read_bytes()))
-    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), pictures())
+    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
     assert "reading train.json anew" in capsys.readouterr().err
-    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), pictures())
+    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
     assert len(reads) == 2
 
 
 def test_a_folder_that_cannot_be_made_is_reported_and_the_labels_are_read(tmp_path, capsys):
     path = tmp_path / "train.json"
-    write_coco_labels(path, pictures(), LABELS)
+    write_coco_labels(path, images(), LABELS)
     (tmp_path / "cache").write_text("a file is in the way")
-    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), pictures())
+    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
     assert "not kept for the next run" in capsys.readouterr().err
 
 
 def test_only_files_of_the_same_part_are_replaced(tmp_path):
     for name in ("train", "val", "train-more"):
-        write_coco_labels(tmp_path / f"{name}.json", pictures(len(name)), LABELS)
+        write_coco_labels(tmp_path / f"{name}.json", images(len(name)), LABELS)
         cached_coco_labels(tmp_path / f"{name}.json", LABELS, tmp_path / "cache")
     (tmp_path / "cache" / "train-notes.npz").touch()
-    write_coco_labels(tmp_path / "train.json", pictures(9), LABELS)
+    write_coco_labels(tmp_path / "train.json", images(9), LABELS)
     cached_coco_labels(tmp_path / "train.json", LABELS, tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
 def test_small_files_are_not_cached(tmp_path, monkeypatch):
     monkeypatch.setattr(label_cache, "WORTH_CACHING", 1 << 20)
-    write_coco_labels(tmp_path / "train.json", pictures(), LABELS)
+    write_coco_labels(tmp_path / "train.json", images(), LABELS)
     cached_coco_labels(tmp_path / "train.json", LABELS, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -141,13 +141,13 @@ def test_faults_of_the_json_are_told_as_without_a_cache(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_partly_labelled_pictures_stay_partly_labelled(tmp_path):
+def test_partly_labelled_images_stay_partly_labelled(tmp_path):
     unlisted = torch.tensor([-1, 0], dtype=torch.int8)
     targets = LabelMatrix.from_entries(
         torch.tensor([0]), torch.tensor([3]), torch.tensor([0]), unlisted=unlisted, num_labels=7
     )
     path = tmp_path / "train.json"
-    write_coco_labels(path, LabelledPictures((1, 2), ("a", "b"), targets), LABELS)
+    write_coco_labels(path, LabelledImages((1, 2), ("a", "b"), targets), LABELS)
     for _ in range(2):
         read = cached_coco_labels(path, LABELS, tmp_path / "cache")
         assert read.targets.dense().tolist() == [[-1, -1, -1, 0, -1, -1, -1], [0] * 7]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from tests.test_scoring import largest_tensor
 
 
@@ -94,7 +94,7 @@ def test_forgotten_columns_say_what_unlisted_ones_say():
 
 def test_counts():
     sparse, dense = matrix(seed=3)
-    assert torch.equal(sparse.positives_per_picture(), (dense == 1).sum(1))
+    assert torch.equal(sparse.positives_per_image(), (dense == 1).sum(1))
     assert torch.equal(sparse.positives_per_label(), (dense == 1).sum(0))
     assert sparse.num_unknown() == int((dense == -1).sum())
     assert torch.equal(torch.stack(sparse.positives()), (dense == 1).nonzero().t())
@@ -133,7 +133,7 @@ def test_of_several_entries_for_a_label_the_largest_stays():
 
 
 def test_memory_is_that_of_the_entries():
-    """A million pictures with 7,586 labels would be 7.6 GB as a plain matrix."""
+    """A million images with 7,586 labels would be 7.6 GB as a plain matrix."""
     rows = torch.arange(1_000_000)
     sparse = LabelMatrix.from_positives(rows, rows % 7586, num_rows=1_000_000, num_labels=7586)
     tensors = (sparse.offsets, sparse.columns, sparse.values, sparse.unlisted)
@@ -141,11 +141,11 @@ def test_memory_is_that_of_the_entries():
     assert sparse.dense(torch.tensor([7586 * 3 + 5])).nonzero().tolist() == [[0, 5]]
 
 
-def test_pictures_keep_ids_names_and_labels_together():
+def test_images_keep_ids_names_and_labels_together():
     sparse, dense = matrix(4)
-    pictures = LabelledPictures((10, "x", 30, 40), ("a", "b", "c", "d"), sparse)
-    some = pictures.rows([3, 1])
+    images = LabelledImages((10, "x", 30, 40), ("a", "b", "c", "d"), sparse)
+    some = images.rows([3, 1])
     assert (some.image_ids, some.file_names) == ((40, "x"), ("d", "b"))
     assert torch.equal(some.targets.dense(), dense[[3, 1]])
-    assert len(pictures.rows([])) == 0
-    assert pictures.with_targets(sparse.select_columns([0])).targets.shape == (4, 1)
+    assert len(images.rows([])) == 0
+    assert images.with_targets(sparse.select_columns([0])).targets.shape == (4, 1)

@@ -12,7 +12,7 @@ import torch
 
 from src.data import metadata_writer as module
 from src.data.coco import COCO_CLASSES, read_coco_labels
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import ExtraWords, detect_kind, load_metadata
 from src.data.metadata_writer import check_output_folder, write_metadata
 from src.data.split import ZeroShotSplit, make_split
@@ -26,9 +26,9 @@ def split(name: str = "tiny") -> ZeroShotSplit:
     return make_split(LABELS, [0, 2], [3], vectors, name=name, source="here")
 
 
-def part(first: int) -> LabelledPictures:
+def part(first: int) -> LabelledImages:
     targets = torch.tensor([[1, 0, 0, 1], [0, 0, 0, 0]], dtype=torch.int8)
-    return LabelledPictures((first, first + 1), (f"{first}.jpg", f"{first + 1}.jpg"), LabelMatrix.from_dense(targets))
+    return LabelledImages((first, first + 1), (f"{first}.jpg", f"{first + 1}.jpg"), LabelMatrix.from_dense(targets))
 
 
 def write(folder: Path, **options: object) -> Path:
@@ -59,9 +59,9 @@ def test_round_trip(tmp_path):
     assert read.extra_words.words == extra.words
     assert torch.equal(read.extra_words.vectors, extra.vectors)
     for path, written in ((read.train, part(1)), (read.val, part(5))):
-        pictures = read_coco_labels(path, LABELS)
-        assert (pictures.image_ids, pictures.file_names) == (written.image_ids, written.file_names)
-        assert torch.equal(pictures.targets.dense(), written.targets.dense())
+        images = read_coco_labels(path, LABELS)
+        assert (images.image_ids, images.file_names) == (written.image_ids, written.file_names)
+        assert torch.equal(images.targets.dense(), written.targets.dense())
     assert read.val_unseen is None
 
 
@@ -82,12 +82,12 @@ def test_only_what_there_is_is_recorded(tmp_path):
     assert read.val is not None
 
 
-def test_an_absolute_picture_folder_stays_absolute_and_a_relative_one_moves_along(tmp_path):
-    write(tmp_path / "a", image_root=tmp_path / "pictures")
+def test_an_absolute_image_folder_stays_absolute_and_a_relative_one_moves_along(tmp_path):
+    write(tmp_path / "a", image_root=tmp_path / "images")
     write(tmp_path / "b", image_root="images")
     shutil.move(tmp_path / "a", tmp_path / "deeper" / "a")
     shutil.move(tmp_path / "b", tmp_path / "deeper" / "b")
-    assert load_metadata(tmp_path / "deeper" / "a").image_root == tmp_path / "pictures"
+    assert load_metadata(tmp_path / "deeper" / "a").image_root == tmp_path / "images"
     assert load_metadata(tmp_path / "deeper" / "b").image_root == tmp_path / "deeper" / "b" / "images"
 
 
@@ -239,7 +239,7 @@ def make_foreign(folder: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["pictures", "COCO", "NUS_WIDE", "another program's split", "damaged", "list"])
+@pytest.mark.parametrize("kind", ["images", "COCO", "NUS_WIDE", "another program's split", "damaged", "list"])
 def test_overwrite_refuses_a_folder_that_is_not_ours(tmp_path, kind):
     folder = make_foreign(tmp_path / "m", kind)
     before = everything_below(folder)
@@ -270,8 +270,8 @@ def test_a_failing_write_leaves_no_half_made_folder_and_the_earlier_one_whole(
     target.parent.mkdir()
     if earlier:
         write(target)
-    pictures = tmp_path / "drawn" / "images"
-    pictures.mkdir(parents=True)
+    images = tmp_path / "drawn" / "images"
+    images.mkdir(parents=True)
     before = everything_below(target.parent)
     calls = []
 
@@ -295,7 +295,7 @@ def test_a_failing_write_leaves_no_half_made_folder_and_the_earlier_one_whole(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, failing(getattr(owner, name), from_call))
         with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
-            write(target, split=split("other"), overwrite=earlier, move_in=[pictures])
+            write(target, split=split("other"), overwrite=earlier, move_in=[images])
     assert len(calls) >= from_call
     if isinstance(error, OSError):
         assert f"--output {target}: cannot be written: disk full" in str(caught.value)
@@ -304,12 +304,12 @@ def test_a_failing_write_leaves_no_half_made_folder_and_the_earlier_one_whole(
 
 
 def test_finished_folders_become_part_of_it(tmp_path):
-    pictures = tmp_path / "images"
-    pictures.mkdir()
-    (pictures / "1.jpg").write_text("drawn")
-    write(tmp_path / "m", move_in=[pictures])
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "1.jpg").write_text("drawn")
+    write(tmp_path / "m", move_in=[images])
     assert (tmp_path / "m" / "images" / "1.jpg").read_text() == "drawn"
-    assert not pictures.exists()
+    assert not images.exists()
 
 
 def test_others_may_read_the_folder(tmp_path):

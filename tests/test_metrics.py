@@ -208,7 +208,7 @@ def test_unknown_labels_count_as_negative():
 
 
 @pytest.mark.parametrize("levels", [None, 3])
-def test_verified_map_is_scikit_learns_over_the_pictures_whose_label_is_known(levels):
+def test_verified_map_is_scikit_learns_over_the_images_whose_label_is_known(levels):
     scores, targets = problem(seed=22, levels=levels)
     expected = []
     for column in range(targets.shape[1]):
@@ -304,7 +304,7 @@ def test_counts_and_ceilings_of_the_coco_test_list(shared_data):
         assert ratio == pytest.approx(report[f"{setting}.labels_per_image"])
 
 
-def test_counts_of_the_nus_wide_test_pictures(shared_data):
+def test_counts_of_the_nus_wide_test_images(shared_data):
     with np.load(shared_data / "nus_wide" / "labels81.npz") as packed:
         targets = torch.from_numpy(np.unpackbits(packed["test"], axis=1)[:, :81])
     scores = torch.rand(targets.shape, generator=torch.Generator().manual_seed(0))

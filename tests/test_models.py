@@ -35,7 +35,7 @@ def abn_package(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     return InPlaceABN
 
 
-def pictures(count: int = 2, size: int = SIZE, seed: int = 0) -> Tensor:
+def images(count: int = 2, size: int = SIZE, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -43,8 +43,8 @@ def pictures(count: int = 2, size: int = SIZE, seed: int = 0) -> Tensor:
 def test_output_is_d_times_m_numbers_read_as_a_matrix_with_m_columns(num_rows, dim):
     model = tiny_model(num_rows=num_rows, wordvec_dim=dim)
     with torch.no_grad():
-        output = model(pictures())
-        features = model.forward_features(pictures())
+        output = model(images())
+        features = model.forward_features(images())
     assert output.shape == (2, dim * num_rows)
     assert features.shape == (2, model.num_features)
     weights = model.embedding.weight.detach()
@@ -75,17 +75,17 @@ def test_head_is_one_matrix_and_the_normalisation_is_no_weight():
         ("test_efficientnet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ],
 )
-def test_pictures_in_0_1_reach_the_backbone_normalised_exactly_once(name, mean, std):
+def test_images_in_0_1_reach_the_backbone_normalised_exactly_once(name, mean, std):
     model = create_model(name, 1, 1)
     model.backbone = nn.Identity()  # forward_features now returns what the backbone would see
-    x = pictures()
+    x = images()
     expected = (x - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
     torch.testing.assert_close(model.forward_features(x), expected)
 
 
 def test_the_normalisation_follows_the_model_to_another_dtype():
     model = tiny_model().double()
-    assert model(pictures().double()).dtype == torch.float64
+    assert model(images().double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_a_backbone_for_one_size_is_built_for_image_size(size):
     model = create_model("test_vit", 2, 3, image_size=size).eval()
     assert model.backbone.pos_embed.shape[1] == (size // 16) ** 2 + 1
     with torch.inference_mode():
-        assert model(pictures(size=size)).shape == (2, 6)
+        assert model(images(size=size)).shape == (2, 6)
 
 
 def test_a_backbone_for_any_size_ignores_image_size():
     assert tiny_model(size=32).state_dict().keys() == tiny_model(size=64).state_dict().keys()
     with torch.inference_mode():
-        assert tiny_model(size=32)(pictures(size=64)).shape == (2, 8)
+        assert tiny_model(size=32)(images(size=64)).shape == (2, 8)
 
 
 @pytest.mark.parametrize("name", [TINY, "test_vit"])
@@ -146,7 +146,7 @@ def test_grad_checkpointing_changes_neither_value_nor_gradient(name):
     assert saving.backbone.grad_checkpointing
     losses = []
     for model in (plain, saving):
-        loss = model(pictures(4)).square().sum()
+        loss = model(images(4)).square().sum()
         loss.backward()
         losses.append(loss.detach())
     torch.testing.assert_close(losses[1], losses[0])
@@ -203,7 +203,7 @@ def test_inplace_abn_equals_plain_batch_norm_in_value(abn_package):
     plain, abn = plain_and_abn()
     with torch.inference_mode():
         # the scales' 1e-5 would show, if it were forgotten
-        torch.testing.assert_close(abn.eval()(pictures()), plain.eval()(pictures()), rtol=2e-6, atol=2e-6)
+        torch.testing.assert_close(abn.eval()(images()), plain.eval()(images()), rtol=2e-6, atol=2e-6)
 
 
 def test_inplace_abn_equals_plain_batch_norm_in_gradient_and_statistics(abn_package):
@@ -215,7 +215,7 @@ def test_inplace_abn_equals_plain_batch_norm_in_gradient_and_statistics(abn_pack
             other.weight.copy_(layer.weight - 1e-5)
     losses = []
     for model in (plain, abn):
-        loss = model(pictures(8).double()).square().mean()
+        loss = model(images(8).double()).square().mean()
         loss.backward()
         losses.append(loss.detach())
     torch.testing.assert_close(losses[1], losses[0])
@@ -240,7 +240,7 @@ def test_a_checkpoint_of_an_inplace_abn_model_loads_into_a_plain_one(abn_package
     loaded, _ = load_checkpoint(tmp_path / "x.ckpt")
     assert all(isinstance(layer, BatchNormAct2d) for layer in norm_layers(loaded))
     with torch.inference_mode():
-        torch.testing.assert_close(loaded(pictures()), abn.eval()(pictures()), rtol=2e-6, atol=2e-6)
+        torch.testing.assert_close(loaded(images()), abn.eval()(images()), rtol=2e-6, atol=2e-6)
 
 
 def test_a_negative_scale_has_no_inplace_abn_form(abn_package):

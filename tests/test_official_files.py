@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from src.data.coco import COCO_CLASSES, read_coco_labels
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import load_metadata
 from src.data.metadata_writer import write_metadata
 from src.data.official import write_official
@@ -30,18 +30,18 @@ OWN = split(("ant", "bee", "cat", "dog"), [0, 2], [1, 3])
 COCO = split(COCO_CLASSES, [0, 2, 5], [7, 8])
 
 
-def pictures(num_labels: int, first: int, rows: list[list[int]]) -> LabelledPictures:
+def images(num_labels: int, first: int, rows: list[list[int]]) -> LabelledImages:
     targets = torch.zeros(len(rows), num_labels, dtype=torch.int8)
     for row, columns in enumerate(rows):
         targets[row, columns] = 1
     numbers = tuple(range(first, first + len(rows)))
-    return LabelledPictures(numbers, tuple(f"{number}.jpg" for number in numbers), LabelMatrix.from_dense(targets))
+    return LabelledImages(numbers, tuple(f"{number}.jpg" for number in numbers), LabelMatrix.from_dense(targets))
 
 
-def parts(num_labels: int, unseen: int) -> dict[str, LabelledPictures]:
+def parts(num_labels: int, unseen: int) -> dict[str, LabelledImages]:
     return {
-        "train": pictures(num_labels, 1, [[0], [0, 2], []]),
-        "val": pictures(num_labels, 10, [[2], [unseen], [0, unseen], []]),
+        "train": images(num_labels, 1, [[0], [0, 2], []]),
+        "val": images(num_labels, 10, [[2], [unseen], [0, unseen], []]),
     }
 
 
@@ -110,7 +110,7 @@ def test_unknown_labels_are_left_out(tmp_path):
         torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2]), torch.tensor([1, -1, 0]),
         unlisted=torch.tensor([0, -1], dtype=torch.int8), num_labels=4,
     )  # fmt: skip
-    write_official(tmp_path / "x", OWN, {"train": LabelledPictures((1, 2), ("a", "b"), targets)})
+    write_official(tmp_path / "x", OWN, {"train": LabelledImages((1, 2), ("a", "b"), targets)})
     read = read_coco_labels(tmp_path / "x" / "zs_split" / "train_17_48.json", OWN.labels)
     assert read.targets.dense().tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
 

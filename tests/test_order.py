@@ -29,7 +29,7 @@ def test_the_orders_are_the_permutations_of_one_generator():
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_every_picture_has_one_place_and_the_weights_of_a_step_add_up(count, batch_size, accumulate, processes):
+def test_every_image_has_one_place_and_the_weights_of_a_step_add_up(count, batch_size, accumulate, processes):
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     taken = [
         portions(order, batch_size, accumulate=accumulate, process=process, processes=processes)
@@ -47,12 +47,12 @@ def test_every_picture_has_one_place_and_the_weights_of_a_step_add_up(count, bat
         if ends_step:
             of_step = [portion for own in taken for portion in own[start : place + 1] if portion.weight]
             assert sum(portion.weight for portion in of_step) == pytest.approx(1)
-            each = 1 / sum(len(portion.rows) for portion in of_step)  # no picture counts more than another
+            each = 1 / sum(len(portion.rows) for portion in of_step)  # no image counts more than another
             assert all(portion.weight / len(portion.rows) == pytest.approx(each) for portion in of_step)
             start = place + 1
 
 
-def test_a_step_is_the_same_pictures_however_it_is_shared_out():
+def test_a_step_is_the_same_images_however_it_is_shared_out():
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     expected = [set(portion.rows) for portion in portions(order, 16)]
     for batch_size, accumulate, processes in ((8, 2, 1), (8, 1, 2), (4, 2, 2)):
@@ -82,11 +82,11 @@ def test_what_is_left_of_an_epoch_is_its_end():
         assert sum(portion.ends_step for portion in left) == steps - done
 
 
-def test_a_single_last_picture_joins_the_step_before_it():
+def test_a_single_last_image_joins_the_step_before_it():
     order = torch.arange(9)
     assert [portion.rows for portion in portions(order, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
     assert [len(portion.rows) for portion in portions(order, 1)] == [1] * 9  # asked for
     assert [portion.rows for portion in portions(torch.arange(10), 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [portion.rows for portion in portions(torch.arange(1), 4)] == [[0]]
-    # two processes: three left would give one of them a single picture
+    # two processes: three left would give one of them a single image
     assert [portion.rows for portion in portions(torch.arange(11), 4, process=0, processes=2)] == [[0, 1, 2, 3, 4, 5]]

@@ -1,4 +1,4 @@
-"""The pictures of training and evaluation: which are used, with which labels, and where they are found."""
+"""The images of training and evaluation: which are used, with which labels, and where they are found."""
 
 import dataclasses
 from pathlib import Path
@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from src.data.coco import write_coco_labels
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import Metadata
-from src.data.parts import load_evaluation_set, load_training_set, find_image_root
+from src.data.parts import find_image_root, load_evaluation_set, load_training_set
 from src.data.split import make_split
 from src.errors import UserError
 
@@ -23,7 +23,7 @@ def labels(path: Path, rows: dict[str, str]) -> Path:
     for row, names in enumerate(rows.values()):
         targets[row, [LABELS.index(name) for name in names.split()]] = 1
     write_coco_labels(
-        path, LabelledPictures(tuple(range(1, len(rows) + 1)), tuple(rows), LabelMatrix.from_dense(targets)), LABELS
+        path, LabelledImages(tuple(range(1, len(rows) + 1)), tuple(rows), LabelMatrix.from_dense(targets)), LABELS
     )
     return path
 
@@ -33,7 +33,7 @@ TRAIN = {"a.jpg": "dog cat", "b.jpg": "cat fish", "c.jpg": "cow dog bird", "d.jp
 
 @pytest.fixture
 def folder(tmp_path):
-    """A metadata folder ``m`` that records its pictures in ``m/images``."""
+    """A metadata folder ``m`` that records its images in ``m/images``."""
     (tmp_path / "m" / "images").mkdir(parents=True)
     for name in "abcdefgh":
         (tmp_path / "m" / "images" / f"{name}.jpg").touch()
@@ -44,7 +44,7 @@ def own(folder: Path, **changes: object) -> Metadata:
     return dataclasses.replace(Metadata(folder, "SDL", SPLIT, image_root=folder / "images"), **changes)
 
 
-def test_training_has_the_pictures_with_a_seen_label_and_the_seen_columns_in_their_order(folder):
+def test_training_has_the_images_with_a_seen_label_and_the_seen_columns_in_their_order(folder):
     training = load_training_set(own(folder, train=labels(folder / "train.json", TRAIN)), None)
     assert [path.name for path in training.paths] == ["a.jpg", "c.jpg", "e.jpg"]
     assert SPLIT.names(SPLIT.seen) == ["dog", "cow"]
@@ -53,18 +53,18 @@ def test_training_has_the_pictures_with_a_seen_label_and_the_seen_columns_in_the
     assert training.num_without_label == 2
 
 
-def test_pictures_that_training_leaves_out_need_not_be_there(folder):
+def test_images_that_training_leaves_out_need_not_be_there(folder):
     (folder / "images" / "b.jpg").unlink()
     assert len(load_training_set(own(folder, train=labels(folder / "train.json", TRAIN)), None).paths) == 3
 
 
 def test_training_without_any_seen_label_is_an_error(folder):
     path = labels(folder / "train.json", {"a.jpg": "cat", "b.jpg": "bird"})
-    with pytest.raises(UserError, match=r"train\.json: no picture has a seen label"):
+    with pytest.raises(UserError, match=r"train\.json: no image has a seen label"):
         load_training_set(own(folder, train=path), None)
 
 
-def test_evaluation_has_all_pictures_and_all_columns(folder):
+def test_evaluation_has_all_images_and_all_columns(folder):
     evaluation = load_evaluation_set(own(folder, val=labels(folder / "val.json", TRAIN)), None)
     assert [path.name for path in evaluation.paths] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
     expected = [[1, 1, 0, 0, 0], [1, 0, 0, 1, 0], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
@@ -138,7 +138,7 @@ def test_missing_pictures_are_named_with_their_label_file(folder, load):
     assert "labels.json lists are not there (c.jpg)" in str(caught.value)
 
 
-def test_the_recorded_picture_folder_serves_without_data(folder):
+def test_the_recorded_image_folder_serves_without_data(folder):
     assert find_image_root(own(folder), None) == folder / "images"
 
 
@@ -148,23 +148,23 @@ def test_data_takes_precedence_over_the_recorded_folder(folder, tmp_path):
     assert find_image_root(own(folder), str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
 
 
-def test_data_that_is_the_metadata_folder_means_its_recorded_pictures(folder, monkeypatch):
+def test_data_that_is_the_metadata_folder_means_its_recorded_images(folder, monkeypatch):
     for spelling in (folder, str(folder) + "/", folder / "images" / ".."):
         assert find_image_root(own(folder), spelling) == folder / "images"
     monkeypatch.chdir(folder.parent)
     assert find_image_root(own(folder), "m") == folder / "images"
 
 
-def test_data_that_is_a_released_metadata_folder_holds_the_pictures_itself(folder):
+def test_data_that_is_a_released_metadata_folder_holds_the_images_itself(folder):
     assert find_image_root(own(folder, kind="COCO", image_root=None), folder) == folder
 
 
-def test_no_picture_folder_at_all(folder):
-    with pytest.raises(UserError, match=rf"--data is needed: {folder} does not say where its pictures are"):
+def test_no_image_folder_at_all(folder):
+    with pytest.raises(UserError, match=rf"--data is needed: {folder} does not say where its images are"):
         find_image_root(own(folder, image_root=None), None)
 
 
-def test_a_picture_folder_that_is_not_there(folder, tmp_path):
+def test_a_image_folder_that_is_not_there(folder, tmp_path):
     with pytest.raises(UserError, match=r"--data .*gone: no such folder$"):
         find_image_root(own(folder), tmp_path / "gone")
     with pytest.raises(UserError, match=rf"--data .*moved: no such folder \(recorded in {folder}; give --data\)"):
@@ -174,7 +174,7 @@ def test_a_picture_folder_that_is_not_there(folder, tmp_path):
         find_image_root(own(folder), tmp_path / "file")
 
 
-def test_pictures_in_another_folder_are_found_through_data(folder, tmp_path):
+def test_images_in_another_folder_are_found_through_data(folder, tmp_path):
     (tmp_path / "coco" / "val2014").mkdir(parents=True)
     for name in VAL:
         (tmp_path / "coco" / "val2014" / name).touch()
@@ -183,9 +183,9 @@ def test_pictures_in_another_folder_are_found_through_data(folder, tmp_path):
     assert evaluation.paths == [tmp_path / "coco" / "val2014" / name for name in VAL]
 
 
-def test_real_pictures_with_real_labels(shared_data):
-    """The released layout over the real miniature of COCO: every picture is found and opens."""
-    from src.data.images import read_picture
+def test_real_images_with_real_labels(shared_data):
+    """The released layout over the real miniature of COCO: every image is found and opens."""
+    from src.data.images import read_image
     from src.data.official import read_coco_split
 
     tiny = shared_data / "coco_tiny"
@@ -203,10 +203,10 @@ def test_real_pictures_with_real_labels(shared_data):
     assert (training.targets.dense().sum(dim=1) > 0).all()
     evaluation = load_evaluation_set(metadata, tiny)
     assert len(evaluation.paths) == 50
-    assert read_picture(evaluation.paths[0]).mode == "RGB"
+    assert read_image(evaluation.paths[0]).mode == "RGB"
 
 
-def test_a_picture_in_both_lists_has_the_labels_of_either(folder):
+def test_a_image_in_both_lists_has_the_labels_of_either(folder):
     metadata = own(
         folder,
         val=labels(folder / "v.json", {"a.jpg": "dog", "b.jpg": ""}),

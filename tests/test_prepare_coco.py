@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from src.config.arguments import ArgumentParser
 from src.data.coco import COCO_CLASSES, read_coco_labels
-from src.data.labels import LabelledPictures
+from src.data.labels import LabelledImages
 from src.data.metadata import Metadata, load_metadata
 from src.data.official import read_array_pickle
 from src.data.parts import load_evaluation_set, load_training_set
@@ -22,7 +22,7 @@ from src.errors import UserError
 from src.metrics.zero_shot import zero_shot_report
 from src.prepare import coco
 from src.prepare.coco_facts import SEEN_48_17, UNSEEN_48_17, UNSEEN_65_15
-from src.prepare.coco_images import PictureIndex, identity, number_in
+from src.prepare.coco_images import ImageIndex, identity, number_in
 from tests.coco_helpers import (
     CATEGORIES,
     NUM_ANNOTATIONS,
@@ -44,19 +44,19 @@ def instances(folder: Path, part: str, year: int = 2014) -> Path:
     return folder / "annotations" / f"instances_{part}{year}.json"
 
 
-def write_pictures(folder: Path, names: list[str]) -> None:
+def write_images(folder: Path, names: list[str]) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
 
 
-def make_source(folder: Path, year: int = 2014, with_pictures: bool = True) -> Path:
+def make_source(folder: Path, year: int = 2014, with_images: bool = True) -> Path:
     """COCO's own layout."""
     for seed, (part, images) in enumerate(IMAGES.items()):
         release = f"{part}{year}"
         write_instances(instances(folder, part, year), images, release=release, seed=seed)
-        if with_pictures:
-            write_pictures(folder / release, [file_name_of(release, image_id) for image_id in images])
+        if with_images:
+            write_images(folder / release, [file_name_of(release, image_id) for image_id in images])
     return folder
 
 
@@ -90,7 +90,7 @@ def run_coco(*flags: object) -> list[str]:
     return coco.run(parser.parse_args([str(flag) for flag in flags]))
 
 
-def read_part(metadata: Metadata, part: str) -> LabelledPictures:
+def read_part(metadata: Metadata, part: str) -> LabelledImages:
     path = getattr(metadata, part)
     assert path is not None
     return read_coco_labels(path, metadata.split.labels)
@@ -98,17 +98,17 @@ def read_part(metadata: Metadata, part: str) -> LabelledPictures:
 
 def columns_of(metadata: Metadata, part: str, value: int = 1) -> dict[int | str, tuple[int, ...]]:
     """Image id -> the columns of its labels."""
-    pictures = read_part(metadata, part)
-    rows = (pictures.targets.dense() == value).tolist()
+    images = read_part(metadata, part)
+    rows = (images.targets.dense() == value).tolist()
     return {
         image_id: tuple(column for column, there in enumerate(row) if there)
-        for image_id, row in zip(pictures.image_ids, rows, strict=True)
+        for image_id, row in zip(images.image_ids, rows, strict=True)
     }
 
 
 def names_of(metadata: Metadata, part: str) -> dict[int | str, str]:
-    pictures = read_part(metadata, part)
-    return dict(zip(pictures.image_ids, pictures.file_names, strict=True))
+    images = read_part(metadata, part)
+    return dict(zip(images.image_ids, images.file_names, strict=True))
 
 
 def by_pycocotools(path: Path) -> dict[int, set[str]]:
@@ -139,8 +139,8 @@ def test_the_folder_that_is_made(source, prepare):
     assert columns_of(metadata, "val") == without(IMAGES["val"])
     assert names_of(metadata, "val")[42] == "val2014/COCO_val2014_000000000042.jpg"
     assert "train: 1 images have no label in instances_train2014.json; they are kept" in report
-    assert "val: 2 pictures with an unseen label, 2 unseen labels" in report
-    assert "train: hid the unseen labels of 2 pictures" in report
+    assert "val: 2 images with an unseen label, 2 unseen labels" in report
+    assert "train: hid the unseen labels of 2 images" in report
     assert "5 val2014 images; published: 40,504; is the file whole?" in report
     training, evaluation = load_training_set(metadata, None), load_evaluation_set(metadata, None)
     assert [path.name[-6:-4] for path in training.paths] == ["09", "25", "36"]
@@ -205,26 +205,26 @@ LAYOUTS: dict[str, Callable[[str, int], str]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("year", [2014, 2017])
-def test_pictures_are_found_wherever_they_lie(tmp_path, prepare, layout, year):
-    source = make_source(tmp_path / "coco", year, with_pictures=False)
+def test_images_are_found_wherever_they_lie(tmp_path, prepare, layout, year):
+    source = make_source(tmp_path / "coco", year, with_images=False)
     place = LAYOUTS[layout]
     expected = {part: {number: place(part, number) for number in images} for part, images in IMAGES.items()}
-    write_pictures(tmp_path / "pictures", [name for names in expected.values() for name in names.values()])
-    metadata, _ = prepare("--source", source, "--images", tmp_path / "pictures")
-    assert metadata.image_root == tmp_path / "pictures"
+    write_images(tmp_path / "images", [name for names in expected.values() for name in names.values()])
+    metadata, _ = prepare("--source", source, "--images", tmp_path / "images")
+    assert metadata.image_root == tmp_path / "images"
     for part in IMAGES:
         assert names_of(metadata, part) == expected[part]
     assert load_evaluation_set(metadata, None).paths == [
-        tmp_path / "pictures" / name for _, name in sorted(expected["val"].items())
+        tmp_path / "images" / name for _, name in sorted(expected["val"].items())
     ]
 
 
-def test_without_pictures_the_names_stay(tmp_path, prepare):
-    source = make_source(tmp_path / "coco", with_pictures=False)
+def test_without_images_the_names_stay(tmp_path, prepare):
+    source = make_source(tmp_path / "coco", with_images=False)
     metadata, report = prepare("--source", source)
     assert metadata.image_root is None
     assert names_of(metadata, "val") == {number: file_name_of("val2014", number) for number in IMAGES["val"]}
-    assert any(line.startswith("pictures were not looked for") for line in report)
+    assert any(line.startswith("images were not looked for") for line in report)
     named, _ = prepare("--train", instances(source, "train"), "--val", instances(source, "val"))
     assert named.image_root is None
     assert (named.folder / "val.json").read_bytes() == (metadata.folder / "val.json").read_bytes()
@@ -232,29 +232,29 @@ def test_without_pictures_the_names_stay(tmp_path, prepare):
 
 def test_missing_pictures(source, prepare, tmp_path):
     (source / "val2014" / "COCO_val2014_000000000074.jpg").unlink()
-    with pytest.raises(UserError, match=r"^--source .*: 1 of the 5 pictures of instances_val2014.json are not there "):
+    with pytest.raises(UserError, match=r"^--source .*: 1 of the 5 images of instances_val2014.json are not there "):
         prepare("--source", source)
     metadata, report = prepare("--source", source, "--missing-pictures", "drop")
     assert sorted(names_of(metadata, "val")) == [42, 73, 133, 136]
-    assert "val: left out 1 images without a picture, listed in missing_pictures.txt" in report
+    assert "val: left out 1 images without an image, listed in missing_pictures.txt" in report
     listed = (metadata.folder / "missing_pictures.txt").read_text()
     assert listed == "COCO_val2014_000000000074.jpg\n"
     shutil.rmtree(source / "val2014")
-    with pytest.raises(UserError, match="5 of the 5 pictures"):
+    with pytest.raises(UserError, match="5 of the 5 images"):
         prepare("--source", source, "--missing-pictures", "drop")
-    with pytest.raises(UserError, match=r"--images .*: there are no pictures in it"):
+    with pytest.raises(UserError, match=r"--images .*: there are no images in it"):
         prepare("--source", source, "--images", source / "annotations")
-    with pytest.raises(UserError, match="--missing-pictures drop needs the pictures"):
+    with pytest.raises(UserError, match="--missing-pictures drop needs the images"):
         prepare("--val", instances(source, "val"), "--missing-pictures", "drop")
 
 
 def test_several_files_of_an_id(source, prepare):
     """The exact name goes first; masks, which have the ids too, are no photographs."""
-    write_pictures(source / "a", ["000000000042.jpg", "COCO_val2014_000000000073.jpg", "000000000073.jpg"])
-    write_pictures(source / "annotations" / "masks", [f"{number:012d}.png" for number in IMAGES["val"]])
+    write_images(source / "a", ["000000000042.jpg", "COCO_val2014_000000000073.jpg", "000000000073.jpg"])
+    write_images(source / "annotations" / "masks", [f"{number:012d}.png" for number in IMAGES["val"]])
     (source / "val2014" / "COCO_val2014_000000000073.jpg").unlink()
     (source / "val2014" / "COCO_val2014_000000000074.jpg").rename(source / "val2014" / "000000000074.jpg")
-    write_pictures(source / "b", ["000000000074.jpg"])
+    write_images(source / "b", ["000000000074.jpg"])
     metadata, report = prepare("--source", source)
     found = names_of(metadata, "val")
     assert found[42] == "val2014/COCO_val2014_000000000042.jpg"
@@ -267,8 +267,8 @@ def test_several_files_of_an_id(source, prepare):
 
 def test_masks_are_not_taken_for_missing_photographs(source, prepare):
     (source / "val2014" / "COCO_val2014_000000000042.jpg").unlink()
-    write_pictures(source / "val2017_masks", ["000000000042.png"])
-    with pytest.raises(UserError, match="1 of the 5 pictures"):
+    write_images(source / "val2017_masks", ["000000000042.png"])
+    with pytest.raises(UserError, match="1 of the 5 images"):
         prepare("--source", source)
 
 
@@ -464,21 +464,21 @@ def test_one_part_alone(source, prepare):
     assert (metadata.val, sorted(columns_of(metadata, "train"))) == (None, [9, 36, 61])
 
 
-def test_pictures_of_val_are_left_out_of_train(tmp_path, prepare):
+def test_images_of_val_are_left_out_of_train(tmp_path, prepare):
     """Training on 2017 and validating on 2014 shares most of val2014."""
     train, val = tmp_path / "instances_train2017.json", tmp_path / "instances_val2014.json"
     write_instances(train, {**IMAGES["train"], 42: (16,), 74: (0,)}, release="train2017")
     write_instances(val, IMAGES["val"], release="val2014")
-    write_pictures(tmp_path / "p", [f"{number:012d}.jpg" for images in IMAGES.values() for number in images])
+    write_images(tmp_path / "p", [f"{number:012d}.jpg" for images in IMAGES.values() for number in images])
     metadata, report = prepare("--train", train, "--val", val, "--images", tmp_path / "p")
     assert columns_of(metadata, "train").keys() == IMAGES["train"].keys()
     assert columns_of(metadata, "val").keys() == IMAGES["val"].keys()
-    assert "train: left out 2 pictures that are in val too (000000000042.jpg, 000000000074.jpg)" in report
+    assert "train: left out 2 images that are in val too (000000000042.jpg, 000000000074.jpg)" in report
     ids = write_lines(tmp_path / "ids.txt", 74, 136)
     metadata, report = prepare("--train", train, "--val", val, "--test-ids", ids)
-    assert columns_of(metadata, "train").keys() == {*IMAGES["train"], 42}  # a val2014 picture that is not tested on
-    assert "train: left out 1 pictures that are in val too (000000000074.jpg)" in report
-    with pytest.raises(UserError, match=r"--train .*every training picture is a validation picture too"):
+    assert columns_of(metadata, "train").keys() == {*IMAGES["train"], 42}  # a val2014 image that is not tested on
+    assert "train: left out 1 images that are in val too (000000000074.jpg)" in report
+    with pytest.raises(UserError, match=r"--train .*every training image is a validation image too"):
         prepare("--train", val, "--val", val)
 
 
@@ -505,12 +505,12 @@ def test_own_categories(tmp_path, prepare):
     metadata, report = prepare(*files, "--unseen", unseen)
     split = metadata.split
     assert (split.labels, split.unseen, split.name) == (("zebra", "dog", "toilet"), (1,), "coco_format_2_1")
-    assert columns_of(metadata, "val") == {1: (1,), 2: (0, 2), 3: ()}  # the same ids as in train, other pictures
+    assert columns_of(metadata, "val") == {1: (1,), 2: (0, 2), 3: ()}  # the same ids as in train, other images
     assert columns_of(metadata, "train") == {1: (), 2: (0, 2), 3: ()}
     assert not any("published" in line for line in report)  # though the file has the name of COCO's
 
 
-def test_own_pictures_of_equal_names_are_the_same(tmp_path, prepare):
+def test_own_images_of_equal_names_are_the_same(tmp_path, prepare):
     files = (*write_own(tmp_path), "--unseen", write_lines(tmp_path / "unseen.txt", "dog"))
     rename = {"test_1.png": "a.png", "test_2.png": "b.png", "test_3.png": "c.png"}
     val = tmp_path / "instances_val2017.json"
@@ -520,27 +520,27 @@ def test_own_pictures_of_equal_names_are_the_same(tmp_path, prepare):
     val.write_text(text)
     metadata, report = prepare(*files)
     assert columns_of(metadata, "train") == {2: (0, 2)}  # sub/b.png is not b.png
-    assert "train: left out 2 pictures that are in val too (a.png, c.png)" in report
+    assert "train: left out 2 images that are in val too (a.png, c.png)" in report
 
 
-def test_own_pictures_in_sub_folders(tmp_path, prepare):
+def test_own_images_in_sub_folders(tmp_path, prepare):
     files = (*write_own(tmp_path), "--unseen", write_lines(tmp_path / "unseen.txt", "dog"))
     edit_json(tmp_path / "train.json", lambda content: json.loads(json.dumps(content).replace("sub/b", "sub\\\\b")))
-    pictures = tmp_path / "pictures"
-    write_pictures(pictures, ["x/a.png", "x/sub/b.png", "y/b.png", "c.png", "y/c.png"])
-    write_pictures(pictures / "y", [f"test_{number}.png" for number in (1, 2, 3)])
-    metadata, _ = prepare(*files, "--images", pictures)
+    images = tmp_path / "images"
+    write_images(images, ["x/a.png", "x/sub/b.png", "y/b.png", "c.png", "y/c.png"])
+    write_images(images / "y", [f"test_{number}.png" for number in (1, 2, 3)])
+    metadata, _ = prepare(*files, "--images", images)
     assert names_of(metadata, "train") == {1: "x/a.png", 2: "x/sub/b.png", 3: "c.png"}
     assert names_of(metadata, "val")[1] == "y/test_1.png"
-    write_pictures(pictures / "y", ["a.png"])
+    write_images(images / "y", ["a.png"])
     with pytest.raises(UserError, match=r"--images .*: 1 file names of train.json .*\(a.png: x/a.png, y/a.png\)"):
-        prepare(*files, "--images", pictures)
+        prepare(*files, "--images", images)
 
 
 def test_an_index_lists_nothing_that_is_not_there():
-    index = PictureIndex(["b/000000000007.jpg", "b/xa.jpg"])
-    pictures = LabelledPictures((7, 8, 9), ("COCO_val2014_000000000007.jpg", "a.jpg", "000000000008.jpg"), None)
-    assert index.locate(pictures, "val.json", "--images") == (["b/000000000007.jpg", None, None], 0)
+    index = ImageIndex(["b/000000000007.jpg", "b/xa.jpg"])
+    images = LabelledImages((7, 8, 9), ("COCO_val2014_000000000007.jpg", "a.jpg", "000000000008.jpg"), None)
+    assert index.locate(images, "val.json", "--images") == (["b/000000000007.jpg", None, None], 0)
 
 
 def test_official_files(source, prepare):
@@ -576,7 +576,7 @@ def test_the_splits_are_those_in_circulation(shared_data):
 
 
 def test_the_real_form(shared_data, prepare):
-    """50 + 50 pictures of COCO 2017 with their true files, and the categories that the other tests write."""
+    """50 + 50 images of COCO 2017 with their true files, and the categories that the other tests write."""
     source = shared_data / "coco_tiny"
     metadata, report = prepare("--source", source)
     for part in IMAGES:
@@ -592,19 +592,19 @@ def test_the_real_form(shared_data, prepare):
 
 @pytest.fixture(scope="module")
 def full(shared_data, tmp_path_factory):
-    """COCO 2014's labels in files of the true form and number of annotations, beside empty picture files."""
+    """COCO 2014's labels in files of the true form and number of annotations, beside empty image files."""
     folder = tmp_path_factory.mktemp("full")
     labels = read_labels_2014(shared_data / "coco" / "labels_2014.txt")
     for release, images in labels.items():
         path = folder / "annotations" / f"instances_{release}.json"
         total = NUM_ANNOTATIONS[release]
         write_instances(path, images, release=release, num_annotations=total, crowd_every=90)
-        write_pictures_at_once(folder / release, [file_name_of(release, number) for number in images])
+        write_images_at_once(folder / release, [file_name_of(release, number) for number in images])
     yield folder, labels
     shutil.rmtree(folder)
 
 
-def write_pictures_at_once(folder: Path, names: list[str]) -> None:
+def write_images_at_once(folder: Path, names: list[str]) -> None:
     folder.mkdir()
     for name in names:
         (folder / name).touch()
@@ -625,7 +625,7 @@ def test_the_counts_of_the_test_list(full, shared_data, tmp_path):
         "test list: 3,295 unseen labels, as expected",
         "test list: 16,429 seen and unseen labels, as expected",
         "train: 702 images have no label in instances_train2014.json; they are kept",
-        "val: 2,729 pictures with an unseen label, 3,295 unseen labels",
+        "val: 2,729 images with an unseen label, 3,295 unseen labels",
     ):
         assert line in report
     metadata = load_metadata(tmp_path / "m")
@@ -678,7 +678,7 @@ def test_the_counts_of_all_of_val_and_the_official_files(full, shared_data, tmp_
         training, evaluation = (load(form, folder) for load in (load_training_set, load_evaluation_set))
         assert len(training.paths) == 44_909
         assert len(evaluation.paths) == 40_504
-        of_unseen = evaluation.targets.select_columns(sorted(unseen)).positives_per_picture()
+        of_unseen = evaluation.targets.select_columns(sorted(unseen)).positives_per_image()
         assert int((of_unseen > 0).sum()) == 16_799
     assert int(evaluation.in_zero_shot.sum()) == 16_799
     assert int(evaluation.in_generalized.sum()) == 40_504

@@ -16,8 +16,8 @@ from src.data.official import read_array_pickle
 from src.errors import UserError
 from src.prepare import nus_wide, nus_wide_files
 from src.prepare.nus_wide import CONCEPTS_81
-from src.prepare.nus_wide_files import find_photos, photo_id, read_flags, read_picture_list
-from tests.helpers import write_pictures
+from src.prepare.nus_wide_files import find_photos, photo_id, read_flags, read_image_list
+from tests.helpers import write_images
 from tests.script_helpers import call, succeeded, user_error
 
 TAGS = ("night", "sky", "cat", "red", "sun", "new")  # sky, cat and sun are concepts too
@@ -45,7 +45,7 @@ class Form:
 
 @dataclass
 class Distribution:
-    """What a copy of the distribution says: pictures, and zeros and ones for tags [N, T] and concepts [N, C]."""
+    """What a copy of the distribution says: images, and zeros and ones for tags [N, T] and concepts [N, C]."""
 
     tags: tuple[str, ...] = TAGS
     concepts: tuple[str, ...] = CONCEPTS
@@ -126,16 +126,16 @@ def message(source: Path, *flags: object, own_split: bool = True) -> str:
 
 
 def labels_of(collected, part: str) -> dict[int, set[str]]:
-    pictures = collected.parts[part]
-    rows = pictures.targets.dense()
+    images = collected.parts[part]
+    rows = images.targets.dense()
     return {
         number: {collected.labels[column] for column in row.nonzero()[:, 0].tolist()}
-        for number, row in zip(pictures.image_ids, rows, strict=True)
+        for number, row in zip(images.image_ids, rows, strict=True)
     }
 
 
 def same(one, other) -> bool:
-    """Whether two copies gave the same pictures and labels."""
+    """Whether two copies gave the same images and labels."""
     return list(one.labels) == list(other.labels) and all(
         one.parts[part].file_names == other.parts[part].file_names
         and one.parts[part].image_ids == other.parts[part].image_ids
@@ -156,8 +156,8 @@ def test_tags_and_ground_truth_become_labels(source):
     assert collected.parts["train"].image_ids == (2124494179, 174174086, 2220993)
     assert collected.notes == [
         "3 of the 4 concepts are tags too: they have their ground truth",
-        "train: 3 pictures in TrainImagelist.txt, 161,789 were published",
-        "val: 2 pictures in TestImagelist.txt, 107,859 were published",
+        "train: 3 images in TrainImagelist.txt, 161,789 were published",
+        "val: 2 images in TestImagelist.txt, 107,859 were published",
     ]
 
 
@@ -285,10 +285,10 @@ def test_an_empty_file_has_no_lines_and_a_missing_one_is_named(tmp_path):
         read_flags(tmp_path / "gone.txt", 1)
 
 
-def test_lists_of_pictures(tmp_path):
+def test_lists_of_images(tmp_path):
     path = tmp_path / "TrainImagelist.txt"
     path.write_text("\ufeffactor\\0001_2124494179.jpg \r\na_b/c d/12_5.JPG\n0003_7.jpeg\n\n", encoding="utf-8")
-    names, ids = read_picture_list(path)
+    names, ids = read_image_list(path)
     assert names == ["actor/0001_2124494179.jpg", "a_b/c d/12_5.JPG", "0003_7.jpeg"]
     assert ids == [2124494179, 5, 7]
 
@@ -300,11 +300,11 @@ def test_a_malformed_line_of_a_list_is_named(tmp_path, line):
     path = tmp_path / "TrainImagelist.txt"
     path.write_text(f"actor\\0001_5.jpg\n{line}\nactor\\0002_6.jpg\n")
     with pytest.raises(UserError) as caught:
-        read_picture_list(path)
+        read_image_list(path)
     assert f"--source {path}, line 2: {line!r} is not of the form concept\\0001_2124494179.jpg" in str(caught.value)
     path.write_text("\n\n")
-    with pytest.raises(UserError, match="lists no picture"):
-        read_picture_list(path)
+    with pytest.raises(UserError, match="lists no image"):
+        read_image_list(path)
 
 
 def remove(*names: str):
@@ -333,18 +333,18 @@ def write(name: str, text: str):
         ),
         (
             write("Train_Tags1k.dat", "0 0 0 0 0 0\n" * 4),
-            ["TrainImagelist.txt lists 3 pictures, a line each, but", "Train_Tags1k.dat has 4; copy"],
+            ["TrainImagelist.txt lists 3 images, a line each, but", "Train_Tags1k.dat has 4; copy"],
         ),
-        (write("Train_Tags1k.dat", "0 0 0 0 0 0\n" * 2), ["lists 3 pictures", "Train_Tags1k.dat has 2;"]),
+        (write("Train_Tags1k.dat", "0 0 0 0 0 0\n" * 2), ["lists 3 images", "Train_Tags1k.dat has 2;"]),
         (write("Train_Tags1k.dat", "0 0 0 0 0 0\n0 1\n"), ["Train_Tags1k.dat, line 2: 2 flags, not 6"]),
-        (write("Test_Tags1k.dat", ""), ["TestImagelist.txt lists 2 pictures", "Test_Tags1k.dat has 0;"]),
+        (write("Test_Tags1k.dat", ""), ["TestImagelist.txt lists 2 images", "Test_Tags1k.dat has 0;"]),
         (write("Labels_sun_Test.txt", "0\n1\n1\n"), ["TestImagelist.txt lists 2", "Labels_sun_Test.txt has 3;"]),
         (write("Labels_sun_Test.txt", "0\n5\n"), ["Labels_sun_Test.txt, line 2: flag 1 is '5'"]),
         (
             write("TestImagelist.txt", "a\\1_5.jpg\n"),
-            ["lists 1 pictures", "_Tags1k.dat has 2, ", "Labels_zebra_Test.txt has 2;"],
+            ["lists 1 images", "_Tags1k.dat has 2, ", "Labels_zebra_Test.txt has 2;"],
         ),
-        (write("TestImagelist.txt", "picture\n"), ["TestImagelist.txt, line 1: 'picture'"]),
+        (write("TestImagelist.txt", "image\n"), ["TestImagelist.txt, line 1: 'image'"]),
         (write("TagList1k.txt", "sky\ncat\nsky\n"), ["--source", "TagList1k.txt: named more than once: sky"]),
         (write("TagList1k.txt", "\n"), ["TagList1k.txt: names nothing"]),
         (write("TagList1k.txt", "sky\ncat\nsun\nred\nnew\n"), ["Train_Tags1k.dat, line 1: 6 flags, not 5"]),
@@ -449,7 +449,7 @@ def test_of_several_files_of_a_photo_the_listed_one_is_taken():
 
 
 def layouts(kind: str) -> list[str]:
-    """Where the five pictures lie."""
+    """Where the five images lie."""
     numbers = [name[:-4].split("_")[-1] for name in (*TRAIN, *TEST)]
     return {
         "Flickr": [f"Flickr/{name}" for name in (*TRAIN, *TEST)],
@@ -468,12 +468,12 @@ def put(folder: Path, places: list[str]) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["Flickr", "flat", "nested", "flickr.com", "concept"])
-def test_pictures_are_found_by_photo_id(source, tmp_path, kind):
+def test_images_are_found_by_photo_id(source, tmp_path, kind):
     places = layouts(kind)
-    collected = collect(source, "--images", put(tmp_path / "pictures", places))
+    collected = collect(source, "--images", put(tmp_path / "images", places))
     assert collected.parts["train"].file_names == tuple(places[:3])
     assert collected.parts["val"].file_names == tuple(places[3:])
-    assert collected.image_root == str(tmp_path / "pictures")
+    assert collected.image_root == str(tmp_path / "images")
     assert labels_of(collected, "train") == Distribution().labels("train")
     assert (len(collected.notes), collected.missing_pictures) == (3, [])
 
@@ -481,31 +481,29 @@ def test_pictures_are_found_by_photo_id(source, tmp_path, kind):
 def test_missing_pictures(source, tmp_path, monkeypatch):
     places = layouts("flat")
     monkeypatch.chdir(tmp_path)
-    folder = put(Path("pictures"), [places[0], places[2], places[4]])
+    folder = put(Path("images"), [places[0], places[2], places[4]])
     assert message(source, "--images", folder) == (
-        "--images: 1 of the 3 pictures of TrainImagelist.txt are not there (actor/0002_174174086.jpg); give the folder "
+        "--images: 1 of the 3 images of TrainImagelist.txt are not there (actor/0002_174174086.jpg); give the folder "
         "that holds them, or --missing-pictures drop to leave them out"
     )
     collected = collect(source, "--images", folder, "--missing-pictures", "drop")
-    assert collected.image_root == str(tmp_path / "pictures")
+    assert collected.image_root == str(tmp_path / "images")
     assert collected.missing_pictures == ["actor/0002_174174086.jpg", "actor/0003_9000001.jpg"]
     assert collected.parts["train"].file_names == (places[0], places[2])
     assert labels_of(collected, "train").items() < Distribution().labels("train").items()
     assert labels_of(collected, "val").items() < Distribution().labels("val").items()
     assert collected.notes[-2:] == [
-        "train: left out 1 pictures that are not below --images",
-        "val: left out 1 pictures that are not below --images",
+        "train: left out 1 images that are not below --images",
+        "val: left out 1 images that are not below --images",
     ]
     (folder / places[4]).unlink()
-    assert "2 of the 2 pictures of TestImagelist.txt" in message(
-        source, "--images", folder, "--missing-pictures", "drop"
-    )
+    assert "2 of the 2 images of TestImagelist.txt" in message(source, "--images", folder, "--missing-pictures", "drop")
     assert "--missing-pictures drop needs --images" in message(source, "--missing-pictures", "drop")
     assert "--images gone: no such folder" in message(source, "--images", "gone")
 
 
 def test_several_files_of_a_photo_are_reported(source, tmp_path):
-    folder = put(tmp_path / "pictures", [*layouts("flat"), "copy/2220993.jpg"])
+    folder = put(tmp_path / "images", [*layouts("flat"), "copy/2220993.jpg"])
     assert collect(source, "--images", folder).notes[-1] == (
         "1 photos have several files below --images, of which the one named as in the list, or the first, is used: "
         "2220993"
@@ -522,7 +520,7 @@ def test_a_photo_that_is_listed_again_keeps_one_row_with_all_labels(tmp_path):
     assert "train: merged 2 repeated lines: photos 174174086, 2124494179" in collected.notes
 
 
-def test_a_photo_in_both_lists_is_no_training_picture(tmp_path):
+def test_a_photo_in_both_lists_is_no_training_image(tmp_path):
     distribution = Distribution(names={"train": TRAIN, "val": (*TEST, "zoo/0001_174174086.jpg")})
     collected = collect(distribution.write(tmp_path / "nus"))
     assert collected.parts["train"].file_names == (TRAIN[0], TRAIN[2])
@@ -530,9 +528,9 @@ def test_a_photo_in_both_lists_is_no_training_picture(tmp_path):
     del expected[174174086]
     assert labels_of(collected, "train") == expected
     assert labels_of(collected, "val") == distribution.labels("val")
-    assert collected.notes[-1] == "train: left out 1 pictures that are in the test list too: photos 174174086"
+    assert collected.notes[-1] == "train: left out 1 images that are in the test list too: photos 174174086"
     source = Distribution(names={"train": TRAIN, "val": TRAIN}).write(tmp_path / "same")
-    assert "every picture of TrainImagelist.txt is in TestImagelist.txt too" in message(source)
+    assert "every image of TrainImagelist.txt is in TestImagelist.txt too" in message(source)
 
 
 def word_vectors(path: Path, labels: list[str]) -> Path:
@@ -551,18 +549,18 @@ def run(*arguments: object):
 
 @pytest.fixture
 def flags(tmp_path):
-    """A copy with the official lists, its pictures, and vectors for all labels."""
+    """A copy with the official lists, its images, and vectors for all labels."""
     distribution = official_distribution()
     source = distribution.write(tmp_path / "nus", Form(end="\r\n", separator=" "))
-    pictures = write_pictures(tmp_path / "pictures", 5)
-    for path, place in zip(pictures, layouts("flat"), strict=True):
-        path.rename(tmp_path / "pictures" / place)
+    images = write_images(tmp_path / "images", 5)
+    for path, place in zip(images, layouts("flat"), strict=True):
+        path.rename(tmp_path / "images" / place)
     vectors = word_vectors(tmp_path / "vectors.txt", sorted({*distribution.tags, *CONCEPTS_81}))
     return [
         "--source",
         source,
         "--images",
-        tmp_path / "pictures",
+        tmp_path / "images",
         "--word-vectors",
         vectors,
         "--output",
@@ -571,23 +569,23 @@ def flags(tmp_path):
 
 
 def test_the_sub_command(flags, tmp_path):
-    (tmp_path / "pictures" / "174174086.jpg").unlink()
+    (tmp_path / "images" / "174174086.jpg").unlink()
     finished = succeeded(run(*flags, "--official", "--missing-pictures", "drop"))
     distribution = official_distribution()
     assert finished.stdout.splitlines() == (tmp_path / "m" / "report.txt").read_text().splitlines()
     assert finished.stdout.startswith("nus_wide_925_81: 925 seen and 81 unseen labels\n")
     assert "75 of the 81 concepts are tags too" in finished.stdout
-    assert "train: left out 1 pictures that are not below --images" in finished.stdout
+    assert "train: left out 1 images that are not below --images" in finished.stdout
     assert (tmp_path / "m" / "missing_pictures.txt").read_text() == "actor/0002_174174086.jpg\n"
     metadata = load_metadata(tmp_path / "m")
     labels = metadata.split.labels
     assert labels == tuple(sorted({*distribution.tags, *CONCEPTS_81}))
     assert metadata.split.names(metadata.split.unseen) == list(CONCEPTS_81)
-    assert metadata.image_root == tmp_path / "pictures"
+    assert metadata.image_root == tmp_path / "images"
     train, val = (read_coco_labels(path, labels) for path in (metadata.train, metadata.val))
-    for pictures, part, hidden in ((train, "train", {*CONCEPTS_81}), (val, "val", set())):
+    for images, part, hidden in ((train, "train", {*CONCEPTS_81}), (val, "val", set())):
         expected = distribution.labels(part)
-        for number, row in zip(pictures.image_ids, pictures.targets.dense(), strict=True):
+        for number, row in zip(images.image_ids, images.targets.dense(), strict=True):
             assert {labels[column] for column in row.nonzero()[:, 0].tolist()} == expected[number] - hidden
     assert sorted(train.image_ids) == [2220993, 2124494179]
     assert val.file_names == ("9000001.jpg", "9000002.jpg")
@@ -601,7 +599,7 @@ def test_the_sub_command(flags, tmp_path):
         assert torch.equal(read_coco_labels(path, labels).targets.dense(), own.targets.dense())
 
 
-def test_training_pictures_that_show_an_unseen_label_may_be_left_out(flags, tmp_path):
+def test_training_images_that_show_an_unseen_label_may_be_left_out(flags, tmp_path):
     succeeded(run(*flags, "--train-with-unseen", "drop"))
     metadata = load_metadata(tmp_path / "m")
     shows = {number: labels & {*CONCEPTS_81} for number, labels in official_distribution().labels("train").items()}
@@ -610,7 +608,7 @@ def test_training_pictures_that_show_an_unseen_label_may_be_left_out(flags, tmp_
 
 
 def test_nothing_is_written_where_something_is_wrong(flags, tmp_path):
-    (tmp_path / "pictures" / "174174086.jpg").unlink()
+    (tmp_path / "images" / "174174086.jpg").unlink()
     before = sorted(tmp_path.iterdir())
     assert "--missing-pictures drop" in user_error(run(*flags))
     vectors = word_vectors(tmp_path / "vectors.txt", ["sky"])
@@ -624,7 +622,7 @@ def test_nothing_is_written_where_something_is_wrong(flags, tmp_path):
 
 @pytest.fixture(scope="session")
 def real_labels(shared_data, tmp_path_factory):
-    """The true lists and ground truth in files of the true form; ids and tags are made up, three tags a picture."""
+    """The true lists and ground truth in files of the true form; ids and tags are made up, three tags an image."""
     real = shared_data / "nus_wide"
     source = tmp_path_factory.mktemp("nus_wide")
     shutil.copy(real / "TagList1k.txt", source)
@@ -671,11 +669,11 @@ def test_the_real_labels(real_labels, shared_data, tmp_path):
 
     report = (tmp_path / "m" / "report.txt").read_text()
     assert "75 of the 81 concepts are tags too" in report
-    assert "train: 161,788 pictures in TrainImagelist.txt, 161,789 were published" in report
-    assert "val: 83,898 pictures with an unseen label, 202,389 unseen labels" in report
+    assert "train: 161,788 images in TrainImagelist.txt, 161,789 were published" in report
+    assert "val: 83,898 images with an unseen label, 202,389 unseen labels" in report
     val = read_coco_labels(metadata.val, split.labels)
     zero_shot = val.targets.select_columns(split.unseen)
-    counts = zero_shot.positives_per_picture()
+    counts = zero_shot.positives_per_image()
     assert (len(val), int(counts.sum()), int((counts > 0).sum())) == (107_859, 202_389, 83_898)
     assert round(float(counts.double().mean()), 4) == 1.8764  # = K * P / R at any K, all images counted
     concepts = (released / "concepts81.txt").read_text().split()

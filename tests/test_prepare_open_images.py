@@ -16,7 +16,7 @@ from src.config.arguments import ArgumentParser, run_script
 from src.data import label_cache
 from src.data.coco import read_coco_labels
 from src.data.label_cache import cached_coco_labels
-from src.data.labels import LabelledPictures
+from src.data.labels import LabelledImages
 from src.data.metadata import Metadata, load_metadata
 from src.data.official import read_array_pickle
 from src.errors import UserError
@@ -44,7 +44,7 @@ MIDS = (*SEEN, "/m/01yrx", "/m/03by7wj", "/m/06rrc")
 VECTORS = ("bat", "dog", "crème,_fraîche", "cat", 'the_"shoe"', "axolotl")
 HEADER = "ImageID,Source,LabelName,Confidence"
 
-Row = tuple[int, str, str]  # picture, MID, confidence
+Row = tuple[int, str, str]  # image, MID, confidence
 TRAIN: tuple[Row, ...] = (
     (0xFFFFFFFFFFFFFFFF, "/m/0bt9lr", "1"),
     (0xFFFFFFFFFFFFFFFF, "/m/01h44", "0"),
@@ -59,7 +59,7 @@ VAL: tuple[Row, ...] = (
     (0xBB, "/m/0bt9lr", "1"),
     (0xCC, "/m/0zzz1", "0"),
 )
-Labels = dict[str, dict[str, int]]  # picture -> label -> 1 or 0
+Labels = dict[str, dict[str, int]]  # image -> label -> 1 or 0
 
 
 def file_of(part: str, kind: str = "human") -> str:
@@ -69,7 +69,7 @@ def file_of(part: str, kind: str = "human") -> str:
 def write_rows(path: Path, rows: Iterable[Row], end: str = "\n") -> Path:
     """A label file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [HEADER, *(f"{picture:016x},verification,{mid},{confidence}" for picture, mid, confidence in rows)]
+    lines = [HEADER, *(f"{image:016x},verification,{mid},{confidence}" for image, mid, confidence in rows)]
     path.write_bytes("".join(line + end for line in lines).encode())
     return path
 
@@ -128,11 +128,11 @@ def prepare(source: Path, *flags: object) -> tuple[Metadata, list[str]]:
     return metadata, report
 
 
-def verdicts_of(pictures: LabelledPictures, labels: Sequence[str]) -> Labels:
+def verdicts_of(images: LabelledImages, labels: Sequence[str]) -> Labels:
     """What is not unknown."""
     return {
         name: {labels[column]: row[column] for column in range(len(labels)) if row[column] != -1}
-        for name, row in zip(pictures.file_names, pictures.targets.dense().tolist(), strict=True)
+        for name, row in zip(images.file_names, images.targets.dense().tolist(), strict=True)
     }
 
 
@@ -142,7 +142,7 @@ def read_part(metadata: Metadata, part: str) -> Labels:
 
 
 def oracle(path: Path) -> Labels:
-    """A plain loop over a label file; present wins. Pictures without a verdict about ``MIDS`` have an empty dict."""
+    """A plain loop over a label file; present wins. Images without a verdict about ``MIDS`` have an empty dict."""
     label_of = dict(zip(MIDS, LABELS, strict=True))
     found: Labels = {}
     with open(path, encoding="utf-8", newline="") as stream:
@@ -158,15 +158,15 @@ def without(labels: Labels, hidden: Iterable[str]) -> Labels:
     return {name: {label: value for label, value in own.items() if label not in hidden} for name, own in labels.items()}
 
 
-def random_rows(count: int, seed: int, pictures: int = 300) -> list[Row]:
+def random_rows(count: int, seed: int, images: int = 300) -> list[Row]:
     generator = random.Random(seed)
-    ids = [generator.getrandbits(64) for _ in range(pictures)]
+    ids = [generator.getrandbits(64) for _ in range(images)]
     mids = [*NAMES, "/m/foreign", "/t/ünknown"]
     return [(generator.choice(ids), generator.choice(mids), generator.choice("01")) for _ in range(count)]
 
 
 def same(one: Verdicts, other: Verdicts) -> bool:
-    names = ("pictures", "rows", "columns", "values")
+    names = ("images", "rows", "columns", "values")
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
@@ -244,7 +244,7 @@ def test_classes_and_verdicts(source):
     }
     assert val == {
         "00000000000000bb.jpg": {"Dog": 1},
-        "00000000000000cc.jpg": {},  # kept: protocols that count all pictures count it
+        "00000000000000cc.jpg": {},  # kept: protocols that count all images count it
         "0123456789abcdef.jpg": {'The "Shoe"': 1, "Cat": 0},
     }
     assert collected.parts["val"].image_ids == (1, 2, 3)
@@ -252,10 +252,10 @@ def test_classes_and_verdicts(source):
         "3 seen classes; published: 7,186",
         "3 unseen classes; published: 400",
         "2 classes share their name with another and have their MID behind it",
-        "train: 6 verdicts by people on 3 pictures",
+        "train: 6 verdicts by people on 3 images",
         "train: left out 2 verdicts about other classes",
-        "train: left out 1 pictures with verdicts about other classes only",
-        "val: 4 verdicts by people on 3 pictures",
+        "train: left out 1 images with verdicts about other classes only",
+        "val: 4 verdicts by people on 3 images",
         "val: left out 1 verdicts about other classes",
     ]
 
@@ -264,7 +264,7 @@ def test_classes_and_verdicts(source):
 def test_against_a_plain_loop(source, words, monkeypatch, seed):
     rows = random_rows(4_000, seed)
     train = write_rows(source / file_of("train"), rows)
-    val = write_rows(source / "deep" / "er" / file_of("test"), random_rows(2_000, seed + 100, pictures=1_500))
+    val = write_rows(source / "deep" / "er" / file_of("test"), random_rows(2_000, seed + 100, images=1_500))
     metadata, report = prepare(source)
     expected = {part: oracle(path) for part, path in (("train", train), ("val", val))}
     assert any(not own for own in expected["val"].values())
@@ -279,16 +279,16 @@ def test_against_a_plain_loop(source, words, monkeypatch, seed):
             assert verdicts_of(cached, LABELS) == read_part(metadata, part)
     assert len(list((source.parent / "cache").iterdir())) == 2
 
-    known = [(picture, mid, value) for picture, mid, value in rows if mid in MIDS]
-    both = {(picture, mid) for picture, mid, value in known if value == "1"}
-    both &= {(picture, mid) for picture, mid, value in known if value == "0"}
-    assert f"train: {len(both):,} classes of a picture are both present and absent; taken as present" in report
+    known = [(image, mid, value) for image, mid, value in rows if mid in MIDS]
+    both = {(image, mid) for image, mid, value in known if value == "1"}
+    both &= {(image, mid) for image, mid, value in known if value == "0"}
+    assert f"train: {len(both):,} classes of an image are both present and absent; taken as present" in report
     assert f"train: left out {4_000 - len(known):,} verdicts about other classes" in report
     for part, labels in (("train", without(trained_on, unseen)), ("val", expected["val"])):
         unknown = len(labels) * len(LABELS) - sum(map(len, labels.values()))
         assert f"{part}: {unknown:,} unknown labels" in report
     shows = sum(any(own.get(label) for label in unseen) for own in trained_on.values())
-    assert f"train: hid the unseen labels of {shows:,} pictures" in report
+    assert f"train: hid the unseen labels of {shows:,} images" in report
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 1_000])
@@ -342,7 +342,7 @@ def test_present_wins(source):
         {"Cat": 1, 'The "Shoe"': 0},
         {"Dog": 1},
     ]
-    assert "train: 2 classes of a picture are both present and absent; taken as present" in collected.notes
+    assert "train: 2 classes of an image are both present and absent; taken as present" in collected.notes
 
 
 def write_machine(source: Path, train: Iterable[Row], test: Iterable[Row] = ()) -> None:
@@ -359,7 +359,7 @@ def test_machines_speak_where_people_did_not(source):
         (0xA1, "/m/01h44", "0.9"),
         (0xA1, "/m/01h44", "1.0"),
         (0xA1, "/m/0zzz1", "1"),
-        (0x5, "/m/0bt9lr", "0.80"),  # a picture without verdicts by people
+        (0x5, "/m/0bt9lr", "0.80"),  # an image without verdicts by people
         (0x6, "/m/0bt9lr", "0.5"),
         (0x7, "/m/0zzz1", "1"),
     ]
@@ -384,16 +384,16 @@ def test_machines_speak_where_people_did_not(source):
 def test_machines_against_a_plain_loop(source, least):
     generator = random.Random(3)
     people, machine = random_rows(1_500, 4), []
-    for picture, mid, _ in random_rows(3_000, 4, pictures=400):
-        machine.append((picture, mid, str(round(generator.random(), 2))))
+    for image, mid, _ in random_rows(3_000, 4, images=400):
+        machine.append((image, mid, str(round(generator.random(), 2))))
     write_machine(source, machine, [(0xBB, "/m/0bt9lr", "1")])
     expected = oracle(write_rows(source / file_of("train"), people))
     said = without(expected, ())
     added = 0
-    for picture, mid, confidence in machine:
+    for image, mid, confidence in machine:
         if mid in MIDS and float(confidence) >= least:
-            label, own = LABELS[MIDS.index(mid)], expected.setdefault(f"{picture:016x}.jpg", {})
-            if label not in said.get(f"{picture:016x}.jpg", {}):
+            label, own = LABELS[MIDS.index(mid)], expected.setdefault(f"{image:016x}.jpg", {})
+            if label not in said.get(f"{image:016x}.jpg", {}):
                 added += label not in own
                 own[label] = 1
     collected = collect(source, "--machine-labels", least)
@@ -523,10 +523,10 @@ def test_spellings_of_one_file(tmp_path, before, end, after, last_end):
     assert same(read_verdicts(path, columns_of()), expected)
 
 
-def test_upper_case_digits_are_the_same_picture(tmp_path):
+def test_upper_case_digits_are_the_same_image(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text(f"{HEADER}\n00000000000000AB,,/m/0bt9lr,1\n00000000000000ab,,/m/01h44,0\n")
-    assert read_verdicts(path, columns_of()).pictures.tolist() == [0xAB]
+    assert read_verdicts(path, columns_of()).images.tolist() == [0xAB]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 12, 30])
@@ -757,7 +757,7 @@ def test_mistakes_in_own_lists(source, words, tmp_path, flag):
     assert f"{flag} {path}, line 1: not UTF-8" in message(source, flag, path)
 
 
-# Pictures
+# Images
 
 
 def put(folder: Path, *places: str) -> Path:
@@ -767,7 +767,7 @@ def put(folder: Path, *places: str) -> Path:
     return folder
 
 
-ALL_PICTURES = (
+ALL_IMAGES = (
     "train_a/00000000000000a1.jpg",
     "train_f/x/y/ffffffffffffffff.jpg",
     "00000000000000bb.jpg",
@@ -776,35 +776,35 @@ ALL_PICTURES = (
 )
 
 
-def test_pictures_are_found_at_any_depth(source, words, tmp_path):
-    folder = put(tmp_path / "pictures", *ALL_PICTURES, "zz/00000000000000a1.jpg", "other/1.jpg", "README.txt")
+def test_images_are_found_at_any_depth(source, words, tmp_path):
+    folder = put(tmp_path / "images", *ALL_IMAGES, "zz/00000000000000a1.jpg", "other/1.jpg", "README.txt")
     metadata, _ = prepare(source, "--images", folder)
     assert metadata.image_root == folder
-    assert list(read_part(metadata, "train")) == list(ALL_PICTURES[:2])
-    assert list(read_part(metadata, "val")) == list(ALL_PICTURES[2:])
+    assert list(read_part(metadata, "train")) == list(ALL_IMAGES[:2])
+    assert list(read_part(metadata, "val")) == list(ALL_IMAGES[2:])
     assert not (metadata.folder / "missing_pictures.txt").exists()
 
 
 def test_missing_pictures(source, words, tmp_path):
-    folder = put(tmp_path / "pictures", *ALL_PICTURES[1:4])
+    folder = put(tmp_path / "images", *ALL_IMAGES[1:4])
     assert message(source, "--images", folder) == (
-        "--images: 1 of the 2 pictures of train labels are not there (00000000000000a1.jpg); give the folder that "
+        "--images: 1 of the 2 images of train labels are not there (00000000000000a1.jpg); give the folder that "
         "holds them, or --missing-pictures drop to leave them out"
     )
     metadata, report = prepare(source, "--images", folder, "--missing-pictures", "drop")
-    assert f"train: left out 1 pictures that are not in {folder}" in report
-    assert f"val: left out 1 pictures that are not in {folder}" in report
+    assert f"train: left out 1 images that are not in {folder}" in report
+    assert f"val: left out 1 images that are not in {folder}" in report
     missing = (metadata.folder / "missing_pictures.txt").read_text().splitlines()
     assert missing == ["00000000000000a1.jpg", "0123456789abcdef.jpg"]
-    assert read_part(metadata, "train") == {ALL_PICTURES[1]: {"Dog": 1, "Bat (/m/01h44)": 0}}
-    assert list(read_part(metadata, "val")) == list(ALL_PICTURES[2:4])
+    assert read_part(metadata, "train") == {ALL_IMAGES[1]: {"Dog": 1, "Bat (/m/01h44)": 0}}
+    assert list(read_part(metadata, "val")) == list(ALL_IMAGES[2:4])
 
 
-def test_no_pictures_at_all(source, words, tmp_path):
-    folder = put(tmp_path / "pictures", ALL_PICTURES[0])
+def test_no_images_at_all(source, words, tmp_path):
+    folder = put(tmp_path / "images", ALL_IMAGES[0])
     drop = ("--missing-pictures", "drop")
     assert message(source, "--images", folder, *drop) == (
-        "--images: 3 of the 3 pictures of test labels are not there (00000000000000bb.jpg, 00000000000000cc.jpg, "
+        "--images: 3 of the 3 images of test labels are not there (00000000000000bb.jpg, 00000000000000cc.jpg, "
         "0123456789abcdef.jpg); give the folder that holds them"
     )
     assert message(source, *drop) == "--missing-pictures drop needs --images, the folder to look in"
@@ -814,16 +814,16 @@ def test_no_pictures_at_all(source, words, tmp_path):
 # The metadata folder
 
 
-def test_unseen_labels_of_training_pictures_are_hidden(source, words):
+def test_unseen_labels_of_training_images_are_hidden(source, words):
     metadata, report = prepare(source)
     assert report[0] == "open_images_3_3: 3 seen and 3 unseen labels"
     assert metadata.split.labels == LABELS
     assert metadata.split.names(metadata.split.unseen) == list(LABELS[3:])
     assert read_part(metadata, "train")["00000000000000a1.jpg"] == {"Crème, fraîche": 1}
-    assert "train: hid the unseen labels of 1 pictures" in report
-    assert "train: 9 unknown labels" in report  # 2 pictures of 6 labels, and 3 verdicts about seen ones
+    assert "train: hid the unseen labels of 1 images" in report
+    assert "train: 9 unknown labels" in report  # 2 images of 6 labels, and 3 verdicts about seen ones
     assert "val: 15 unknown labels" in report
-    assert "val: 1 pictures with an unseen label, 1 unseen labels" in report
+    assert "val: 1 images with an unseen label, 1 unseen labels" in report
     dropped, _ = prepare(source, "--train-with-unseen", "drop")
     assert list(read_part(dropped, "train")) == ["ffffffffffffffff.jpg"]
 

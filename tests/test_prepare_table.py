@@ -29,7 +29,7 @@ Rows = list[tuple[str, list[str]]]
 
 
 def drawn_rows(count: int = 40) -> Rows:
-    """Pictures whose folders are their tags, so that they can also be given as a folder."""
+    """Images whose folders are their tags, so that they can also be given as a folder."""
     chance = random.Random(5)
     tags = [chance.sample(TAGS, chance.randrange(1, 4)) for _ in range(count)]
     return [("/".join([*own, f"{number}.jpg"]), own) for number, own in enumerate(tags)]
@@ -48,12 +48,12 @@ def prepare(folder: Path, source: Path, *flags: object, output: str = "m", **col
 
 
 def made(folder: Path) -> dict[str, tuple[str, frozenset[str]]]:
-    """Picture -> (part, tags); training pictures have their seen tags alone."""
+    """Image -> (part, tags); training images have their seen tags alone."""
     metadata = load_metadata(folder)
     found = {}
     for part in ("train", "val"):
-        pictures = read_coco_labels(getattr(metadata, part), metadata.split.labels)
-        for name, row in zip(pictures.file_names, pictures.targets.dense().tolist(), strict=True):
+        images = read_coco_labels(getattr(metadata, part), metadata.split.labels)
+        for name, row in zip(images.file_names, images.targets.dense().tolist(), strict=True):
             assert name not in found
             tags = (label for label, value in zip(metadata.split.labels, row, strict=True) if value == 1)
             found[name] = (part, frozenset(tags))
@@ -69,7 +69,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "report.txt"}
 
 
-def write_pictures(folder: Path, rows: Rows) -> None:
+def write_images(folder: Path, rows: Rows) -> None:
     for path, _ in rows:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
@@ -151,9 +151,9 @@ FORMS = {
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """A folder with pictures in ``photos``, and what is made of it; not to be changed."""
+    """A folder with images in ``photos``, and what is made of it; not to be changed."""
     home = tmp_path_factory.mktemp("reference")
-    write_pictures(home / "photos", drawn_rows())
+    write_images(home / "photos", drawn_rows())
     prepare(home, FORMS["csv"](home, drawn_rows()), "--images", home / "photos")
     return home
 
@@ -191,10 +191,10 @@ def test_the_report_tells_what_was_chosen(reference, tmp_path):
     most = sorted(counts, key=lambda tag: (-counts[tag], tag))[:5]
     frequent = ", ".join(f"{tag} ({counts[tag]})" for tag in most)
     source = reference / "photos.csv"
-    assert f"{source}: 40 lines, 40 pictures, 12 tags; most frequent: {frequent}" in report
+    assert f"{source}: 40 lines, 40 images, 12 tags; most frequent: {frequent}" in report
     unseen = f"unseen tags: {', '.join(split.names(split.unseen))} (--unseen-fraction 0.2, --seed 0)"
     assert unseen in report
-    assert "chose 8 pictures for validation (--val-fraction 0.2, --seed 0)" in report
+    assert "chose 8 images for validation (--val-fraction 0.2, --seed 0)" in report
     assert (tmp_path / "m" / "report.txt").read_text().splitlines() == report
 
 
@@ -225,7 +225,7 @@ BOTH = ("--split-column", "split", "--unseen", "unseen.txt")  # nothing is left 
 
 
 def plain(tmp_path: Path, source: Path, *flags: object, unseen: str = "dog") -> list[str]:
-    """Four pictures, of which b.jpg and d.jpg are for validation."""
+    """Four images, of which b.jpg and d.jpg are for validation."""
     (tmp_path / "unseen.txt").write_text(unseen)
     return prepare(tmp_path, source, "--split-column", "split", "--unseen", tmp_path / "unseen.txt", *flags)
 
@@ -250,26 +250,26 @@ def test_repairs_are_made_and_told(tmp_path, photos):
         "d.jpg": ("val", {"cat", "dog"}),
     }
     for line in (
-        f"{source}: 6 lines, 4 pictures, 3 tags; most frequent: hot dog (3), cat (2), dog (2)",
+        f"{source}: 6 lines, 4 images, 3 tags; most frequent: hot dog (3), cat (2), dog (2)",
         "columns not used: author",
         "tags in a cell are divided at ',' (of 5 cells, ',' in 3)",
         "removed white space of 2 tags: 'Hot  Dog', 'cat '",
         "left out 2 empty tags: '', '-'",
         "joined 2 tags that differ only in case, blanks, - or _: cat (also Cat), hot dog (also hot_dog, Hot Dog)",
-        "2 times a picture had the same tag again, which counts once",
+        "2 times an image had the same tag again, which counts once",
         "lines by split: train 3, val 3; all but train are for validation",
         "unseen tags: dog",
     ):
         assert line in report, "\n".join(report)
 
 
-def test_pictures_without_tags_are_kept(tmp_path, photos):
+def test_images_without_tags_are_kept(tmp_path, photos):
     source = photos('{"path": "a.jpg", "split": "train", "tags": ["cat"]}', '{"path": "b.jpg", "split": "Test"}',
                     '{"path": "c.jpg", "split": "train", "tags": null}',
                     '{"path": "d.jpg", "split": "validation", "tags": "dog"}', name="t.jsonl")  # fmt: skip
     report = plain(tmp_path, source)
     assert without_parts(tmp_path / "m") == {"a.jpg": {"cat"}, "b.jpg": set(), "c.jpg": set(), "d.jpg": {"dog"}}
-    assert "2 pictures without a tag are kept; training does not use them" in report
+    assert "2 images without a tag are kept; training does not use them" in report
     assert "lines by split: test 1, train 2, validation 1; all but train are for validation" in report
 
 
@@ -280,7 +280,7 @@ def test_rare_tags_are_left_out_if_asked(tmp_path, photos):
     report = plain(tmp_path, photos(*lines), "--min-pictures", 2, "--overwrite")
     assert load_metadata(tmp_path / "m").split.labels == ("cat", "dog")
     assert without_parts(tmp_path / "m") == {"a.jpg": {"cat"}, "b.jpg": {"dog"}, "c.jpg": {"cat"}, "d.jpg": {"dog"}}
-    assert "left out 2 tags of fewer than 2 pictures: city, sea" in report
+    assert "left out 2 tags of fewer than 2 images: city, sea" in report
 
 
 def test_missing_pictures_are_left_out_if_asked_and_so_are_their_tags(tmp_path, photos):
@@ -290,12 +290,12 @@ def test_missing_pictures_are_left_out_if_asked_and_so_are_their_tags(tmp_path, 
     report = plain(tmp_path, source, "--missing-pictures", "drop")
     assert made(tmp_path / "m") == {"a.jpg": ("train", {"cat"}), "b.jpg": ("val", {"dog"})}
     assert load_metadata(tmp_path / "m").split.labels == ("cat", "dog")
-    assert "left out 2 pictures that are not there: aa.jpg, x" in report
-    assert "left out 1 tags of fewer than 1 pictures: sea" in report
+    assert "left out 2 images that are not there: aa.jpg, x" in report
+    assert "left out 1 tags of fewer than 1 images: sea" in report
     assert (tmp_path / "m" / "missing_pictures.txt").read_text() == "aa.jpg\nx\n"
 
 
-def test_pictures_beside_the_table_and_elsewhere(tmp_path, photos):
+def test_images_beside_the_table_and_elsewhere(tmp_path, photos):
     """The recorded folder then holds both."""
     other = tmp_path / "tables"
     other.mkdir()
@@ -325,7 +325,7 @@ def test_train_and_val_folders_are_the_split(tmp_path):
         "test/notes.txt",
         ".x/y/1.jpg",
     ):
-        write_pictures(tmp_path / "zoo", [(path, [])])
+        write_images(tmp_path / "zoo", [(path, [])])
     (tmp_path / "unseen.txt").write_text("dog")
     report = prepare(tmp_path, tmp_path / "zoo", "--unseen", tmp_path / "unseen.txt")
     assert made(tmp_path / "m") == {
@@ -335,14 +335,14 @@ def test_train_and_val_folders_are_the_split(tmp_path):
         "test/sea/1.jpg": ("val", {"sea"}),
     }
     assert load_metadata(tmp_path / "m").image_root == tmp_path / "zoo"
-    assert "pictures by split: test 1, train 2, val 1; all but train are for validation" in report
+    assert "images by split: test 1, train 2, val 1; all but train are for validation" in report
     with pytest.raises(UserError, match=r"--val-fraction 0.5: the folders .* leave it out"):
         prepare(tmp_path, tmp_path / "zoo", "--val-fraction", 0.5, output="n")
 
 
 @pytest.mark.parametrize("tags", [["boat", "city", "train"], ["test", "val"], ["train"]])
 def test_other_folders_of_such_names_are_tags(tmp_path, tags):
-    write_pictures(tmp_path / "zoo", [(f"{tag}/cat/{number}.jpg", []) for tag in tags for number in range(3)])
+    write_images(tmp_path / "zoo", [(f"{tag}/cat/{number}.jpg", []) for tag in tags for number in range(3)])
     (tmp_path / "unseen.txt").write_text("cat")
     numbers = dict(zip(("train", "test", "val"), np.eye(3, 5).tolist(), strict=True))
     prepare(tmp_path, tmp_path / "zoo", "--unseen", tmp_path / "unseen.txt", **numbers)
@@ -393,15 +393,15 @@ def test_spellings_by_a_plain_loop():
     chance = random.Random(2)
     spellings = ["Sea", "sea", "SEA", "hot dog", "Hot-Dog", "hot_dog", " hot  dog", "", "é", "e\u0301", "É", "-", "cat"]
     tags = [chance.choices(spellings, k=chance.randrange(5)) for _ in range(60)]
-    pictures = [chance.randrange(30) for _ in tags]
+    images = [chance.randrange(30) for _ in tags]
     frequency: dict[str, dict[str, set[int]]] = {}
     expected: dict[int, set[str]] = {}
-    for picture, row in zip(pictures, tags, strict=True):
+    for image, row in zip(images, tags, strict=True):
         for tag in filter(same_tag_key, row):
-            frequency.setdefault(same_tag_key(tag), {}).setdefault(" ".join(tag.split()), set()).add(picture)
-            expected.setdefault(picture, set()).add(same_tag_key(tag))
+            frequency.setdefault(same_tag_key(tag), {}).setdefault(" ".join(tag.split()), set()).add(image)
+            expected.setdefault(image, set()).add(same_tag_key(tag))
     best = {key: min(found, key=lambda name: (-len(found[name]), name.swapcase())) for key, found in frequency.items()}
-    tagging = join_tags(tags, pictures)
+    tagging = join_tags(tags, images)
     assert tagging.labels == [best[key] for key in sorted(best)]
     got: dict[int, set[str]] = {}
     for row, column in zip(tagging.rows.tolist(), tagging.columns.tolist(), strict=True):
@@ -429,17 +429,17 @@ GOOD = [HEAD, "a.jpg,cat,train", "b.jpg,dog,val"]
         ("t.csv", [HEAD, 'a.jpg,"cat,train', "b.jpg,dog,val"], ["t.csv, line 2: unexpected end of data", "both ends"]),
         ("t.csv", [HEAD, "a.jpg,caf\udce9,train"], ["t.csv, line 2: is not UTF-8", "CSV UTF-8"]),
         ("t.csv", ["p\0a\0t\0h\0"], ["t.csv: is UTF-16"]),
-        ("t.csv", [*GOOD, ",cat,val"], ["t.csv, line 4: has no picture path"]),
+        ("t.csv", [*GOOD, ",cat,val"], ["t.csv, line 4: has no image path"]),
         ("t.csv", [*GOOD, "c.jpg,cat,later"], ["t.csv, line 4: the split is 'later'", "train, val, validation, test"]),
         ("t.csv", [*GOOD, "./a.jpg,cat,val"], ["t.csv, line 4: ./a.jpg is val here, but train in line 2"]),
         ("t.csv", [*GOOD, "c.jpg,[cat],val"], ["t.csv, line 4: the tags [cat] are in square brackets"]),
         ("t.csv", [HEAD, "a.jpg,,train", "b.jpg,-,val"], ["t.csv: has no tags at all"]),
         ("t.csv", [HEAD, "a.jpg,cat,train", "b.jpg,Cat,val"], ["t.csv: has only one tag, cat"]),
-        ("t.csv", [HEAD, "a.jpg,cat,train", "b.jpg,dog,train"], ["--split-column split: no picture is val"]),
-        ("t.csv", [HEAD, "a.jpg,cat,test", "b.jpg,dog,val"], ["--split-column split: no picture is train"]),
+        ("t.csv", [HEAD, "a.jpg,cat,train", "b.jpg,dog,train"], ["--split-column split: no image is val"]),
+        ("t.csv", [HEAD, "a.jpg,cat,test", "b.jpg,dog,val"], ["--split-column split: no image is train"]),
         ("t.csv", [*GOOD, *(f"no{i}.jpg,cat,val" for i in range(4))],
-         ["--images", "4 of the 6 pictures", "(no0.jpg, no1.jpg, no2.jpg and 1 more)", "--missing-pictures drop"]),
-        ("t.csv", [HEAD, "no.jpg,cat,train", "\\b.jpg\\,dog,val"], ["2 of the 2 pictures", "no.jpg"]),
+         ["--images", "4 of the 6 images", "(no0.jpg, no1.jpg, no2.jpg and 1 more)", "--missing-pictures drop"]),
+        ("t.csv", [HEAD, "no.jpg,cat,train", "\\b.jpg\\,dog,val"], ["2 of the 2 images", "no.jpg"]),
         ("t.csv", [HEAD, "a.jpg,cat,train", "b.jpg,sea,val"], ["--unseen", "no such tag: dog"]),
         ("t.csv", [HEAD, "a.jpg,dog,train", "b.jpg,unicorn,val"], ["unicorn"]),
         ("t.jsonl", ['{"path": "a.jpg", "tags": ["cat"]}', "", '{"path": '], ["t.jsonl, line 3", "no JSON object"]),
@@ -447,7 +447,7 @@ GOOD = [HEAD, "a.jpg,cat,train", "b.jpg,dog,val"]
         ("t.jsonl", ['{"path": "a.jpg", "tags": [1], "split": "val"}'], ["t.jsonl, line 1: the tags are [1]"]),
         ("t.jsonl", ['{"path": "a.jpg", "tags": 0, "split": "val"}'], ["t.jsonl, line 1: the tags are 0"]),
         ("t.jsonl", ['{"path": 5, "tags": ["cat"], "split": "val"}'], ["t.jsonl, line 1: the path is 5"]),
-        ("t.jsonl", ['{"tags": ["cat"], "split": "val"}', '{"path": "a.jpg"}'], ["t.jsonl, line 1: has no picture"]),
+        ("t.jsonl", ['{"tags": ["cat"], "split": "val"}', '{"path": "a.jpg"}'], ["t.jsonl, line 1: has no image"]),
         ("t.parquet", ["no Parquet"], ["t.parquet: cannot be read as Parquet"]),
         ("t.xlsx", ["no table"], ["t.xlsx: is none of .csv, .tsv", "save the table as CSV"]),
     ],
@@ -493,7 +493,7 @@ def test_parquet_columns_of_other_types_are_named(tmp_path, photos):
     source = write_parquet(
         tmp_path / "t.parquet", path=["a.jpg", None], tags=[["cat"], ["dog"]], split=["train", "val"]
     )
-    with pytest.raises(UserError, match=r"t.parquet, row 2: has no picture path; write one, or remove the row"):
+    with pytest.raises(UserError, match=r"t.parquet, row 2: has no image path; write one, or remove the row"):
         plain(tmp_path, source)
     source = write_parquet(tmp_path / "t.parquet", path=["a.jpg", "b.jpg"], tags=[[1], [2]], split=["train", "val"])
     with pytest.raises(UserError, match=r"t.parquet, row 1: the tags are \[1\]"):
@@ -524,12 +524,12 @@ def test_flags_about_tables_do_not_go_with_a_folder(reference, tmp_path, flag, v
 
 def test_folders_that_hold_too_little(tmp_path):
     (tmp_path / "zoo").mkdir()
-    with pytest.raises(UserError, match=r"--source .*zoo: there is no picture in it"):
+    with pytest.raises(UserError, match=r"--source .*zoo: there is no image in it"):
         prepare(tmp_path, tmp_path / "zoo")
-    write_pictures(tmp_path / "zoo", [("1.jpg", [])])
-    with pytest.raises(UserError, match=r"zoo: has no tags at all; put the pictures of each tag into a folder"):
+    write_images(tmp_path / "zoo", [("1.jpg", [])])
+    with pytest.raises(UserError, match=r"zoo: has no tags at all; put the images of each tag into a folder"):
         prepare(tmp_path, tmp_path / "zoo")
-    write_pictures(tmp_path / "zoo", [("images/2.jpg", [])])
+    write_images(tmp_path / "zoo", [("images/2.jpg", [])])
     write_lines(tmp_path / "zoo" / "photos.csv", *GOOD)
     with pytest.raises(UserError, match=r"zoo: has only one tag, images; .* or give the table .*zoo/photos.csv itself"):
         prepare(tmp_path, tmp_path / "zoo")

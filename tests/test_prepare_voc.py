@@ -37,7 +37,7 @@ ANNOTATION = """<annotation>
 
 
 def annotate(folder: Path, number: str, *objects: tuple[str, int]) -> None:
-    """Write a picture and its annotation; the objects are (name, difficult)."""
+    """Write an image and its annotation; the objects are (name, difficult)."""
     text = "".join(
         OBJECT.format(name=name, difficult=difficult, parts=PART if name == "person" else "")
         for name, difficult in objects
@@ -59,7 +59,7 @@ def write_lists(folder: Path, **ids: list[str]) -> None:
 
 
 def write_year(folder: Path, year: int, seed: int = 0) -> Path:
-    """Twelve pictures of drawn objects: five train, three val, four test (which 2012 lists without annotations)."""
+    """Twelve images of drawn objects: five train, three val, four test (which 2012 lists without annotations)."""
     chance = random.Random(seed)
     ids = [f"{number:06d}" if year == 2007 else f"20{number % 5 + 8:02d}_{number:06d}" for number in range(5, 17)]
     for number in ids if year == 2007 else ids[:8]:
@@ -92,9 +92,9 @@ def prepare(source: Path, *flags: object, unseen: str | None = "cat\ncow\n") -> 
 def made(source: Path, part: str) -> dict[str, list[int]]:
     """File name -> labels of a part of the folder that was made."""
     metadata = load_metadata(source.parent / "m")
-    pictures = read_coco_labels(getattr(metadata, part), voc.CLASSES)
-    assert len(set(pictures.image_ids)) == len(pictures)
-    return dict(zip(pictures.file_names, pictures.targets.dense().tolist(), strict=True))
+    images = read_coco_labels(getattr(metadata, part), voc.CLASSES)
+    assert len(set(images.image_ids)) == len(images)
+    return dict(zip(images.file_names, images.targets.dense().tolist(), strict=True))
 
 
 def plainly_parsed(folder: Path, listed: str, difficult: int) -> dict[str, list[int]]:
@@ -182,7 +182,7 @@ def test_a_relative_source(devkit, monkeypatch):
 
 
 def test_archives_that_were_unpacked_apart(tmp_path):
-    """Both have a folder VOC2007, with lists, annotations and pictures of its own."""
+    """Both have a folder VOC2007, with lists, annotations and images of its own."""
     whole = write_year(tmp_path / "whole" / "VOC2007", 2007)
     for archive, lists, numbers in (
         ("trainval", ["train", "val", "trainval"], range(5, 13)),
@@ -219,7 +219,7 @@ def test_archives_that_were_unpacked_apart(tmp_path):
     ],
 )
 def test_which_lists_are_used(devkit, year, flags, expected):
-    """2012 lists test pictures, but there are no annotations of them."""
+    """2012 lists test images, but there are no annotations of them."""
     lists, notes = voc._sets(year, [devkit / f"VOC{year}"], *flags)
     assert lists == expected
     assert (f"VOC{year}: its test set has no public annotations" in notes) == (year == 2012 and flags[1] != "val")
@@ -230,7 +230,7 @@ def test_a_year_without_its_test_set_is_divided_into_train_and_val(devkit):
     (devkit / "VOC2007" / "ImageSets" / "Main" / "test.txt").unlink()
     report = prepare(devkit, "--year", "2007")
     assert (len(made(devkit, "train")), len(made(devkit, "val"))) == (5, 3)
-    assert "VOC2007: has no list of test pictures" in report
+    assert "VOC2007: has no list of test images" in report
 
 
 def test_all_of_2012_may_be_added_to_what_2007_is_trained_on(devkit):
@@ -244,21 +244,21 @@ def test_the_report_compares_with_the_published_numbers(devkit, monkeypatch):
     main = devkit / "VOC2007" / "ImageSets" / "Main"
     (main / "test.txt").write_text("\ufeff000013\r\n000014\r\n000013\r\n000015\r\n\r\n000016\r\n", encoding="utf-8")
     report = prepare(devkit, "--year", "2007")
-    assert "train: VOC2007 trainval lists 8 pictures, not 5,011 as published" in report
-    assert "val: VOC2007 test lists 4 pictures, as published" in report
+    assert "train: VOC2007 trainval lists 8 images, not 5,011 as published" in report
+    assert "val: VOC2007 test lists 4 images, as published" in report
     assert "val: VOC2007 test repeats 1 lines, which count once" in report
     assert len(made(devkit, "val")) == 4
 
 
-def test_pictures_that_are_not_there_may_be_left_out(devkit):
+def test_images_that_are_not_there_may_be_left_out(devkit):
     (devkit / "VOC2007" / "JPEGImages" / "000014.jpg").unlink()
-    with pytest.raises(UserError, match=r"--source .*: 1 of the 4 pictures of VOC2007 test .*--missing-pictures drop"):
+    with pytest.raises(UserError, match=r"--source .*: 1 of the 4 images of VOC2007 test .*--missing-pictures drop"):
         prepare(devkit, "--year", "2007")
     report = prepare(devkit, "--year", "2007", "--missing-pictures", "drop")
     expected = plainly_parsed(devkit / "VOC2007", "test", -1)
     del expected["VOC2007/JPEGImages/000014.jpg"]
     assert made(devkit, "val") == expected
-    assert "left out 1 pictures that are not there: VOC2007/JPEGImages/000014.jpg" in report
+    assert "left out 1 images that are not there: VOC2007/JPEGImages/000014.jpg" in report
     assert (devkit.parent / "m" / "missing_pictures.txt").read_text() == "VOC2007/JPEGImages/000014.jpg\n"
 
 
@@ -304,16 +304,16 @@ BOMB = '<!DOCTYPE annotation [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotatio
         (xml(ANNOTATION.format(year=1, number=1, objects=OBJECT.format(name="cat", difficult="no", parts=""))), [],
          ["000014.xml", "difficult = 'no'"]),
         (lambda devkit: (devkit / "VOC2007/Annotations/000015.xml").unlink(), [],
-         ["1 of the 4 pictures of VOC2007 test", "no XML file", "(000015)"]),
+         ["1 of the 4 images of VOC2007 test", "no XML file", "(000015)"]),
         (lambda devkit: (devkit / "VOC2007/Annotations/000015.xml").unlink()
          or (devkit / "VOC2007/Annotations/000015.xml").mkdir(), [], ["000015.xml", "cannot be read"]),
-        (move("VOC2007/JPEGImages", "photos"), [], ["8 of the 8 pictures of VOC2007 trainval", "000005.jpg"]),
-        (move("VOC2007/JPEGImages", "photos"), ["--missing-pictures", "drop"], ["8 of the 8 pictures"]),
-        (listed("trainval", "000005\n000006  1\n"), [], ["trainval.txt, line 2", "'000006  1'", "no picture id"]),
+        (move("VOC2007/JPEGImages", "photos"), [], ["8 of the 8 images of VOC2007 trainval", "000005.jpg"]),
+        (move("VOC2007/JPEGImages", "photos"), ["--missing-pictures", "drop"], ["8 of the 8 images"]),
+        (listed("trainval", "000005\n000006  1\n"), [], ["trainval.txt, line 2", "'000006  1'", "no image id"]),
         (listed("test", "2008_000005\n"), [], ["test.txt, line 1", "'2008_000005'"]),
-        (listed("test", "\n\n"), [], ["test.txt", "lists no picture"]),
-        (listed("test", "000014\n000005\n000006\n"), [], ["--val-set test", "share 2 pictures (000005, 000006)"]),
-        (nothing, ["--train-set", "trainval", "--val-set", "val"], ["share 3 pictures", "(000010, 000011, 000012)"]),
+        (listed("test", "\n\n"), [], ["test.txt", "lists no image"]),
+        (listed("test", "000014\n000005\n000006\n"), [], ["--val-set test", "share 2 images (000005, 000006)"]),
+        (nothing, ["--train-set", "trainval", "--val-set", "val"], ["share 3 images", "(000010, 000011, 000012)"]),
         (move("VOC2007/ImageSets/Main/trainval.txt", "x"), [], ["--train-set", "no ImageSets/Main/trainval.txt"]),
         (move("VOC2007/ImageSets/Main/test.txt", "x"), ["--val-set", "test"], ["--val-set test", "Main/test.txt"]),
         (nothing, ["--year", 2012, "--train-set", "trainval"], ["--val-set", "nothing to validate on", "VOC2012"]),

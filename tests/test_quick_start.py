@@ -9,7 +9,7 @@ from src.checkpoint import load_checkpoint
 from src.config.infer import QUICK_START
 from tests.conftest import ROOT
 
-PICTURES = sorted((ROOT / "pics").glob("*.jpg"))
+IMAGES = sorted((ROOT / "pics").glob("*.jpg"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_infer_uses_it_by_default(tmp_path, capsys):
     flags = ["--pic_path", str(ROOT / "pics" / "rocket.jpg"), "--path_output", str(tmp_path)]
     assert infer.main([*flags, "--json", str(tmp_path / "r.json")]) == 0
     tags = [tag["label"] for tag in json.loads((tmp_path / "r.json").read_text())["results"][0]["tags"]]
-    # The picture in the README; close scores may change places with another JPEG decoder.
+    # The image in the README; close scores may change places with another JPEG decoder.
     assert tags[:3] == ["light", "people", "steel"]
     assert set(tags[3:7]) == {"flag", "bridge", "sky", "pillar"}
     assert "*sky*" in capsys.readouterr().out
@@ -49,5 +49,5 @@ def test_infer_uses_it_by_default(tmp_path, capsys):
 
 def test_every_photograph_has_a_source():
     sources = (ROOT / "pics" / "SOURCES.md").read_text(encoding="utf-8")
-    assert len(PICTURES) == 4
-    assert [path.name for path in PICTURES if f"`{path.name}`" not in sources] == []
+    assert len(IMAGES) == 4
+    assert [path.name for path in IMAGES if f"`{path.name}`" not in sources] == []

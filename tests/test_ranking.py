@@ -73,7 +73,7 @@ def test_average_precision_equals_a_stable_sort_of_every_label(dtype, levels):
 
 
 @pytest.mark.parametrize("levels", [None, 3])
-def test_pictures_that_are_ignored_might_not_be_there(levels):
+def test_images_that_are_ignored_might_not_be_there(levels):
     scores, targets = problem(60, 9, seed=2, levels=levels)
     for convention in CONVENTIONS:
         ours = average_precision(scores, targets, convention, "ignore")
@@ -85,7 +85,7 @@ def test_pictures_that_are_ignored_might_not_be_there(levels):
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_an_ignored_picture_does_not_share_the_last_place_with_a_score_of_minus_infinity(convention):
+def test_an_ignored_image_does_not_share_the_last_place_with_a_score_of_minus_infinity(convention):
     scores = torch.tensor([[1.0], [-math.inf], [-math.inf], [0.5]])
     targets = torch.tensor([[1], [-1], [1], [0]])
     expected = torch.tensor([(1 / 1 + 2 / 3) / 2], dtype=torch.float64)
@@ -119,7 +119,7 @@ def test_scores_with_a_gradient_are_ranked_too():
     assert torch.equal(average_precision(scores.requires_grad_(), targets), expected)
 
 
-def test_no_pictures_no_labels_and_no_positives():
+def test_no_images_no_labels_and_no_positives():
     for shape in ((0, 3), (4, 0), (0, 0), (4, 3)):
         official, skip = average_precisions(torch.zeros(shape), *torch.zeros(2, 0, dtype=torch.int64))
         assert official.tolist() == [0.0] * shape[1]
@@ -173,7 +173,7 @@ def test_a_tally_without_ks_ranks_and_looks_for_nan_all_the_same():
 
 
 def drawn_rows(count: int, seed: int) -> Tensor:
-    """Some pictures in any order, a few of them more than once."""
+    """Some images in any order, a few of them more than once."""
     return torch.randint(0, count, (2 * count // 3,), generator=torch.Generator().manual_seed(seed))
 
 
@@ -208,7 +208,7 @@ def test_both_settings_equal_plain_loops_however_labels_are_cut(monkeypatch, ele
 
 def test_labels_are_asked_for_once_in_order_and_few_at_a_time(monkeypatch):
     scores, targets = problem(20, 10, seed=11)
-    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", 79)  # 3 labels of 20 pictures
+    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", 79)  # 3 labels of 20 images
     asked: list[list[int]] = []
 
     def scores_of(labels: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ COCO_IMAGES = {
 
 
 def draw(path: Path) -> None:
-    """A picture of one colour, another for every name."""
+    """An image of one colour, another for every name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     colour = np.random.default_rng(list(path.name.encode())).integers(0, 256, 3)
     Image.new("RGB", (24, 16), tuple(colour.tolist())).save(path)
@@ -84,11 +84,11 @@ def make_open_images(folder: Path) -> list[object]:
     (folder / "unseen_labels.pkl").write_bytes(np.array(mids[15:], dtype=object).dumps())
     (folder / "top_400_unseen.csv").write_text("".join(f"{place}\n" for place in range(22)))
     for part, first in (("train", 0x10), ("test", 0x20)):
-        pictures = range(first, first + 5)
-        rows = [(picture, mids[(picture * step) % 37], "01"[step % 2]) for picture in pictures for step in range(1, 12)]
+        images = range(first, first + 5)
+        rows = [(image, mids[(image * step) % 37], "01"[step % 2]) for image in images for step in range(1, 12)]
         write_rows(folder / file_of(part), rows)
-        for picture in pictures:
-            draw(folder / "images" / part / f"{picture:016x}.jpg")
+        for image in images:
+            draw(folder / "images" / part / f"{image:016x}.jpg")
     return ["--data", folder, "--word-vectors", vectors_of(folder.parent / "vectors.txt", list(names.values()))]
 
 
@@ -138,9 +138,9 @@ def test_the_table_has_what_was_published_and_what_validate_py_measured(whole):
     for key, row in rows.items():
         assert row["measured"]["last epoch"] == metrics.get(key), key
     for setting in ("zero_shot", "generalized"):
-        pictures = whole.found["pictures"][setting]
+        images = whole.found["images"][setting]
         for name in ("num_images", "labels_per_image"):
-            assert pictures[name] == metrics[f"{setting}.{name}"]
+            assert images[name] == metrics[f"{setting}.{name}"]
     text = (whole.home / "out" / "results.md").read_text(encoding="utf-8")
     assert text in whole.finished.stdout
     assert f"| setting | metric | {published.whose} | measured, last epoch |" in text
@@ -274,7 +274,7 @@ def test_a_metadata_folder_is_taken_as_it_is(coco, tmp_path):
 
 
 def test_the_labels_an_image_that_the_published_numbers_imply(coco):
-    found = json.loads((coco.home / "out" / "results.json").read_text())["pictures"]
+    found = json.loads((coco.home / "out" / "results.json").read_text())["images"]
     assert found["zero_shot"]["labels_per_image_of_reference"] == pytest.approx(3 * 26.3 / 65.3)
     assert found["zero_shot"]["labels_per_image_of_reference"] == pytest.approx(3_295 / 2_729, abs=2e-3)
     # of the generalised setting this is not so: the paper counted on something else than the list in circulation
@@ -286,10 +286,10 @@ def test_flags_of_coco(tmp_path):
     (tmp_path / "ids.txt").write_text("42\n74\n")
     finished = run(coco_48_17, *flags, "--test-ids", tmp_path / "ids.txt", "--output", tmp_path / "out", *FAST)
     assert "val: 2 of the 5 images, those that ids.txt lists" in succeeded(finished).stdout
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["pictures"]["generalized"]["num_images"] == 2
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["images"]["generalized"]["num_images"] == 2
 
 
-def test_pictures_that_are_gone(tmp_path):
+def test_images_that_are_gone(tmp_path):
     flags = [*make_coco(tmp_path / "source"), "--output", tmp_path / "out"]
     (tmp_path / "source" / "val2014" / file_name_of("val2014", 73)).unlink()
     finished = run(coco_48_17, *flags, *FAST)
@@ -298,11 +298,11 @@ def test_pictures_that_are_gone(tmp_path):
     succeeded(run(coco_48_17, *flags, "--missing-pictures", "drop", *FAST))
 
 
-def test_test_pictures_that_cannot_be_read_are_counted(tmp_path):
+def test_test_images_that_cannot_be_read_are_counted(tmp_path):
     flags = [*make_coco(tmp_path / "source"), "--output", tmp_path / "out"]
-    (tmp_path / "source" / "val2014" / file_name_of("val2014", 73)).write_bytes(b"no picture")
+    (tmp_path / "source" / "val2014" / file_name_of("val2014", 73)).write_bytes(b"no image")
     finished = succeeded(run(coco_48_17, *flags, *FAST))
-    assert "1 test pictures could not be read" in finished.stdout
+    assert "1 test images could not be read" in finished.stdout
 
 
 def user_error_of_stage(finished: Finished, script: str, status: int) -> str:

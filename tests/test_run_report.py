@@ -26,22 +26,22 @@ from src.run_report.spread import measure_spread, pairwise_cosines
 from src.run_report.svg import Line, heat_map, histogram, label_bars, line_chart, log_ticks, nice_ticks
 from src.run_report.text import escape, number
 from src.scoring import score_labels, top_k_labels
-from tests.helpers import write_pictures
+from tests.helpers import write_images
 from tests.test_contact_sheet import CHROMIUM, Elements
 
 ODD = "<b>'\"&amp;</script>$x"
 DIM = 4
 
 
-def problem(pictures=14, labels=9, unseen=3, rows=3, seed=0, levels=None):
+def problem(images=14, labels=9, unseen=3, rows=3, seed=0, levels=None):
     """Embeddings, split and targets; with ``levels`` scores are whole numbers, so that many of them are equal."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.randn(DIM, labels, generator=generator)
-    embeddings = torch.randn(pictures, DIM * rows, generator=generator)
+    embeddings = torch.randn(images, DIM * rows, generator=generator)
     if levels is not None:
         words, embeddings = (torch.randint(-levels, levels + 1, one.shape).float() for one in (words, embeddings))
         words[0] += 10 * (words == 0).all(dim=0)
-    targets = torch.randint(-1, 2, (pictures, labels), generator=generator).to(torch.int8)
+    targets = torch.randint(-1, 2, (images, labels), generator=generator).to(torch.int8)
     names = [ODD, *(f"tag{number}" for number in range(1, labels))]
     known = labels - 1  # the last label is on neither side
     split = make_split(names, range(known - unseen), range(known - unseen, known), words, name="toy & co", source="t")
@@ -53,7 +53,7 @@ def entries_of(count, **further):
         {
             "epoch": epoch,
             "train": {
-                "loss": 9.0 / epoch, "rank": 2.0, "diversity": 1.5, "regularizer": 0.0, "num_pictures": 1234, "bad": 0,
+                "loss": 9.0 / epoch, "rank": 2.0, "diversity": 1.5, "regularizer": 0.0, "num_images": 1234, "bad": 0,
             },
             "metrics": {f"{s}.{m}": 10.0 + epoch for s in ("zero_shot", "generalized") for m in ("F1@3", "mAP")},
             "seconds": 30.0,
@@ -71,7 +71,7 @@ def report_of(folder, *, epochs=3, images="positive-only", zero_shot_rows=None, 
     )  # fmt: skip
     return RunReport(
         f"run {ODD}", {"lr": 0.1, "model": None, "path": ODD}, entries_of(epochs), split, embeddings, targets,
-        write_pictures(folder / "pictures", len(embeddings)), images, metrics, f"Epoch {ODD}.",
+        write_images(folder / "images", len(embeddings)), images, metrics, f"Epoch {ODD}.",
         zero_shot_rows, generalized_rows,
     )  # fmt: skip
 
@@ -94,7 +94,7 @@ def page_of(report, folder) -> tuple[str, Elements]:
 @pytest.mark.parametrize("block", [1, 20, 10**6])
 def test_rankings_in_blocks_are_those_of_the_whole_matrix(monkeypatch, block, levels):
     monkeypatch.setattr(ranking, "ROWS", 5)
-    embeddings, split, targets = problem(pictures=17, levels=levels)
+    embeddings, split, targets = problem(images=17, levels=levels)
     columns, rows = torch.tensor([0, 2, 3, 5, 7]), torch.tensor([0, 1, 2, 4, 5, 8, 9, 11, 12, 13, 16])
     found = rank_labels(
         embeddings, split.word_vectors, targets, columns=columns, rows=rows, k=3, block_elements=block
@@ -108,18 +108,18 @@ def test_rankings_in_blocks_are_those_of_the_whole_matrix(monkeypatch, block, le
 
 def plain_confusions(best, rows, columns, targets, k):
     counts = {}
-    for picture, given in zip(rows.tolist(), best.tolist(), strict=True):
+    for image, given in zip(rows.tolist(), best.tolist(), strict=True):
         for wrong in given[:k]:
             for missed in columns.tolist():
-                if targets[picture, wrong] == 0 and targets[picture, missed] == 1 and missed not in given[:k]:
-                    counts.setdefault((wrong, missed), []).append(picture)
+                if targets[image, wrong] == 0 and targets[image, missed] == 1 and missed not in given[:k]:
+                    counts.setdefault((wrong, missed), []).append(image)
     return counts
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 50])
 def test_confusions_by_a_plain_loop(monkeypatch, k):
     monkeypatch.setattr(ranking, "ROWS", 4)
-    embeddings, split, targets = problem(pictures=40)
+    embeddings, split, targets = problem(images=40)
     columns, rows = torch.arange(1, 9), torch.arange(3, 40)
     ranked = rank_labels(embeddings, split.word_vectors, targets, columns=columns, rows=rows, k=4)
     found = confusions(ranked, targets, k, most=10_000)
@@ -142,7 +142,7 @@ def test_tags_of_unknown_verdict_are_no_confusion():
 
 def test_the_spread_by_a_plain_loop(monkeypatch):
     monkeypatch.setattr("src.run_report.spread.ROWS", 4)
-    embeddings, split, _ = problem(pictures=11, rows=3)
+    embeddings, split, _ = problem(images=11, rows=3)
     rows = torch.tensor([0, 2, 3, 4, 7, 8, 10])
     best = torch.randint(0, 9, (7, 2), generator=torch.Generator().manual_seed(1))
     found = measure_spread(embeddings, split.word_vectors, rows, best)
@@ -167,9 +167,9 @@ def test_the_spread_by_a_plain_loop(monkeypatch):
     assert torch.equal(found.wins, wins)
 
 
-def test_cosines_are_looked_at_on_some_pictures_of_many(monkeypatch):
-    monkeypatch.setattr("src.run_report.spread._COSINE_PICTURES", 5)
-    embeddings, split, _ = problem(pictures=23)
+def test_cosines_are_looked_at_on_some_images_of_many(monkeypatch):
+    monkeypatch.setattr("src.run_report.spread._COSINE_IMAGES", 5)
+    embeddings, split, _ = problem(images=23)
     found = measure_spread(embeddings, split.word_vectors, torch.arange(2), torch.zeros(2, 1, dtype=torch.int64))
     assert len(found.cosines) <= 5 * 3
     assert len(found.variances) == 23
@@ -217,8 +217,8 @@ def test_a_page_with_every_part(tmp_path):
     shown = " ".join(page.texts)
     for fact in ("toy & co", "5 seen and 3 unseen labels (1 on neither side)", "3 principal vectors of length 4"):
         assert fact in shown
-    assert "14 evaluation pictures" in shown
-    assert "3 epochs of 1,234 training pictures" in shown
+    assert "14 evaluation images" in shown
+    assert "3 epochs of 1,234 training images" in shown
     assert "positive-only" in shown
     assert "$" not in re.sub(r"<script>.*", "", text, flags=re.S).replace(escape(ODD), "")
 
@@ -236,7 +236,7 @@ def test_every_metric_stands_beside_its_ceiling(tmp_path, images):
             assert f'<i style="width:{ceiling:.2f}%">' in row
             assert f'<b style="width:{value:.2f}%">' in row
             assert f"<td>{value:.2f}</td><td>{ceiling:.1f}</td><td>{100 * value / ceiling:.0f}%</td>" in row
-        assert f"{report.metrics[f'{setting}.num_images']:.0f} pictures" in card
+        assert f"{report.metrics[f'{setting}.num_images']:.0f} images" in card
     assert images in page_of(report, tmp_path)[0]
 
 
@@ -286,7 +286,7 @@ def test_labels_without_a_positive_have_no_precision_and_stand_last(tmp_path):
     text, _ = page_of(report, tmp_path)
     assert rows_of_table(text)[-1][0] == "tag2"
     assert rows_of_table(text)[-1][2:4] == ("0", "–")
-    assert "Left out: 1 without a positive picture" in text
+    assert "Left out: 1 without a positive image" in text
 
 
 def images_of(page: Elements) -> list[Image.Image]:
@@ -297,30 +297,30 @@ def images_of(page: Elements) -> list[Image.Image]:
     return found
 
 
-def test_pictures_are_small_few_and_inside_the_page(tmp_path):
-    report = report_of(tmp_path, pictures=60, seed=3)
+def test_images_are_small_few_and_inside_the_page(tmp_path):
+    report = report_of(tmp_path, images=60, seed=3)
     for path in report.paths:
         Image.new("RGB", (800, 450), "red").save(path)
     text, page = page_of(report, tmp_path)
     assert 8 < len(images_of(page)) <= 20
-    assert all(picture.format == "JPEG" and max(picture.size) <= 300 for picture in images_of(page))
+    assert all(image.format == "JPEG" and max(image.size) <= 300 for image in images_of(page))
     confusing = Elements(text.split('id="confusions"')[1].split("</section>")[0])
     assert len(confusing.of("img")) <= 12
 
 
-def test_confusions_show_other_pictures_where_there_are_others(tmp_path):
+def test_confusions_show_other_images_where_there_are_others(tmp_path):
     report = report_of(tmp_path)
     found = [Confusion(0, 1, 0.5, torch.tensor(rows)) for rows in ([3, 5], [3, 5, 6], [3], [7])]
     shown = {9}
     text = confusion_cards(found, report.split, report.paths, 3, shown)
     assert re.findall(r'alt="(\d+)\.png"', text) == ["3", "5", "3"]
     assert shown == {9, 3, 5}
-    assert "2 pictures, 50% of those with tag1" in text
+    assert "2 images, 50% of those with tag1" in text
     assert len(re.findall("<li>", text)) == 1
-    assert "1 picture, 50% of those with tag1</li>" in text
+    assert "1 image, 50% of those with tag1</li>" in text
 
 
-def test_pictures_that_are_gone_or_damaged_are_said_to_be(tmp_path):
+def test_images_that_are_gone_or_damaged_are_said_to_be(tmp_path):
     report = report_of(tmp_path)
     for row, path in enumerate(report.paths):
         path.write_bytes(b"") if row % 2 else path.unlink()
@@ -332,7 +332,7 @@ def test_pictures_that_are_gone_or_damaged_are_said_to_be(tmp_path):
 def test_tags_of_samples_are_marked(tmp_path):
     report = report_of(tmp_path)
     text, _ = page_of(report, tmp_path)
-    cards = text.split('id="samples"')[1].split("</section>")[0].split('<div class="card picture">')[1:]
+    cards = text.split('id="samples"')[1].split("</section>")[0].split('<div class="card image">')[1:]
     ranked = rank_generalized(report, 5)
     row_of = {path.name: row for row, path in enumerate(report.paths)}
     assert len(cards) == 8
@@ -418,17 +418,17 @@ def test_where_no_label_is_positive(tmp_path, images, rows):
 
 
 def test_fewer_labels_than_k(tmp_path):
-    report = report_of(tmp_path, labels=3, unseen=1, pictures=6)
+    report = report_of(tmp_path, labels=3, unseen=1, images=6)
     assert "generalized.F1@3" not in report.metrics
     page_of(report, tmp_path)
 
 
-def test_unreadable_training_pictures_and_a_long_run_are_said(tmp_path):
+def test_unreadable_training_images_and_a_long_run_are_said(tmp_path):
     report = report_of(tmp_path)
     entries = entries_of(2, seconds=4000.0)
     entries[-1]["train"]["bad"] = 7
     text, _ = page_of(changed(report, entries=entries), tmp_path)
-    assert "7 training pictures could not be read" in text
+    assert "7 training images could not be read" in text
     assert "2 h 13 min" in text
     assert "10 minutes" in page_of(changed(report, entries=entries_of(2, seconds=300.0)), tmp_path)[0]
     assert "60 seconds" in page_of(changed(report, entries=entries_of(2)), tmp_path)[0]

@@ -1,4 +1,4 @@
-"""The drawn data set: repeatable, complete, and labelled with what is in the pictures."""
+"""The drawn data set: repeatable, complete, and labelled with what is in the images."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import torch
 
 import prepare_data
 from src.data.coco import read_coco_labels
-from src.data.images import read_picture
+from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
-from src.prepare.sample import HORIZON, LABELS, UNSEEN, draw_picture, prepare_sample
+from src.prepare.sample import HORIZON, LABELS, UNSEEN, draw_image, prepare_sample
 from src.word_vectors.source import open_word_vectors
 
 
@@ -37,31 +37,31 @@ def test_split_and_vectors(sample):
     assert cosine.fill_diagonal_(0).max() < 0.95  # labels are told apart by their vectors
 
 
-def test_numbers_of_pictures_and_the_recorded_folder(sample):
+def test_numbers_of_images_and_the_recorded_folder(sample):
     metadata = load_metadata(sample)
     training, evaluation = load_training_set(metadata, None), load_evaluation_set(metadata, None)
     assert (len(training.paths) + training.num_without_label, len(evaluation.paths)) == (24, 16)
     assert not set(training.paths) & set(evaluation.paths)
     assert len(list((sample / "images").iterdir())) == 40
-    assert {read_picture(path).size for path in evaluation.paths} == {(160, 120)}
+    assert {read_image(path).size for path in evaluation.paths} == {(160, 120)}
 
 
 def test_every_label_occurs_in_both_parts_at_the_default_size():
     random = np.random.default_rng(0)
-    drawn = [set(draw_picture(random)[1]) for _ in range(300)]
+    drawn = [set(draw_image(random)[1]) for _ in range(300)]
     for part in (drawn[:200], drawn[200:]):
         assert set().union(*part) == set(LABELS)
 
 
-def test_pictures_show_what_their_labels_say(sample):
+def test_images_show_what_their_labels_say(sample):
     metadata = load_metadata(sample)
     column = {label: number for number, label in enumerate(metadata.split.labels)}
     ground = {"grass": (70, 150, 60), "water": (40, 95, 165), "sand": (222, 196, 140), "snow": (238, 242, 248)}
     checked = set()
     for path in (metadata.train, metadata.val):
-        pictures = read_coco_labels(path, metadata.split.labels)
-        for name, row in zip(pictures.file_names, pictures.targets.dense(), strict=True):
-            pixels = np.asarray(read_picture(sample / "images" / name)).astype(float)
+        images = read_coco_labels(path, metadata.split.labels)
+        for name, row in zip(images.file_names, images.targets.dense(), strict=True):
+            pixels = np.asarray(read_image(sample / "images" / name)).astype(float)
             upper = "sky" if row[column["sky"]] else "night"
             assert row[column["sky"]] + row[column["night"]] == 1
             assert (np.median(pixels[:10]) > 100) == (upper == "sky"), name
@@ -77,8 +77,8 @@ def test_pictures_show_what_their_labels_say(sample):
 def test_labels_keep_to_what_goes_together():
     random = np.random.default_rng(1)
     for _ in range(100):
-        picture, labels = draw_picture(random)
-        assert (picture.mode, picture.size) == ("RGB", (160, 120))
+        image, labels = draw_image(random)
+        assert (image.mode, image.size) == ("RGB", (160, 120))
         assert len(labels) == len(set(labels))
         assert len(labels) >= 3  # what is above, what is below, an object
         assert not ({"sun", "cloud"} & set(labels) and "night" in labels)
@@ -88,7 +88,7 @@ def test_labels_keep_to_what_goes_together():
 
 @pytest.mark.parametrize("flag", ["--train-images", "--val-images"])
 @pytest.mark.parametrize("value", ["0", "-3"])
-def test_no_pictures_is_an_error(tmp_path, capsys, flag, value):
+def test_no_images_is_an_error(tmp_path, capsys, flag, value):
     assert prepare_data.main(["sample", "--output", str(tmp_path / "m"), flag, value]) == 2
     assert f"{flag}: {value!r} is not a whole number from 1" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -112,9 +112,9 @@ def test_a_failure_while_drawing_leaves_nothing(tmp_path, monkeypatch, failure, 
         calls.append(1)
         if len(calls) == 4:
             raise failure
-        return draw_picture(random)
+        return draw_image(random)
 
-    monkeypatch.setattr("src.prepare.sample.draw_picture", failing)
+    monkeypatch.setattr("src.prepare.sample.draw_image", failing)
     with pytest.raises(seen, match="--output .*disk full" if seen is UserError else None):
         prepare_sample(tmp_path / "m", num_train=3, num_val=3)
     assert list(tmp_path.iterdir()) == []
@@ -125,7 +125,7 @@ def test_the_sub_command(tmp_path, capsys):
     assert prepare_data.main([*flags, "--seed", "8"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "sample_12_6: 12 seen and 6 unseen labels"
-    assert printed[2].startswith("train: 3 pictures")
+    assert printed[2].startswith("train: 3 images")
     assert printed[-1] == f"written to {tmp_path / 'new' / 'm'}"
     before = everything_below(tmp_path)
     assert prepare_data.main([*flags, "--seed", "8", "--overwrite"]) == 0

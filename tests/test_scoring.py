@@ -79,7 +79,7 @@ def test_one_principal_vector_is_the_output_itself():
     assert torch.equal(principal_vectors(x, 6), x.unsqueeze(1))
 
 
-def test_no_pictures_give_no_principal_vectors():
+def test_no_images_give_no_principal_vectors():
     assert principal_vectors(torch.empty(0, 6), 3).shape == (0, 2, 3)
 
 
@@ -221,7 +221,7 @@ def test_scores_have_the_embeddings_dtype(dtype, words_dtype):
     torch.testing.assert_close(scores.float(), expected, rtol=0.02, atol=0.05)
 
 
-def test_no_labels_and_no_pictures_give_empty_scores():
+def test_no_labels_and_no_images_give_empty_scores():
     x = normal(3, 8, seed=15)
     assert score_labels(x, torch.empty(4, 0)).shape == (3, 0)
     assert score_labels(x[:0], torch.empty(4, 5)).shape == (0, 5)
@@ -229,7 +229,7 @@ def test_no_labels_and_no_pictures_give_empty_scores():
     assert score_labels(x[:0], torch.empty(4, 0)).shape == (0, 0)
 
 
-def test_order_of_pictures_labels_and_principal_vectors_does_not_matter():
+def test_order_of_images_labels_and_principal_vectors_does_not_matter():
     x, words = normal(5, 6 * 3, seed=16), normal(6, 8, seed=17)
     scores = score_labels(x, words)
     images, labels = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([7, 2, 0, 5, 1, 6, 3, 4])
@@ -303,7 +303,7 @@ def test_top_k_makes_nothing_as_large_as_the_scores_where_nothing_is_tied():
     assert largest_tensor(lambda: top_k_labels(scores, 10)) == 4 * 11
 
 
-def test_top_k_takes_infinite_scores_and_no_pictures():
+def test_top_k_takes_infinite_scores_and_no_images():
     infinite = torch.tensor([[-math.inf, -math.inf, math.inf, -math.inf]])
     assert top_k_labels(infinite, 3)[1].tolist() == [[2, 0, 1]]
     values, labels = top_k_labels(torch.empty(0, 4), 3)
@@ -338,12 +338,12 @@ def test_a_stub_in_place_of_the_equation_changes_loss_evaluation_and_tagging(mon
     tagger = Tagger(
         pooled_model(), make_split("abcde", (0, 1, 2), (3, 4), words, name="five", source="test"), image_size=8
     )
-    picture = Image.new("RGB", (8, 8), (200, 30, 90))
+    image = Image.new("RGB", (8, 8), (200, 30, 90))
     criterion = SDLLoss(weight=0.3, wordvec_array=words)
 
     def everything() -> tuple[float, dict[str, float], list[str]]:
         report = evaluate(x, words, y, (0, 1, 2), (3, 4), ks=(1,), images="all-images")
-        return criterion(x, y).item(), report, [tag.label for tag in tagger.tag([picture], top_k=5)[0]]
+        return criterion(x, y).item(), report, [tag.label for tag in tagger.tag([image], top_k=5)[0]]
 
     loss, report, tags = everything()
     calls = []

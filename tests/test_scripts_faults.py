@@ -1,4 +1,4 @@
-"""train.py where something fails: damaged states, full disks, broken pictures, signals, deaths."""
+"""train.py where something fails: damaged states, full disks, broken images, signals, deaths."""
 
 import contextlib
 import random
@@ -12,8 +12,8 @@ import torch
 
 from src.checkpoint import load_checkpoint
 from src.checkpoint.digest import check_digest
-from src.data.dataset import TrainingPictures
-from src.data.images import read_picture
+from src.data.dataset import TrainingImages
+from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
@@ -44,7 +44,7 @@ from tests.script_helpers import (
 )
 
 RUN = ("-b", 5, "--num-epochs", 3, "--lr", 1e-3)
-STEPS = 5  # an epoch of the 24 training pictures
+STEPS = 5  # an epoch of the 24 training images
 
 
 @pytest.fixture(scope="module")
@@ -234,19 +234,19 @@ def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(sample, tmp_p
     same_run(folder, tmp_path / "undisturbed")
 
 
-# Pictures
+# Images
 
 
 def broken(data: Path, part: str, *numbers: int) -> list[Path]:
-    """Make some pictures unreadable, the first one cut short, the others no pictures."""
+    """Make some images unreadable, the first one cut short, the others no images."""
     paths = [data / "images" / file_names(data, part)[number] for number in numbers]
     for index, path in enumerate(paths):
-        path.write_bytes(path.read_bytes()[:200] if index == 0 else b"not a picture")
+        path.write_bytes(path.read_bytes()[:200] if index == 0 else b"not an image")
     return paths
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_broken_pictures_are_named_once_and_counted(sample, tmp_path, frozen):
+def test_broken_images_are_named_once_and_counted(sample, tmp_path, frozen):
     data = copy_of(sample, tmp_path / "data")
     bad = broken(data, "train", 2) + broken(data, "val", 2)
     flags = ("--freeze-backbone",) if frozen else ("-j", 2)
@@ -256,26 +256,26 @@ def test_broken_pictures_are_named_once_and_counted(sample, tmp_path, frozen):
             assert finished.stderr.count(str(path)) == 1
         assert len(finished.stderr.splitlines()) == 2
         for entry in log_of(tmp_path / name):
-            assert entry["train"]["num_pictures"] == (23 if frozen else 24)  # left out, or another one in its place
+            assert entry["train"]["num_images"] == (23 if frozen else 24)  # left out, or another one in its place
             assert entry["train"]["bad"] == 1
-            assert entry["bad_evaluation_pictures"] == 1
+            assert entry["bad_evaluation_images"] == 1
     if not frozen:
         same_run(tmp_path / "first", tmp_path / "second")
 
 
-def test_a_picture_that_stands_in_has_its_own_labels(sample, tmp_path):
-    """One step over all pictures, against the same made by hand."""
+def test_a_image_that_stands_in_has_its_own_labels(sample, tmp_path):
+    """One step over all images, against the same made by hand."""
     data = copy_of(sample, tmp_path / "data")
     broken(data, "train", 2, 7, 11)
     logged = first_loss(data, tmp_path / "out")
     metadata = load_metadata(data)
     training = load_training_set(metadata, None)
-    pictures = TrainingPictures(training.paths, eval_transform(32), seed=3)
-    items = [pictures[(1, row)] for row in range(24)]
+    images = TrainingImages(training.paths, eval_transform(32), seed=3)
+    items = [images[(1, row)] for row in range(24)]
     rows = torch.tensor([row for _, row, _ in items])
     assert (rows != torch.arange(24)).sum() == 3
     transform = eval_transform(32)
-    inputs = torch.stack([transform(read_picture(training.paths[row])) for row in rows.tolist()])
+    inputs = torch.stack([transform(read_image(training.paths[row])) for row in rows.tolist()])
     criterion = SDLLoss(weight=0.01, wordvec_array=metadata.split.word_vectors[:, list(metadata.split.seen)])
     model = load_checkpoint(tmp_path / "out" / "model-last.ckpt")[0]  # the weights that the step started from
     with torch.no_grad(), one_thread():
@@ -284,22 +284,22 @@ def test_a_picture_that_stands_in_has_its_own_labels(sample, tmp_path):
 
 
 @pytest.mark.parametrize("frozen", [(), ("--freeze-backbone",)])
-def test_too_many_broken_pictures_end_the_run_which_goes_on_if_more_are_allowed(sample, tmp_path, frozen):
+def test_too_many_broken_images_end_the_run_which_goes_on_if_more_are_allowed(sample, tmp_path, frozen):
     data = copy_of(sample, tmp_path / "data")
     bad = broken(data, "train", 2, 7, 11)
     message = user_error(attempt(data, tmp_path / "out", *RUN, *frozen, "--max_bad_images", 2))
-    assert "--max_bad_images 2: 3 training pictures cannot be read" in message
+    assert "--max_bad_images 2: 3 training images cannot be read" in message
     assert any(str(path) in message for path in bad)
-    assert "mend the pictures, or allow more" in message
+    assert "mend the images, or allow more" in message
     train_here(data, tmp_path / "out", *RUN, *frozen, "--max_bad_images", 3, "--resume")
     train_here(data, tmp_path / "undisturbed", *RUN, *frozen)  # ten are allowed at least
     same_run(tmp_path / "out", tmp_path / "undisturbed")
 
 
-def test_a_run_that_goes_on_names_no_picture_again(sample, tmp_path):
+def test_a_run_that_goes_on_names_no_image_again(sample, tmp_path):
     data = copy_of(sample, tmp_path / "data")
     (path,) = broken(data, "train", 2)
-    with watched_by(StopAt(STEPS + 2)):  # every picture was read once
+    with watched_by(StopAt(STEPS + 2)):  # every image was read once
         assert attempt(data, tmp_path / "out", *RUN).stderr.count(str(path)) == 1
     finished = train_here(data, tmp_path / "out", *RUN, "--resume")
     assert finished.stderr == ""
@@ -308,7 +308,7 @@ def test_a_run_that_goes_on_names_no_picture_again(sample, tmp_path):
 
 @pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize("flags", [(), ("--freeze-backbone",)])
-def test_no_readable_picture_is_an_error(sample, tmp_path, part, flags):
+def test_no_readable_image_is_an_error(sample, tmp_path, part, flags):
     data = copy_of(sample, tmp_path / "data")
     broken(data, part, *range(len(file_names(data, part))))
     message = user_error(attempt(data, tmp_path / "out", *flags, "--num-epochs", 1))
@@ -326,7 +326,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(sample, tmp_path):
     (line,) = finished.stderr.splitlines()
     for word in ("not finite in epoch 1, step 2: ", "rank nan", "diversity ", "regularizer ", "lower --lr"):
         assert word in line
-    _, names = line.split("pictures: ")
+    _, names = line.split("images: ")
     assert names.count(".jpg") == 8  # the batch
     assert not (tmp_path / "out" / "model-last.ckpt").exists()
 
@@ -369,11 +369,11 @@ def test_a_signal_ends_the_run_after_the_step(undisturbed, sample, tmp_path, num
 def test_ctrl_c_while_features_are_computed(sample, tmp_path, monkeypatch):
     forward, calls = SDLModel.forward_features, []
 
-    def interrupted(self, pictures):
-        calls.append(len(pictures))
-        if calls == [1, 8]:  # the size is tried with one picture, then come the batches
+    def interrupted(self, images):
+        calls.append(len(images))
+        if calls == [1, 8]:  # the size is tried with one image, then come the batches
             StopAt(0).step(0, {})
-        return forward(self, pictures)
+        return forward(self, images)
 
     monkeypatch.setattr(SDLModel, "forward_features", interrupted)
     finished = attempt(sample, tmp_path / "out", "--freeze-backbone", "--feature-cache", tmp_path / "cache")
@@ -434,7 +434,7 @@ def test_a_reading_process_that_dies_is_one_line(forks, sample, tmp_path):
     assert run.wait() == 2
     # Python tells of exceptions in destructors by itself, and PyTorch raises this one anywhere
     (line,) = (line for line in run.errors().splitlines() if line.startswith("train.py"))
-    assert line.startswith("train.py: error: --workers: a process that reads pictures died")
+    assert line.startswith("train.py: error: --workers: a process that reads images died")
     assert "-j 0" in line
     steps = stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"]
     with watched_by(StopAt(steps + 1)):  # it can be gone on with, in this process alone

@@ -21,7 +21,7 @@ from src.calibration.fit import FittedCalibration, fit_and_measure
 from src.calibration.platt import Reliability, reliability
 from src.calibration.thresholds import Calibration
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint
-from src.data.images import read_picture
+from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set
 from src.data.transforms import eval_transform
@@ -53,7 +53,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(wheel, tmp_path_factory) -> Path:
-    """A model of 12 seen and 4 unseen hues; 48 pictures to validate on."""
+    """A model of 12 seen and 4 unseen hues; 48 images to validate on."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ("--data", wheel, *TINY, *PLAIN, "--seed", 3, "-b", 12, "--num-epochs", 6, "--lr", 3e-3)
     with without_curves():
@@ -85,12 +85,12 @@ def gap(trained, tmp_path_factory) -> Path:
 
 
 def by_hand(checkpoint: Path, data: Path, **options: float) -> FittedCalibration:
-    """From the pictures, without validate.py."""
+    """From the images, without validate.py."""
     model, info = load_checkpoint(checkpoint)
     evaluation = load_evaluation_set(load_metadata(data), None)
     transform = eval_transform(info.config.image_size)
     with one_thread(), torch.no_grad():
-        embeddings = model(torch.stack([transform(read_picture(path)) for path in evaluation.paths]))
+        embeddings = model(torch.stack([transform(read_image(path)) for path in evaluation.paths]))
     targets = evaluation.targets.dense(range(len(evaluation.paths)))
     return fit_and_measure(embeddings, targets, info.split, **options)
 
@@ -102,13 +102,13 @@ def calibration_of(path: Path) -> Calibration:
 
 
 def tags_of(folder: Path, *flags: object) -> list[dict]:
-    """What ``infer.py --json`` says of each picture."""
+    """What ``infer.py --json`` says of each image."""
     path = folder / "tags.json"
     succeeded(call(infer.main, *flags, "--no_picture", "--quiet", "--json", path))
     return json.loads(path.read_text(encoding="utf-8"))["results"]
 
 
-def pictures_of(data: Path) -> list[Path]:
+def images_of(data: Path) -> list[Path]:
     return [data / "images" / name for name in file_names(data, "val")]
 
 
@@ -159,7 +159,7 @@ def test_what_was_written_is_printed_and_nothing_else_is_there(run):
     assert f"written to {path}; plot: {plot}" in finished.stdout
     for name in ("seen.F1@5", "unseen.F1@fitted", "generalized.stacked_F1@3", "seen.ECE"):
         assert f"{report['calibration'][name]:.2f}" in finished.stdout
-    assert "fitted on 29 pictures, measured on the other 19" in finished.stdout
+    assert "fitted on 29 images, measured on the other 19" in finished.stdout
     assert finished.stderr == ""
     with Image.open(plot) as saved:
         saved.load()
@@ -199,7 +199,7 @@ def test_a_child_process_fits_beside_its_own_folder(trained, tmp_path):
     assert calibration_of(tmp_path / "new.ckpt").num_images == 24
 
 
-def test_broken_pictures_take_no_part(wheel, trained, tmp_path):
+def test_broken_images_take_no_part(wheel, trained, tmp_path):
     data = copy_of(wheel, tmp_path / "data")
     names = file_names(data, "val")
     for name in names[:3]:
@@ -236,7 +236,7 @@ def test_ground_truth_of_unseen_labels_changes_no_threshold(wheel, trained, run,
     edit_json(data / "val.json", without)
     flags = ("--model-path", trained, data, "-j", 0, "--seed", 4, "--fit-share", 0.6)
     flags = (*flags, "--fit-thresholds", tmp_path / "x.ckpt")
-    assert "--fit-bias labels: the pictures to fit on have no unseen label" in user_error(call(validate.main, *flags))
+    assert "--fit-bias labels: the images to fit on have no unseen label" in user_error(call(validate.main, *flags))
     assert not (tmp_path / "x.ckpt").exists()
     succeeded(call(validate.main, *flags, "--fit-bias", "gap", "--json", tmp_path / "r.json"))
     one, other = stored(gap)["calibration"], stored(tmp_path / "x.ckpt")["calibration"]
@@ -252,12 +252,12 @@ def test_ground_truth_of_unseen_labels_changes_no_threshold(wheel, trained, run,
 
 
 def test_infer_keeps_what_is_above_the_fitted_thresholds(wheel, fitted, tmp_path):
-    pictures = pictures_of(wheel)[:20]
-    flags = ("--model_path", fitted, "--pic_path", *pictures, "--threshold", "fitted")
+    images = images_of(wheel)[:20]
+    flags = ("--model_path", fitted, "--pic_path", *images, "--threshold", "fitted")
     results = tags_of(tmp_path, *flags)
-    assert [result["picture"] for result in results] == [str(path) for path in pictures]
+    assert [result["image"] for result in results] == [str(path) for path in images]
     made, split = calibration_of(fitted), load_checkpoint(fitted)[1].split
-    everything = tags_of(tmp_path, "--model_path", fitted, "--pic_path", *pictures, "--top_k", 16)
+    everything = tags_of(tmp_path, "--model_path", fitted, "--pic_path", *images, "--top_k", 16)
     limits = made.thresholds.nan_to_num(nan=made.shared_threshold).tolist()
     for kept, result in zip(results, everything, strict=True):
         ordered = sorted(tag["score"] for tag in result["tags"] if not tag["unseen"])
@@ -276,8 +276,8 @@ def test_infer_keeps_what_is_above_the_fitted_thresholds(wheel, fitted, tmp_path
 
 
 def test_infer_shows_probabilities(wheel, fitted, tmp_path):
-    pictures = pictures_of(wheel)[:4]
-    flags = ("--model_path", fitted, "--pic_path", *pictures, "--scores", "probability", "--no_picture")
+    images = images_of(wheel)[:4]
+    flags = ("--model_path", fitted, "--pic_path", *images, "--scores", "probability", "--no_picture")
     finished = succeeded(call(infer.main, *flags, "--top_k", 3, "--json", tmp_path / "tags.json"))
     results = json.loads((tmp_path / "tags.json").read_text(encoding="utf-8"))["results"]
     made = calibration_of(fitted)
@@ -294,7 +294,7 @@ def test_infer_shows_probabilities(wheel, fitted, tmp_path):
 
 
 def test_infer_takes_the_bias_off_seen_labels(wheel, gap, tmp_path):
-    flags = ("--model_path", gap, "--pic_path", *pictures_of(wheel)[:6], "--top_k", 16)
+    flags = ("--model_path", gap, "--pic_path", *images_of(wheel)[:6], "--top_k", 16)
     bias = calibration_of(gap).seen_bias
     assert bias != 0
     by_name = tags_of(tmp_path, *flags, "--seen_bias", "fitted")
@@ -305,7 +305,7 @@ def test_infer_takes_the_bias_off_seen_labels(wheel, gap, tmp_path):
 
 
 def test_infer_with_own_words_only(wheel, fitted, tmp_path):
-    flags = ("--model_path", fitted, "--pic_path", *pictures_of(wheel), "--threshold", "fitted")
+    flags = ("--model_path", fitted, "--pic_path", *images_of(wheel), "--threshold", "fitted")
     among_all = tags_of(tmp_path, *flags)
     alone = tags_of(tmp_path, *flags, "--tags", "hue 2,hue 5,hue 9", "--only_tags")
     kept = [[t["label"] for t in result["tags"] if t["label"] in ("hue 2", "hue 5", "hue 9")] for result in among_all]
@@ -316,7 +316,7 @@ def test_infer_with_own_words_only(wheel, fitted, tmp_path):
 @pytest.mark.parametrize("flags", ["--threshold fitted", "--scores probability", "--seen_bias fitted"])
 def test_infer_names_the_flag_that_needs_a_calibration(wheel, trained, flags):
     message = user_error(
-        call(infer.main, "--model_path", trained, "--pic_path", pictures_of(wheel)[0], *flags.split(), "--no_picture")
+        call(infer.main, "--model_path", trained, "--pic_path", images_of(wheel)[0], *flags.split(), "--no_picture")
     )
     assert f"{flags}: the checkpoint has no calibration" in message
     assert "validate.py --fit-thresholds" in message
@@ -343,8 +343,8 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("flags", "named"), MISTAKES, ids=[flags for flags, _ in MISTAKES])
-def test_a_mistake_is_named_before_pictures_are_read(trained, tmp_path, monkeypatch, flags, named):
-    monkeypatch.setattr(validate, "embed_pictures", lambda *arguments: pytest.fail("the pictures were read"))
+def test_a_mistake_is_named_before_images_are_read(trained, tmp_path, monkeypatch, flags, named):
+    monkeypatch.setattr(validate, "embed_images", lambda *arguments: pytest.fail("the images were read"))
     link, there = tmp_path / "link.ckpt", tmp_path / "there.ckpt"
     os.symlink(trained, link)
     there.write_bytes(b"as it was")
@@ -373,7 +373,7 @@ def another_seen(data: Path) -> None:
 
 @pytest.mark.parametrize("change", [reordered, another_seen])
 def test_labels_that_are_not_the_checkpoints_are_refused(wheel, trained, tmp_path, monkeypatch, change):
-    monkeypatch.setattr(validate, "embed_pictures", lambda *arguments: pytest.fail("the pictures were read"))
+    monkeypatch.setattr(validate, "embed_images", lambda *arguments: pytest.fail("the images were read"))
     data = copy_of(wheel, tmp_path / "data")
     change(data)
     message = user_error(
@@ -404,7 +404,7 @@ def test_nothing_to_fit_is_one_line_and_leaves_no_file(wheel, trained, tmp_path)
     message = user_error(
         call(validate.main, "--model-path", trained, data, "-j", 0, "--fit-thresholds", tmp_path / "x.ckpt")
     )
-    assert "--fit-thresholds: none of the 24 pictures to fit on has a seen label" in message
+    assert "--fit-thresholds: none of the 24 images to fit on has a seen label" in message
     assert (tmp_path / "x.ckpt").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "x.ckpt"]
 

@@ -1,4 +1,4 @@
-"""infer.py: text, JSON and annotated picture agree, the released checkpoint's tags come out, and mistakes are named."""
+"""infer.py: text, JSON and annotated image agree, the released checkpoint's tags come out, and mistakes are named."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from PIL import Image
 import infer
 import train
 from src.checkpoint import load_checkpoint
-from src.data.images import read_picture
+from src.data.images import read_image
 from src.data.transforms import eval_transform
 from tests.conftest import GOLDEN
 from tests.golden.fill_weights import fill
@@ -44,7 +44,7 @@ def model(sample, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(sample):
+def images(sample):
     return sorted((sample / "images").iterdir())[-3:]
 
 
@@ -60,22 +60,22 @@ def released(shared_data, tmp_path_factory):
 
 
 def tags_in(text: str) -> dict[str, list[tuple[str, float, bool]]]:
-    """Picture -> (label, score, unseen) in the order of the text."""
+    """Image -> (label, score, unseen) in the order of the text."""
     found: dict[str, list[tuple[str, float, bool]]] = {}
-    picture = ""
+    image = ""
     for line in text.splitlines():
         match = LINE.fullmatch(line)
         if match:
-            assert int(match[1]) == len(found[picture]) + 1
-            found[picture].append((match[3], float(match[4]), match[2] == "*"))
+            assert int(match[1]) == len(found[image]) + 1
+            found[image].append((match[3], float(match[4]), match[2] == "*"))
         elif not line.startswith(" "):
-            picture = line
-            found[picture] = []
+            image = line
+            found[image] = []
     return found
 
 
 def infer_json(folder: Path, *flags: object, status: int = 0) -> dict:
-    """What ``infer.py --json`` writes, without annotated pictures."""
+    """What ``infer.py --json`` writes, without annotated images."""
     path = folder / "tags.json"
     finished = call(infer.main, *flags, "--no_picture", "--json", path)
     assert finished.returncode == status, finished.stderr
@@ -86,19 +86,19 @@ def names(result: dict) -> list[str]:
     return [tag["label"] for tag in result["tags"]]
 
 
-def plain_tags(path: Path, picture: Path, size: int) -> list[tuple[str, float]]:
+def plain_tags(path: Path, image: Path, size: int) -> list[tuple[str, float]]:
     """All labels with their scores, best first, from the equation."""
     network, info = load_checkpoint(path)
     with torch.no_grad(), one_thread():
-        embedding = network(eval_transform(size)(read_picture(picture))[None])[0]
+        embedding = network(eval_transform(size)(read_image(image))[None])[0]
     matrix = embedding.view(info.config.wordvec_dim, info.config.num_rows)
     scores = (matrix.T @ info.split.word_vectors).amax(dim=0).tolist()
     return sorted(zip(info.split.labels, scores, strict=True), key=lambda pair: -pair[1])
 
 
-def test_child_process_prints_saves_and_writes_the_same_tags(model, pictures, tmp_path):
+def test_child_process_prints_saves_and_writes_the_same_tags(model, images, tmp_path):
     finished = child(
-        "infer.py", "--model_path", model, "--pic_path", *pictures[:2], "--top_k", 4, "--path_output", "tagged",
+        "infer.py", "--model_path", model, "--pic_path", *images[:2], "--top_k", 4, "--path_output", "tagged",
         "--json", "tags.json", cwd=tmp_path,
     )  # fmt: skip
     succeeded(finished)
@@ -107,21 +107,21 @@ def test_child_process_prints_saves_and_writes_the_same_tags(model, pictures, tm
     assert content["model"] == str(model)
     assert content["skipped"] == []
     text = tags_in(finished.stdout)
-    assert list(text) == [str(path) for path in pictures[:2]] == [result["picture"] for result in content["results"]]
+    assert list(text) == [str(path) for path in images[:2]] == [result["image"] for result in content["results"]]
     for result in content["results"]:
         written = [(tag["label"], round(tag["score"], 4), tag["unseen"]) for tag in result["tags"]]
-        assert written == text[result["picture"]]
+        assert written == text[result["image"]]
         assert len(written) == 4
-        with Image.open(tmp_path / result["annotated"]) as annotated, Image.open(result["picture"]) as picture:
-            assert annotated.width > picture.width
+        with Image.open(tmp_path / result["annotated"]) as annotated, Image.open(result["image"]) as image:
+            assert annotated.width > image.width
             annotated.load()
         assert f"saved {result['annotated']}" in finished.stdout
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
-        "tags.json", *(f"tagged/{path.name}" for path in pictures[:2]),
+        "tags.json", *(f"tagged/{path.name}" for path in images[:2]),
     }  # fmt: skip
 
 
-def test_annotated_picture_shows_the_tags_and_scores(model, pictures, tmp_path, monkeypatch):
+def test_annotated_image_shows_the_tags_and_scores(model, images, tmp_path, monkeypatch):
     drawn = []
     original = Axes.text
 
@@ -131,7 +131,7 @@ def test_annotated_picture_shows_the_tags_and_scores(model, pictures, tmp_path, 
 
     monkeypatch.setattr(Axes, "text", recorded)
     report = tmp_path / "r.json"
-    flags = ("--model_path", model, "--pic_path", pictures[0], "--path_output", tmp_path / "tagged", "--json", report)
+    flags = ("--model_path", model, "--pic_path", images[0], "--path_output", tmp_path / "tagged", "--json", report)
     succeeded(call(infer.main, *flags, "--top_k", 18))
     tags = json.loads(report.read_text(encoding="utf-8"))["results"][0]["tags"]
     assert drawn[: 2 * len(tags)] == [
@@ -140,61 +140,61 @@ def test_annotated_picture_shows_the_tags_and_scores(model, pictures, tmp_path, 
     assert any(text.startswith("*tag*") for text in drawn[2 * len(tags) :])  # what the asterisks mean
 
 
-def test_tags_are_those_of_the_equation_best_first(model, pictures, tmp_path):
-    content = infer_json(tmp_path, "--model_path", model, "--pic_path", *pictures, "--top_k", 18, "--batch_size", 2)
+def test_tags_are_those_of_the_equation_best_first(model, images, tmp_path):
+    content = infer_json(tmp_path, "--model_path", model, "--pic_path", *images, "--top_k", 18, "--batch_size", 2)
     assert len(content["results"]) == 3
-    for result, picture in zip(content["results"], pictures, strict=True):
-        expected = plain_tags(model, picture, 32)
+    for result, image in zip(content["results"], images, strict=True):
+        expected = plain_tags(model, image, 32)
         assert names(result) == [label for label, _ in expected]
         assert [tag["score"] for tag in result["tags"]] == pytest.approx([score for _, score in expected], abs=1e-4)
         assert "annotated" not in result
 
 
-def test_unseen_labels_are_marked(sample, model, pictures, tmp_path):
+def test_unseen_labels_are_marked(sample, model, images, tmp_path):
     unseen = json.loads((sample / "split.json").read_text(encoding="utf-8"))["unseen"]
-    finished = call(infer.main, "--model_path", model, "--pic_path", pictures[0], "--top_k", 18, "--no_picture")
-    tags = tags_in(succeeded(finished).stdout)[str(pictures[0])]
+    finished = call(infer.main, "--model_path", model, "--pic_path", images[0], "--top_k", 18, "--no_picture")
+    tags = tags_in(succeeded(finished).stdout)[str(images[0])]
     assert {label for label, _, marked in tags if marked} == set(unseen)
     assert len(tags) == 18
 
 
 @pytest.mark.parametrize("top_k", [1, 5, 10])
-def test_top_k_cuts_the_same_ranking(model, pictures, tmp_path, top_k):
-    flags = ("--model_path", model, "--pic_path", pictures[0])
+def test_top_k_cuts_the_same_ranking(model, images, tmp_path, top_k):
+    flags = ("--model_path", model, "--pic_path", images[0])
     every = names(infer_json(tmp_path, *flags, "--top_k", 18)["results"][0])
     default = ("--top_k", top_k) if top_k != 10 else ()
     assert names(infer_json(tmp_path, *flags, *default)["results"][0]) == every[:top_k]
 
 
-def test_no_picture_writes_nothing(model, pictures, tmp_path, monkeypatch):
+def test_no_image_writes_nothing(model, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    succeeded(call(infer.main, "--model_path", model, "--pic_path", *pictures, "--no_picture"))
+    succeeded(call(infer.main, "--model_path", model, "--pic_path", *images, "--no_picture"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_broken_picture_among_several_is_named_and_status_1(model, pictures, tmp_path):
+def test_broken_image_among_several_is_named_and_status_1(model, images, tmp_path):
     broken, text, missing = (tmp_path / f"{name}.jpg" for name in ("broken", "text", "missing"))
-    text.write_text("no picture")
-    broken.write_bytes(pictures[0].read_bytes()[:300])
+    text.write_text("no image")
+    broken.write_bytes(images[0].read_bytes()[:300])
     report = tmp_path / "r.json"
     finished = call(
-        infer.main, "--model_path", model, "--pic_path", pictures[0], broken, text, missing, pictures[1],
+        infer.main, "--model_path", model, "--pic_path", images[0], broken, text, missing, images[1],
         "--no_picture", "--json", report,
     )  # fmt: skip
     assert finished.returncode == 1
     lines = finished.stderr.splitlines()
-    assert lines.pop() == "3 of 5 pictures could not be read and have no tags"
+    assert lines.pop() == "3 of 5 images could not be read and have no tags"
     for line, path in zip(lines, (broken, text, missing), strict=True):
         assert line.startswith(f"skipped: {path}: ")
-    assert list(tags_in(finished.stdout)) == [str(path) for path in pictures[:2]]
+    assert list(tags_in(finished.stdout)) == [str(path) for path in images[:2]]
     content = json.loads(report.read_text(encoding="utf-8"))
-    assert [result["picture"] for result in content["results"]] == [str(path) for path in pictures[:2]]
+    assert [result["image"] for result in content["results"]] == [str(path) for path in images[:2]]
     assert [f"skipped: {message}" for message in content["skipped"]] == lines
 
 
-def test_no_readable_picture_is_an_error(model, tmp_path):
+def test_no_readable_image_is_an_error(model, tmp_path):
     broken = tmp_path / "broken.jpg"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     for paths in ((broken,), (broken, tmp_path / "missing.jpg")):
         finished = call(infer.main, "--model_path", model, "--pic_path", *paths, "--no_picture")
         assert "--pic_path" in user_error(finished)
@@ -205,12 +205,12 @@ def test_no_readable_picture_is_an_error(model, tmp_path):
     )
     (tmp_path / "empty").mkdir()
     message = user_error(call(infer.main, "--model_path", model, "--pic_path", tmp_path / "empty"))
-    assert "no picture in this folder" in message
+    assert "no image in this folder" in message
 
 
-def test_pictures_of_one_name_are_all_saved(model, pictures, tmp_path):
+def test_images_of_one_name_are_all_saved(model, images, tmp_path):
     copies = []
-    for number, source in enumerate(pictures):
+    for number, source in enumerate(images):
         (tmp_path / str(number)).mkdir()
         copies.append(Path(shutil.copy(source, tmp_path / str(number) / "photo.jpg")))
     report = tmp_path / "r.json"
@@ -223,9 +223,9 @@ def test_pictures_of_one_name_are_all_saved(model, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_given_picture_is_never_overwritten(model, pictures, tmp_path, order):
-    """Two pictures of one name, one of them in the output folder, in either order."""
-    for name, source in zip(("in", "out"), pictures, strict=False):
+def test_a_given_image_is_never_overwritten(model, images, tmp_path, order):
+    """Two images of one name, one of them in the output folder, in either order."""
+    for name, source in zip(("in", "out"), images, strict=False):
         (tmp_path / name).mkdir()
         shutil.copy(source, tmp_path / name / "photo.jpg")
     given = [tmp_path / "in" / "photo.jpg", tmp_path / "out" / "photo.jpg"][::order]
@@ -238,30 +238,30 @@ def test_a_given_picture_is_never_overwritten(model, pictures, tmp_path, order):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
-def test_pictures_of_every_kind_are_tagged_and_saved(model, pictures, tmp_path, mode):
+def test_images_of_every_kind_are_tagged_and_saved(model, images, tmp_path, mode):
     suffix = ".tiff" if mode == "CMYK" else ".png"
-    path = tmp_path / f"picture{suffix}"
-    with Image.open(pictures[0]) as picture:
-        picture.convert(mode).save(path)
+    path = tmp_path / f"image{suffix}"
+    with Image.open(images[0]) as image:
+        image.convert(mode).save(path)
     flags = ("--model_path", model, "--pic_path", path, "--path_output", tmp_path / "tagged")
     assert len(tags_in(succeeded(call(infer.main, *flags)).stdout)[str(path)]) == 10
-    with Image.open(tmp_path / "tagged" / "picture.png") as annotated:
+    with Image.open(tmp_path / "tagged" / "image.png") as annotated:
         annotated.load()
 
 
-def test_input_size_replaces_the_checkpoints(model, pictures, tmp_path):
-    flags = ("--model_path", model, "--pic_path", pictures[0], "--top_k", 18)
+def test_input_size_replaces_the_checkpoints(model, images, tmp_path):
+    flags = ("--model_path", model, "--pic_path", images[0], "--top_k", 18)
     default, same, other = (
         infer_json(tmp_path, *flags, *more)["results"][0] for more in ((), ("--input_size", 32), ("--input_size", 64))
     )
     assert default == same
-    expected = plain_tags(model, pictures[0], 64)
+    expected = plain_tags(model, images[0], 64)
     assert names(other) == [label for label, _ in expected]
     assert [tag["score"] for tag in other["tags"]] == pytest.approx([score for _, score in expected], abs=1e-4)
     assert [tag["score"] for tag in default["tags"]] != [tag["score"] for tag in other["tags"]]
 
 
-def test_labels_of_another_folder(sample, model, pictures, tmp_path):
+def test_labels_of_another_folder(sample, model, images, tmp_path):
     """--dataset_path chooses the labels: here some of the model's own and one that it has no word for."""
     data = copy_of(sample, tmp_path / "data")
     labels = json.loads((data / "split.json").read_text(encoding="utf-8"))["labels"]
@@ -269,7 +269,7 @@ def test_labels_of_another_folder(sample, model, pictures, tmp_path):
     midpoint = vectors[:, [0]] + vectors[:, [1]]
     np.save(data / "word_vectors.npy", np.concatenate([vectors[:, :4], midpoint], axis=1))
     edit_split(data, labels=[*labels[:4], "between"], seen=labels[:4], unseen=["between"], train=None, val=None)
-    flags = ("--model_path", model, "--pic_path", pictures[0])
+    flags = ("--model_path", model, "--pic_path", images[0])
     own = {tag["label"]: tag for tag in infer_json(tmp_path, *flags, "--top_k", 18)["results"][0]["tags"]}
     for kind in ((), ("--dataset_type", "SDL")):
         result = infer_json(tmp_path, *flags, "--dataset_path", data, *kind, "--top_k", 5)["results"][0]
@@ -294,7 +294,7 @@ def test_released_checkpoint_gives_the_released_tags(released, tmp_path):
     content = json.loads(report.read_text(encoding="utf-8"))
     assert len(golden) == len(content["results"]) == 6
     for result, (name, expected) in zip(content["results"], golden.items(), strict=True):
-        assert Path(result["picture"]).name == name
+        assert Path(result["image"]).name == name
         assert names(result) == [label for label, _ in expected]
         assert [tag["score"] for tag in result["tags"]] == pytest.approx([score for _, score in expected], abs=1e-3)
         assert (tmp_path / "outputs" / name).is_file()
@@ -302,9 +302,9 @@ def test_released_checkpoint_gives_the_released_tags(released, tmp_path):
 
 def test_released_checkpoint_needs_a_folder_of_its_vectors(released, sample, tmp_path, monkeypatch):
     checkpoint, folder = released
-    picture = next((folder / "pics").iterdir())
+    image = next((folder / "pics").iterdir())
     monkeypatch.chdir(tmp_path)
-    flags = ("--model_path", checkpoint, "--pic_path", picture)
+    flags = ("--model_path", checkpoint, "--pic_path", image)
     assert "--dataset_path is needed" in user_error(call(infer.main, *flags))
     message = user_error(call(infer.main, *flags, "--dataset_path", sample))
     assert "length 100" in message
@@ -314,13 +314,13 @@ def test_released_checkpoint_needs_a_folder_of_its_vectors(released, sample, tmp
     (tmp_path / "data" / "NUS_WIDE").symlink_to(folder)  # where the released command looks
     found = infer_json(tmp_path, *flags, "--top_k", 3)["results"][0]
     golden = json.loads((GOLDEN / "infer_nus_top10.json").read_text(encoding="utf-8"))
-    assert names(found) == [label for label, _ in golden[picture.name][:3]]
+    assert names(found) == [label for label, _ in golden[image.name][:3]]
 
 
 MISTAKES = [
     ("--model_path {model}", ["--pic_path", "--help"]),
-    ("--pic_path {picture} --model_path nothing.ckpt", ["nothing.ckpt", "no such file", "give the path"]),
-    ("--pic_path {picture} --model_path {picture}", ["{picture}", "no checkpoint"]),
+    ("--pic_path {image} --model_path nothing.ckpt", ["nothing.ckpt", "no such file", "give the path"]),
+    ("--pic_path {image} --model_path {image}", ["{image}", "no checkpoint"]),
     ("{both} --top_k 19", ["--top_k 19", "from 1 to", "18"]),
     ("{both} --top_k 0", ["--top_k", "'0'", "from 1"]),
     ("{both} --num_rows 9", ["--num_rows 9", "with 2", "leave the flag out"]),
@@ -346,40 +346,40 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("flags", "named"), MISTAKES, ids=[flags for flags, _ in MISTAKES])
 def test_a_mistake_is_one_line_that_names_flag_value_and_remedy(
-    sample, model, pictures, tmp_path, monkeypatch, flags, named
+    sample, model, images, tmp_path, monkeypatch, flags, named
 ):
     monkeypatch.chdir(tmp_path)
-    values = {"sample": sample, "model": model, "picture": pictures[0]}
-    values["both"] = f"--model_path {model} --pic_path {pictures[0]}"
+    values = {"sample": sample, "model": model, "image": images[0]}
+    values["both"] = f"--model_path {model} --pic_path {images[0]}"
     message = user_error(call(infer.main, *flags.format(**values).split()))
     for words in named:
         assert words.format(**values) in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_input_size_that_the_backbone_does_not_take(sample, pictures, tmp_path):
+def test_input_size_that_the_backbone_does_not_take(sample, images, tmp_path):
     flags = ("--data", sample, *PLAIN, "-b", 24, "--num-epochs", 1, "--model-name", "test_vit", "--model-path", "none")
     with without_curves():
         succeeded(call(train.main, *flags, "--image-size", 32, "--path_output", tmp_path / "out"))
     model = tmp_path / "out" / "model-last.ckpt"
-    succeeded(call(infer.main, "--model_path", model, "--pic_path", pictures[0], "--no_picture"))
-    message = user_error(call(infer.main, "--model_path", model, "--pic_path", pictures[0], "--input_size", 50))
+    succeeded(call(infer.main, "--model_path", model, "--pic_path", images[0], "--no_picture"))
+    message = user_error(call(infer.main, "--model_path", model, "--pic_path", images[0], "--input_size", 50))
     assert "--input_size 50" in message
     assert "leave the flag out" in message
 
 
-def test_missing_default_model_is_an_error(pictures, tmp_path, monkeypatch):
+def test_missing_default_model_is_an_error(images, tmp_path, monkeypatch):
     monkeypatch.setattr("src.config.infer.QUICK_START", tmp_path / "quick_start.pth")
-    message = user_error(call(infer.main, "--pic_path", pictures[0]))
+    message = user_error(call(infer.main, "--pic_path", images[0]))
     assert str(tmp_path / "quick_start.pth") in message
     assert "give the path" in message
 
 
-def test_bare_backbone_cannot_tag(pictures, tmp_path):
+def test_bare_backbone_cannot_tag(images, tmp_path):
     keys = json.loads((GOLDEN / "tresnet_m_imagenet_keys.json").read_text(encoding="utf-8"))
     torch.save(
         {"model": {key: torch.zeros(()).expand(shape) for key, shape in keys.items()}}, tmp_path / "backbone.pth"
     )
-    message = user_error(call(infer.main, "--model_path", tmp_path / "backbone.pth", "--pic_path", pictures[0]))
+    message = user_error(call(infer.main, "--model_path", tmp_path / "backbone.pth", "--pic_path", images[0]))
     assert str(tmp_path / "backbone.pth") in message
     assert "--pretrain-backbone 1" in message

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import infer
-from src.data.images import read_picture
+from src.data.images import read_image
 from src.inference.tagger import Tagger
 from tests.conftest import ROOT
 from tests.helpers import make_toy_split, save_tiny
@@ -38,7 +38,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Pictures in two folders, with names that repeat, and two that cannot be read."""
+    """Images in two folders, with names that repeat, and two that cannot be read."""
     root = tmp_path_factory.mktemp("photos")
     generator = torch.Generator().manual_seed(1)
     for number in range(COUNT):
@@ -47,7 +47,7 @@ def photos(tmp_path_factory) -> Path:
         noise = torch.randint(0, 256, (30, 40, 3), generator=generator, dtype=torch.uint8)
         Image.fromarray(noise.numpy()).save(folder / f"{number // 2:02d}.png")
     (root / "a" / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut short")
-    (root / "b" / "text.jpg").write_text("no picture")
+    (root / "b" / "text.jpg").write_text("no image")
     return root
 
 
@@ -63,15 +63,15 @@ def run(model: Path, *flags: object, status: int = 0):
 
 def results(path: Path) -> dict[str, list[tuple[str, float]]]:
     content = json.loads(path.read_text(encoding="utf-8"))
-    return {one["picture"]: [(tag["label"], tag["score"]) for tag in one["tags"]] for one in content["results"]}
+    return {one["image"]: [(tag["label"], tag["score"]) for tag in one["tags"]] for one in content["results"]}
 
 
 def assert_same(one: dict, other: dict) -> None:
-    """The same pictures in the same order, with the same tags, and scores that differ by rounding at most."""
+    """The same images in the same order, with the same tags, and scores that differ by rounding at most."""
     assert list(one) == list(other)
-    for picture in one:
-        assert [label for label, _ in one[picture]] == [label for label, _ in other[picture]]
-        assert [score for _, score in one[picture]] == pytest.approx([s for _, s in other[picture]], abs=1e-5)
+    for image in one:
+        assert [label for label, _ in one[image]] == [label for label, _ in other[image]]
+        assert [score for _, score in one[image]] == pytest.approx([s for _, s in other[image]], abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -83,32 +83,32 @@ def undisturbed(model, photos, tmp_path_factory) -> Path:
     return folder
 
 
-def test_all_readable_pictures_in_order_and_the_others_named(model, photos, tmp_path):
+def test_all_readable_images_in_order_and_the_others_named(model, photos, tmp_path):
     finished = run(model, "--pic_path", photos, "--json", tmp_path / "t.json", "--batch_size", 5, status=1)
     assert list(results(tmp_path / "t.json")) == [str(path) for path in readable(photos)]
     lines = finished.stderr.splitlines()
     skipped = [line for line in lines if line.startswith("skipped: ")]
     assert [line.split(": ")[1] for line in skipped] == [str(photos / "a" / "cut.jpg"), str(photos / "b" / "text.jpg")]
-    assert skipped[1].endswith("not a picture that can be read")
-    assert lines[-1] == f"2 of {COUNT + 2} pictures could not be read and have no tags"
+    assert skipped[1].endswith("not an image that can be read")
+    assert lines[-1] == f"2 of {COUNT + 2} images could not be read and have no tags"
 
 
 def test_text_json_csv_parquet_and_tagger_agree(model, photos, undisturbed):
     expected = results(undisturbed / "tags.json")
     with open(undisturbed / "tags.csv", newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    by_picture: dict[str, list[tuple[str, float]]] = {}
+    by_image: dict[str, list[tuple[str, float]]] = {}
     for row in rows:
-        by_picture.setdefault(row["picture"], []).append((row["tag"], float(row["score"])))
-    assert by_picture == expected
+        by_image.setdefault(row["image"], []).append((row["tag"], float(row["score"])))
+    assert by_image == expected
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     table = parquet.read_table(undisturbed / "tags.parquet").to_pylist()
-    assert [(row["picture"], row["tag"], row["score"]) for row in table] == [
-        (row["picture"], row["tag"], float(row["score"])) for row in rows
+    assert [(row["image"], row["tag"], row["score"]) for row in table] == [
+        (row["image"], row["tag"], float(row["score"])) for row in rows
     ]
     tagger = Tagger.load(model)
     for path in readable(photos):
-        tags = tagger.tag([read_picture(path)], top_k=3)[0]
+        tags = tagger.tag([read_image(path)], top_k=3)[0]
         assert [tag.label for tag in tags] == [label for label, _ in expected[str(path)]]
         assert [tag.score for tag in tags] == pytest.approx([score for _, score in expected[str(path)]], abs=1e-5)
     printed = run(model, "--pic_path", readable(photos)[0]).stdout
@@ -138,7 +138,7 @@ def test_patterns_lists_and_standard_input_mean_the_same(model, photos, undistur
     assert list(results(tmp_path / "stdin.json")) == list(results(undisturbed / "tags.json"))
 
 
-def test_the_page_has_every_picture_with_its_tags(photos, undisturbed):
+def test_the_page_has_every_image_with_its_tags(photos, undisturbed):
     page = Elements((undisturbed / "tags.html").read_text(encoding="utf-8"))
     assert len(page.of("figure")) == COUNT
     shown = [button["data-tag"] for button in page.of("button")]
@@ -154,18 +154,18 @@ def test_resume_tags_only_what_is_left(model, photos, undisturbed, tmp_path, mon
     tagged = []
     original = Tagger.embed
 
-    def counting(self, pictures):
-        tagged.append(len(pictures))
-        return original(self, pictures)
+    def counting(self, images):
+        tagged.append(len(images))
+        return original(self, images)
 
     monkeypatch.setattr(Tagger, "embed", counting)
     finished = run(model, "--pic_path", photos, "--json", tmp_path / "t.json", "--resume", status=1)
     assert sum(tagged) == COUNT - len(half)
-    assert f"{len(half)} of {COUNT + 2} pictures are done already" in finished.stderr
+    assert f"{len(half)} of {COUNT + 2} images are done already" in finished.stderr
     one, other = results(undisturbed / "tags.json"), results(tmp_path / "t.json")
     assert one.keys() == other.keys()
-    for picture in one:
-        assert [score for _, score in one[picture]] == pytest.approx([s for _, s in other[picture]], abs=1e-5)
+    for image in one:
+        assert [score for _, score in one[image]] == pytest.approx([s for _, s in other[image]], abs=1e-5)
 
 
 def test_a_killed_run_is_gone_on_with(model, photos, undisturbed, tmp_path):
@@ -231,7 +231,7 @@ def test_word_vectors_of_another_space_are_refused(model, photos, tmp_path):
     assert "probe words" in message
 
 
-# --- what else is made of pictures
+# --- what else is made of images
 
 
 def test_explanations_and_drawings_are_saved_under_names_of_their_own(model, photos, tmp_path):
@@ -242,11 +242,11 @@ def test_explanations_and_drawings_are_saved_under_names_of_their_own(model, pho
     ]  # fmt: skip
 
 
-def test_many_pictures_are_annotated_only_if_asked(model, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(infer, "MANY_PICTURES", 2)
+def test_many_images_are_annotated_only_if_asked(model, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(infer, "MANY_IMAGES", 2)
     flags = ("--model_path", model, "--pic_path", *readable(photos)[:3], "--path_output", tmp_path / "out")
     finished = succeeded(call(infer.main, *flags, "--top_k", 1))
-    assert "3 pictures: none is annotated unless you give --annotate" in finished.stderr
+    assert "3 images: none is annotated unless you give --annotate" in finished.stderr
     assert not (tmp_path / "out").exists()
     succeeded(call(infer.main, *flags, "--top_k", 1, "--annotate"))
     assert len(list((tmp_path / "out").iterdir())) == 3
@@ -254,23 +254,23 @@ def test_many_pictures_are_annotated_only_if_asked(model, photos, tmp_path, monk
 
 def test_keywords_in_copies(model, photos, tmp_path):
     pyexiv2 = pytest.importorskip("pyexiv2", reason="needs pyexiv2")
-    pictures = [photos / "a" / "00.png", photos / "b/deep/00.png", tmp_path / "x.gif"]
-    Image.new("RGB", (40, 30), "red").save(pictures[2])
-    before = [path.read_bytes() for path in pictures]
-    flags = ("--pic_path", *pictures, "--write_keywords", tmp_path / "copies", "--json", tmp_path / "t.json")
+    images = [photos / "a" / "00.png", photos / "b/deep/00.png", tmp_path / "x.gif"]
+    Image.new("RGB", (40, 30), "red").save(images[2])
+    before = [path.read_bytes() for path in images]
+    flags = ("--pic_path", *images, "--write_keywords", tmp_path / "copies", "--json", tmp_path / "t.json")
     finished = run(model, *flags, status=1)
     assert "no keywords: " in finished.stderr
-    assert "1 pictures can hold no keywords and have no copy" in finished.stderr
+    assert "1 images can hold no keywords and have no copy" in finished.stderr
     assert sorted(path.name for path in (tmp_path / "copies").iterdir()) == ["00-2.png", "00.png"]
     expected = results(tmp_path / "t.json")
-    for name, picture in (("00.png", pictures[0]), ("00-2.png", pictures[1])):
+    for name, image in (("00.png", images[0]), ("00-2.png", images[1])):
         with pyexiv2.Image(str(tmp_path / "copies" / name)) as metadata:
-            assert metadata.read_xmp()["Xmp.dc.subject"] == [label for label, _ in expected[str(picture)]]
-    assert [path.read_bytes() for path in pictures] == before
+            assert metadata.read_xmp()["Xmp.dc.subject"] == [label for label, _ in expected[str(image)]]
+    assert [path.read_bytes() for path in images] == before
 
 
 @pytest.mark.parametrize("flag", ["--path_output", "--write_keywords"])
-def test_a_given_picture_is_not_overwritten_whichever_comes_first(model, photos, tmp_path, flag):
+def test_a_given_image_is_not_overwritten_whichever_comes_first(model, photos, tmp_path, flag):
     pytest.importorskip("pyexiv2", reason="needs pyexiv2")
     (tmp_path / "in").mkdir()
     shutil.copy(photos / "a" / "00.png", tmp_path / "in" / "00.png")
@@ -279,7 +279,7 @@ def test_a_given_picture_is_not_overwritten_whichever_comes_first(model, photos,
     message = user_error(call(infer.main, *flags, tmp_path / "in", flag, tmp_path / "in", *(
         ("--no_picture",) if flag == "--write_keywords" else ()
     )))  # fmt: skip
-    assert f"{flag} {tmp_path / 'in'}: would overwrite the picture" in message
+    assert f"{flag} {tmp_path / 'in'}: would overwrite the image" in message
     assert snapshot(tmp_path) == before
 
 
@@ -309,7 +309,7 @@ def test_mistakes_are_one_line_and_write_nothing(model, photos, tmp_path, monkey
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from /proc")
-def test_a_picture_beyond_pillows_limit_costs_no_memory(model, tmp_path):
+def test_a_image_beyond_pillows_limit_costs_no_memory(model, tmp_path):
     """20,000 x 20,000 pixels would be 1.2 GB as RGB."""
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")

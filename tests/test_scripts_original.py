@@ -1,6 +1,6 @@
-"""The released command lines on the released file formats: an ImageNet TResNet, a COCO metadata folder, COCO pictures.
+"""The released command lines on the released file formats: an ImageNet TResNet, a COCO metadata folder, COCO images.
 
-The pictures are real ones, which are not part of the project (see ``shared_data``).
+The images are real ones, which are not part of the project (see ``shared_data``).
 """
 
 import json
@@ -75,13 +75,13 @@ def labels_by_image(content) -> dict[int, set[str]]:
     return found
 
 
-def test_training_uses_the_pictures_with_a_seen_label(trained, metadata):
+def test_training_uses_the_images_with_a_seen_label(trained, metadata):
     content = json.loads((metadata / "zs_split" / "train_17_48.json").read_text(encoding="utf-8"))
     seen = class_names(metadata, "train")
     expected = sum(bool(names & seen) for names in labels_by_image(content).values())
     entry = log_of(trained[0])[0]
-    assert entry["train"]["num_pictures"] == expected
-    assert f"{expected} training pictures ({50 - expected} without a seen label left out)" in trained[1]
+    assert entry["train"]["num_images"] == expected
+    assert f"{expected} training images ({50 - expected} without a seen label left out)" in trained[1]
     assert "48 seen and 17 unseen labels" in trained[1]
 
 
@@ -122,7 +122,7 @@ def test_validate_repeats_the_numbers_from_the_checkpoint_alone(trained, tmp_pat
     assert metrics == pytest.approx(log_of(trained[0])[0]["metrics"], abs=1e-6)
 
 
-def test_all_images_counts_the_listed_pictures_of_each_setting(trained, metadata, tmp_path):
+def test_all_images_counts_the_listed_images_of_each_setting(trained, metadata, tmp_path):
     report = tmp_path / "r.json"
     checkpoint = trained[0] / "model-last.ckpt"
     flags = ("--model-path", checkpoint, "--images", "all-images", "-j", 0, "--json", report)
@@ -133,14 +133,14 @@ def test_all_images_counts_the_listed_pictures_of_each_setting(trained, metadata
     assert listed < 50
 
 
-def test_infer_tags_a_coco_picture(trained, shared_data, metadata, tmp_path):
-    picture = sorted((shared_data / "coco_tiny" / "val2017").iterdir())[0]
+def test_infer_tags_a_coco_image(trained, shared_data, metadata, tmp_path):
+    image = sorted((shared_data / "coco_tiny" / "val2017").iterdir())[0]
     report = tmp_path / "r.json"
-    flags = (f"--model_path={trained[0] / 'model-last.ckpt'}", f"--pic_path={picture}", "--top_k=80")
+    flags = (f"--model_path={trained[0] / 'model-last.ckpt'}", f"--pic_path={image}", "--top_k=80")
     succeeded(call(infer.main, *flags, f"--path_output={tmp_path / 'tagged'}", "--json", report))
     tags = json.loads(report.read_text(encoding="utf-8"))["results"][0]["tags"]
     assert {tag["label"] for tag in tags} == set(COCO_CLASSES)
     # training saw neither the 17 unseen labels nor the 15 that are on neither side of the split
     assert {tag["label"] for tag in tags if not tag["unseen"]} == class_names(metadata, "train")
     assert sum(tag["unseen"] for tag in tags) == 17 + 15
-    assert (tmp_path / "tagged" / picture.name).is_file()
+    assert (tmp_path / "tagged" / image.name).is_file()

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this PyTorch was built without torch.distributed"
 )
 
-# Five pictures a batch in each of two processes are ten in one. 13 evaluation pictures are three batches, of which the
+# Five images a batch in each of two processes are ten in one. 13 evaluation images are three batches, of which the
 # first process has two.
 EPOCHS = 5
 RUN = ("--num-epochs", EPOCHS, "--lr", 1e-3, "--freeze-bn", "--seed", 3, "--save-steps", 1)
@@ -41,7 +41,7 @@ RUN = ("--num-epochs", EPOCHS, "--lr", 1e-3, "--freeze-bn", "--seed", 3, "--save
 
 @pytest.fixture(scope="module")
 def data(sample, tmp_path_factory):
-    """The drawn pictures, three evaluation pictures fewer, and one that cannot be read in each part."""
+    """The drawn images, three evaluation images fewer, and one that cannot be read in each part."""
     folder = copy_of(sample, tmp_path_factory.mktemp("data") / "sample")
     gone = set(file_names(folder, "val")[-3:])
 
@@ -53,7 +53,7 @@ def data(sample, tmp_path_factory):
 
     edit_json(folder / "val.json", fewer)
     for part in ("train", "val"):
-        (folder / "images" / file_names(folder, part)[4]).write_bytes(b"not a picture")
+        (folder / "images" / file_names(folder, part)[4]).write_bytes(b"not an image")
     return folder
 
 
@@ -84,7 +84,7 @@ def together(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
-    """The same in one process, in batches of the same pictures."""
+    """The same in one process, in batches of the same images."""
     folder = tmp_path_factory.mktemp("alone") / "out"
     train_here(data, folder, "-b", 10, *RUN)
     return folder
@@ -93,15 +93,15 @@ def alone(data, tmp_path_factory):
 def test_two_processes_take_the_steps_of_one(together, alone):
     for one, two in zip(log_of(alone), log_of(together["folder"]), strict=True):
         assert two["train"] == pytest.approx(one["train"], rel=1e-5)
-        assert two["train"]["num_pictures"] == 24
+        assert two["train"]["num_images"] == 24
         assert two["lr"] == one["lr"]
 
 
 def test_two_processes_measure_what_one_does(together, alone):
-    """Each embeds some of the evaluation pictures, not the same number of them."""
+    """Each embeds some of the evaluation images, not the same number of them."""
     for one, two in zip(log_of(alone), log_of(together["folder"]), strict=True):
         assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)
-        assert two["bad_evaluation_pictures"] == one["bad_evaluation_pictures"] == 1
+        assert two["bad_evaluation_images"] == one["bad_evaluation_images"] == 1
     assert log_of(alone)[0]["metrics"]["generalized.num_images"] == 12
 
 

@@ -27,7 +27,7 @@ from tests.script_helpers import (
     watched_by,
 )
 
-STEPS = 5  # an epoch of the 24 training pictures, five a batch
+STEPS = 5  # an epoch of the 24 training images, five a batch
 EPOCHS = 3
 RUN = (*FULL, "-b", 5, "--num-epochs", EPOCHS, "--lr", 1e-3)
 EVERYTHING = (
@@ -63,7 +63,7 @@ def dropout(monkeypatch):
 
 @pytest.fixture(scope="module")
 def undisturbed(sample, tmp_path_factory):
-    """Pictures with full augmentation, read by two processes."""
+    """Images with full augmentation, read by two processes."""
     folder = tmp_path_factory.mktemp("undisturbed") / "out"
     train_here(sample, folder, *RUN, "-j", 2)
     return folder
@@ -165,7 +165,7 @@ def test_other_flags_are_refused_each_with_both_values(stopped):
     assert snapshot(folder) == before  # settings.toml too
 
 
-def renamed_picture(data: Path) -> None:
+def renamed_image(data: Path) -> None:
     name = file_names(data, "train")[3]
     (data / "images" / name).rename(data / "images" / f"new-{name}")
     path = data / "train.json"
@@ -176,7 +176,7 @@ def one_label_less(data: Path) -> None:
     edit_json(data / "train.json", lambda content: {**content, "annotations": content["annotations"][1:]})
 
 
-def one_picture_less(data: Path) -> None:
+def one_image_less(data: Path) -> None:
     gone = file_names(data, "train")[-1]
 
     def without_last(content):
@@ -197,9 +197,9 @@ def another_word_vector(data: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (renamed_picture, "pictures with their labels"),
-        (one_label_less, "pictures with their labels"),
-        (one_picture_less, "training pictures 23 (was 24)"),
+        (renamed_image, "images with their labels"),
+        (one_label_less, "images with their labels"),
+        (one_image_less, "training images 23 (was 24)"),
         (another_word_vector, "labels and word vectors"),
     ],
 )

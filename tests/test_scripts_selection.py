@@ -9,7 +9,7 @@ import train
 import validate
 from src.checkpoint import load_checkpoint
 from src.config.train import train_parser
-from src.data.images import read_picture
+from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
@@ -30,7 +30,7 @@ from tests.script_helpers import (
 )
 
 EPOCHS = 4
-HELD = ("--val-share", 0.25, "--held-out-labels", 0.4, "--num-epochs", EPOCHS, "--lr", 0.01)  # 6 pictures, 5 labels
+HELD = ("--val-share", 0.25, "--held-out-labels", 0.4, "--num-epochs", EPOCHS, "--lr", 0.01)  # 6 images, 5 labels
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["seen", "held-out"])
 def chosen(request, sample, cache, tmp_path_factory):
-    """A run that chooses on held-back pictures."""
+    """A run that chooses on held-back images."""
     folder = tmp_path_factory.mktemp("chosen") / "out"
     finished = train_frozen(sample, folder, cache, 3, *HELD, "--select-on", request.param)
     return {"name": request.param, "folder": folder, "finished": finished, "entries": log_of(folder)}
@@ -57,11 +57,11 @@ def test_what_is_held_back_is_not_trained_on(chosen, division_of):
     division = division_of(chosen["name"])
     assert len(division.held_rows) == 6
     for entry in chosen["entries"]:
-        assert entry["train"]["num_pictures"] == len(division.train_rows) <= 18
+        assert entry["train"]["num_images"] == len(division.train_rows) <= 18
     out = chosen["finished"].stdout
     posing = " and 5 labels pose as unseen" if chosen["name"] == "held-out" else ""
-    assert f"to choose an epoch 6 training pictures are held back{posing}\n" in out
-    assert "(chosen on the training pictures that were held back)" in out
+    assert f"to choose an epoch 6 training images are held back{posing}\n" in out
+    assert "(chosen on the training images that were held back)" in out
 
 
 def test_the_best_epoch_has_the_largest_value(chosen):
@@ -106,7 +106,7 @@ def test_the_value_is_the_metric_of_the_posing_labels(chosen, division_of, sampl
         if not (targets == 1).any():
             continue  # positive-only
         with torch.inference_mode():
-            matrix = model(transform(read_picture(training.paths[row]))[None]).reshape(info.config.wordvec_dim, -1)
+            matrix = model(transform(read_image(training.paths[row]))[None]).reshape(info.config.wordvec_dim, -1)
         scores = (words.T @ matrix).max(dim=1).values  # s_c = max_m <A[:, m], w_c>
         found += int((targets[scores.topk(3).indices] == 1).sum())
         there += int((targets == 1).sum())
@@ -114,8 +114,8 @@ def test_the_value_is_the_metric_of_the_posing_labels(chosen, division_of, sampl
     assert chosen["entries"][-1]["selection"]["value"] == pytest.approx(100 * 2 * found / (there + shown))
 
 
-def test_the_test_pictures_choose_nothing(chosen, cache, sample, tmp_path):
-    """Every evaluation picture given the labels of another one: other metrics, the same choice and weights."""
+def test_the_test_images_choose_nothing(chosen, cache, sample, tmp_path):
+    """Every evaluation image given the labels of another one: other metrics, the same choice and weights."""
     data = copy_of(sample, tmp_path / "data")
 
     def shifted(content):
@@ -135,17 +135,17 @@ def test_the_test_pictures_choose_nothing(chosen, cache, sample, tmp_path):
     assert same_weights(weights_of(tmp_path / "out" / best), weights_of(chosen["folder"] / best))
 
 
-def test_the_test_pictures_choose_where_they_are_told_to(sample, cache, tmp_path):
+def test_the_test_images_choose_where_they_are_told_to(sample, cache, tmp_path):
     train_frozen(sample, tmp_path / "out", cache, 3, "--num-epochs", 1, "--select-on", "test", "--val-share", 0.25)
     (entry,) = log_of(tmp_path / "out")
     assert "selection" not in entry
-    assert entry["train"]["num_pictures"] == 24  # nothing is held back
+    assert entry["train"]["num_images"] == 24  # nothing is held back
 
 
-def test_pictures_are_held_back_without_a_frozen_backbone_too(sample, tmp_path, division_of):
+def test_images_are_held_back_without_a_frozen_backbone_too(sample, tmp_path, division_of):
     train_here(sample, tmp_path / "out", *HELD, "--num-epochs", 1, "--select-on", "held-out")
     (entry,) = log_of(tmp_path / "out")
-    assert entry["train"]["num_pictures"] == len(division_of("held-out").train_rows)
+    assert entry["train"]["num_images"] == len(division_of("held-out").train_rows)
     assert 0 <= entry["selection"]["value"] <= 100
 
 
@@ -208,7 +208,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(sample, tmp_path):
 
 
 IMPOSSIBLE = [
-    ("--select-on seen --val-share 0.01", ["--val-share 0.01", "of 24 training pictures", "0 to choose on"]),
+    ("--select-on seen --val-share 0.01", ["--val-share 0.01", "of 24 training images", "0 to choose on"]),
     ("--select-on seen --val-share 0.99", ["--val-share 0.99", "0 to train on", "--select-on test"]),
     ("--select-on held-out --held-out-labels 0.01", ["--held-out-labels 0.01", "0 of 12 seen labels"]),
     ("--select-on held-out --held-out-labels 0.99", ["--held-out-labels 0.99", "12 of 12 seen labels"]),

@@ -1,4 +1,4 @@
-"""infer.py over a folder: all outputs agree, bad pictures are named, runs go on, own words, copies, explanations."""
+"""infer.py over a folder: all outputs agree, bad images are named, runs go on, own words, copies, explanations."""
 
 import csv
 import importlib.util
@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 import infer
-from src.data.images import read_picture
+from src.data.images import read_image
 from src.data.split import make_split
 from src.inference.tagger import Tagger
 from tests.conftest import ROOT
-from tests.helpers import save_tiny, tiny_model, write_pictures
+from tests.helpers import save_tiny, tiny_model, write_images
 from tests.script_helpers import Finished, call, edit_json, one_thread, snapshot, succeeded, user_error
 
 LABELS = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kite", "lion", "mole", "newt")
@@ -49,7 +49,7 @@ def png(width: int, height: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A working folder with checkpoints and ``album``: 37 noisy pictures, some in folders, and three bad ones."""
+    """A working folder with checkpoints and ``album``: 37 noisy images, some in folders, and three bad ones."""
     folder = tmp_path_factory.mktemp("tagging")
     split = make_split(LABELS, range(10), range(10, 14), VECTORS[:, :14], name="x", source="x")
     facts = {"split": split, "extra_words": EXTRA, "extra_vectors": VECTORS[:, 14:]}
@@ -64,7 +64,7 @@ def place(tmp_path_factory) -> Path:
     broken, huge, text = (folder / name for name in BAD)
     broken.write_bytes((folder / "album" / "p00.jpg").read_bytes()[:400])
     huge.write_bytes(png(300, 200))
-    text.write_text("no picture\n")
+    text.write_text("no image\n")
     return folder
 
 
@@ -74,12 +74,12 @@ def _there(place, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # Pillow refuses twice as many
 
 
-def tag(*flags: object, pictures: tuple[object, ...] = ("album",), model: str = "m.ckpt") -> Finished:
-    """``infer.py`` in this process, without annotated pictures unless ``flags`` are about them."""
+def tag(*flags: object, images: tuple[object, ...] = ("album",), model: str = "m.ckpt") -> Finished:
+    """``infer.py`` in this process, without annotated images unless ``flags`` are about them."""
     drawn = {"--annotate", "--path_output", "--no_picture"} & set(flags)
     more = () if drawn else ("--no_picture",)
     speed = () if {"-j", "--workers"} & set(flags) else ("-j", 0)
-    return call(infer.main, "--model_path", model, "--pic_path", *pictures, *speed, *more, *flags)
+    return call(infer.main, "--model_path", model, "--pic_path", *images, *speed, *more, *flags)
 
 
 def to(folder: Path, *forms: str) -> list[object]:
@@ -91,15 +91,15 @@ def found(folder: Path) -> dict:
 
 
 def tags_of(folder: Path) -> dict[str, list[tuple[str, float, bool]]]:
-    """Picture -> (label, score, unseen), of the JSON output."""
+    """Image -> (label, score, unseen), of the JSON output."""
     return {
-        one["picture"]: [(tag["label"], tag["score"], tag["unseen"]) for tag in one["tags"]]
+        one["image"]: [(tag["label"], tag["score"], tag["unseen"]) for tag in one["tags"]]
         for one in found(folder)["results"]
     }
 
 
 def printed(text: str) -> dict[str, list[tuple[str, str, bool]]]:
-    """Picture -> (label, score as shown, unseen), of the printed text."""
+    """Image -> (label, score as shown, unseen), of the printed text."""
     tables: dict[str, list[tuple[str, str, bool]]] = {}
     for line in text.splitlines():
         match = re.fullmatch(r" *\d+  (\*?)(.+?)\1 +(-?\d+\.\d{4})", line)
@@ -127,18 +127,18 @@ def rows_of(path: Path) -> list[dict[str, object]]:
                 for row in csv.DictReader(stream)
             ]  # fmt: skip
     return [
-        {"picture": picture, "rank": rank, "tag": label, "score": score, "probability": None, "unseen": unseen}
-        for picture, tags in tags_of(path.parent).items()
+        {"image": image, "rank": rank, "tag": label, "score": score, "probability": None, "unseen": unseen}
+        for image, tags in tags_of(path.parent).items()
         for rank, (label, score, unseen) in enumerate(tags, start=1)
     ]
 
 
 def assert_same_tags(one: dict[str, list], other: dict[str, list]) -> None:
-    """The same pictures in the same order with the same tags; scores to 1e-5, which batches may change them by."""
+    """The same images in the same order with the same tags; scores to 1e-5, which batches may change them by."""
     assert list(one) == list(other)
-    for picture, tags in one.items():
-        assert [(label, unseen) for label, _, unseen in tags] == [(tag[0], tag[2]) for tag in other[picture]]
-        scores = [[score for _, score, _ in tags], [score for _, score, _ in other[picture]]]
+    for image, tags in one.items():
+        assert [(label, unseen) for label, _, unseen in tags] == [(tag[0], tag[2]) for tag in other[image]]
+        scores = [[score for _, score, _ in tags], [score for _, score, _ in other[image]]]
         np.testing.assert_allclose(*scores, rtol=1e-5, atol=1e-5)
 
 
@@ -161,30 +161,29 @@ def good() -> list[str]:
     return [path for path in album() if path not in BAD]
 
 
-def test_bad_pictures_in_a_folder_are_named_and_the_others_tagged(whole):
+def test_bad_images_in_a_folder_are_named_and_the_others_tagged(whole):
     assert whole.finished.returncode == 1
     *skipped, summary = whole.finished.stderr.splitlines()
-    assert summary == "3 of 40 pictures could not be read and have no tags"
+    assert summary == "3 of 40 images could not be read and have no tags"
     assert [line.split(": ")[:2] for line in skipped] == [["skipped", name] for name in BAD]
     reasons = [line.split(": ", 2)[2] for line in skipped]
     assert "truncated" in reasons[0].lower()
     assert "60000 pixels" in reasons[1]
-    assert reasons[2] == "not a picture that can be read"
+    assert reasons[2] == "not an image that can be read"
     assert list(whole.tags) == good()
     assert len(whole.tags) == COUNT - len(BAD)
     assert [f"skipped: {message}" for message in found(whole.folder)["skipped"]] == skipped
-    assert found(whole.folder)["skipped_pictures"] == list(BAD)
+    assert found(whole.folder)["skipped_images"] == list(BAD)
 
 
 def test_text_json_csv_and_parquet_are_what_the_tagger_says(whole):
     tagger = Tagger.load("m.ckpt")
     with one_thread():
-        expected = dict(zip(good(), tagger.tag([read_picture(path) for path in good()]), strict=True))
+        expected = dict(zip(good(), tagger.tag([read_image(path) for path in good()]), strict=True))
     assert len({tuple(label for label, *_ in tags) for tags in whole.tags.values()}) > 5  # else nothing is told apart
     assert_same_tags(whole.tags, {path: [tag[:3] for tag in tags] for path, tags in expected.items()})
     assert printed(whole.finished.stdout) == {
-        picture: [(label, f"{score:.4f}", unseen) for label, score, unseen in tags]
-        for picture, tags in whole.tags.items()
+        image: [(label, f"{score:.4f}", unseen) for label, score, unseen in tags] for image, tags in whole.tags.items()
     }
     rows = rows_of(whole.folder / "tags.json")
     assert len(rows) == 10 * (COUNT - len(BAD))
@@ -204,17 +203,17 @@ def test_order_and_scores_do_not_depend_on_batches_and_workers(whole, tmp_path, 
 
 
 @pytest.mark.parametrize("way", ["pattern", "list", "@list", "stdin", "null stdin", "files"])
-def test_every_way_to_name_the_pictures_gives_the_same(whole, tmp_path, monkeypatch, way):
+def test_every_way_to_name_the_images_gives_the_same(whole, tmp_path, monkeypatch, way):
     text = "\n".join(album())
     (tmp_path / "list.txt").write_text(text)
     (tmp_path / "list.m3u").write_text(text)
     given = text.replace("\n", "\0") if way == "null stdin" else text
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
-    pictures = {
+    images = {
         "pattern": ["album/**/*.*"], "list": [tmp_path / "list.txt"], "@list": [f"@{tmp_path / 'list.m3u'}"],
         "stdin": ["-"], "null stdin": ["-"], "files": album(),
     }[way]  # fmt: skip
-    finished = tag(*to(tmp_path, "json", "csv"), pictures=tuple(pictures))
+    finished = tag(*to(tmp_path, "json", "csv"), images=tuple(images))
     assert (finished.returncode, finished.stdout) == (1, whole.finished.stdout)
     for name in ("tags.json", "tags.csv"):
         assert (tmp_path / name).read_bytes() == (whole.folder / name).read_bytes()
@@ -246,7 +245,7 @@ sys.exit(status)
 
 
 def disturbed(how: str, after: int, *flags: object) -> Finished:
-    """infer.py as a child that gets a signal once it has that many pictures, with two processes that read."""
+    """infer.py as a child that gets a signal once it has that many images, with two processes that read."""
     flags = ("--model_path", "m.ckpt", "--pic_path", "album", "--no_picture", "-j", 2, *flags)
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, how, str(after), *map(str, flags)],
@@ -260,9 +259,9 @@ def count_model(monkeypatch) -> list[int]:
     sizes: list[int] = []
     original = Tagger.embed
 
-    def counted(self, pictures):
-        sizes.append(len(pictures))
-        return original(self, pictures)
+    def counted(self, images):
+        sizes.append(len(images))
+        return original(self, images)
 
     monkeypatch.setattr(Tagger, "embed", counted)
     return sizes
@@ -277,20 +276,20 @@ def assert_is_whole(whole, folder: Path) -> None:
 
 
 def goes_on(whole, folder: Path, done: int, monkeypatch) -> None:
-    """--resume with ``done`` pictures of the album done ends as the undisturbed run did."""
+    """--resume with ``done`` images of the album done ends as the undisturbed run did."""
     sizes = count_model(monkeypatch)
     finished = tag(*to(folder), "--resume")
     assert finished.returncode == 1, finished.stderr
     assert sum(sizes) == COUNT - len(BAD) - done
     lines = finished.stderr.splitlines()
-    assert f"{done} of 40 pictures are done already" in lines
-    assert lines[-1] == "3 of 40 pictures could not be read and have no tags"
+    assert f"{done} of 40 images are done already" in lines
+    assert lines[-1] == "3 of 40 images could not be read and have no tags"
     assert_is_whole(whole, folder)
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
 
 
-def test_a_run_over_some_of_the_pictures_is_gone_on_with(whole, tmp_path, monkeypatch):
-    tag(*to(tmp_path), pictures=tuple(album()[:20]))
+def test_a_run_over_some_of_the_images_is_gone_on_with(whole, tmp_path, monkeypatch):
+    tag(*to(tmp_path), images=tuple(album()[:20]))
     goes_on(whole, tmp_path, 20 - sum(name in BAD for name in album()[:20]), monkeypatch)
     sizes = count_model(monkeypatch)
     assert tag(*to(tmp_path), "--resume").returncode == 1  # the bad ones are tried again, and nothing else
@@ -303,7 +302,7 @@ def test_a_killed_run_is_gone_on_with(whole, tmp_path, monkeypatch):
     assert disturbed("kill", after, "-j", 0, *to(tmp_path)).returncode == -signal.SIGKILL
     assert not (tmp_path / "tags.json").exists()
     message = user_error(tag(*to(tmp_path)))
-    assert f"holds {after} pictures of a run that was interrupted; give --resume" in message
+    assert f"holds {after} images of a run that was interrupted; give --resume" in message
     goes_on(whole, tmp_path, after, monkeypatch)
 
 
@@ -318,7 +317,7 @@ def test_ctrl_c_ends_in_a_line_and_the_run_is_gone_on_with(whole, tmp_path, monk
     goes_on(whole, tmp_path, 9, monkeypatch)
 
 
-def test_a_picture_of_400_megapixels_is_refused_in_little_memory(tmp_path):
+def test_a_image_of_400_megapixels_is_refused_in_little_memory(tmp_path):
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png(20_000, 20_000))
     assert bomb.stat().st_size < 1_000_000
@@ -346,7 +345,7 @@ def test_other_settings_are_refused(place, tmp_path):
                              enumerate((*LABELS, *EXTRA))) + "whale 0 0 1 0 0 0 0 0\n")  # fmt: skip
     two = tuple(good()[:2])
     own = ("--tags", "whale", "--word_vectors", words)
-    succeeded(tag(*to(tmp_path), pictures=two))
+    succeeded(tag(*to(tmp_path), images=two))
     before = snapshot(tmp_path)
     for flags, model, named in (
         (("--top_k", 3), "m.ckpt", "top_k: 10 then, 3 now"),
@@ -355,20 +354,20 @@ def test_other_settings_are_refused(place, tmp_path):
         (("--tags", "sea"), "m.ckpt", "num_labels: 14 then, 15 now"),
         ((), "other.ckpt", "checkpoint_sha256"),
     ):
-        message = user_error(tag(*to(tmp_path), "--resume", *flags, pictures=two, model=model))
+        message = user_error(tag(*to(tmp_path), "--resume", *flags, images=two, model=model))
         assert named in message
         assert "--overwrite" in message
     assert snapshot(tmp_path) == before
-    succeeded(tag(*to(tmp_path), "--resume", "--top_k", 10, pictures=two))  # the default, spelt out
-    succeeded(tag(*to(tmp_path), *own, pictures=two))
+    succeeded(tag(*to(tmp_path), "--resume", "--top_k", 10, images=two))  # the default, spelt out
+    succeeded(tag(*to(tmp_path), *own, images=two))
     words.write_text(words.read_text().replace("whale 0 0 1", "whale 0 1 1"))
-    assert "labels_sha256" in user_error(tag(*to(tmp_path), *own, "--resume", pictures=two))
+    assert "labels_sha256" in user_error(tag(*to(tmp_path), *own, "--resume", images=two))
 
 
-def test_a_run_without_a_readable_picture_leaves_nothing_to_go_on_with(tmp_path):
-    assert "none of the 2 pictures" in user_error(tag(*to(tmp_path), pictures=BAD[::2]))
+def test_a_run_without_a_readable_image_leaves_nothing_to_go_on_with(tmp_path):
+    assert "none of the 2 images" in user_error(tag(*to(tmp_path), images=BAD[::2]))
     assert list(tmp_path.iterdir()) == []
-    succeeded(tag(*to(tmp_path), pictures=(good()[0],)))
+    succeeded(tag(*to(tmp_path), images=(good()[0],)))
 
 
 FLAGS = [
@@ -390,8 +389,8 @@ FLAGS = [
     ("--json {out}/r.html --html {out}/r.html", "--json and --html {out}/r.html: the same file"),
     ("--json {out}/r --csv {out}/r", "--json and --csv {out}/r: the same file"),
     ("--html {out}", "--html {out}: is a folder"),
-    ("--html album/p00.jpg", "--html album/p00.jpg: would overwrite the picture"),
-    ("--json album/p00.jpg", "--json album/p00.jpg: would overwrite the picture"),
+    ("--html album/p00.jpg", "--html album/p00.jpg: would overwrite the image"),
+    ("--json album/p00.jpg", "--json album/p00.jpg: would overwrite the image"),
 ]
 
 
@@ -401,7 +400,7 @@ def test_flags_that_do_not_go_together(place, tmp_path, flags, message):
     (tmp_path / "out").mkdir()
     values = {"out": tmp_path / "out", "empty": tmp_path / "empty.txt"}
     before = snapshot(place)
-    assert message.format(**values) in user_error(tag(*flags.format(**values).split(), pictures=("album/p00.jpg",)))
+    assert message.format(**values) in user_error(tag(*flags.format(**values).split(), images=("album/p00.jpg",)))
     assert snapshot(place) == before
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -415,11 +414,11 @@ def vector_file(path: Path, matrix: torch.Tensor = VECTORS) -> Path:
 def test_own_words_are_chosen_too_or_alone(whole, tmp_path):
     (tmp_path / "mine.txt").write_bytes("\ufeffcat\r\n sunset \r\n\r\nsea turtle\r\n".encode())
     words = vector_file(tmp_path / "words.txt")
-    picture = good()[0]
+    image = good()[0]
 
     def tags(*flags: object) -> dict[str, tuple[float, bool]]:
-        succeeded(tag(*to(tmp_path, "json"), *flags, pictures=(picture,)))
-        return {label: (score, unseen) for label, score, unseen in tags_of(tmp_path)[picture]}
+        succeeded(tag(*to(tmp_path, "json"), *flags, images=(image,)))
+        return {label: (score, unseen) for label, score, unseen in tags_of(tmp_path)[image]}
 
     every = tags("--top_k", 14)
     for given in (("--tags", "cat, sunset,sea turtle"), ("--tags_file", tmp_path / "mine.txt"),
@@ -438,12 +437,12 @@ def test_own_words_are_chosen_too_or_alone(whole, tmp_path):
 
 def test_own_words_that_cannot_be_used(tmp_path):
     other = vector_file(tmp_path / "other.txt", -VECTORS)
-    message = user_error(tag("--tags", "whale", "--word_vectors", other, pictures=(good()[0],)))
+    message = user_error(tag("--tags", "whale", "--word_vectors", other, images=(good()[0],)))
     assert f"--word_vectors {other.name}: " in message
     assert "probe words" in message
-    gone = user_error(tag("--tags", "whale", "--word_vectors", tmp_path / "gone.txt", pictures=(good()[0],)))
+    gone = user_error(tag("--tags", "whale", "--word_vectors", tmp_path / "gone.txt", images=(good()[0],)))
     assert str(tmp_path / "gone.txt") in gone
-    finished = tag("--tags", "turtel, cat, zzz", pictures=(good()[0],))
+    finished = tag("--tags", "turtel, cat, zzz", images=(good()[0],))
     assert "--tags: no word vector for turtel, zzz" in user_error(finished)
     assert "turtel: similar are turtle" in finished.stderr
     assert "--word_vectors FILE" in finished.stderr
@@ -451,12 +450,12 @@ def test_own_words_that_cannot_be_used(tmp_path):
 
 def test_fewer_labels_than_ten(tmp_path):
     save_tiny(tmp_path / "six.ckpt")
-    picture = good()[0]
-    succeeded(tag(*to(tmp_path, "json"), pictures=(picture,), model=str(tmp_path / "six.ckpt")))
-    assert len(tags_of(tmp_path)[picture]) == 6
+    image = good()[0]
+    succeeded(tag(*to(tmp_path, "json"), images=(image,), model=str(tmp_path / "six.ckpt")))
+    assert len(tags_of(tmp_path)[image]) == 6
 
 
-def test_the_page_has_every_picture(whole, tmp_path):
+def test_the_page_has_every_image(whole, tmp_path):
     finished = tag("--html", tmp_path / "sheet.html", "--quiet", "-j", 2)
     assert finished.returncode == 1
     assert finished.stdout == ""
@@ -477,34 +476,34 @@ def keywords_of(path: Path) -> list[str]:
 
 def test_copies_have_the_tags_and_keep_their_names_when_gone_on_with(tmp_path):
     pytest.importorskip("pyexiv2", reason="needs pyexiv2 (pip install pyexiv2)")
-    pictures = []
+    images = []
     for number, name in enumerate(("a/p.png", "b/p.png", "c/p.png", "c/q.gif")):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.open(good()[number]).convert("RGB").save(path)
-        pictures.append(path)
+        images.append(path)
     before = snapshot(tmp_path / "in")
     flags = ("--write_keywords", tmp_path / "out", *to(tmp_path, "json"), "--top_k", 3)
-    succeeded(tag(*flags, pictures=(tmp_path / "in" / "a",)))
+    succeeded(tag(*flags, images=(tmp_path / "in" / "a",)))
     kept = snapshot(tmp_path / "out")
-    finished = tag(*flags, "--resume", pictures=(tmp_path / "in",))
+    finished = tag(*flags, "--resume", images=(tmp_path / "in",))
     assert finished.returncode == 1
     first, *others, summary = finished.stderr.splitlines()
-    assert first == "1 of 4 pictures are done already"
-    assert [line.split(": ")[:2] for line in others] == [["no keywords", str(pictures[3])]]
-    assert summary == "1 pictures can hold no keywords and have no copy"
+    assert first == "1 of 4 images are done already"
+    assert [line.split(": ")[:2] for line in others] == [["no keywords", str(images[3])]]
+    assert summary == "1 images can hold no keywords and have no copy"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"p.png", "p-2.png", "p-3.png"}
     assert kept.items() <= snapshot(tmp_path / "out").items()
     assert snapshot(tmp_path / "in") == before
     tags = tags_of(tmp_path)
-    assert list(tags) == [str(path) for path in pictures]
-    for picture, copy in zip(pictures, ("p.png", "p-2.png", "p-3.png"), strict=False):
-        assert keywords_of(tmp_path / "out" / copy) == [label for label, *_ in tags[str(picture)]]
-        with Image.open(picture) as one, Image.open(tmp_path / "out" / copy) as other:
+    assert list(tags) == [str(path) for path in images]
+    for image, copy in zip(images, ("p.png", "p-2.png", "p-3.png"), strict=False):
+        assert keywords_of(tmp_path / "out" / copy) == [label for label, *_ in tags[str(image)]]
+        with Image.open(image) as one, Image.open(tmp_path / "out" / copy) as other:
             assert one.tobytes() == other.tobytes()
 
 
-def test_folders_that_hold_a_given_picture_are_refused(place):
+def test_folders_that_hold_a_given_image_are_refused(place):
     before = snapshot(place)
     flags = [("--path_output", "album", "--annotate"), ("--path_output", "album/x", "--annotate")]
     if importlib.util.find_spec("pyexiv2"):
@@ -522,45 +521,45 @@ def test_n_maps_are_saved_and_an_explanation_that_there_is_not_is_refused(tmp_pa
     drawn = []
     original = visualize.save_explanation
 
-    def recorded(picture, tags, explanation, path):
+    def recorded(image, tags, explanation, path):
         drawn.append((len(tags), len(explanation.maps)))
-        original(picture, tags, explanation, path)
+        original(image, tags, explanation, path)
 
     monkeypatch.setattr(visualize, "save_explanation", recorded)
-    pictures = ("album/p00.jpg", "album/p12.jpg")
+    images = ("album/p00.jpg", "album/p12.jpg")
     flags = ("--path_output", tmp_path / "out", "--no_picture", "--top_k", 7)
-    finished = succeeded(tag(*flags, "--explain", 3, pictures=pictures[:1]))
+    finished = succeeded(tag(*flags, "--explain", 3, images=images[:1]))
     assert drawn.pop() == (3, 3)
     assert f"      saved {tmp_path / 'out' / 'p00-why.png'}" in finished.stdout.splitlines()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["p00-why.png"]
     monkeypatch.setattr(visualize, "save_explanation", lambda *given: drawn.append((len(given[1]), *given[3:])))
-    succeeded(tag(*flags, "--explain", 9, pictures=pictures))  # more than there are tags
+    succeeded(tag(*flags, "--explain", 9, images=images))  # more than there are tags
     assert drawn == [(7, tmp_path / "out" / "p00-why.png"), (7, tmp_path / "out" / "p12-why.png")]
     drawn.clear()
-    succeeded(tag(*flags, "--explain", "--input_size", 64, pictures=pictures[:1]))
+    succeeded(tag(*flags, "--explain", "--input_size", 64, images=images[:1]))
     assert drawn[0][0] == 6
     save_tiny(tmp_path / "vit.ckpt", tiny_model("test_vit"), name="test_vit")
     place = (*to(tmp_path, "json"), "--path_output", tmp_path / "vit", "--annotate")
-    message = user_error(tag("--explain", *place, pictures=pictures[:1], model=str(tmp_path / "vit.ckpt")))
+    message = user_error(tag("--explain", *place, images=images[:1], model=str(tmp_path / "vit.ckpt")))
     assert "--explain: this backbone" in message
     assert {path.name for path in tmp_path.iterdir()} == {"out", "vit.ckpt", "vit.ckpt.sha256"}
 
 
-def test_many_pictures_are_annotated_on_demand_only(tmp_path, monkeypatch):
+def test_many_images_are_annotated_on_demand_only(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr("src.visualize.save_tagged_picture", lambda *given, **options: saved.append(given[2].name))
-    monkeypatch.setattr(infer, "MANY_PICTURES", 2)
-    pictures = ("album/p00.jpg", "album/p03.png", "album/p06.jpg")
+    monkeypatch.setattr("src.visualize.save_tagged_image", lambda *given, **options: saved.append(given[2].name))
+    monkeypatch.setattr(infer, "MANY_IMAGES", 2)
+    images = ("album/p00.jpg", "album/p03.png", "album/p06.jpg")
     out = ("--path_output", tmp_path / "out")
-    assert succeeded(tag(*out, pictures=pictures[:2])).stderr == ""
+    assert succeeded(tag(*out, images=images[:2])).stderr == ""
     assert saved == ["p00.jpg", "p03.png"]
     saved.clear()
-    finished = succeeded(tag(*out, *to(tmp_path, "json"), pictures=pictures))
-    assert finished.stderr == "3 pictures: none is annotated unless you give --annotate\n"
+    finished = succeeded(tag(*out, *to(tmp_path, "json"), images=images))
+    assert finished.stderr == "3 images: none is annotated unless you give --annotate\n"
     assert saved == []
     assert "saved" not in finished.stdout
-    assert succeeded(tag(*out, "--no_picture", pictures=pictures)).stderr == ""
-    finished = succeeded(tag(*out, "--annotate", *to(tmp_path, "json"), pictures=pictures))
+    assert succeeded(tag(*out, "--no_picture", images=images)).stderr == ""
+    finished = succeeded(tag(*out, "--annotate", *to(tmp_path, "json"), images=images))
     assert finished.stderr == ""
     assert saved == ["p00.jpg", "p03.png", "p06.jpg"]
     assert [one["annotated"] for one in found(tmp_path)["results"]] == [str(tmp_path / "out" / name) for name in saved]
@@ -569,7 +568,7 @@ def test_many_pictures_are_annotated_on_demand_only(tmp_path, monkeypatch):
 def test_threads_and_quiet(whole, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    finished = succeeded(tag("--num_threads", 3, "--quiet", *to(tmp_path, "json"), pictures=(good()[0],)))
+    finished = succeeded(tag("--num_threads", 3, "--quiet", *to(tmp_path, "json"), images=(good()[0],)))
     assert asked.count(3) == 1
     assert (finished.stdout, finished.stderr) == ("", "")
     assert list(tags_of(tmp_path)) == [good()[0]]
@@ -584,7 +583,7 @@ def test_a_name_that_is_not_utf8_goes_through_all_outputs(tmp_path):
     out = tmp_path / "out"
     flags = (*to(out), "--html", out / "a.html", "--explain", 2, "--path_output", out / "drawn")
     flags += ("--write_keywords", out / "copies") if has_keywords else ()
-    finished = tag(*flags, pictures=(odd,))
+    finished = tag(*flags, images=(odd,))
     succeeded(finished)
     assert list(printed(finished.stdout)) == [written]
     assert list(tags_of(out)) == [written]
@@ -594,32 +593,32 @@ def test_a_name_that_is_not_utf8_goes_through_all_outputs(tmp_path):
     assert sorted(os.listdir(os.fsencode(out / "drawn"))) == [b"caf\xe9 \xc3\xbc-why.png", b"caf\xe9 \xc3\xbc.png"]
     if has_keywords:
         assert os.listdir(os.fsencode(out / "copies")) == [b"caf\xe9 \xc3\xbc.png"]
-    finished = succeeded(tag(*to(out), "--resume", pictures=(odd,)))
-    assert "1 of 1 pictures are done already" in finished.stderr
+    finished = succeeded(tag(*to(out), "--resume", images=(odd,)))
+    assert "1 of 1 images are done already" in finished.stderr
     os.unlink(odd)
-    finished = tag(pictures=(odd, good()[0]))
+    finished = tag(images=(odd, good()[0]))
     assert finished.returncode == 1
     assert f"skipped: {written}: " in finished.stderr
 
 
-def test_pictures_of_an_earlier_run_stay_in_the_results(tmp_path):
+def test_images_of_an_earlier_run_stay_in_the_results(tmp_path):
     """Also those that are not given again, and the messages about them."""
-    tag(*to(tmp_path, "json"), pictures=(BAD[0], good()[5]))
-    finished = succeeded(tag(*to(tmp_path, "json"), "--resume", pictures=(good()[1], good()[5])))
-    assert finished.stderr.splitlines() == ["1 of 2 pictures are done already"]
+    tag(*to(tmp_path, "json"), images=(BAD[0], good()[5]))
+    finished = succeeded(tag(*to(tmp_path, "json"), "--resume", images=(good()[1], good()[5])))
+    assert finished.stderr.splitlines() == ["1 of 2 images are done already"]
     assert list(tags_of(tmp_path)) == [good()[5], good()[1]]
-    assert found(tmp_path)["skipped_pictures"] == [BAD[0]]
+    assert found(tmp_path)["skipped_images"] == [BAD[0]]
 
 
 def test_a_damaged_output_is_not_gone_on_with(tmp_path):
-    succeeded(tag(*to(tmp_path, "json"), pictures=(good()[0],)))
+    succeeded(tag(*to(tmp_path, "json"), images=(good()[0],)))
     edit_json(tmp_path / "tags.json", lambda content: {**content, "results": 7})
     before = snapshot(tmp_path)
-    assert str(tmp_path / "tags.json") in user_error(tag(*to(tmp_path, "json"), "--resume", pictures=(good()[0],)))
+    assert str(tmp_path / "tags.json") in user_error(tag(*to(tmp_path, "json"), "--resume", images=(good()[0],)))
     assert snapshot(tmp_path) == before
 
 
-def test_pictures_named_twice_are_tagged_once(tmp_path):
-    two = write_pictures(tmp_path / "in", 2)
-    succeeded(tag(*to(tmp_path, "json"), pictures=(two[1], tmp_path / "in", two[0])))
+def test_images_named_twice_are_tagged_once(tmp_path):
+    two = write_images(tmp_path / "in", 2)
+    succeeded(tag(*to(tmp_path, "json"), images=(two[1], tmp_path / "in", two[0])))
     assert list(tags_of(tmp_path)) == [str(two[1]), str(two[0])]

@@ -11,7 +11,7 @@ from PIL import Image
 import train
 import validate
 from src.checkpoint import load_checkpoint
-from src.data.images import read_picture
+from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
@@ -80,7 +80,7 @@ def test_a_run_leaves_the_documented_files_and_nothing_else(trained):
     assert trained["finished"].stderr == ""
 
 
-def test_curves_are_a_picture(trained):
+def test_curves_are_a_image(trained):
     with Image.open(trained["folder"] / "curves.png") as curves:
         curves.load()
         assert curves.format == "PNG"
@@ -92,12 +92,12 @@ def test_log_has_a_line_an_epoch_with_loss_parts_and_both_settings(trained):
     entries = log_of(trained["folder"])
     assert [entry["epoch"] for entry in entries] == [1, 2, 3]
     for entry in entries:
-        assert set(entry) == {"epoch", "train", "lr", "metrics", "bad_evaluation_pictures"}
+        assert set(entry) == {"epoch", "train", "lr", "metrics", "bad_evaluation_images"}
         part = entry["train"]
         assert set(part) == {
-            "loss", "rank", "diversity", "regularizer", "gradient_norm", "num_pictures", "skipped_steps", "bad",
+            "loss", "rank", "diversity", "regularizer", "gradient_norm", "num_images", "skipped_steps", "bad",
         }  # fmt: skip
-        assert part["num_pictures"] == 24
+        assert part["num_images"] == 24
         assert part["bad"] == part["skipped_steps"] == 0
         assert part["gradient_norm"] > 0
         assert set(entry["lr"]) == {"backbone", "head"}
@@ -120,7 +120,7 @@ def test_final_table_shows_the_last_epoch_and_the_best_ones(trained):
         assert f"{metrics[f'{setting}.F1@3']:.2f}" in cells
         assert f"{metrics[f'{setting}.mAP']:.2f}" in cells
         best = max(entry["metrics"][f"{setting}.F1@3"] for entry in entries)
-        assert re.search(rf"best {setting}\.F1@3: {best:.2f} in epoch \d \(chosen on the evaluation pictures", out)
+        assert re.search(rf"best {setting}\.F1@3: {best:.2f} in epoch \d \(chosen on the evaluation images", out)
     assert "protocol: positive-only" in out
     assert sum(line.startswith("epoch ") for line in out.splitlines()) == 3
 
@@ -150,7 +150,7 @@ def test_checkpoint_describes_itself(trained, sample):
 
 
 def test_a_seed_makes_runs_in_two_processes_equal(trained, sample, tmp_path):
-    """Whether other processes read the pictures or not."""
+    """Whether other processes read the images or not."""
     flags = (*FULL, "--num-epochs", 3, "--lr", 1e-3)
     train_here(sample, tmp_path / "same", *flags)
     train_here(sample, tmp_path / "other", *flags, "--seed", 4)
@@ -180,12 +180,12 @@ def test_without_a_seed_runs_differ_and_each_can_be_made_again(sample, tmp_path)
 def test_frozen_run_computes_features_once(frozen, sample, tmp_path, monkeypatch):
     cache = frozen["cache"]
     before = snapshot(cache)
-    assert len(before) == 2  # training and evaluation pictures
+    assert len(before) == 2  # training and evaluation images
 
     def backbone_runs(*arguments, **options):
         raise AssertionError("the backbone must not run again")
 
-    monkeypatch.setattr("src.training.batches.embed_pictures", backbone_runs)
+    monkeypatch.setattr("src.training.batches.embed_images", backbone_runs)
     train_frozen(sample, tmp_path / "out", cache, seed=5)
     assert snapshot(cache) == before
     assert log_of(tmp_path / "out") == log_of(frozen["folder"])
@@ -211,17 +211,17 @@ def test_frozen_run_with_another_seed_differs(frozen, sample, tmp_path):
     assert len(snapshot(frozen["cache"])) == 2  # the backbone is the same: no further features
 
 
-def test_features_lie_in_the_metadata_folder_and_follow_the_pictures(sample, tmp_path):
+def test_features_lie_in_the_metadata_folder_and_follow_the_images(sample, tmp_path):
     data = copy_of(sample, tmp_path / "data")
     flags = ("--freeze-backbone", "--num-epochs", 1)
     train_here(data, tmp_path / "one", *flags)
     first = snapshot(data / "feature_cache")
     assert len(first) == 2
-    picture = data / "images" / file_names(data, "train")[0]
-    Image.new("RGB", (64, 48), "red").save(picture)
+    image = data / "images" / file_names(data, "train")[0]
+    Image.new("RGB", (64, 48), "red").save(image)
     train_here(data, tmp_path / "two", *flags)
     after = snapshot(data / "feature_cache")
-    assert len(after) == 3  # new features of the training pictures; those of the evaluation pictures were kept
+    assert len(after) == 3  # new features of the training images; those of the evaluation images were kept
     assert first.items() <= after.items()
     assert log_of(tmp_path / "one")[0]["train"]["rank"] != log_of(tmp_path / "two")[0]["train"]["rank"]
 
@@ -255,17 +255,17 @@ def test_it_learns_labels_that_it_never_saw(tmp_path):
     assert metrics["generalized.mAP"] > untrained["generalized.mAP"] + 10
 
 
-def test_logged_loss_is_the_loss_of_the_pictures(sample, tmp_path):
-    """One step over all pictures without augmentation, against the same made by hand."""
+def test_logged_loss_is_the_loss_of_the_images(sample, tmp_path):
+    """One step over all images without augmentation, against the same made by hand."""
     logged = first_loss(sample, tmp_path / "out")
     metadata = load_metadata(sample)
     training = load_training_set(metadata, None)
     model = load_checkpoint(tmp_path / "out" / "model-last.ckpt")[0]  # the weights that the step started from
     transform = eval_transform(32)
-    pictures = torch.stack([transform(read_picture(path)) for path in training.paths])
+    images = torch.stack([transform(read_image(path)) for path in training.paths])
     criterion = SDLLoss(weight=0.01, wordvec_array=metadata.split.word_vectors[:, list(metadata.split.seen)])
     with torch.no_grad(), one_thread():
-        loss, parts = criterion.with_parts(model.train()(pictures), training.targets.dense())
+        loss, parts = criterion.with_parts(model.train()(images), training.targets.dense())
     assert logged["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert logged["rank"] == pytest.approx(parts.rank.item(), rel=1e-4)
     assert logged["diversity"] == pytest.approx(parts.diversity.item(), rel=1e-6)
@@ -273,7 +273,7 @@ def test_logged_loss_is_the_loss_of_the_pictures(sample, tmp_path):
 
 
 def test_unknown_labels_are_absent_or_nothing_to_the_loss(sample, tmp_path):
-    """All labels of the pictures but the positive ones made unknown: then no pair is left to rank."""
+    """All labels of the images but the positive ones made unknown: then no pair is left to rank."""
     data = copy_of(sample, tmp_path / "m")
     edit_json(
         data / "train.json",
@@ -319,7 +319,7 @@ def test_ten_steps_in_all(sample, tmp_path):
 
 
 def test_a_single_step_is_one_at_the_peak_rate(sample, tmp_path):
-    """A cycle of one step would begin and end at a rate near 0; nor is one picture of 24 a step of its own."""
+    """A cycle of one step would begin and end at a rate near 0; nor is one image of 24 a step of its own."""
     train_here(sample, tmp_path / "out", "-b", 23, "--num-epochs", 1, "--lr", 2e-3, "--lr-backbone-scale", 0.1)
     assert log_of(tmp_path / "out")[0]["lr"] == {"backbone": pytest.approx(2e-4), "head": pytest.approx(2e-3)}
     assert stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"] == 1

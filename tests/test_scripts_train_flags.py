@@ -62,7 +62,7 @@ def test_lambda_and_normalisation_scale_the_loss_as_documented(sample, tmp_path)
     assert lambda_one["loss"] == pytest.approx(2 * lambda_one["regularizer"], rel=1e-5)
     assert paper_one["loss"] == pytest.approx(paper_one["regularizer"], rel=1e-5)
     assert paper_one["regularizer"] == pytest.approx(lambda_one["regularizer"], rel=1e-5)
-    # 12 seen labels, of which every picture has 2 to 5: the paper also divides by the 7 to 10 others
+    # 12 seen labels, of which every image has 2 to 5: the paper also divides by the 7 to 10 others
     assert ranking_alone["rank"] / 10 <= paper_zero["rank"] <= ranking_alone["rank"] / 7
 
 
@@ -281,7 +281,7 @@ MISTAKES = [
     ("--metadata nowhere", ["nowhere", "split.json", "prepare_data.py"]),
     ("--metadata {sample}/images", ["{sample}/images", "split.json", "prepare_data.py"]),
     ("--metadata {sample} --data nowhere", ["--data nowhere", "no such folder"]),
-    ("--metadata {sample} --data {tmp}", ["--data {tmp}", "24 of the 24 pictures", "give the folder"]),
+    ("--metadata {sample} --data {tmp}", ["--data {tmp}", "24 of the 24 images", "give the folder"]),
     ("--data {sample} --model-name no_such_net --model-path none", ["--model-name no_such_net", "tresnet_m"]),
     ("--data {sample}", ["--model-path auto", "tresnet_m", "./models/tresnet_m.pth", "'timm'", "'none'"]),
     ("--data {sample} --model-name test_efficientnet", ["--model-path auto", "test_efficientnet", "'none'"]),

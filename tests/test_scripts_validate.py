@@ -13,7 +13,7 @@ import train
 import validate
 from src.checkpoint import load_checkpoint
 from src.config.validate import validate_parser
-from src.data.images import read_picture
+from src.data.images import read_image
 from src.data.transforms import eval_transform
 from tests.script_helpers import (
     PLAIN,
@@ -61,7 +61,7 @@ def metrics_of(*flags: object, json_file: Path) -> dict[str, float]:
 
 
 def plain_scores(checkpoint: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and targets [N, C] of the validation pictures, computed label by label from the equation."""
+    """Scores and targets [N, C] of the validation images, computed label by label from the equation."""
     model, info = load_checkpoint(checkpoint)
     transform = eval_transform(info.config.image_size)
     content = json.loads((data / "val.json").read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ def plain_scores(checkpoint: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
     scores, targets = [], []
     for image in content["images"]:
         with torch.no_grad(), one_thread():
-            embedding = model(transform(read_picture(data / "images" / image["file_name"]))[None])[0]
+            embedding = model(transform(read_image(data / "images" / image["file_name"]))[None])[0]
         matrix = embedding.view(info.config.wordvec_dim, info.config.num_rows)  # A [D, M]
         scores.append([max(float(matrix[:, m] @ words[:, c]) for m in range(matrix.shape[1])) for c in range(18)])
         row = np.zeros(18, dtype=bool)
@@ -106,7 +106,7 @@ def test_validate_alone_finds_its_data_and_repeats_the_log(trained, last, tmp_pa
     succeeded(finished)
     content = json.loads(report.read_text(encoding="utf-8"))
     assert content["metrics"] == log_of(trained)[-1]["metrics"]
-    assert content["bad_pictures"] == []
+    assert content["bad_images"] == []
     assert content["protocol"]["images"] == "positive-only"
     assert content["checkpoint"] == str(last)
     assert {"torch", "timm", "python"} <= content["versions"].keys()
@@ -122,7 +122,7 @@ def test_best_checkpoint_has_the_metrics_of_its_epoch(trained, tmp_path, setting
     assert metrics == log_of(trained)[epoch - 1]["metrics"]
 
 
-def test_frozen_run_is_repeated_from_the_pictures(sample, tmp_path):
+def test_frozen_run_is_repeated_from_the_images(sample, tmp_path):
     flags = ("--data", sample, *TINY, *PLAIN, "--freeze-backbone", "--feature-cache", tmp_path / "cache")
     with without_curves():
         succeeded(call(train.main, *flags, "--num-epochs", 2, "--path_output", tmp_path / "out"))
@@ -160,7 +160,7 @@ def test_precision_recall_identity_holds_in_the_json(last, tmp_path):
                 assert ratio == pytest.approx(metrics[f"{setting}.labels_per_image"])
 
 
-def test_all_images_counts_pictures_without_an_unseen_label(sample, last, tmp_path):
+def test_all_images_counts_images_without_an_unseen_label(sample, last, tmp_path):
     content = json.loads((sample / "val.json").read_text(encoding="utf-8"))
     unseen_names = json.loads((sample / "split.json").read_text(encoding="utf-8"))["unseen"]
     unseen = {category["id"] for category in content["categories"] if category["name"] in unseen_names}
@@ -229,17 +229,17 @@ def test_every_way_to_name_the_data_is_the_same(sample, last, tmp_path):
     assert all(report == reports[0] for report in reports)
 
 
-def test_pictures_beside_the_metadata_are_found_again(sample, tmp_path):
-    """A folder that records no pictures, as the released code's: the checkpoint knows the run's --data."""
+def test_images_beside_the_metadata_are_found_again(sample, tmp_path):
+    """A folder that records no images, as the released code's: the checkpoint knows the run's --data."""
     data = copy_of(sample, tmp_path / "metadata")
-    shutil.move(data / "images", tmp_path / "pictures")
+    shutil.move(data / "images", tmp_path / "images")
     edit_split(data, images=None)
-    flags = ("--data", tmp_path / "pictures", "--metadata", data, *TINY, *PLAIN, "--num-epochs", 1)
+    flags = ("--data", tmp_path / "images", "--metadata", data, *TINY, *PLAIN, "--num-epochs", 1)
     with without_curves():
         succeeded(call(train.main, *flags, "--path_output", tmp_path / "out"))
     ckpt = tmp_path / "out" / "model-last.ckpt"
     assert metrics_of("--model-path", ckpt, json_file=tmp_path / "r.json") == log_of(tmp_path / "out")[0]["metrics"]
-    shutil.move(tmp_path / "pictures", tmp_path / "moved")
+    shutil.move(tmp_path / "images", tmp_path / "moved")
     message = user_error(call(validate.main, "--model-path", ckpt, "-j", 0))
     assert "--data is needed" in message
     assert str(data) in message
@@ -276,7 +276,7 @@ def test_other_word_vectors_are_refused(sample, last, tmp_path):
         assert words in message
 
 
-def test_broken_picture_is_named_counted_and_status_1(sample, last, tmp_path):
+def test_broken_image_is_named_counted_and_status_1(sample, last, tmp_path):
     data = copy_of(sample, tmp_path / "data")
     bad = data / "images" / file_names(data, "val")[4]
     bad.write_bytes(bad.read_bytes()[:300])
@@ -285,15 +285,15 @@ def test_broken_picture_is_named_counted_and_status_1(sample, last, tmp_path):
     assert finished.returncode == 1
     assert finished.stderr.count(str(bad)) == 1
     assert len(finished.stderr.splitlines()) == 1
-    assert "1 of 16 pictures could not be read" in finished.stdout
+    assert "1 of 16 images could not be read" in finished.stdout
     content = json.loads(report.read_text(encoding="utf-8"))
-    assert len(content["bad_pictures"]) == 1
-    assert str(bad) in content["bad_pictures"][0]
+    assert len(content["bad_images"]) == 1
+    assert str(bad) in content["bad_images"][0]
     assert content["metrics"]["generalized.num_images"] == 15
 
 
-def test_the_other_pictures_keep_their_labels_where_one_is_broken(sample, last, tmp_path):
-    """Leaving a picture out of the list, or not being able to read it, gives the same numbers."""
+def test_the_other_images_keep_their_labels_where_one_is_broken(sample, last, tmp_path):
+    """Leaving an image out of the list, or not being able to read it, gives the same numbers."""
     data = copy_of(sample, tmp_path / "data")
     first = file_names(data, "val")[0]
     (data / "images" / first).write_bytes(b"")
@@ -312,16 +312,16 @@ def test_the_other_pictures_keep_their_labels_where_one_is_broken(sample, last, 
     assert metrics_of(*flags, json_file=tmp_path / "r.json") == pytest.approx(unreadable)
 
 
-def test_no_readable_picture_is_an_error(sample, last, tmp_path):
+def test_no_readable_image_is_an_error(sample, last, tmp_path):
     data = copy_of(sample, tmp_path / "data")
     for name in file_names(data, "val"):
         (data / "images" / name).write_bytes(b"")
     message = user_error(call(validate.main, "--model-path", last, data, "-j", 0))
-    assert "none of the 16 pictures" in message
+    assert "none of the 16 images" in message
 
 
-def test_too_large_k_is_found_before_pictures_are_read(last, monkeypatch):
-    monkeypatch.setattr(validate, "embed_pictures", lambda *arguments: pytest.fail("the pictures were read"))
+def test_too_large_k_is_found_before_images_are_read(last, monkeypatch):
+    monkeypatch.setattr(validate, "embed_images", lambda *arguments: pytest.fail("the images were read"))
     message = user_error(call(validate.main, "--model-path", last, "--top_k", 3, 19))
     assert "--top_k 19" in message
     assert "18" in message
@@ -342,12 +342,12 @@ def test_print_freq_and_batch_size_do_not_change_the_numbers(last, tmp_path):
     assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_pictures_of_other_kinds_are_read(sample, last, tmp_path):
+def test_images_of_other_kinds_are_read(sample, last, tmp_path):
     data = copy_of(sample, tmp_path / "data")
     for name, mode in zip(file_names(data, "val"), ("L", "RGBA", "P", "CMYK", "1"), strict=False):
-        with Image.open(data / "images" / name) as picture:
-            picture.convert(mode).save(data / "images" / name, format="TIFF" if mode == "CMYK" else "PNG")
-    assert report_of("--model-path", last, data, json_file=tmp_path / "r.json")["bad_pictures"] == []
+        with Image.open(data / "images" / name) as image:
+            image.convert(mode).save(data / "images" / name, format="TIFF" if mode == "CMYK" else "PNG")
+    assert report_of("--model-path", last, data, json_file=tmp_path / "r.json")["bad_images"] == []
 
 
 MISTAKES = [
@@ -358,7 +358,7 @@ MISTAKES = [
     ("{last} {sample} --data {sample}", ["{sample}", "--data", "twice", "give one"]),
     ("{last} --metadata nowhere", ["nowhere", "split.json", "prepare_data.py"]),
     ("{last} --data nowhere", ["--data nowhere", "no such folder"]),
-    ("{last} --data {tmp}", ["--data {tmp}", "16 of the 16 pictures", "give the folder"]),
+    ("{last} --data {tmp}", ["--data {tmp}", "16 of the 16 images", "give the folder"]),
     ("{last} --model-name tresnet_m", ["--model-name tresnet_m", "test_efficientnet", "leave the flag out"]),
     ("{last} --num_rows 7", ["--num_rows 7", "with 2", "leave the flag out"]),
     ("{last} --wordvec_dim 300", ["--wordvec_dim 300", "with 100", "leave the flag out"]),
@@ -401,7 +401,7 @@ def test_released_flags_are_known_in_both_spellings():
     for exchanged in (str, lambda flag: "--" + flag[2:].replace("-", "_")):
         words = [word for flag, value in flags.items() for word in (exchanged(flag), str(value))]
         words += [str(word) for pair in short.items() for word in pair]
-        args = vars(validate_parser(None).parse_args(["pictures", *words]))
+        args = vars(validate_parser(None).parse_args(["images", *words]))
         assert {flag: args[flag[2:].replace("-", "_")] for flag in flags} == flags
         assert [args[name] for name in ("workers", "batch_size", "thre", "print_freq")] == list(short.values())
-        assert args["positional_data"] == "pictures"
+        assert args["positional_data"] == "images"

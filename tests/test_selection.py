@@ -18,7 +18,7 @@ COUNT, LABELS = 60, 10
 
 def training_set(count: int = COUNT, density: float = 0.3) -> TrainingSet:
     targets = (torch.rand(count, LABELS, generator=torch.Generator().manual_seed(1)) < density).to(torch.int8)
-    targets[:, 0] = torch.where(targets.sum(dim=1) == 0, 1, targets[:, 0])  # each picture has a label
+    targets[:, 0] = torch.where(targets.sum(dim=1) == 0, 1, targets[:, 0])  # each image has a label
     return TrainingSet([Path(f"{row}.jpg") for row in range(count)], LabelMatrix.from_dense(targets), 0)
 
 
@@ -26,14 +26,14 @@ def divided(select_on: str, seed: int = 0, val_share: float = 0.2, held_out_labe
     return divide(training_set(), select_on, val_share=val_share, held_out_labels=held_out_labels, seed=seed)
 
 
-def test_the_test_pictures_cost_no_training_data():
+def test_the_test_images_cost_no_training_data():
     division = divided("test")
     assert division.train_rows.tolist() == list(range(COUNT))
     assert len(division.held_rows) == 0
     assert (division.columns, division.posing) == (tuple(range(LABELS)), ())
 
 
-def test_held_back_pictures_are_not_trained_on():
+def test_held_back_images_are_not_trained_on():
     division = divided("seen")
     assert len(division.held_rows) == 12
     assert sorted([*division.train_rows.tolist(), *division.held_rows.tolist()]) == list(range(COUNT))
@@ -41,7 +41,7 @@ def test_held_back_pictures_are_not_trained_on():
     assert (division.columns, division.posing, division.setting) == (tuple(range(LABELS)), (), "generalized")
 
 
-def test_posing_labels_are_not_trained_on_and_each_is_on_a_held_back_picture():
+def test_posing_labels_are_not_trained_on_and_each_is_on_a_held_back_image():
     division = divided("held-out")
     assert len(division.posing) == 3
     assert sorted([*division.columns, *division.posing]) == list(range(LABELS))
@@ -49,7 +49,7 @@ def test_posing_labels_are_not_trained_on_and_each_is_on_a_held_back_picture():
     targets = training_set().targets.dense()
     assert (targets[division.held_rows][:, list(division.posing)].sum(dim=0) > 0).all()
     kept = targets[division.train_rows][:, list(division.columns)]
-    assert (kept.sum(dim=1) > 0).all()  # a picture whose only labels pose as unseen would teach nothing
+    assert (kept.sum(dim=1) > 0).all()  # an image whose only labels pose as unseen would teach nothing
     left_out = set(range(COUNT)) - set(division.train_rows.tolist()) - set(division.held_rows.tolist())
     assert all(targets[row, list(division.columns)].sum() == 0 for row in left_out)
     assert torch.equal(division.train_targets(training_set().targets).dense(), targets[:, list(division.columns)])
@@ -78,7 +78,7 @@ def test_posing_labels_are_on_neither_side_of_the_trained_split():
 @pytest.mark.parametrize(
     ("select_on", "shares", "message"),
     [
-        ("seen", {"val_share": 0.001}, "--val-share 0.001: of 60 training pictures that leaves 60 to train on and 0"),
+        ("seen", {"val_share": 0.001}, "--val-share 0.001: of 60 training images that leaves 60 to train on and 0"),
         ("seen", {"val_share": 0.999}, "--val-share 0.999: .* leaves 0 to train on and 60"),
         ("held-out", {"held_out_labels": 0.01}, "--held-out-labels 0.01: that is 0 of 10 seen labels"),
         ("held-out", {"held_out_labels": 0.99}, "--held-out-labels 0.99: that is 10 of 10 seen labels"),

@@ -75,7 +75,7 @@ def uncalibrated() -> Tagger:
 
 
 def dot_scores(embedding: list[float], vectors: Tensor) -> list[float]:
-    """s_c = max_m <A[:, m], w_c> of one picture."""
+    """s_c = max_m <A[:, m], w_c> of one image."""
     return [max(sum(embedding[2 * d + m] * word[d] for d in range(4)) for m in range(2)) for word in vectors.T.tolist()]
 
 
@@ -159,7 +159,7 @@ def test_without_a_calibration_tags_have_no_probability(uncalibrated):
         assert all(tag.probability is None for tags in found for tag in tags)
 
 
-def test_a_picture_without_a_label_above_the_threshold_has_no_tag(tagger):
+def test_a_image_without_a_label_above_the_threshold_has_no_tag(tagger):
     rules = [
         TagRule(None, 1e6),
         TagRule(3, 1e6),
@@ -182,7 +182,7 @@ def test_a_score_at_the_threshold_is_not_above_it(uncalibrated):
 
 
 def test_a_fitted_threshold_keeps_what_it_was_fitted_to_keep():
-    """A label that every picture has: its threshold is just below the lowest score, closer than float32 can tell."""
+    """A label that every image has: its threshold is just below the lowest score, closer than float32 can tell."""
     scores = score_labels(embeddings(), SPLIT.word_vectors)
     lowest = scores.double().amin(dim=0)
     for thresholds, kept in ((lowest.nextafter(torch.tensor(-math.inf).double()), 7), (lowest, 6)):
@@ -220,14 +220,14 @@ def test_top_k_is_the_head_of_what_the_threshold_leaves(tagger):
             assert_same_tags(tagger.choose(embeddings(), rule), [tags[:top_k] for tags in everything])
 
 
-def test_a_batch_of_no_pictures(tagger):
+def test_a_batch_of_no_images(tagger):
     for rule in RULES:
         assert tagger.choose(torch.empty(0, 8), rule) == []
         assert tagger.tag_tensors(torch.empty(0, 3, SIZE, SIZE), rule=rule) == []
     assert tagger.tag([], rule=TagRule(None, "fitted")) == []
 
 
-def test_pictures_do_not_change_each_other(tagger):
+def test_images_do_not_change_each_other(tagger):
     for rule in RULES:
         together = tagger.choose(embeddings(), rule)
         alone = [tagger.choose(row[None], rule)[0] for row in embeddings()]
@@ -238,16 +238,16 @@ def test_pictures_do_not_change_each_other(tagger):
     "rule",
     [TagRule(4), TagRule(None, "fitted"), TagRule(3, 0.3, "probability"), TagRule(None, 0.1, "raw", "fitted")],
 )
-def test_pictures_tensors_and_batches_give_the_same_tags(rule):
+def test_images_tensors_and_batches_give_the_same_tags(rule):
     vectors = 0.2 * SPLIT.word_vectors  # the random model's scores are large
     tagger = Tagger(tiny_model(), replace(SPLIT, word_vectors=vectors), image_size=SIZE, calibration=CALIBRATION)
-    pictures = drawn()
-    together = tagger.tag(pictures, rule=rule)
+    images = drawn()
+    together = tagger.tag(images, rule=rule)
     assert any(together)
-    tensors = torch.stack([tagger.transform(picture) for picture in pictures])
+    tensors = torch.stack([tagger.transform(image) for image in images])
     assert tagger.tag_tensors(tensors, rule=rule) == together
     assert tagger.choose(tagger.embed(tensors), rule) == together
-    assert_same_tags([tagger.tag([picture], rule=rule)[0] for picture in pictures], together)
+    assert_same_tags([tagger.tag([image], rule=rule)[0] for image in images], together)
 
 
 def test_a_rule_goes_before_top_k_and_the_default_is_ten_of_raw_scores(tagger):
@@ -262,7 +262,7 @@ def test_a_rule_goes_before_top_k_and_the_default_is_ten_of_raw_scores(tagger):
 @pytest.mark.parametrize("tags", [["sun", "tag5", "sea", "tag1", "tag3", "tag7"], ["sea"], ["tag2", "tag4"]])
 @pytest.mark.parametrize("only", [False, True])
 def test_own_words_under_every_rule(checkpoint, tags, only):
-    """With --only_tags too, a picture's level is that of the checkpoint's seen labels."""
+    """With --only_tags too, an image's level is that of the checkpoint's seen labels."""
     tagger = Tagger.load(checkpoint, tags=tags, only_tags=only)
     new = [tag for tag in tags if tag in EXTRA]
     every = torch.cat([SPLIT.word_vectors, EXTRA_VECTORS], dim=1)
@@ -287,14 +287,14 @@ def test_only_tags_gives_each_of_them_what_it_has_among_all(checkpoint):
         embeddings(), TagRule(None, "fitted", "probability")
     )
     assert any(alone)
-    assert_same_tags(alone, [[tag for tag in of_picture if tag.label in tags] for of_picture in among_all])
+    assert_same_tags(alone, [[tag for tag in of_image if tag.label in tags] for of_image in among_all])
 
 
 def test_own_words_have_the_shared_threshold_and_are_unseen(checkpoint):
     tagger = Tagger.load(checkpoint, tags=["sun", "tag0"], only_tags=True)
     many = embeddings(200)
     tags = tagger.choose(many, TagRule(None))
-    assert {(tag.label, tag.unseen, tag.marked) for of_picture in tags for tag in of_picture} == {
+    assert {(tag.label, tag.unseen, tag.marked) for of_image in tags for tag in of_image} == {
         ("sun", True, "*sun*"),
         ("tag0", False, "tag0"),
     }
@@ -304,8 +304,8 @@ def test_own_words_have_the_shared_threshold_and_are_unseen(checkpoint):
         for threshold in (CALIBRATION.shared_threshold, float(CALIBRATION.thresholds[0]))
     )
     between = set()
-    for of_picture, kept in zip(tags, tagger.choose(many, TagRule(None, "fitted")), strict=True):
-        for tag in of_picture:
+    for of_image, kept in zip(tags, tagger.choose(many, TagRule(None, "fitted")), strict=True):
+        for tag in of_image:
             assert (tag in kept) == (tag.probability > (shared if tag.label == "sun" else own))
             if shared < tag.probability < own:
                 between.add(tag.label)

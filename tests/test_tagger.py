@@ -1,4 +1,4 @@
-"""Tagger: labels and scores as by hand, any picture mode, batches, and which word vectors a model may be used with."""
+"""Tagger: labels and scores as by hand, any image mode, batches, and which word vectors a model may be used with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from src.checkpoint import CheckpointInfo, ModelConfig
-from src.data.images import read_picture
+from src.data.images import read_image
 from src.data.split import ZeroShotSplit, make_split
 from src.data.transforms import eval_transform
 from src.errors import UserError
@@ -30,7 +30,7 @@ def tagger(tmp_path: Path) -> Tagger:
 
 
 def drawn(count: int = 5) -> list[Image.Image]:
-    """Pictures of noise, each of another size."""
+    """Images of noise, each of another size."""
     random = np.random.default_rng(0)
     return [
         Image.fromarray(random.integers(0, 256, (30 + 7 * number, 50 - 3 * number, 3), dtype=np.uint8))
@@ -47,16 +47,16 @@ def test_tags_are_the_best_scores_of_score_labels(tagger):
     tags = tagger.tag(drawn(), top_k=len(split.labels))
     transform = eval_transform(SIZE)
     with torch.inference_mode():
-        embedding = model(torch.stack([transform(picture) for picture in drawn()]))
+        embedding = model(torch.stack([transform(image) for image in drawn()]))
         scores = score_labels(embedding, split.word_vectors)
         # and the equation itself: the best inner product of a word vector with a column of the matrix
         plain = torch.einsum("bdm,dc->bcm", embedding.view(5, 4, 2), split.word_vectors).amax(dim=2)
     torch.testing.assert_close(scores, plain)
-    for row, of_picture in enumerate(tags):
+    for row, of_image in enumerate(tags):
         order = scores[row].argsort(descending=True).tolist()
-        assert [tag.label for tag in of_picture] == [split.labels[column] for column in order]
-        assert [tag.score for tag in of_picture] == pytest.approx(scores[row, order].tolist(), abs=1e-5)
-        assert [tag.unseen for tag in of_picture] == [column in split.unseen for column in order]
+        assert [tag.label for tag in of_image] == [split.labels[column] for column in order]
+        assert [tag.score for tag in of_image] == pytest.approx(scores[row, order].tolist(), abs=1e-5)
+        assert [tag.unseen for tag in of_image] == [column in split.unseen for column in order]
 
 
 def test_top_k_takes_the_head_of_the_list(tagger):
@@ -71,30 +71,30 @@ def test_top_k_out_of_range_is_a_user_error(top_k, tagger):
         tagger.tag(drawn(1), top_k=top_k)
 
 
-def test_no_pictures_no_tags(tagger):
+def test_no_images_no_tags(tagger):
     assert tagger.tag([]) == []
 
 
-def test_a_batch_gives_what_its_pictures_give_alone(tagger):
+def test_a_batch_gives_what_its_images_give_alone(tagger):
     together = tagger.tag(drawn(), top_k=6)
-    for picture, tags in zip(drawn(), together, strict=True):
-        (alone,) = tagger.tag([picture], top_k=6)
+    for image, tags in zip(drawn(), together, strict=True):
+        (alone,) = tagger.tag([image], top_k=6)
         assert [tag.label for tag in alone] == [tag.label for tag in tags]
         assert [tag.score for tag in alone] == pytest.approx([tag.score for tag in tags], abs=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", "1"])
-def test_pictures_of_other_modes_are_tagged_as_their_rgb_form(mode, tagger):
-    picture = drawn(1)[0].convert(mode)
-    assert tagger.tag([picture], 6) == tagger.tag([picture.convert("RGB")], 6)
+def test_images_of_other_modes_are_tagged_as_their_rgb_form(mode, tagger):
+    image = drawn(1)[0].convert(mode)
+    assert tagger.tag([image], 6) == tagger.tag([image.convert("RGB")], 6)
 
 
 def test_transparent_parts_count_as_white(tagger):
-    picture = drawn(1)[0]
-    clear = picture.copy()
+    image = drawn(1)[0]
+    clear = image.copy()
     clear.putalpha(0)
-    white = Image.new("RGB", picture.size, "white")
-    assert tagger.tag([clear], 6) == tagger.tag([white], 6) != tagger.tag([picture], 6)
+    white = Image.new("RGB", image.size, "white")
+    assert tagger.tag([clear], 6) == tagger.tag([white], 6) != tagger.tag([image], 6)
 
 
 def test_grey_is_not_taken_for_one_channel_of_three(tagger):
@@ -102,8 +102,8 @@ def test_grey_is_not_taken_for_one_channel_of_three(tagger):
     assert tagger.tag([grey], 6) == tagger.tag([Image.merge("RGB", (grey, grey, grey))], 6)
 
 
-def test_tag_tensors_is_tag_on_transformed_pictures(tagger):
-    x = torch.stack([tagger.transform(picture) for picture in drawn()])
+def test_tag_tensors_is_tag_on_transformed_images(tagger):
+    x = torch.stack([tagger.transform(image) for image in drawn()])
     assert tagger.tag_tensors(x, 3) == tagger.tag(drawn(), 3)
     assert tagger.embed(x).shape == (5, 8)
 
@@ -119,10 +119,10 @@ def test_size_and_interpolation_come_from_the_checkpoint_unless_given(tmp_path):
     save_tiny(tmp_path / "x.ckpt")
     assert Tagger.load(tmp_path / "x.ckpt").transform(drawn(1)[0]).shape == (3, SIZE, SIZE)
     assert Tagger.load(tmp_path / "x.ckpt", image_size=64).transform(drawn(1)[0]).shape == (3, 64, 64)
-    picture = drawn(1)[0]
+    image = drawn(1)[0]
     bicubic = Tagger(tiny_model(), make_toy_split(), image_size=SIZE, interpolation="bicubic")
-    assert torch.equal(bicubic.transform(picture), eval_transform(SIZE, "bicubic")(picture))
-    assert not torch.equal(bicubic.transform(picture), eval_transform(SIZE)(picture))
+    assert torch.equal(bicubic.transform(image), eval_transform(SIZE, "bicubic")(image))
+    assert not torch.equal(bicubic.transform(image), eval_transform(SIZE)(image))
 
 
 def test_expectations_are_handed_to_the_checkpoint(tmp_path):
@@ -225,7 +225,7 @@ def test_the_released_inference_gives_the_same_tags(shared_data, tmp_path):
     tagger = Tagger.load(path, dataset_path=shared_data / "nus_wide", dataset_type="NUS_WIDE")
     golden = json.loads((GOLDEN / "infer_nus_top10.json").read_text())
     for name, expected in golden.items():
-        (tags,) = tagger.tag([read_picture(shared_data / "nus_wide" / "pics" / name)], top_k=10)
+        (tags,) = tagger.tag([read_image(shared_data / "nus_wide" / "pics" / name)], top_k=10)
         assert [tag.label for tag in tags] == [label for label, _ in expected]
         assert [tag.score for tag in tags] == pytest.approx([score for _, score in expected], abs=1e-3)
 
@@ -237,11 +237,11 @@ def test_a_label_on_neither_side_of_the_split_is_unseen():
     assert {tag.marked for tag in tags if tag.label == "tag2"} == {"*tag2*"}
 
 
-def test_a_pillow_picture_is_turned_as_its_file_is(tmp_path, tagger):
+def test_a_pillow_image_is_turned_as_its_file_is(tmp_path, tagger):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     drawn()[0].convert("RGB").resize((40, 20)).save(tmp_path / "turned.png", exif=exif)
-    from_file = tagger.tag([read_picture(tmp_path / "turned.png")], top_k=6)
+    from_file = tagger.tag([read_image(tmp_path / "turned.png")], top_k=6)
     with Image.open(tmp_path / "turned.png") as opened:
         assert opened.size == (40, 20)
         assert tagger.tag([opened], top_k=6) == from_file

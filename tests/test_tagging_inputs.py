@@ -1,13 +1,13 @@
-"""--pic_path: files, folders, patterns and lists become the pictures that are meant, once each and in order."""
+"""--pic_path: files, folders, patterns and lists become the images that are meant, once each and in order."""
 
 import io
 import os
 from pathlib import Path
 
 import pytest
-from src.inference import input_paths as inputs
 
 from src.errors import UserError
+from src.inference import input_paths as inputs
 from src.inference.input_paths import expand
 
 TREE = (
@@ -19,7 +19,7 @@ SEEN = ["B.JPG", "a.jpg", "m-n/e.tif", "m/f.jpeg", "odd [1].jpg", "z/d.WebP", "z
 
 @pytest.fixture(autouse=True)
 def tree(tmp_path, monkeypatch) -> Path:
-    """The working folder, with the pictures of ``TREE`` in ``photos``."""
+    """The working folder, with the images of ``TREE`` in ``photos``."""
     monkeypatch.chdir(tmp_path)
     for name in TREE:
         path = tmp_path / "photos" / name
@@ -59,7 +59,7 @@ def test_several_may_miss_some_but_a_single_one_must_be_there():
     assert "no such file" in mistake("x" * 5000)
 
 
-def test_a_folder_gives_the_pictures_below_it_sorted_without_hidden_ones():
+def test_a_folder_gives_the_images_below_it_sorted_without_hidden_ones():
     assert expanded("photos") == below(*SEEN) == sorted(below(*SEEN))
     assert expanded("photos/") == expanded("./photos") == below(*SEEN)
     assert expanded("photos/.cache") == below(".cache/g.jpg")  # named, so meant
@@ -180,7 +180,7 @@ def test_an_empty_folder(tree):
     (tree / "empty" / "below").mkdir(parents=True)
     (tree / "empty" / ".x.jpg").touch()
     message = mistake("photos", "empty")
-    assert "empty: no picture in this folder or below it; give" in message
+    assert "empty: no image in this folder or below it; give" in message
     assert ".jpg" in message
 
 

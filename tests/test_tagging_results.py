@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from src.tagging import formats
 
-from src.inference.formats import COLUMNS, PictureResult, TagRow, written_name
+from src.inference.formats import COLUMNS, ImageResult, TagRow, written_name
 from src.inference.readback import READERS
 from src.inference.results import ResultWriter, check_outputs
 from tests.tagging_helpers import (
@@ -56,24 +56,24 @@ def test_the_json_document_has_the_keys_that_other_programs_know(tmp_path):
         "model": "models/m.ckpt",
         "settings": SETTINGS,
         "results": [
-            {"picture": "a.jpg", "tags": []},
+            {"image": "a.jpg", "tags": []},
             {
-                "picture": "b.jpg",
+                "image": "b.jpg",
                 "tags": [{"label": "tag, 0 ü", "score": tag.score, "unseen": False, "probability": tag.probability}],
                 "annotated": "out/1.png",
             },
         ],
         "skipped": ["bad.jpg: no such file"],
-        "skipped_pictures": ["bad.jpg"],
+        "skipped_images": ["bad.jpg"],
     }
-    assert text.count('"picture"') == len([line for line in text.splitlines() if '"picture"' in line])  # one a line
+    assert text.count('"image"') == len([line for line in text.splitlines() if '"image"' in line])  # one a line
 
 
 def test_scores_equal_the_float32_values_for_every_reader(tmp_path):
     scores = np.frombuffer(np.random.default_rng(1).bytes(4000), np.float32)
     scores = scores[np.isfinite(scores)]
     tags = [TagRow(str(place), score, False) for place, score in enumerate(scores.tolist())]
-    write(writer(tmp_path), [PictureResult("a.jpg", tags)])
+    write(writer(tmp_path), [ImageResult("a.jpg", tags)])
     with (tmp_path / "tags.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     document = json.loads((tmp_path / "tags.json").read_text(encoding="utf-8"))
@@ -91,9 +91,9 @@ def test_scores_equal_the_float32_values_for_every_reader(tmp_path):
 
 def test_csv_is_rfc_4180_and_leaves_cells_as_they_are(tmp_path):
     tag = TagRow('the "best"', 0.5, True)
-    write(writer(tmp_path, "csv"), [PictureResult("=a,b.jpg", [tag, TagRow("dog", -1.0, False, 0.25)])])
+    write(writer(tmp_path, "csv"), [ImageResult("=a,b.jpg", [tag, TagRow("dog", -1.0, False, 0.25)])])
     assert (tmp_path / "tags.csv").read_bytes().decode() == (
-        "picture,rank,tag,score,probability,unseen\r\n"
+        "image,rank,tag,score,probability,unseen\r\n"
         '"=a,b.jpg",1,"the ""best""",0.5,,true\r\n'
         '"=a,b.jpg",2,dog,-1.0,0.25,false\r\n'
     )
@@ -103,7 +103,7 @@ def test_parquet_columns_metadata_and_bounded_row_groups(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(formats, "ROW_GROUP", 10)
     tags = [TagRow(f"tag {place}", 0.5, False) for place in range(4)]
-    write(writer(tmp_path, "parquet"), [PictureResult(f"{number}.jpg", tags) for number in range(10)])
+    write(writer(tmp_path, "parquet"), [ImageResult(f"{number}.jpg", tags) for number in range(10)])
     file = parquet.ParquetFile(tmp_path / "tags.parquet")
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     assert [group.num_rows for group in groups] == [12, 12, 12, 4]
@@ -114,7 +114,7 @@ def test_parquet_columns_metadata_and_bounded_row_groups(tmp_path, monkeypatch):
     assert "RLE_DICTIONARY" not in groups[0].column(3).encodings
 
 
-def test_no_picture_at_all(tmp_path):
+def test_no_image_at_all(tmp_path):
     with writer(tmp_path) as target:
         target.skip("a.jpg", "a.jpg: broken")
     assert json.loads((tmp_path / "tags.json").read_text())["skipped"] == ["a.jpg: broken"]
@@ -128,10 +128,10 @@ def test_names_that_are_not_utf8_are_escaped_in_the_same_way_everywhere(tmp_path
     assert written_name("\ud800é") == "\\ud800é"
     tags = [TagRow("l\udcfc", 0.5, False)]
     with writer(tmp_path) as target:
-        target.write(PictureResult(name, tags, f"out/{name}"))
+        target.write(ImageResult(name, tags, f"out/{name}"))
         target.skip(f"bad{name}", f"bad{name}: broken")
         assert written_name(name) in target.done
-    written = PictureResult(written_name(name), [TagRow("l\\xfc", 0.5, False)], f"out/{written_name(name)}")
+    written = ImageResult(written_name(name), [TagRow("l\\xfc", 0.5, False)], f"out/{written_name(name)}")
     read = {form: READERS[form](path) for form, path in outputs(tmp_path).items()}
     assert list(read["json"].results) == [written]
     assert read["json"].skipped == {f"bad{written_name(name)}": f"bad{written_name(name)}: broken"}
@@ -151,7 +151,7 @@ def test_an_exception_leaves_earlier_outputs_and_no_journal_that_holds_nothing(t
     assert contents(tmp_path).keys() == {*before, ".tags.json.journal"}
     write(writer(tmp_path, overwrite=True), results(["e.jpg"]))
     assert contents(tmp_path).keys() == set(before)
-    assert json.loads((tmp_path / "tags.json").read_text())["results"] == [{"picture": "e.jpg", "tags": []}]
+    assert json.loads((tmp_path / "tags.json").read_text())["results"] == [{"image": "e.jpg", "tags": []}]
 
 
 def test_pyarrow_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
@@ -179,15 +179,15 @@ def test_outputs_that_cannot_be(tmp_path):
 def test_a_score_that_json_has_no_word_for(tmp_path, score):
     for tag in (TagRow("dog", score, False), TagRow("dog", 0.5, False, score)):
         with writer(tmp_path) as target:
-            message = message_of(lambda target=target, tag=tag: target.write(PictureResult("a.jpg", [tag])))
+            message = message_of(lambda target=target, tag=tag: target.write(ImageResult("a.jpg", [tag])))
         assert "a.jpg" in message
         assert "'dog' is no finite number" in message
 
 
-def test_a_picture_is_written_once(tmp_path):
+def test_a_image_is_written_once(tmp_path):
     with writer(tmp_path, "csv") as target:
-        target.write(PictureResult("caf\\xe9", []))
-        assert "caf\\xe9; rename" in message_of(lambda: target.write(PictureResult("caf\udce9", [])))
+        target.write(ImageResult("caf\\xe9", []))
+        assert "caf\\xe9; rename" in message_of(lambda: target.write(ImageResult("caf\udce9", [])))
 
 
 class FullDisk:
@@ -223,7 +223,7 @@ def test_a_disk_that_fills_up_during_the_run_loses_nothing(tmp_path):
     assert contents(tmp_path).keys() == {".tags.json.journal"}
     target = writer(tmp_path, resume=True)
     with target:
-        assert target.done == {result.picture for result in made[:5]}
+        assert target.done == {result.image for result in made[:5]}
         for result in made[5:]:
             target.write(result)
     assert list(READERS["json"](tmp_path / "tags.json").results) == made

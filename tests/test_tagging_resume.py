@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src.inference.formats import PictureResult
+from src.inference.formats import ImageResult
 from src.inference.readback import READERS
 from tests.conftest import ROOT
 from tests.tagging_helpers import (
@@ -47,7 +47,7 @@ def test_a_journal_that_was_cut_at_any_byte_is_gone_on_with(tmp_path, monkeypatc
     interrupt(writer(tmp_path, "json", resume=True), made, BAD)
     assert {name: content for name, content in contents(tmp_path).items() if name != JOURNAL} == before
     whole = contents(tmp_path)[JOURNAL]
-    assert whole.count(b"\n") == 8  # settings, begun, two bad pictures, four good ones
+    assert whole.count(b"\n") == 8  # settings, begun, two bad images, four good ones
     write(writer(tmp_path, "json", resume=True), made, BAD)
     expected = contents(tmp_path)
     assert expected.keys() == {"tags.json"}
@@ -120,7 +120,7 @@ def test_finished_outputs_are_gone_on_with(tmp_path, form, capsys):
     target = writer(tmp_path, resume=True)
     with target:
         kept = made[2:] if form == "json" else table_of(made[2:])
-        assert target.done == {result.picture for result in kept}
+        assert target.done == {result.image for result in kept}
         target.write(made[1])
     expected = [*kept, made[1]]
     assert list(READERS["json"](tmp_path / "tags.json").results) == expected
@@ -130,12 +130,12 @@ def test_finished_outputs_are_gone_on_with(tmp_path, form, capsys):
     assert ("taken from it: 3." in noted and "--csv" in noted) if form == "csv" else noted == ""
 
 
-def test_several_finished_outputs_give_each_picture_once(tmp_path, capsys):
+def test_several_finished_outputs_give_each_image_once(tmp_path, capsys):
     made = results(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
     write(writer(tmp_path, "json"), made[:3])
     write(writer(tmp_path, "csv"), made[2:])
     write(writer(tmp_path, "json", "csv", resume=True), [])
-    expected = [*made[:3], PictureResult("d.jpg", made[3].tags)]
+    expected = [*made[:3], ImageResult("d.jpg", made[3].tags)]
     assert list(READERS["json"](tmp_path / "tags.json").results) == expected
     assert "taken from it: 1." in capsys.readouterr().err
     write(writer(tmp_path, "json", "csv", resume=True), [])
@@ -153,7 +153,7 @@ def test_an_interrupted_run_is_not_forgotten(tmp_path):
     before = contents(tmp_path)
     message = message_of(lambda: write(writer(tmp_path, "json"), made))
     assert str(tmp_path / JOURNAL) in message
-    assert "2 pictures" in message
+    assert "2 images" in message
     assert "--resume" in message
     assert "--overwrite" in message
     assert contents(tmp_path) == before
@@ -184,7 +184,7 @@ def test_other_settings_are_refused(tmp_path, form):
     write(writer(tmp_path, *forms, settings={"weights": "5f0e", "threshold": None, "top_k": 3}, resume=True), made)
 
 
-def test_bad_pictures_are_tried_again(tmp_path):
+def test_bad_images_are_tried_again(tmp_path):
     made = results(NAMES)
 
     def skipped() -> list[str]:
@@ -203,7 +203,7 @@ def test_bad_pictures_are_tried_again(tmp_path):
 
 
 def rows(*lines: str) -> str:
-    return "".join(f"{line}\r\n" for line in ("picture,rank,tag,score,probability,unseen", *lines))
+    return "".join(f"{line}\r\n" for line in ("image,rank,tag,score,probability,unseen", *lines))
 
 
 @pytest.mark.parametrize(
@@ -212,8 +212,8 @@ def rows(*lines: str) -> str:
         ("json", "", "no whole document"),
         ("json", "[1]", "no whole document"),
         ("json", '{"model": "m", "results": [], "skipped": []}', "with which settings"),  # of before there was --resume
-        ("json", '{"results": [{"picture": 1}], "settings": {}}', "result 1 is none"),
-        ("csv", "a,b\r\n", "the header must be picture,rank"),
+        ("json", '{"results": [{"image": 1}], "settings": {}}', "result 1 is none"),
+        ("csv", "a,b\r\n", "the header must be image,rank"),
         ("csv", rows("a.jpg,1,dog,0.5,,maybe"), "in line 2: 'maybe'"),
         ("csv", rows("a.jpg,1,dog,0.5,,true", "a.jpg,2,dog"), "in line 3: "),
         ("csv", rows("a,1,dog,0.5,,true", "b,1,dog,0.5,,true", "a,2,cat,0.5,,true"), "the rows of a are not together"),
@@ -239,7 +239,7 @@ def test_what_cannot_be_gone_on_with_is_named_and_stays(tmp_path, form, content,
 
 def test_a_parquet_file_of_another_program_is_refused(tmp_path):
     arrow = pytest.importorskip("pyarrow")
-    table = arrow.table({"picture": ["a.jpg"]}).replace_schema_metadata({"settings": json.dumps(SETTINGS)})
+    table = arrow.table({"image": ["a.jpg"]}).replace_schema_metadata({"settings": json.dumps(SETTINGS)})
     pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "tags.parquet")
     assert "other columns" in message_of(lambda: write(writer(tmp_path, "parquet", resume=True), []))
 

@@ -1,4 +1,4 @@
-"""The loop over the pictures: names of what is saved, what is refused, and who is asked for what."""
+"""The loop over the images: names of what is saved, what is refused, and who is asked for what."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ import src.inference.run as run
 from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
 from src.inference.results import ResultWriter
-from src.inference.run import Outputs, Summary, format_tags, refuse_overwriting, tag_pictures, target_names
+from src.inference.run import Outputs, Summary, format_tags, refuse_overwriting, tag_images, target_names
 from src.inference.tagger import Tag, Tagger, TagRule
-from tests.helpers import SIZE, make_toy_split, tiny_model, write_pictures
+from tests.helpers import SIZE, make_toy_split, tiny_model, write_images
 
 RULE = TagRule(top_k=3)
 
@@ -24,14 +24,14 @@ def tagger() -> Tagger:
 
 def tag(tagger: Tagger, paths: list[Path], outputs: Outputs | None = None, **options) -> Summary:
     options = {"batch_size": 4, "workers": 0, "all_paths": paths, **options}
-    return tag_pictures(tagger, RULE, paths, outputs or Outputs(), **options)
+    return tag_images(tagger, RULE, paths, outputs or Outputs(), **options)
 
 
 def names(*paths: str) -> list[tuple[str, str, str]]:
     return [tuple(one) for one in target_names([Path(path) for path in paths]).values()]
 
 
-def test_repeated_names_get_numbers_in_the_order_of_the_pictures():
+def test_repeated_names_get_numbers_in_the_order_of_the_images():
     assert names("a/x.jpg", "b/x.jpg", "c/y.png", "d/X.JPG", "e/x.jpg") == [
         ("x.jpg", "x.jpg", "x-why.png"),
         ("x-2.jpg", "x-2.jpg", "x-2-why.png"),
@@ -41,12 +41,12 @@ def test_repeated_names_get_numbers_in_the_order_of_the_pictures():
     ]
 
 
-def test_a_number_that_a_picture_has_of_its_own_is_not_given_again():
+def test_a_number_that_a_image_has_of_its_own_is_not_given_again():
     copies = [name[0] for name in names("a/x.jpg", "a/x-2.jpg", "b/x.jpg", "b/x-2.jpg", "c/x-2.jpg")]
     assert copies == ["x.jpg", "x-2.jpg", "x-3.jpg", "x-2-2.jpg", "x-2-3.jpg"]
 
 
-def test_drawings_of_pictures_that_differ_in_their_format_only_are_several():
+def test_drawings_of_images_that_differ_in_their_format_only_are_several():
     made = names("a.gif", "a.png", "a.webp", "a.jpg", "a-why.png")
     assert [name[0] for name in made] == ["a.gif", "a.png", "a.webp", "a.jpg", "a-why.png"]
     assert [name[1] for name in made] == ["a.png", "a-2.png", "a-3.png", "a.jpg", "a-why.png"]
@@ -54,7 +54,7 @@ def test_drawings_of_pictures_that_differ_in_their_format_only_are_several():
     assert len(set(in_one_folder)) == len(in_one_folder)
 
 
-def test_many_pictures_of_one_name():
+def test_many_images_of_one_name():
     made = target_names([Path(f"{number}/x.jpg") for number in range(5000)])  # a search from 2 each would take minutes
     assert len({one.copy for one in made.values()}) == 5000
     assert made[Path("4999/x.jpg")].copy == "x-5000.jpg"
@@ -66,12 +66,12 @@ class Keywords:
     def __init__(self, folder: Path) -> None:
         self.folder, self.written = folder, []
 
-    def write(self, picture: Path, tags: list[str], name: str) -> None:
-        self.written.append((picture, tags, name))
+    def write(self, image: Path, tags: list[str], name: str) -> None:
+        self.written.append((image, tags, name))
 
 
-def test_what_would_take_the_place_of_a_picture_is_refused_before_anything_is_written(tagger, tmp_path):
-    (path,) = paths = write_pictures(tmp_path, 1)
+def test_what_would_take_the_place_of_a_image_is_refused_before_anything_is_written(tagger, tmp_path):
+    (path,) = paths = write_images(tmp_path, 1)
     before = path.read_bytes()
     sheet = ContactSheet(path, "x")
     results = ResultWriter({"csv": path}, model="m", settings={})
@@ -80,7 +80,7 @@ def test_what_would_take_the_place_of_a_picture_is_refused_before_anything_is_wr
     Image.new("L", (8, 8)).save(gif)
     for outputs, given, message in (
         (Outputs(annotated=tmp_path), paths, f"--path_output {tmp_path}: would .* choose another folder"),
-        (Outputs(annotated=tmp_path / "link"), paths, "--path_output .*link: would overwrite the picture .*0.png"),
+        (Outputs(annotated=tmp_path / "link"), paths, "--path_output .*link: would overwrite the image .*0.png"),
         (Outputs(annotated=tmp_path), [gif, path], "--path_output .*0.png"),
         (Outputs(keywords=Keywords(tmp_path)), paths, f"--write_keywords {tmp_path}: would .* choose another folder"),
         (Outputs(sheet=sheet), paths, f"--html {path}: would overwrite .* give another file"),
@@ -94,7 +94,7 @@ def test_what_would_take_the_place_of_a_picture_is_refused_before_anything_is_wr
     assert sorted(one.name for one in tmp_path.iterdir()) == ["0.gif", "0.png", "link"]
 
 
-def test_an_explanation_that_would_take_the_place_of_a_picture_is_refused(tmp_path):
+def test_an_explanation_that_would_take_the_place_of_a_image_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a-why.png").touch()
     (tmp_path / "link.png").symlink_to(tmp_path / "out" / "a-why.png")
@@ -104,18 +104,18 @@ def test_an_explanation_that_would_take_the_place_of_a_picture_is_refused(tmp_pa
     refuse_overwriting(given, target_names(given), Outputs(annotated=tmp_path / "other", explained=None))
 
 
-def test_pictures_that_are_done_count_too(tagger, tmp_path):
-    """A run that goes on must neither name a copy as that of a done picture nor overwrite that picture."""
-    done, left = write_pictures(tmp_path / "a", 1)[0], write_pictures(tmp_path / "b", 1)[0]
+def test_images_that_are_done_count_too(tagger, tmp_path):
+    """A run that goes on must neither name a copy as that of a done image nor overwrite that image."""
+    done, left = write_images(tmp_path / "a", 1)[0], write_images(tmp_path / "b", 1)[0]
     keywords = Keywords(tmp_path / "out")
     tag(tagger, [left], Outputs(keywords=keywords), all_paths=[done, left])
-    assert [(picture, name) for picture, _, name in keywords.written] == [(left, "0-2.png")]
-    with pytest.raises(UserError, match="would overwrite the picture"):
+    assert [(image, name) for image, _, name in keywords.written] == [(left, "0-2.png")]
+    with pytest.raises(UserError, match="would overwrite the image"):
         tag(tagger, [left], Outputs(annotated=done.parent), all_paths=[done, left])
 
 
-def test_bad_pictures_are_named_and_left_out(tagger, tmp_path, capsys):
-    paths = write_pictures(tmp_path, 7, broken=(0, 4, 5, 6))
+def test_bad_images_are_named_and_left_out(tagger, tmp_path, capsys):
+    paths = write_images(tmp_path, 7, broken=(0, 4, 5, 6))
     summary = tag(tagger, paths, batch_size=2)
     assert summary.tagged == 3
     assert [message.split(": ")[0] for message in summary.bad] == [str(paths[row]) for row in (0, 4, 5, 6)]
@@ -124,31 +124,31 @@ def test_bad_pictures_are_named_and_left_out(tagger, tmp_path, capsys):
     assert [line for line in output.splitlines() if not line.startswith(" ")] == [str(path) for path in paths[1:4]]
 
 
-def test_the_model_is_called_for_readable_pictures_only_and_by_batches(tagger, tmp_path, monkeypatch):
+def test_the_model_is_called_for_readable_images_only_and_by_batches(tagger, tmp_path, monkeypatch):
     sizes = []
     original = Tagger.embed
 
-    def counted(self, pictures):
-        sizes.append(len(pictures))
-        return original(self, pictures)
+    def counted(self, images):
+        sizes.append(len(images))
+        return original(self, images)
 
     monkeypatch.setattr(Tagger, "embed", counted)
-    tag(tagger, write_pictures(tmp_path, 9, broken=(1, 3, 4, 5)), Outputs(print_tags=False), batch_size=3)
+    tag(tagger, write_images(tmp_path, 9, broken=(1, 3, 4, 5)), Outputs(print_tags=False), batch_size=3)
     assert sizes == [2, 3]
 
 
-def test_pictures_are_read_for_showing_only_where_something_shows_them(tmp_path, tagger, monkeypatch):
+def test_images_are_read_for_showing_only_where_something_shows_them(tmp_path, tagger, monkeypatch):
     asked = []
-    original = run.embed_pictures
+    original = run.embed_images
 
     def recorded(*arguments, previews, **options):
         asked.append(previews)
         return original(*arguments, previews=previews, **options)
 
-    monkeypatch.setattr(run, "embed_pictures", recorded)
-    monkeypatch.setattr("src.visualize.save_tagged_picture", lambda *arguments, **options: None)
+    monkeypatch.setattr(run, "embed_images", recorded)
+    monkeypatch.setattr("src.visualize.save_tagged_image", lambda *arguments, **options: None)
     monkeypatch.setattr("src.visualize.save_explanation", lambda *arguments, **options: None)
-    paths = write_pictures(tmp_path, 1)
+    paths = write_images(tmp_path, 1)
     with ContactSheet(tmp_path / "out.html", "x") as sheet:
         for outputs in (
             Outputs(), Outputs(keywords=Keywords(tmp_path / "k")), Outputs(sheet=sheet),
@@ -159,15 +159,15 @@ def test_pictures_are_read_for_showing_only_where_something_shows_them(tmp_path,
 
 
 def test_what_is_in_the_results_is_done_in_all_other_ways(tmp_path, tagger):
-    """The keywords of the third picture fail: it is not among the results, and will be tried again."""
+    """The keywords of the third image fail: it is not among the results, and will be tried again."""
 
     class Full(Keywords):
-        def write(self, picture, tags, name):
-            super().write(picture, tags, name)
+        def write(self, image, tags, name):
+            super().write(image, tags, name)
             if len(self.written) == 3:
                 raise UserError("disk full")
 
-    paths = write_pictures(tmp_path, 5)
+    paths = write_images(tmp_path, 5)
     outputs = {"json": tmp_path / "r.json"}
     with pytest.raises(UserError, match="disk full"), ResultWriter(outputs, model="m", settings={}) as results:
         tag(tagger, paths, Outputs(results=results, keywords=Full(tmp_path / "k")))
@@ -188,13 +188,13 @@ def test_printed_tags():
 
 
 def test_tags_are_those_of_the_tagger(tmp_path, tagger):
-    paths = write_pictures(tmp_path, 5)
+    paths = write_images(tmp_path, 5)
     with ResultWriter({"json": tmp_path / "r.json"}, model="m", settings={}) as results:
         tag(tagger, paths, Outputs(results=results), batch_size=2)
-        found = {one.picture: one.tags for one in results._journal.results()}
-    pictures = [Image.open(path).convert("RGB") for path in paths]
+        found = {one.image: one.tags for one in results._journal.results()}
+    images = [Image.open(path).convert("RGB") for path in paths]
     assert list(found) == [str(path) for path in paths]
-    for tags, expected in zip(found.values(), tagger.tag(pictures, rule=RULE), strict=True):
+    for tags, expected in zip(found.values(), tagger.tag(images, rule=RULE), strict=True):
         assert [one.label for one in tags] == [one.label for one in expected]
         scores = torch.tensor([one.score for one in expected])
         torch.testing.assert_close(torch.tensor([one.score for one in tags]), scores, rtol=1e-5, atol=1e-5)

@@ -22,7 +22,7 @@ from src.training.state import PREVIOUS, STATE, Progress, data_facts, read_state
 from tests.helpers import make_toy_split
 
 SETTINGS = {"lr": 0.02, "num_epochs": 4, "workers": 2}
-DATA = {"training pictures": 9}
+DATA = {"training images": 9}
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -137,11 +137,11 @@ def test_other_flags_and_other_data_are_refused_and_free_ones_are_not(tmp_path):
     restore(content, make(), {**SETTINGS, "workers": 0}, DATA)
     with pytest.raises(UserError, match=r"--resume: .*: --lr 0.5 \(was 0.02\), --num_epochs 9 \(was 4\); give"):
         restore(content, make(), {"lr": 0.5, "num_epochs": 9, "workers": 2}, DATA)
-    with pytest.raises(UserError, match=r"--resume: the data are not those of the run: training pictures 8 \(was 9\)"):
-        restore(content, make(), SETTINGS, {"training pictures": 8})
+    with pytest.raises(UserError, match=r"--resume: the data are not those of the run: training images 8 \(was 9\)"):
+        restore(content, make(), SETTINGS, {"training images": 8})
 
 
-def test_facts_of_the_data_tell_pictures_labels_and_vectors_apart():
+def test_facts_of_the_data_tell_images_labels_and_vectors_apart():
     def facts(names: str = "abc", positive: int = 0, num_unseen: int = 2, seed: int = 0) -> dict[str, Any]:
         targets = LabelMatrix.from_positives(torch.tensor([0]), torch.tensor([positive]), num_rows=3, num_labels=4)
         split = make_toy_split(num_unseen=num_unseen, seed=seed)

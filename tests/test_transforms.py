@@ -1,4 +1,4 @@
-"""From a picture to the model's input: geometry, range, filters, cutout, augmentation; fast ways against exact ones."""
+"""From an image to the model's input: geometry, range, filters, cutout, augmentation; fast ways against exact ones."""
 
 import pickle
 import random
@@ -12,12 +12,12 @@ from torchvision.transforms import InterpolationMode
 
 from src.config.arguments import seed_everything
 from src.data import transforms as module_under_test
-from src.data.images import BadPictureError, read_picture
+from src.data.images import BadImageError, read_image
 from src.data.transforms import (
     AUGMENTATIONS,
     SPARE,
     Cutout,
-    PictureTransform,
+    ImageTransform,
     as_floats,
     eval_transform,
     packaged_randaugment,
@@ -32,8 +32,8 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.RandomState(seed).randint(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def as_tensor(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
+def as_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -50,36 +50,36 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def psnr(result: torch.Tensor, oracle: torch.Tensor) -> float:
-    """-10 log10 of the mean squared difference of pictures in [0, 1]."""
+    """-10 log10 of the mean squared difference of images in [0, 1]."""
     return -10 * float(torch.log10((result.double() - oracle.double()).square().mean()))
 
 
 @pytest.mark.parametrize("interpolation", list(PILLOW_FILTERS))
 @pytest.mark.parametrize("size", [(70, 30), (30, 70), (20, 20), (8, 100), (60, 80), (32, 32)])
 def test_the_exact_way_is_pillows_own_resize_to_a_square(size, interpolation):
-    picture = noise(*size)
-    expected = as_tensor(picture.resize((32, 32), PILLOW_FILTERS[interpolation]))
-    assert torch.equal(eval_transform(32, interpolation, exact=True)(picture), expected)
+    image = noise(*size)
+    expected = as_tensor(image.resize((32, 32), PILLOW_FILTERS[interpolation]))
+    assert torch.equal(eval_transform(32, interpolation, exact=True)(image), expected)
     assert torch.equal(
-        eval_transform(32, interpolation, exact=True)(picture),
-        transforms.ToTensor()(transforms.Resize((32, 32), interpolation=InterpolationMode(interpolation))(picture)),
+        eval_transform(32, interpolation, exact=True)(image),
+        transforms.ToTensor()(transforms.Resize((32, 32), interpolation=InterpolationMode(interpolation))(image)),
     )
 
 
 @pytest.mark.parametrize("interpolation", list(PILLOW_FILTERS))
 @pytest.mark.parametrize("size", [(192, 128), (128, 192), (224, 224), (300, 200), (200, 300), (1, 1), (224, 500)])
 def test_what_does_not_shrink_on_both_sides_has_pillows_bits(size, interpolation):
-    picture = photograph(*size)
-    expected = eval_transform(224, interpolation, exact=True)(picture)
-    assert torch.equal(eval_transform(224, interpolation)(picture), expected)
+    image = photograph(*size)
+    expected = eval_transform(224, interpolation, exact=True)(image)
+    assert torch.equal(eval_transform(224, interpolation)(image), expected)
 
 
 @pytest.mark.parametrize("interpolation", list(PILLOW_FILTERS))
 @pytest.mark.parametrize("size", [(33, 33), (40, 1000), (120, 90), (640, 480)])
 def test_what_shrinks_is_pillows_resize_but_for_the_last_bits(size, interpolation):
-    picture = photograph(*size)
-    exact = eval_transform(32, interpolation, exact=True)(picture)
-    fast = eval_transform(32, interpolation)(picture)
+    image = photograph(*size)
+    exact = eval_transform(32, interpolation, exact=True)(image)
+    fast = eval_transform(32, interpolation)(image)
     assert psnr(fast, exact) > 50
     if interpolation == "bilinear":  # no overshoot that could be clipped at another place
         assert 255 * (fast - exact).abs().max() < 2.5
@@ -87,11 +87,11 @@ def test_what_shrinks_is_pillows_resize_but_for_the_last_bits(size, interpolatio
 
 @pytest.mark.parametrize("size", [(40, 30), (20, 16), (90, 20)])
 def test_training_may_differ_in_the_last_bits_unless_it_is_exact(size, monkeypatch):
-    monkeypatch.setattr(module_under_test, "packaged_randaugment", lambda: lambda picture: picture)
-    picture = photograph(*size)
-    expected = eval_transform(32, exact=True)(picture)
-    assert torch.equal(train_transform(32, cutout=0, exact=True)(picture), expected)
-    assert psnr(train_transform(32, cutout=0)(picture), expected) > 45
+    monkeypatch.setattr(module_under_test, "packaged_randaugment", lambda: lambda image: image)
+    image = photograph(*size)
+    expected = eval_transform(32, exact=True)(image)
+    assert torch.equal(train_transform(32, cutout=0, exact=True)(image), expected)
+    assert psnr(train_transform(32, cutout=0)(image), expected) > 45
 
 
 @pytest.mark.parametrize("interpolation", list(PILLOW_FILTERS))
@@ -99,7 +99,7 @@ def test_training_may_differ_in_the_last_bits_unless_it_is_exact(size, monkeypat
 def test_a_large_jpeg_is_decoded_in_part_and_looks_the_same(tmp_path, size, is_scaled, interpolation):
     path = tmp_path / "photo.jpg"
     photograph(*size).save(path, quality=90)
-    whole = read_picture(path)
+    whole = read_image(path)
     transform, exact = eval_transform(32, interpolation), eval_transform(32, interpolation, exact=True)
     assert min(size) // 2 >= SPARE * 32 if is_scaled else min(size) // 2 < SPARE * 32
     assert transform.reads_less_of(whole) == is_scaled
@@ -123,7 +123,7 @@ def test_bytes_are_the_floats_of_reading_and_of_calling(tmp_path, transform):
     path = tmp_path / "a.png"
     photograph(60, 50).save(path)
     results = []
-    for run in (transform.read_bytes, transform.read, lambda path: transform(read_picture(path))):
+    for run in (transform.read_bytes, transform.read, lambda path: transform(read_image(path))):
         seed_everything(0)
         results.append(run(path))
     assert results[0].dtype == torch.uint8
@@ -138,34 +138,34 @@ def test_bytes_are_the_floats_of_reading_and_of_calling(tmp_path, transform):
 def test_a_file_goes_through_any_transform(tmp_path):
     path = tmp_path / "a.png"
     noise(20, 10).save(path)
-    assert torch.equal(read_transformed(path, lambda picture: torch.tensor(picture.size)), torch.tensor([20, 10]))
+    assert torch.equal(read_transformed(path, lambda image: torch.tensor(image.size)), torch.tensor([20, 10]))
     assert torch.equal(read_transformed(path, eval_transform(8)), eval_transform(8).read_bytes(path))
-    for transform in (eval_transform(8), lambda picture: torch.zeros(1)):
-        with pytest.raises(BadPictureError, match=r"gone\.jpg: No such file"):
+    for transform in (eval_transform(8), lambda image: torch.zeros(1)):
+        with pytest.raises(BadImageError, match=r"gone\.jpg: No such file"):
             read_transformed(tmp_path / "gone.jpg", transform)
 
 
-def test_the_picture_that_is_transformed_stays_as_it_is():
+def test_the_image_that_is_transformed_stays_as_it_is():
     for size in ((60, 50), (10, 10), (32, 32)):
-        picture = noise(*size)
-        before = picture.tobytes()
+        image = noise(*size)
+        before = image.tobytes()
         for transform in (eval_transform(32), eval_transform(32, exact=True), train_transform(32)):
-            transform(picture)
-            assert picture.tobytes() == before
+            transform(image)
+            assert image.tobytes() == before
 
 
 def test_bilinear_is_the_default_and_differs_from_bicubic():
-    picture = noise(70, 30)
-    default = eval_transform(32)(picture)
-    assert torch.equal(default, eval_transform(32, "bilinear")(picture))
-    assert (default - eval_transform(32, "bicubic")(picture)).abs().max() > 0.02
+    image = noise(70, 30)
+    default = eval_transform(32)(image)
+    assert torch.equal(default, eval_transform(32, "bilinear")(image))
+    assert (default - eval_transform(32, "bicubic")(image)).abs().max() > 0.02
 
 
 def test_squashes_and_crops_nothing():
-    picture = Image.new("RGB", (200, 40), "black")  # five times as wide as high, with marked ends
-    picture.paste((255, 0, 0), (0, 0, 20, 40))
-    picture.paste((0, 0, 255), (180, 0, 200, 40))
-    tensor = eval_transform(40)(picture)
+    image = Image.new("RGB", (200, 40), "black")  # five times as wide as high, with marked ends
+    image.paste((255, 0, 0), (0, 0, 20, 40))
+    image.paste((0, 0, 255), (180, 0, 200, 40))
+    tensor = eval_transform(40)(image)
     assert tensor.shape == (3, 40, 40)
     assert tensor.dtype == torch.float32
     assert (tensor[0, :, :3] == 1).all()  # 20 of 200 columns are 4 of 40; the filter softens the last
@@ -187,7 +187,7 @@ def test_an_unknown_filter_is_refused():
 
 def test_a_transform_travels_to_another_process():
     transform = pickle.loads(pickle.dumps(eval_transform(16, "bicubic", exact=True)))
-    assert isinstance(transform, PictureTransform)
+    assert isinstance(transform, ImageTransform)
     assert torch.equal(transform(noise(40, 30)), eval_transform(16, "bicubic", exact=True)(noise(40, 30)))
 
 
@@ -199,10 +199,10 @@ def painted_box(before: Image.Image, after: Image.Image) -> tuple[int, int, int,
 
 def painted(side: float, width: int, height: int, seed: int) -> tuple[Image.Image, tuple[int, int, int, int]]:
     torch.manual_seed(seed)
-    picture = Image.new("RGB", (width, height), (1, 2, 3))
-    result = Cutout(side)(picture)
-    assert picture.tobytes() == Image.new("RGB", (width, height), (1, 2, 3)).tobytes()  # the input is left alone
-    return result, painted_box(picture, result)
+    image = Image.new("RGB", (width, height), (1, 2, 3))
+    result = Cutout(side)(image)
+    assert image.tobytes() == Image.new("RGB", (width, height), (1, 2, 3)).tobytes()  # the input is left alone
+    return result, painted_box(image, result)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -231,28 +231,28 @@ def test_cutout_has_the_right_size_and_may_hang_over_every_edge():
 def test_cutout_draws_place_and_colour_anew():
     results = [painted(0.3, 50, 50, seed) for seed in range(6)]
     assert len({box for _, box in results}) > 3
-    assert len({picture.getpixel((box[0], box[1])) for picture, box in results}) > 3
+    assert len({image.getpixel((box[0], box[1])) for image, box in results}) > 3
 
 
 @pytest.mark.parametrize("side", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 5)])
-def test_cutout_of_tiny_pictures(side, size):
+def test_cutout_of_tiny_images(side, size):
     for seed in range(5):
         torch.manual_seed(seed)
         assert Cutout(side)(Image.new("RGB", size)).size == size
 
 
 @pytest.mark.parametrize("cutout", [0.5, 0])
-def test_augmentation_sees_the_squashed_and_cut_out_picture(monkeypatch, cutout):
+def test_augmentation_sees_the_squashed_and_cut_out_image(monkeypatch, cutout):
     seen = []
 
-    def augment(picture: Image.Image) -> Image.Image:
-        seen.append(picture.copy())
-        return Image.new("RGB", picture.size, (255, 0, 0))
+    def augment(image: Image.Image) -> Image.Image:
+        seen.append(image.copy())
+        return Image.new("RGB", image.size, (255, 0, 0))
 
     monkeypatch.setattr(module_under_test, "packaged_randaugment", lambda: augment)
     result = train_transform(16, cutout=cutout)(Image.new("RGB", (40, 20), (1, 2, 3)))
-    assert [picture.size for picture in seen] == [(16, 16)]
+    assert [image.size for image in seen] == [(16, 16)]
     colours = {colour for _, colour in seen[0].getcolors()}
     assert len(colours) == (2 if cutout else 1)
     assert torch.equal(result[0], torch.ones(16, 16))  # nothing is painted after it
@@ -263,19 +263,19 @@ def test_torchvisions_augmentation_is_torchvisions():
 
 
 def test_without_cutout_and_augmentation_training_equals_evaluation():
-    picture = noise(50, 20)
-    plain = train_transform(24, cutout=0, augmentation="none")(picture)
-    assert torch.equal(plain, eval_transform(24)(picture))
+    image = noise(50, 20)
+    plain = train_transform(24, cutout=0, augmentation="none")(image)
+    assert torch.equal(plain, eval_transform(24)(image))
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_equal_seeds_give_equal_pictures_and_stay_in_range(augmentation):
+def test_equal_seeds_give_equal_images_and_stay_in_range(augmentation):
     transform = train_transform(32, augmentation=augmentation)
-    pictures = [noise(40, 30, seed) for seed in range(20)]
+    images = [noise(40, 30, seed) for seed in range(20)]
     runs = []
     for seed in (3, 3, 4):
         seed_everything(seed)
-        runs.append(torch.stack([transform(picture) for picture in pictures]))
+        runs.append(torch.stack([transform(image) for image in images]))
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
     assert runs[0].shape == (20, 3, 32, 32)
@@ -284,18 +284,18 @@ def test_equal_seeds_give_equal_pictures_and_stay_in_range(augmentation):
 
 
 def test_randaugment_is_the_packages_own_draw_for_draw():
-    """The package builds both operations anew for each picture; here they are built once."""
+    """The package builds both operations anew for each image; here they are built once."""
     ours = packaged_randaugment()
     from randaugment import RandAugment
 
     theirs = RandAugment()
-    picture = noise(24, 20)
+    image = noise(24, 20)
     for seed in range(600):
         results = []
         for augment in (ours, theirs):
             random.seed(seed)
             np.random.seed(seed)
-            results.append((augment(picture).tobytes(), random.random(), np.random.rand()))
+            results.append((augment(image).tobytes(), random.random(), np.random.rand()))
         assert results[0] == results[1]
 
 
@@ -304,7 +304,7 @@ def test_every_operation_of_the_package_runs_with_this_numpy():
     from randaugment import RandAugment
     from randaugment import randaugment as module
 
-    picture = noise(24, 20)
+    image = noise(24, 20)
     names = RandAugment.get_trans_list()
     assert len(names) == 15
     random.seed(0)
@@ -312,9 +312,9 @@ def test_every_operation_of_the_package_runs_with_this_numpy():
     changed = set()
     for name in names:
         for magnitude in range(1, 10):
-            result = module.SubPolicy(1.0, name, magnitude, 0.0, name, magnitude)(picture)
-            assert (result.mode, result.size) == ("RGB", picture.size)
-            if result.tobytes() != picture.tobytes():
+            result = module.SubPolicy(1.0, name, magnitude, 0.0, name, magnitude)(image)
+            assert (result.mode, result.size) == ("RGB", image.size)
+            if result.tobytes() != image.tobytes():
                 changed.add(name)
     assert changed >= set(names) - {"AutoContrast", "Equalize"}  # those two may find nothing to do in noise
 

@@ -1,4 +1,4 @@
-"""Annotated pictures are legible at any size of the photo, and curves show what the log says."""
+"""Annotated images are legible at any size of the photo, and curves show what the log says."""
 
 import io
 import re
@@ -15,7 +15,7 @@ from src.errors import UserError
 from src.inference.explain import Explanation
 from src.inference.run import target_names
 from src.inference.tagger import Tag
-from src.visualize import _MAX_PIXELS, save_curves, save_explanation, save_tagged_picture, tagged_picture
+from src.visualize import _MAX_PIXELS, save_curves, save_explanation, save_tagged_image, tagged_image
 from tests.conftest import ROOT
 
 TAGS = [Tag("cat", 0.912, False), Tag("tiger", -0.25, True)]
@@ -44,7 +44,7 @@ def texts(figure: Figure) -> dict[str, str]:
 @pytest.mark.parametrize("size", [(1, 1), (20, 20), (40, 400), (4000, 300), (640, 480)])
 def test_photo_and_text_have_their_place_at_every_size(tmp_path, size, suffix):
     path = tmp_path / f"tagged.{suffix}"
-    save_tagged_picture(Image.new("RGB", size, (220, 20, 20)), TAGS, path)
+    save_tagged_image(Image.new("RGB", size, (220, 20, 20)), TAGS, path)
     with Image.open(path) as saved:
         assert saved.format == {"png": "PNG", "jpg": "JPEG"}[suffix]
         pixels = np.asarray(saved.convert("RGB")).astype(int)
@@ -64,7 +64,7 @@ def test_photo_and_text_have_their_place_at_every_size(tmp_path, size, suffix):
 
 
 def test_unseen_tags_stand_between_asterisks_in_another_colour(tmp_path, figures):
-    save_tagged_picture(Image.new("RGB", (60, 40)), TAGS, tmp_path / "x.png")
+    save_tagged_image(Image.new("RGB", (60, 40)), TAGS, tmp_path / "x.png")
     shown = texts(figures[0])
     assert {"cat", "*tiger*", "0.91", "-0.25"} <= shown.keys()
     assert shown["cat"] != shown["*tiger*"]
@@ -73,7 +73,7 @@ def test_unseen_tags_stand_between_asterisks_in_another_colour(tmp_path, figures
 
 def test_tags_stand_best_first_from_the_top(tmp_path, figures):
     tags = [Tag(f"tag{number}", 1 - number / 10, False) for number in range(9)]
-    save_tagged_picture(Image.new("RGB", (60, 40)), tags, tmp_path / "x.png")
+    save_tagged_image(Image.new("RGB", (60, 40)), tags, tmp_path / "x.png")
     panel = figures[0].axes[1]
     heights = [panel.transData.transform(text.get_position())[1] for text in panel.texts if "tag" in text.get_text()]
     names = [text.get_text() for text in panel.texts if text.get_text().startswith("tag")]
@@ -87,19 +87,19 @@ def test_tags_stand_best_first_from_the_top(tmp_path, figures):
     ["$5", "$a$ and $b$", r"$\frac$", "50%", "{x}_^", "кошка", "猫", "قطة", "naïve", "a\nb", "", " ", "x" * 54, "🐈"],
 )
 def test_any_label_can_be_drawn_as_it_is(tmp_path, figures, label):
-    save_tagged_picture(Image.new("RGB", (60, 40)), [Tag(label, 0.5, True)], tmp_path / "x.png")
+    save_tagged_image(Image.new("RGB", (60, 40)), [Tag(label, 0.5, True)], tmp_path / "x.png")
     assert f"*{label}*" in texts(figures[0])
     with Image.open(tmp_path / "x.png") as saved:
         saved.load()
         assert max(saved.size) < 2500
 
 
-def test_many_tags_make_a_higher_picture_up_to_what_a_file_can_hold(tmp_path, monkeypatch):
+def test_many_tags_make_a_higher_image_up_to_what_a_file_can_hold(tmp_path, monkeypatch):
     heights = []
     for count, most in ((1, None), (30, None), (30, 1000)):
         if most is not None:
             monkeypatch.setattr("src.visualize._MAX_PIXELS", most)  # the true limit is reached by 1,600 tags
-        save_tagged_picture(Image.new("RGB", (60, 40)), TAGS[:1] * count, tmp_path / "x.jpg")
+        save_tagged_image(Image.new("RGB", (60, 40)), TAGS[:1] * count, tmp_path / "x.jpg")
         with Image.open(tmp_path / "x.jpg") as saved:
             heights.append(saved.size[1])
     assert heights[0] < 600
@@ -124,13 +124,13 @@ def test_the_limit_is_one_that_jpeg_files_and_matplotlib_can_hold():
         (Path("a") / "b c.bmp", "b c.png"),
     ],
 )
-def test_where_a_tagged_picture_is_saved(source, name):
+def test_where_a_tagged_image_is_saved(source, name):
     assert target_names([Path(source)])[Path(source)].drawing == name
 
 
 @pytest.mark.parametrize("name", ["x.JPG", "x.PNG", "deeper/down/x.jpeg"])
 def test_the_format_follows_the_name_and_folders_are_made(tmp_path, name):
-    save_tagged_picture(Image.new("RGB", (60, 40)), TAGS, tmp_path / name)
+    save_tagged_image(Image.new("RGB", (60, 40)), TAGS, tmp_path / name)
     with Image.open(tmp_path / name) as saved:
         assert saved.format == ("PNG" if name.lower().endswith("png") else "JPEG")
 
@@ -138,12 +138,12 @@ def test_the_format_follows_the_name_and_folders_are_made(tmp_path, name):
 def test_a_file_in_the_way_of_the_folder_is_a_user_error(tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(UserError, match="cannot write"):
-        save_tagged_picture(Image.new("RGB", (60, 40)), TAGS, tmp_path / "out" / "x.png")
+        save_tagged_image(Image.new("RGB", (60, 40)), TAGS, tmp_path / "out" / "x.png")
 
 
-def test_a_failing_save_leaves_the_earlier_picture(tmp_path, monkeypatch):
+def test_a_failing_save_leaves_the_earlier_image(tmp_path, monkeypatch):
     path = tmp_path / "x.png"
-    save_tagged_picture(Image.new("RGB", (60, 40)), TAGS, path)
+    save_tagged_image(Image.new("RGB", (60, 40)), TAGS, path)
     before = path.read_bytes()
 
     class FullDisk(io.BytesIO):
@@ -152,16 +152,16 @@ def test_a_failing_save_leaves_the_earlier_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr("src.visualize.io.BytesIO", FullDisk)
     with pytest.raises(UserError, match=r"cannot write .*x\.png: disk full"):
-        save_tagged_picture(Image.new("RGB", (60, 40), "red"), TAGS, path)
+        save_tagged_image(Image.new("RGB", (60, 40), "red"), TAGS, path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.png"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (40, 400), (640, 480)])
-def test_a_tagged_picture_in_memory_is_the_one_that_is_saved(tmp_path, size):
-    picture = Image.new("RGB", size, (220, 20, 20))
-    save_tagged_picture(picture, TAGS, tmp_path / "x.png")
-    drawn = tagged_picture(picture, TAGS)
+def test_a_tagged_image_in_memory_is_the_one_that_is_saved(tmp_path, size):
+    image = Image.new("RGB", size, (220, 20, 20))
+    save_tagged_image(image, TAGS, tmp_path / "x.png")
+    drawn = tagged_image(image, TAGS)
     assert drawn.mode == "RGB"
     with Image.open(tmp_path / "x.png") as saved:
         np.testing.assert_array_equal(np.asarray(drawn), np.asarray(saved.convert("RGB")))

@@ -14,8 +14,8 @@ from PIL import Image
 from src.errors import UserError
 from src.inference.tagger import Tag
 from src.training.tensorboard import Watcher, open_watcher
-from src.visualize import tagged_picture
-from tests.helpers import write_pictures
+from src.visualize import tagged_image
+from tests.helpers import write_images
 
 TAGS = [Tag("cat", 0.912, False), Tag("tiger", -0.25, True)]
 
@@ -101,7 +101,7 @@ def test_a_resumed_run_shows_no_step_twice(tmp_path, read, later, first):
                 watcher.step(step, {"train/loss": value})
             for epoch in epochs:
                 watcher.epoch(epoch, {"zero_shot.mAP": value})
-                watcher.pictures(epoch, [Image.new("RGB", (8, 8))], [TAGS])
+                watcher.images(epoch, [Image.new("RGB", (8, 8))], [TAGS])
 
     go(range(first, 8), (1, 2), 1.0)
     later()
@@ -111,7 +111,7 @@ def test_a_resumed_run_shows_no_step_twice(tmp_path, read, later, first):
     assert scalars(steps, "train/loss") == expected
     assert [event.step for event in steps.Histograms("train/omega")] == [step for step, _ in expected]
     assert scalars(epochs, "zero_shot/mAP") == [(1, 1.0), (2, 2.0), (3, 2.0)]
-    assert [event.step for event in epochs.Images("pictures/1")] == [1, 2, 3]
+    assert [event.step for event in epochs.Images("images/1")] == [1, 2, 3]
     assert [event.step for event in steps.Tensors("settings/text_summary")] == [first, 5]
 
 
@@ -125,29 +125,29 @@ def test_a_new_run_in_the_folder_hides_the_earlier_one(tmp_path, read, later):
 
 
 def decoded(event) -> np.ndarray:
-    with Image.open(io.BytesIO(event.encoded_image_string)) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
-def test_pictures_have_their_tags_beside_them(tmp_path, read):
-    paths = write_pictures(tmp_path / "pictures", 3, broken=(1,))
+def test_images_have_their_tags_beside_them(tmp_path, read):
+    paths = write_images(tmp_path / "images", 3, broken=(1,))
     large = Image.new("RGB", (1200, 600), "red")
     with open_watcher(tmp_path) as watcher:
-        watcher.pictures(1, [*paths, large, Image.new("LA", (30, 30))], [TAGS, TAGS, [], TAGS, TAGS])
-        watcher.pictures(2, paths[:1], [TAGS[:1]])
+        watcher.images(1, [*paths, large, Image.new("LA", (30, 30))], [TAGS, TAGS, [], TAGS, TAGS])
+        watcher.images(2, paths[:1], [TAGS[:1]])
     assert large.size == (1200, 600)
     events = read(tmp_path, "epochs")
-    assert events.Tags()["images"] == ["pictures/1", "pictures/3", "pictures/4", "pictures/5"]
-    first, second = events.Images("pictures/1")
+    assert events.Tags()["images"] == ["images/1", "images/3", "images/4", "images/5"]
+    first, second = events.Images("images/1")
     assert (first.step, second.step) == (1, 2)
-    with Image.open(paths[0]) as picture:
-        np.testing.assert_array_equal(decoded(first), np.asarray(tagged_picture(picture.convert("RGB"), TAGS)))
-        np.testing.assert_array_equal(decoded(second), np.asarray(tagged_picture(picture.convert("RGB"), TAGS[:1])))
+    with Image.open(paths[0]) as image:
+        np.testing.assert_array_equal(decoded(first), np.asarray(tagged_image(image.convert("RGB"), TAGS)))
+        np.testing.assert_array_equal(decoded(second), np.asarray(tagged_image(image.convert("RGB"), TAGS[:1])))
 
 
-def test_every_picture_needs_its_tags(tmp_path, accumulator):
+def test_every_image_needs_its_tags(tmp_path, accumulator):
     with open_watcher(tmp_path) as watcher, pytest.raises(ValueError, match="shorter"):
-        watcher.pictures(1, [Image.new("RGB", (8, 8))] * 2, [TAGS])
+        watcher.images(1, [Image.new("RGB", (8, 8))] * 2, [TAGS])
 
 
 def test_settings_are_a_table_of_plain_text(tmp_path, read):
@@ -171,7 +171,7 @@ def test_nobody_watches(tmp_path, monkeypatch):
         watcher.step(1, {"train/loss": 1.0})
         watcher.histogram(1, "train/omega", torch.ones(2))
         watcher.epoch(1, {"zero_shot.mAP": 1.0})
-        watcher.pictures(1, [Path("gone.jpg")], [[]])
+        watcher.images(1, [Path("gone.jpg")], [[]])
     assert not list(tmp_path.iterdir())
 
 

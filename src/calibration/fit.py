@@ -1,4 +1,4 @@
-"""Fitting a calibration on one part of the evaluation pictures, and measuring it on the other."""
+"""Fitting a calibration on one part of the evaluation images, and measuring it on the other."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Bias = Literal["labels", "gap"]
 
 @dataclass(frozen=True)
 class FittedCalibration:
-    """A calibration, and what it is worth on pictures that it was not fitted on.
+    """A calibration, and what it is worth on images that it was not fitted on.
 
     Attributes:
         calibration: what was fitted.
         metrics: in percent, by name: ``seen.F1@5`` and ``seen.F1@fitted`` (the same for ``unseen`` and
             ``generalized``), ``generalized.F1@3`` before and ``generalized.stacked_F1@3`` after calibrated stacking,
-            ``seen.ECE`` and ``unseen.ECE`` of the probabilities; and the numbers of pictures.
+            ``seen.ECE`` and ``unseen.ECE`` of the probabilities; and the numbers of images.
         curve: the reliability of the seen labels' probabilities.
     """
 
@@ -44,15 +44,15 @@ def fit_and_measure(
     seed: int = 0,
     bias: Bias = "labels",
 ) -> FittedCalibration:
-    """Fit on a random part of the pictures and measure on the rest.
+    """Fit on a random part of the images and measure on the rest.
 
     Args:
         embeddings: [N, D*M].
         targets: [N, C], 1 positive, 0 negative, -1 unknown.
         split: C labels; the ground truth of unseen ones decides the bias, and nothing else that is fitted.
-        share: of the pictures, to fit on.
+        share: of the images, to fit on.
         seed: of the division.
-        bias: how much seen labels lose: by the ``labels`` of the fitting pictures (:func:`best_seen_bias`), or by the
+        bias: how much seen labels lose: by the ``labels`` of the fitting images (:func:`best_seen_bias`), or by the
             ``gap`` between the two sides' scores, which looks at no unseen label's ground truth.
 
     Raises:
@@ -66,11 +66,11 @@ def fit_and_measure(
     for part, rows in (("to fit on", fitting), ("to measure on", rest)):
         if not (targets[rows][:, seen] == 1).any():
             raise UserError(
-                f"--fit-thresholds: none of the {len(rows)} pictures {part} has a seen label; give more labelled ones"
+                f"--fit-thresholds: none of the {len(rows)} images {part} has a seen label; give more labelled ones"
             )
     if unseen and bias == "labels" and not (targets[fitting][:, unseen] == 1).any():
         raise UserError(
-            "--fit-bias labels: the pictures to fit on have no unseen label; give --fit-bias gap, or more pictures"
+            "--fit-bias labels: the images to fit on have no unseen label; give --fit-bias gap, or more images"
         )
     try:
         best = best_seen_bias(scores[fitting], targets[fitting], seen, unseen) if unseen and bias == "labels" else None
@@ -115,7 +115,7 @@ def format_fit(fitted: FittedCalibration) -> str:
     """What was measured, as a table."""
     metrics = fitted.metrics
     lines = [
-        f"calibration fitted on {metrics['num_fitted_on']:.0f} pictures, measured on the other "
+        f"calibration fitted on {metrics['num_fitted_on']:.0f} images, measured on the other "
         f"{metrics['num_measured_on']:.0f} (micro-F1 in percent):",
         f"  {'labels':<12}{'top 3':>8}{'top 5':>8}{'fitted thresholds':>20}{'stacked top 3':>16}{'stacked top 5':>16}",
     ]

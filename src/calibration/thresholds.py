@@ -1,20 +1,20 @@
 """Calibration: when is a score high enough, how likely is the label, and how do unseen labels compare with seen ones?
 
-Scores are unbounded dot products, and the loss sees only differences between labels of one picture, only among seen
-labels: neither a picture's level nor the level of the unseen labels is trained. Both are taken out first:
+Scores are unbounded dot products, and the loss sees only differences between labels of one image, only among seen
+labels: neither an image's level nor the level of the unseen labels is trained. Both are taken out first:
 
-    r_c = s_c - level(picture) + seen_bias * [c unseen]
+    r_c = s_c - level(image) + seen_bias * [c unseen]
 
-* level: a quantile of the picture's scores over the split's seen labels, which are at hand for any picture.
+* level: a quantile of the image's scores over the split's seen labels, which are at hand for any image.
 * seen_bias: by :func:`best_seen_bias`, with the ground truth of both sides; or, where that of unseen labels may not be
   looked at or is not there, by :func:`level_gap`. It applies to a user's own words too.
 
 A tag is kept where r_c exceeds the label's threshold (unseen labels and rare ones share one), its probability is
 sigmoid(slope * r_c + offset), and ranking by r_c is calibrated stacking. All but seen_bias is fitted on the ground
-truth of seen labels alone; the pictures should not be those of training, on which seen labels score too high. What each
+truth of seen labels alone; the images should not be those of training, on which seen labels score too high. What each
 choice was measured against stands in docs/results.md.
 
-Targets are 1 positive, 0 negative, -1 unknown; unlike in :mod:`src.metrics.zero_shot`, unknown ones are left out (but by
+Targets are 1 positive, 0 negative, -1 unknown; unlike in :mod:`src.metrics`, unknown ones are left out (except in
 :func:`best_seen_bias`, which maximises a metric).
 """
 
@@ -32,11 +32,11 @@ from torch.nn.functional import pad
 from src.calibration.platt import fit_platt
 from src.metrics.zero_shot import f1_at_k
 
-# Both by cross-validation within halves of Corel5k's test pictures. A label's best-F1 threshold from a handful of
+# Both by cross-validation within halves of Corel5k's test images. A label's best-F1 threshold from a handful of
 # positives is noise: without shrinkage it does worse than the shared one.
 MIN_POSITIVES = 3
 SHRINKAGE = 20.0
-# What the level of a picture may be; None is no level. The one with the best F1 is taken: a vocabulary of a few labels
+# What the level of an image may be; None is no level. The one with the best F1 is taken: a vocabulary of a few labels
 # needs another than one of hundreds, where the 0.97 quantile won.
 LEVEL_QUANTILES: tuple[float | None, ...] = (None, 0.5, 0.9, 0.97)
 _BLOCK_ELEMENTS = 1 << 23  # working memory, in numbers
@@ -50,7 +50,7 @@ class Calibration:
         thresholds: [C] float64, the own threshold of each label of the split; NaN where it has none: not seen in
             training, or rare in the fitting set.
         shared_threshold: that of all others, a user's own words included.
-        level_quantile: which quantile of its seen scores is a picture's level; None: no level.
+        level_quantile: which quantile of its seen scores is an image's level; None: no level.
         seen_bias: how much more a seen label scores than an unseen one; 0 where the split has none unseen.
         slope, offset: Platt's; the slope is positive.
         num_images, num_positives: of the fitting set, over seen labels.
@@ -66,14 +66,14 @@ class Calibration:
     num_positives: int
 
     def calibrated(self, scores: Tensor, seen_scores: Tensor, is_seen: Tensor) -> Tensor:
-        """Scores [N, K] of any labels -> r [N, K], comparable between pictures and between seen and unseen labels.
+        """Scores [N, K] of any labels -> r [N, K], comparable between images and between seen and unseen labels.
 
         Args:
             scores: [N, K].
-            seen_scores: [N, S], the same pictures' scores of all seen labels of the split, in any order.
+            seen_scores: [N, S], the same images' scores of all seen labels of the split, in any order.
             is_seen: [K] bool; false also for a user's own words.
         """
-        level = picture_level(seen_scores, self.level_quantile)
+        level = image_level(seen_scores, self.level_quantile)
         # r_c = s_c - level + seen_bias [c unseen]
         return scores - level + self.seen_bias * (~is_seen).to(scores)
 
@@ -90,7 +90,7 @@ class Calibration:
     def stacked(self, scores: Tensor, is_seen: Tensor) -> Tensor:
         """Calibrated stacking (Chao et al., ECCV 2016): s_c - seen_bias [c seen].
 
-        Scores [N, K] and is_seen [K] -> [N, K]. It ranks the labels of a picture as :meth:`calibrated` does.
+        Scores [N, K] and is_seen [K] -> [N, K]. It ranks the labels of an image as :meth:`calibrated` does.
         """
         return scores - self.seen_bias * is_seen.to(scores)
 
@@ -119,7 +119,7 @@ class Calibration:
         return cls(**{**content, "thresholds": thresholds.double()})
 
 
-def picture_level(seen_scores: Tensor, quantile: float | None) -> Tensor:
+def image_level(seen_scores: Tensor, quantile: float | None) -> Tensor:
     """[N, S] -> [N, 1]: each row's value of rank floor(quantile * (S - 1)), ascending from 0; zeros for None."""
     if quantile is None:
         return seen_scores.new_zeros(len(seen_scores), 1)
@@ -139,7 +139,7 @@ def fit_calibration(
     """Fit everything on the ground truth of seen labels; that of others is not looked at.
 
     Args:
-        scores, targets: [N, C] over all labels of the split. Pictures without a known seen label take no part.
+        scores, targets: [N, C] over all labels of the split. Images without a known seen label take no part.
         seen, unseen: column indices; labels on neither side take no part.
         seen_bias: what is known to be best (:func:`best_seen_bias`); None takes :func:`level_gap`, which is right where
             seen and unseen labels are about as frequent.
@@ -167,10 +167,10 @@ def fit_calibration(
         seen_bias = level_gap(seen_scores, known_scores[:, list(unseen)]) if len(unseen) else 0.0
     f1, quantile, shared = -1.0, None, 0.0
     for candidate in LEVEL_QUANTILES:
-        found = best_shared_threshold(seen_scores - picture_level(seen_scores, candidate), seen_targets)
+        found = best_shared_threshold(seen_scores - image_level(seen_scores, candidate), seen_targets)
         if found[1] > f1:
             (shared, f1), quantile = found, candidate
-    calibrated = seen_scores - picture_level(seen_scores, quantile)
+    calibrated = seen_scores - image_level(seen_scores, quantile)
     own, counts = best_f1_thresholds(calibrated, seen_targets)
     # t_c = (n_c t_own + k t_shared) / (n_c + k)
     shrunk = (counts * own + shrinkage * shared) / (counts + shrinkage)
@@ -193,18 +193,18 @@ def _check(scores: Tensor, targets: Tensor, seen: Sequence[int] = (), unseen: Se
 
 
 def level_gap(seen_scores: Tensor, unseen_scores: Tensor) -> float:
-    """[N, S], [N, U] -> the median over pictures of best seen minus best unseen score, a ``seen_bias`` without truth.
+    """[N, S], [N, U] -> the median over images of best seen minus best unseen score, a ``seen_bias`` without truth.
 
-    With it, the best label of half the pictures is a seen one.
+    With it, the best label of half the images is a seen one.
     """
     return float((seen_scores.amax(dim=1) - unseen_scores.amax(dim=1)).double().quantile(0.5))
 
 
 def best_seen_bias(scores: Tensor, targets: Tensor, seen: Sequence[int], unseen: Sequence[int], *, k: int = 3) -> float:
-    """The bias by which calibrated stacking has the best generalised F1@k on labelled pictures.
+    """The bias by which calibrated stacking has the best generalised F1@k on labelled images.
 
     Unlike all else here it looks at the ground truth of unseen labels: how frequent they are decides how much seen
-    labels must lose, and scores do not tell. Tried are 0 and 21 quantiles of the gap between a picture's best seen and
+    labels must lose, and scores do not tell. Tried are 0 and 21 quantiles of the gap between an image's best seen and
     best unseen score; of several best ones the first counts.
 
     Args:
@@ -213,11 +213,11 @@ def best_seen_bias(scores: Tensor, targets: Tensor, seen: Sequence[int], unseen:
         k: of F1@k; at most as many labels as there are.
 
     Raises:
-        ValueError: shapes, columns or values are wrong, a side has no label, or there is no picture.
+        ValueError: shapes, columns or values are wrong, a side has no label, or there is no image.
     """
     _check(scores, targets, seen, unseen)
     if len(seen) == 0 or len(unseen) == 0 or len(scores) == 0:
-        raise ValueError("a bias between seen and unseen labels needs labels on both sides, and pictures")
+        raise ValueError("a bias between seen and unseen labels needs labels on both sides, and images")
     gaps = (scores[:, list(seen)].amax(dim=1) - scores[:, list(unseen)].amax(dim=1)).double()
     tried = [0.0, *gaps.quantile(torch.linspace(0, 1, 21, dtype=torch.float64, device=gaps.device)).tolist()]
     columns = [*seen, *unseen]

@@ -5,7 +5,7 @@ same weights often lie in one basin, and their mean does better than each of the
 different random weights do not, and their mean is worthless.
 
 Batch norms' running statistics are averaged like weights. They are then those of the sources' features, not of the mean
-model's: where the batch norms were fine-tuned, recomputing the statistics on training pictures is better. Where they
+model's: where the batch norms were fine-tuned, recomputing the statistics on training images is better. Where they
 were frozen (``--freeze-bn``, ``--freeze-backbone``) they are equal in all sources, and so in the mean.
 """
 

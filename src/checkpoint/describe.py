@@ -69,7 +69,7 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
     size = model["image_size"]
     return [
         _line("model", f"{model['model_name']}, M = {model['num_rows']}, D = {model['wordvec_dim']}"),
-        _line("pictures", f"{size} x {size} pixels, {model['interpolation']}"),
+        _line("images", f"{size} x {size} pixels, {model['interpolation']}"),
     ]
 
 
@@ -110,7 +110,7 @@ def _calibration_lines(calibration: Mapping[str, Any] | None) -> list[str]:
     return [
         _line(
             "calibration",
-            f"yes, from {calibration['num_images']:,} pictures with {calibration['num_positives']:,} seen positives",
+            f"yes, from {calibration['num_images']:,} images with {calibration['num_positives']:,} seen positives",
         ),
         _line(
             "",
@@ -128,7 +128,7 @@ def _metric_lines(metrics: Mapping[str, Any]) -> list[str]:
             told = ", ".join(f"{name} {_number(value)}" for name, value in values.items())
             counts = ", ".join(
                 f"{_number(metrics[f'{key}.{name}'])} {what}"
-                for name, what in (("num_images", "pictures"), ("num_labels", "labels"))
+                for name, what in (("num_images", "images"), ("num_labels", "labels"))
                 if f"{key}.{name}" in metrics
             )
             lines.append(_line("" if lines else "metrics", f"{title}: {told}" + (f" ({counts})" if counts else "")))

@@ -22,13 +22,13 @@ FORMAT = "sdl-checkpoint/1"
 
 @dataclass
 class ModelConfig:
-    """What :func:`src.models.create_model` needs, and how pictures are brought to its input size.
+    """What :func:`src.models.create_model` needs, and how images are brought to its input size.
 
     Attributes:
         model_name: timm's name of the backbone.
         num_rows: M.
         wordvec_dim: D.
-        image_size: side of the square that pictures are squashed to, in pixels.
+        image_size: side of the square that images are squashed to, in pixels.
         interpolation: Pillow's resize filter, ``bilinear`` or ``bicubic``.
     """
 
@@ -51,7 +51,7 @@ class CheckpointInfo:
         labels: the label names of a ``release`` file, in column order; for ``sdl`` those of the split.
         extra_words: further words, most frequent first.
         extra_vectors: their vectors [D, V] float32, or None.
-        calibration: thresholds and probabilities fitted on labelled pictures, or None.
+        calibration: thresholds and probabilities fitted on labelled images, or None.
         space: fingerprint of the word-vector space, or None where the file has no word vectors.
         metrics: of the saved epoch, in percent.
         settings: of the run that made it (flags, epoch, data paths).

@@ -158,7 +158,7 @@ def add_device_flag(parser: argparse._ActionsContainer) -> None:
 
 
 def add_workers_flag(parser: argparse._ActionsContainer) -> None:
-    """``-j/--workers``, the same in every script that reads many pictures."""
+    """``-j/--workers``, the same in every script that reads many images."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
         "-j",
@@ -166,16 +166,16 @@ def add_workers_flag(parser: argparse._ActionsContainer) -> None:
         type=non_negative_int,
         default=min(8, processors),
         metavar="N",
-        help="how many read pictures beside the model; 0 reads them when they are needed",
+        help="how many read images beside the model; 0 reads them when they are needed",
     )
 
 
 def add_exact_flag(parser: argparse._ActionsContainer) -> None:
-    """``--exact-pictures``, the same in every script that reads pictures."""
+    """``--exact-pictures``, the same in every script that reads images."""
     parser.add_argument(
         "--exact-pictures",
         action="store_true",
-        help="decode and resize as the released code does, to the bit: slower; else pictures that shrink differ by a "
+        help="decode and resize as the released code does, to the bit: slower; else images that shrink differ by a "
         "rounding step (docs/benchmarks.md)",
     )
 

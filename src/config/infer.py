@@ -22,7 +22,7 @@ QUICK_START = Path(__file__).resolve().parent.parent.parent / "models" / "sdl_li
 def infer_parser(description: str | None) -> ArgumentParser:
     """All flags, in groups."""
     parser = ArgumentParser(prog="infer.py", description=description)
-    _add_picture_flags(parser)
+    _add_image_flags(parser)
     _add_model_flags(parser)
     _add_tag_flags(parser)
     _add_output_flags(parser)
@@ -40,13 +40,13 @@ def fitted_or_float(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'fitted'") from error
 
 
-def _add_picture_flags(parser: ArgumentParser) -> None:
+def _add_image_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--pic_path",
         nargs="+",
         required=True,
         metavar="PATH",
-        help="pictures, folders (with all below them), patterns in quotes, a .txt file or @FILE with a path a line, or "
+        help="images, folders (with all below them), patterns in quotes, a .txt file or @FILE with a path a line, or "
         "- for a list on standard input",
     )
 
@@ -80,7 +80,7 @@ def _add_model_flags(parser: ArgumentParser) -> None:
 
 def _add_tag_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("tags").add_argument
-    add("--top_k", type=positive_int, metavar="K", help="most tags a picture (10, or without limit with --threshold)")
+    add("--top_k", type=positive_int, metavar="K", help="most tags an image (10, or without limit with --threshold)")
     add(
         "--threshold",
         type=fitted_or_float,
@@ -118,20 +118,20 @@ def _add_output_flags(parser: ArgumentParser) -> None:
     add("--json", type=Path, metavar="FILE", help="write tags and scores as JSON")
     add("--csv", type=Path, metavar="FILE", help="write them as CSV, a row a tag")
     add("--parquet", type=Path, metavar="FILE", help="write them as Parquet, a row a tag; needs pyarrow")
-    add("--resume", action="store_true", help="skip the pictures that these files, or a killed run, have already")
+    add("--resume", action="store_true", help="skip the images that these files, or a killed run, have already")
     add("--overwrite", action="store_true", help="start anew where an earlier run was killed")
     add("--html", type=Path, metavar="FILE", help="write a page of thumbnails that is filtered by tag, for a browser")
     add(
         "--write_keywords",
         type=Path,
         metavar="DIR",
-        help="copy the pictures into this folder with their tags as XMP and IPTC keywords; needs pyexiv2",
+        help="copy the images into this folder with their tags as XMP and IPTC keywords; needs pyexiv2",
     )
-    add("--path_output", type=Path, default=Path("outputs"), metavar="DIR", help="folder for annotated pictures")
+    add("--path_output", type=Path, default=Path("outputs"), metavar="DIR", help="folder for annotated images")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--no_picture", action="store_true", help="save no annotated pictures")
+    which.add_argument("--no_picture", action="store_true", help="save no annotated images")
     which.add_argument(
-        "--annotate", action="store_true", help="save annotated pictures even if there are many (they are slow to draw)"
+        "--annotate", action="store_true", help="save annotated images even if there are many (they are slow to draw)"
     )
     add(
         "--explain",
@@ -139,7 +139,7 @@ def _add_output_flags(parser: ArgumentParser) -> None:
         nargs="?",
         const=6,
         metavar="N",
-        help="save, for the N best tags (6), where in the picture their scores come from",
+        help="save, for the N best tags (6), where in the image their scores come from",
     )
     add("--quiet", action="store_true", help="print no tags")
 
@@ -151,7 +151,7 @@ def _add_speed_flags(parser: ArgumentParser) -> None:
         type=positive_int,
         default=16,
         metavar="N",
-        help="pictures that go through the model at once; with ONNX Runtime and more pictures than that, as many "
+        help="images that go through the model at once; with ONNX Runtime and more images than that, as many "
         "threads as --num_threads and --workers allow read and compute a share each",
     )
     group.add_argument(

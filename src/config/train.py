@@ -53,18 +53,18 @@ def train_parser(description: str | None) -> ArgumentParser:
 def _add_data_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--data", metavar="DIR", help="picture folder; the one that the metadata folder records if left out")
+    add("--data", metavar="DIR", help="image folder; the one that the metadata folder records if left out")
     add(
         "--metadata",
         metavar="DIR",
         help="metadata folder: labels, split, word vectors; --data itself if it is one, else ./data/COCO",
     )
     add("--wordvec_dim", type=positive_int, help="word-vector length D that the metadata must have")
-    size_help = "side of the square that pictures are squashed to, in pixels (224, or that of an SDL checkpoint)"
+    size_help = "side of the square that images are squashed to, in pixels (224, or that of an SDL checkpoint)"
     add("--image-size", type=positive_int, metavar="N", help=size_help)
     package_help = "randaugment: the package that the released code uses; torchvision: its RandAugment"
     add("--augmentation", choices=AUGMENTATIONS, default="randaugment", help=package_help)
-    cutout_help = "side of the cutout square as a part of the picture's side; 0: none"
+    cutout_help = "side of the cutout square as a part of the image's side; 0: none"
     add("--cutout", type=fraction, default=0.5, metavar="PART", help=cutout_help)
     add_exact_flag(group)
     add_workers_flag(group)
@@ -141,7 +141,7 @@ def below_one(text: str) -> float:
 
 def _add_optimisation_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("optimisation").add_argument
-    add("--num-epochs", type=positive_int, default=10, metavar="N", help="passes over the training pictures")
+    add("--num-epochs", type=positive_int, default=10, metavar="N", help="passes over the training images")
     add("--optimizer", choices=OPTIMIZERS, default="adam", help="adam: decay as L2 in the gradient; adamw: decoupled")
     lr_help = f"peak learning rate ({LR_FINE_TUNING:g}, or {LR_FROZEN:g} with --freeze-backbone)"
     add("--lr", type=positive_float, help=lr_help)
@@ -151,7 +151,7 @@ def _add_optimisation_flags(parser: ArgumentParser) -> None:
     add("--schedule", choices=SCHEDULES, default="one_cycle", help=schedule_help)
     add("--warm-up", type=below_one, default=0.1, metavar="SHARE", help="part of all steps in which the rate rises")
     add("--weight-decay", type=fraction, default=3e-4, metavar="L2", help="on weight matrices only")
-    add("-b", "--batch-size", type=positive_int, default=32, metavar="N", help="pictures a batch, in each process")
+    add("-b", "--batch-size", type=positive_int, default=32, metavar="N", help="images a batch, in each process")
     accumulate_help = "batches whose gradients are added up for one step"
     add("--accumulate", type=positive_int, default=1, metavar="N", help=accumulate_help)
     clip_help = "scale a step's gradient down to this norm where it is longer"
@@ -177,19 +177,19 @@ def _add_speed_flags(parser: ArgumentParser) -> None:
     add("--channels-last", action="store_true", help=channels_help)
     compile_help = "torch.compile the model: a minute at the start, faster steps; numbers differ by rounding"
     add("--compile", action="store_true", help=compile_help)
-    add("--sync-bn", action="store_true", help="with torchrun on GPUs: batch norm over the pictures of all processes")
+    add("--sync-bn", action="store_true", help="with torchrun on GPUs: batch norm over the images of all processes")
 
 
 def _add_selection_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("choosing an epoch").add_argument
-    add("--images", choices=IMAGES, default="positive-only", help="which evaluation pictures count")
+    add("--images", choices=IMAGES, default="positive-only", help="which evaluation images count")
     select_help = (
-        "what the best epoch is chosen on. test: the evaluation pictures themselves, as the released code does, which "
-        "flatters the result; seen: seen labels of training pictures that are held back; held-out: some seen labels "
-        "that training does not get and that pose as unseen, on pictures that are held back"
+        "what the best epoch is chosen on. test: the evaluation images themselves, as the released code does, which "
+        "flatters the result; seen: seen labels of training images that are held back; held-out: some seen labels "
+        "that training does not get and that pose as unseen, on images that are held back"
     )
     add("--select-on", choices=SELECTIONS, default="test", help=select_help)
-    share_help = "of the training pictures that are held back for --select-on seen and held-out"
+    share_help = "of the training images that are held back for --select-on seen and held-out"
     add("--val-share", type=share, default=0.1, metavar="SHARE", help=share_help)
     labels_help = "of the seen labels that pose as unseen for --select-on held-out"
     add("--held-out-labels", type=share, default=0.2, metavar="SHARE", help=labels_help)
@@ -212,7 +212,7 @@ def _add_output_flags(parser: ArgumentParser) -> None:
     add("--save-epochs", type=positive_int, metavar="N", help=epochs_help)
     keep_help = "how many checkpoints of --save-epochs stay, the latest ones (all)"
     add("--keep", type=positive_int, metavar="K", help=keep_help)
-    bad_help = "unreadable training pictures, each replaced by another, at which to stop (a tenth of them, at least 10)"
+    bad_help = "unreadable training images, each replaced by another, at which to stop (a tenth of them, at least 10)"
     add("--max_bad_images", type=non_negative_int, metavar="N", help=bad_help)
     add("--tensorboard", action="store_true", help="write TensorBoard events too; needs the tensorboard package")
     add("--half-weights", action="store_true", help="store weight matrices in half precision")

@@ -22,11 +22,11 @@ def validate_parser(description: str | None) -> ArgumentParser:
     """The flags; those of ASL's validate.py keep their names."""
     flags = ArgumentParser(prog="validate.py", description=description)
     add = flags.add_argument
-    add("positional_data", metavar="DATA", nargs="?", help="picture folder, the same as --data")
+    add("positional_data", metavar="DATA", nargs="?", help="image folder, the same as --data")
     add(
         "--data",
         metavar="DIR",
-        help="picture folder; the one that the metadata folder or the checkpoint records if left out",
+        help="image folder; the one that the metadata folder or the checkpoint records if left out",
     )
     add(
         "--metadata",
@@ -55,14 +55,14 @@ def validate_parser(description: str | None) -> ArgumentParser:
         type=positive_int,
         default=32,
         metavar="N",
-        help="pictures that go through the model at once",
+        help="images that go through the model at once",
     )
     add("--top_k", type=positive_int, nargs="+", default=[3, 5], metavar="K", help="the K of P/R/F1@K")
     add(
         "--images",
         choices=IMAGES,
         default="positive-only",
-        help="which pictures count: those with a relevant label (released code), or all",
+        help="which images count: those with a relevant label (released code), or all",
     )
     add(
         "--thre",
@@ -88,17 +88,15 @@ def _add_fit_flags(flags: ArgumentParser) -> None:
         "--fit-thresholds",
         type=Path,
         metavar="FILE",
-        help="fit each label's threshold, probabilities and the bias of seen labels on a part of the pictures, measure "
+        help="fit each label's threshold, probabilities and the bias of seen labels on a part of the images, measure "
         "them on the rest, and write a copy of the checkpoint that has them, and a plot beside it",
     )
-    add(
-        "--fit-share", type=fraction, default=0.5, metavar="SHARE", help="of the pictures that --fit-thresholds fits on"
-    )
+    add("--fit-share", type=fraction, default=0.5, metavar="SHARE", help="of the images that --fit-thresholds fits on")
     add(
         "--fit-bias",
         choices=("labels", "gap"),
         default="labels",
-        help="what tells how much seen labels lose: the labels of the pictures, unseen ones included, or the gap "
+        help="what tells how much seen labels lose: the labels of the images, unseen ones included, or the gap "
         "between the scores of both sides, which looks at no unseen label",
     )
-    add("--seed", type=non_negative_int, default=0, help="of the division of the pictures for --fit-thresholds")
+    add("--seed", type=non_negative_int, default=0, help="of the division of the images for --fit-thresholds")

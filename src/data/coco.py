@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from msgspec import Struct
 
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
 from src.utils.files import atomic_write, read_json_as
 
@@ -99,7 +99,7 @@ def _by_id(entries: Iterable[Any], name: Any, path: str, section: str) -> dict[I
     return found
 
 
-def read_coco_labels(path: str | Path, labels: Sequence[str]) -> LabelledPictures:
+def read_coco_labels(path: str | Path, labels: Sequence[str]) -> LabelledImages:
     """Read a COCO-format file as image-level labels: see :func:`image_level_labels`.
 
     Args:
@@ -113,7 +113,7 @@ def read_coco_labels(path: str | Path, labels: Sequence[str]) -> LabelledPicture
     return image_level_labels(read_coco_file(path), labels, str(path))
 
 
-def image_level_labels(content: CocoFile, labels: Sequence[str], path: str) -> LabelledPictures:
+def image_level_labels(content: CocoFile, labels: Sequence[str], path: str) -> LabelledImages:
     """The image-level labels of a COCO-format file.
 
     A label is positive where the image has an annotation of that category, and unknown where all of these are to be
@@ -159,7 +159,7 @@ def image_level_labels(content: CocoFile, labels: Sequence[str], path: str) -> L
     targets = LabelMatrix.from_entries(
         *torch.cat([listed, absent]).unbind(dim=1), unlisted=unlisted, num_labels=len(labels)
     )
-    return LabelledPictures(tuple(image.id for image in images), tuple(image.file_name for image in images), targets)
+    return LabelledImages(tuple(image.id for image in images), tuple(image.file_name for image in images), targets)
 
 
 def _whole_numbers(triples: Iterable[tuple[int, int, int]]) -> torch.Tensor:
@@ -169,7 +169,7 @@ def _whole_numbers(triples: Iterable[tuple[int, int, int]]) -> torch.Tensor:
 
 def write_coco_labels(
     path: str | Path,
-    pictures: LabelledPictures,
+    images: LabelledImages,
     labels: Sequence[str],
     annotation_keys: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
@@ -180,7 +180,7 @@ def write_coco_labels(
 
     Args:
         path: the file.
-        pictures: their labels in the columns of ``labels``.
+        images: their labels in the columns of ``labels``.
         labels: C names.
         annotation_keys: further keys and values, the same in every annotation.
     """
@@ -188,8 +188,8 @@ def write_coco_labels(
     with atomic_write(path) as stream:
         for number, (section, entries) in enumerate(
             (
-                ("images", _images(pictures)),
-                ("annotations", _annotations(pictures, annotation_keys)),
+                ("images", _images(images)),
+                ("annotations", _annotations(images, annotation_keys)),
                 ("categories", categories),
             )
         ):
@@ -207,11 +207,11 @@ def _write_entries(stream: Any, entries: Iterable[dict[str, Any]]) -> None:
         separator = b",\n"
 
 
-def _images(pictures: LabelledPictures) -> Iterator[dict[str, Any]]:
-    targets = pictures.targets
+def _images(images: LabelledImages) -> Iterator[dict[str, Any]]:
+    targets = images.targets
     offsets, columns, values = targets.offsets.tolist(), targets.columns.numpy(), targets.values.numpy()
     partly = (targets.unlisted == -1).tolist()
-    for row, (number, name) in enumerate(zip(pictures.image_ids, pictures.file_names, strict=True)):
+    for row, (number, name) in enumerate(zip(images.image_ids, images.file_names, strict=True)):
         entry: dict[str, Any] = {"id": number, "file_name": name}
         if partly[row]:
             own = slice(offsets[row], offsets[row + 1])
@@ -219,10 +219,10 @@ def _images(pictures: LabelledPictures) -> Iterator[dict[str, Any]]:
         yield entry
 
 
-def _annotations(pictures: LabelledPictures, further: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    rows, columns, values = pictures.targets.entries()
-    kept = (values == 1) | ((values == -1) & (pictures.targets.unlisted[rows] == 0))
+def _annotations(images: LabelledImages, further: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    rows, columns, values = images.targets.entries()
+    kept = (values == 1) | ((values == -1) & (images.targets.unlisted[rows] == 0))
     entries = zip(rows[kept].tolist(), columns[kept].tolist(), values[kept].tolist(), strict=True)
     for number, (row, column, value) in enumerate(entries, start=1):
-        entry = {"id": number, "image_id": pictures.image_ids[row], "category_id": column + 1, **further}
+        entry = {"id": number, "image_id": images.image_ids[row], "category_id": column + 1, **further}
         yield entry if value == 1 else {**entry, "ignore": 1}

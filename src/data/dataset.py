@@ -1,4 +1,4 @@
-"""Pictures on disk with their labels, as a PyTorch data set that survives pictures it cannot read."""
+"""Images on disk with their labels, as a PyTorch data set that survives images it cannot read."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from src.data.images import BadPictureError
+from src.data.images import BadImageError
 from src.data.transforms import Transform, as_floats, read_transformed
 from src.errors import UserError, name_some
 
-_REPLACEMENTS = 20  # are tried for a picture that cannot be read
-# Where people keep the pictures of a COCO-format set below the folder they name.
+_REPLACEMENTS = 20  # are tried for an image that cannot be read
+# Where people keep the images of a COCO-format set below the folder they name.
 _SUBFOLDERS = ("", "images", "train2014", "val2014", "train2017", "val2017")
 
 
 class Batch(NamedTuple):
-    """Some pictures.
+    """Some images.
 
     Attributes:
-        pictures: [b, 3, H, W] float32 in [0, 1].
-        rows: [b] row of each picture in the data set.
-        bad: messages about the pictures of this batch that could not be read; they have no row here.
+        images: [b, 3, H, W] float32 in [0, 1].
+        rows: [b] row of each image in the data set.
+        bad: messages about the images of this batch that could not be read; they have no row here.
     """
 
-    pictures: Tensor
+    images: Tensor
     rows: Tensor
     bad: tuple[str, ...]
 
 
-# A picture's tensor or None, its row, and why it, or others in its place, could not be read.
+# An image's tensor or None, its row, and why it, or others in its place, could not be read.
 Item = tuple[Tensor | None, int, tuple[str, ...]]
 
 
-class PictureDataset(Dataset[Item]):
-    """The pictures of these paths; item i is (tensor, i, ()), or (None, i, (reason,)) if it cannot be read."""
+class ImageDataset(Dataset[Item]):
+    """The images of these paths; item i is (tensor, i, ()), or (None, i, (reason,)) if it cannot be read."""
 
     def __init__(self, paths: Sequence[Path], transform: Transform) -> None:
         self.paths = [os.fspath(path) for path in paths]
@@ -56,28 +56,28 @@ class PictureDataset(Dataset[Item]):
     def __getitem__(self, row: int) -> Item:
         try:
             return read_transformed(self.paths[row], self.transform), row, ()
-        except BadPictureError as error:
+        except BadImageError as error:
             return None, row, (str(error),)
 
 
 def collate(items: list[Item]) -> Batch:
-    """Stack the readable pictures of a batch; it may be empty."""
+    """Stack the readable images of a batch; it may be empty."""
     good = [(tensor, row) for tensor, row, _ in items if tensor is not None]
-    pictures = as_floats(torch.stack([tensor for tensor, _ in good])) if good else torch.empty(0, 3, 1, 1)
+    images = as_floats(torch.stack([tensor for tensor, _ in good])) if good else torch.empty(0, 3, 1, 1)
     return Batch(
-        pictures,
+        images,
         torch.tensor([row for _, row in good], dtype=torch.long),
         tuple(reason for _, _, reasons in items for reason in reasons),
     )
 
 
-class TrainingPictures(Dataset[Item]):
-    """Augmented pictures; item (epoch, i) is (tensor, row, reasons).
+class TrainingImages(Dataset[Item]):
+    """Augmented images; item (epoch, i) is (tensor, row, reasons).
 
     Each draws its augmentation from a random state of its own, made of the seed, the epoch and the row: it is the same
     whichever process reads it and whatever was read before, so a run can go on in the middle of an epoch.
 
-    A picture that cannot be read is replaced by another one, chosen likewise; ``row`` says by which, and ``reasons``
+    An image that cannot be read is replaced by another one, chosen likewise; ``row`` says by which, and ``reasons``
     what could not be read. The tensor is None if no replacement could be read either.
     """
 
@@ -96,7 +96,7 @@ class TrainingPictures(Dataset[Item]):
             for _ in range(_REPLACEMENTS):
                 try:
                     return read_transformed(self.paths[row], self.transform), row, tuple(reasons)
-                except BadPictureError as error:
+                except BadImageError as error:
                     reasons.append(str(error))
                     row = int(torch.randint(len(self.paths), ()).item())
         return None, row, tuple(reasons)
@@ -109,7 +109,7 @@ def seeded(*numbers: int) -> Iterator[None]:
     seed = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(2, np.uint64).tolist()
     random.seed(seed[0])
     np.random.seed(seed[0] % 2**32)
-    torch.default_generator.manual_seed(seed[1])  # of the CPU alone: pictures are augmented there
+    torch.default_generator.manual_seed(seed[1])  # of the CPU alone: images are augmented there
     try:
         yield
     finally:
@@ -132,15 +132,15 @@ class _Keys(Sampler[list[tuple[int, int]]]):
 
 
 class TrainingLoader:
-    """Reads the training pictures of an epoch, batch by batch, beside the model.
+    """Reads the training images of an epoch, batch by batch, beside the model.
 
     Args:
-        dataset: the pictures.
+        dataset: the images.
         workers: processes that read; they live as long as this object. 0 reads in this process.
         pin_memory: for a GPU.
     """
 
-    def __init__(self, dataset: TrainingPictures, *, workers: int, pin_memory: bool = False) -> None:
+    def __init__(self, dataset: TrainingImages, *, workers: int, pin_memory: bool = False) -> None:
         self._keys = _Keys()
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,  # type: ignore[arg-type]  # collate turns items into Batch
@@ -153,13 +153,13 @@ class TrainingLoader:
         )
 
     def batches(self, epoch: int, rows: Iterable[Sequence[int]]) -> Iterator[Batch]:
-        """The pictures of these batches of rows, in this order."""
+        """The images of these batches of rows, in this order."""
         self._keys.batches = [[(epoch, row) for row in batch] for batch in rows]
         return iter(self._loader)
 
 
 def outlive_signals(worker: int) -> None:
-    """Leave what a terminal or a cluster sends to every process to the one that trains: it still needs pictures."""
+    """Leave what a terminal or a cluster sends to every process to the one that trains: it still needs images."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _outlive_one)
 
@@ -169,8 +169,8 @@ def _outlive_one(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
 
 
-def picture_loader(
-    dataset: PictureDataset,
+def image_loader(
+    dataset: ImageDataset,
     *,
     batch_size: int,
     workers: int,
@@ -180,8 +180,8 @@ def picture_loader(
     """A loader of :class:`Batch`, in order.
 
     Args:
-        dataset: the pictures.
-        batch_size: pictures a batch.
+        dataset: the images.
+        batch_size: images a batch.
         workers: processes that read; 0 reads in this process.
         pin_memory: for a GPU.
         rows: of the data set; None: all.
@@ -214,7 +214,7 @@ def naming_dead_workers() -> Iterator[None]:
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise UserError(
-            f"--workers: a process that reads pictures died, perhaps for want of memory ({_first_sentence(error)}); "
+            f"--workers: a process that reads images died, perhaps for want of memory ({_first_sentence(error)}); "
             "give fewer, or -j 0 to read in this process"
         ) from error
 
@@ -224,18 +224,18 @@ def _first_sentence(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(". ")
 
 
-def locate_pictures(file_names: Sequence[str], root: Path, source: str) -> list[Path]:
-    """The path of every picture below ``root`` or one of the usual sub-folders (``images``, ``train2014``, ...).
+def locate_images(file_names: Sequence[str], root: Path, source: str) -> list[Path]:
+    """The path of every image below ``root`` or one of the usual sub-folders (``images``, ``train2014``, ...).
 
     Folders are listed once each, so that 100,000 names cost no 100,000 look-ups.
 
     Args:
         file_names: names relative to the root, as a COCO-format file has them.
-        root: the picture folder.
+        root: the image folder.
         source: the label file, for error messages.
 
     Raises:
-        UserError: pictures are missing; the message counts them and names some.
+        UserError: images are missing; the message counts them and names some.
     """
     listing: dict[Path, set[str]] = {}
 
@@ -254,7 +254,7 @@ def locate_pictures(file_names: Sequence[str], root: Path, source: str) -> list[
             found.append(path)
     if missing:
         raise UserError(
-            f"--data {root}: {len(missing)} of the {len(file_names)} pictures that {source} lists are not there "
+            f"--data {root}: {len(missing)} of the {len(file_names)} images that {source} lists are not there "
             f"({name_some(missing, 3)}); "
             "give the folder that the names are relative to"
         )

@@ -1,4 +1,4 @@
-"""Reading pictures of any kind as upright 8-bit RGB."""
+"""Reading images of any kind as upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-# By which picture files are told from others in a folder.
+# By which image files are told from others in a folder.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
-class BadPictureError(Exception):
-    """A picture that cannot be read; the message names the file and the reason."""
+class BadImageError(Exception):
+    """An image that cannot be read; the message names the file and the reason."""
 
 
-def read_picture(path: str | Path, *, at_least: int | None = None) -> Image.Image:
-    """Read a picture as upright RGB, 8 bits a channel.
+def read_image(path: str | Path, *, at_least: int | None = None) -> Image.Image:
+    """Read an image as upright RGB, 8 bits a channel.
 
     Turned as EXIF says; of an animation the first frame; transparent parts laid on white; 16-bit and floating-point
     grey scaled to 8 bits; CMYK, palette, grey and 1-bit converted.
@@ -29,54 +29,54 @@ def read_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
             The decoder leaves out the higher frequencies then, which takes about half the time. None: whole.
 
     Raises:
-        BadPictureError: the file is missing, no picture, cut short, or so large that Pillow refuses it.
+        BadImageError: the file is missing, no image, cut short, or so large that Pillow refuses it.
     """
     try:
-        with Image.open(path) as picture:
-            picture.seek(0)
+        with Image.open(path) as image:
+            image.seek(0)
             if at_least is not None:
-                picture.draft(None, (at_least, at_least))  # does nothing in other formats
-            picture.load()
-            return to_rgb(picture)
+                image.draft(None, (at_least, at_least))  # does nothing in other formats
+            image.load()
+            return to_rgb(image)
     except UnidentifiedImageError as error:
-        raise BadPictureError(f"{path}: not a picture that can be read") from error
-    except Exception as error:  # a damaged picture can raise nearly anything from Pillow's readers
-        raise BadPictureError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise BadImageError(f"{path}: not an image that can be read") from error
+    except Exception as error:  # a damaged image can raise nearly anything from Pillow's readers
+        raise BadImageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF says and convert any Pillow mode to RGB.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF says and convert any Pillow mode to RGB.
 
-    No depth is lost on the way, and what transparency hides stays hidden. An upright RGB picture is given back itself:
+    No depth is lost on the way, and what transparency hides stays hidden. An upright RGB image is given back itself:
     a copy would take a sixth of the time of decoding.
     """
-    picture.load()  # some formats have their EXIF behind the pixels
-    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        return _deep_grey_to_rgb(picture)
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        colours = picture.convert("RGBA")
+    image.load()  # some formats have their EXIF behind the pixels
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        colours = image.convert("RGBA")
         canvas = Image.new("RGBA", colours.size, "white")
         canvas.alpha_composite(colours)
         return canvas.convert("RGB")
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
-def _deep_grey_to_rgb(picture: Image.Image) -> Image.Image:
-    """16-bit, 32-bit or float grey -> RGB. Pillow's own conversion clips at 255, which turns such pictures white.
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit, 32-bit or float grey -> RGB. Pillow's own conversion clips at 255, which turns such images white.
 
     Integers are taken as 16-bit (0..65535), or as 8-bit where no pixel exceeds 255; floats as 0..1, or as 8-bit where a
     pixel exceeds 1. A float that is no number is black.
     """
-    grey = np.nan_to_num(np.asarray(picture).astype(np.float64))
+    grey = np.nan_to_num(np.asarray(image).astype(np.float64))
     top = grey.max(initial=0.0)
     full = (
         (1.0 if top <= 1 else 255.0)
-        if picture.mode == "F"
-        else (65535.0 if top > 255 or picture.mode.startswith("I;16") else 255.0)
+        if image.mode == "F"
+        else (65535.0 if top > 255 or image.mode.startswith("I;16") else 255.0)
     )
     return Image.fromarray(np.clip(np.rint(grey * 255 / full), 0, 255).astype(np.uint8)).convert("RGB")
 
@@ -101,7 +101,7 @@ _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c
 
 
 class _Lent:
-    """Memory of a picture in NumPy's array interface; it stays as long as an array looks at it."""
+    """Memory of an image in NumPy's array interface; it stays as long as an array looks at it."""
 
     def __init__(self, address: int, shape: tuple[int, ...], owner: object) -> None:
         # Not marked read-only: PyTorch warns about such arrays, and nothing here writes
@@ -109,26 +109,26 @@ class _Lent:
         self._owner = owner
 
 
-def pixels_of(picture: Image.Image) -> np.ndarray:
-    """The pixels of an RGB picture, uint8 [H, W, 4] or [H, W, 3]: red, green, blue and perhaps a byte of no meaning.
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """The pixels of an RGB image, uint8 [H, W, 4] or [H, W, 3]: red, green, blue and perhaps a byte of no meaning.
 
-    The array is the picture's own memory, to be read only, where Pillow lends it (since it has the Arrow protocol, up
+    The array is the image's own memory, to be read only, where Pillow lends it (since it has the Arrow protocol, up
     to 16 MB); elsewhere it is a copy, which takes a fifth of the time of decoding.
     """
-    lent = _lent(picture)
-    return np.array(picture) if lent is None else np.asarray(lent)
+    lent = _lent(image)
+    return np.array(image) if lent is None else np.asarray(lent)
 
 
-def _lent(picture: Image.Image) -> _Lent | None:
-    """The memory of a picture of four bytes a pixel, or None where it is not to be had in one piece."""
-    lend: Any = getattr(picture, "__arrow_c_array__", None)
-    if lend is None or 0 in picture.size:
+def _lent(image: Image.Image) -> _Lent | None:
+    """The memory of an image of four bytes a pixel, or None where it is not to be had in one piece."""
+    lend: Any = getattr(image, "__arrow_c_array__", None)
+    if lend is None or 0 in image.size:
         return None
     try:
         _, capsule = lend()
     except (ValueError, MemoryError):  # it lies in several pieces
         return None
-    width, height = picture.size
+    width, height = image.size
     pixels = _ArrowArray.from_address(_capsule_pointer(capsule, b"arrow_array"))
     if (pixels.length, pixels.offset, pixels.n_children) != (width * height, 0, 1):
         return None

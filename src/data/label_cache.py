@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from src.data.coco import read_coco_labels
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError
 from src.utils.files import atomic_write
 
@@ -22,7 +22,7 @@ WORTH_CACHING = 4 << 20  # bytes; a smaller file is read in a fraction of a seco
 _ARRAYS = ("offsets", "columns", "values", "unlisted")
 
 
-def cached_coco_labels(path: Path, labels: Sequence[str], folder: Path) -> LabelledPictures:
+def cached_coco_labels(path: Path, labels: Sequence[str], folder: Path) -> LabelledImages:
     """:func:`src.data.coco.read_coco_labels`, through a file in ``folder`` that may be deleted at any time.
 
     The cached file is named by a hash of the label file's bytes and of the labels, so it can never be out of date. A
@@ -39,15 +39,15 @@ def cached_coco_labels(path: Path, labels: Sequence[str], folder: Path) -> Label
             return _load(cached, len(labels))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             print(f"reading {path.name} anew: {cached} is damaged: {error}", file=sys.stderr)
-    pictures = read_coco_labels(path, labels)
+    images = read_coco_labels(path, labels)
     try:
-        _save(cached, pictures)
+        _save(cached, images)
     except UserError as error:
         print(f"the labels are not kept for the next run: {error}", file=sys.stderr)
     else:
         for outdated in set(folder.glob(f"{path.stem}-{'[0-9a-f]' * 32}.npz")) - {cached}:
             outdated.unlink(missing_ok=True)
-    return pictures
+    return images
 
 
 def _content_key(path: Path, labels: Sequence[str]) -> str:
@@ -58,21 +58,21 @@ def _content_key(path: Path, labels: Sequence[str]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _save(path: Path, pictures: LabelledPictures) -> None:
+def _save(path: Path, images: LabelledImages) -> None:
     with atomic_write(path) as stream:
         np.savez(
             stream,
-            image_ids=_as_bytes(pictures.image_ids),
-            file_names=_as_bytes(pictures.file_names),
-            **{name: getattr(pictures.targets, name).numpy() for name in _ARRAYS},
+            image_ids=_as_bytes(images.image_ids),
+            file_names=_as_bytes(images.file_names),
+            **{name: getattr(images.targets, name).numpy() for name in _ARRAYS},
         )
 
 
-def _load(path: Path, num_labels: int) -> LabelledPictures:
+def _load(path: Path, num_labels: int) -> LabelledImages:
     with np.load(path, allow_pickle=False) as content:
         arrays = {name: torch.from_numpy(content[name]) for name in _ARRAYS}
         image_ids, file_names = (json.loads(content[name].tobytes()) for name in ("image_ids", "file_names"))
-    return LabelledPictures(tuple(image_ids), tuple(file_names), LabelMatrix(**arrays, num_labels=num_labels))
+    return LabelledImages(tuple(image_ids), tuple(file_names), LabelMatrix(**arrays, num_labels=num_labels))
 
 
 def _as_bytes(values: Sequence[int | str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Image-level labels of many pictures, stored sparsely: 9 million labels of 7,586 classes fit, a matrix would not."""
+"""Image-level labels of many images, stored sparsely: 9 million labels of 7,586 classes fit, a matrix would not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LabelMatrix:
         offsets: [N + 1] int64; the entries of row i are ``offsets[i]`` to ``offsets[i + 1] - 1``.
         columns: [K] int32, ascending within a row, none twice.
         values: [K] int8, each 1, 0 or -1.
-        unlisted: [N] int8, what the other labels of a row are: 0 where a picture is labelled completely, -1 where only
+        unlisted: [N] int8, what the other labels of a row are: 0 where an image is labelled completely, -1 where only
             the listed labels were verified.
         num_labels: C.
     """
@@ -32,7 +32,7 @@ class LabelMatrix:
     def from_entries(
         cls, rows: Tensor, columns: Tensor, values: Tensor, *, unlisted: Tensor, num_labels: int
     ) -> LabelMatrix:
-        """From entries in any order; of several about the same label of a picture the largest value stays.
+        """From entries in any order; of several about the same label of an image the largest value stays.
 
         Args:
             rows, columns: [K] whole numbers within [N, C].
@@ -57,7 +57,7 @@ class LabelMatrix:
 
     @classmethod
     def from_positives(cls, rows: Tensor, columns: Tensor, *, num_rows: int, num_labels: int) -> LabelMatrix:
-        """Completely labelled pictures: these entries are 1, all others 0."""
+        """Completely labelled images: these entries are 1, all others 0."""
         unlisted = torch.zeros(num_rows, dtype=torch.int8)
         ones = torch.ones(len(rows), dtype=torch.int8)
         return cls.from_entries(rows, columns, ones, unlisted=unlisted, num_labels=num_labels)
@@ -99,7 +99,7 @@ class LabelMatrix:
         rows, columns, values = self.entries()
         return rows[values == 1], columns[values == 1]
 
-    def positives_per_picture(self) -> Tensor:
+    def positives_per_image(self) -> Tensor:
         """[N] int64."""
         return torch.bincount(self.positives()[0], minlength=len(self))
 
@@ -169,12 +169,12 @@ def _offsets(rows: Tensor, num_rows: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledPictures:
+class LabelledImages:
     """Image-level labels of one part of a data set.
 
     Attributes:
         image_ids: [N], as in the file.
-        file_names: [N], relative to the picture folder.
+        file_names: [N], relative to the image folder.
         targets: [N, C] in the split's column order.
     """
 
@@ -185,16 +185,16 @@ class LabelledPictures:
     def __len__(self) -> int:
         return len(self.file_names)
 
-    def rows(self, rows: Sequence[int] | Tensor) -> LabelledPictures:
-        """Some of the pictures, in this order."""
+    def rows(self, rows: Sequence[int] | Tensor) -> LabelledImages:
+        """Some of the images, in this order."""
         rows = torch.as_tensor(rows, dtype=torch.int64)
         kept = rows.tolist()
-        return LabelledPictures(
+        return LabelledImages(
             tuple(self.image_ids[row] for row in kept),
             tuple(self.file_names[row] for row in kept),
             self.targets.select_rows(rows),
         )
 
-    def with_targets(self, targets: LabelMatrix) -> LabelledPictures:
-        """The same pictures with other labels."""
-        return LabelledPictures(self.image_ids, self.file_names, targets)
+    def with_targets(self, targets: LabelMatrix) -> LabelledImages:
+        """The same images with other labels."""
+        return LabelledImages(self.image_ids, self.file_names, targets)

@@ -1,4 +1,4 @@
-"""Metadata folders: everything about a data set but its pictures.
+"""Metadata folders: everything about a data set but its images.
 
 This project's form, which holds no pickle (src/data/metadata_writer.py):
 
@@ -57,7 +57,7 @@ class Metadata:
         split: labels, seen, unseen, word vectors.
         train, val: COCO-format files, or None where the folder has none.
         val_unseen: the released code's separate list of zero-shot test images, or None.
-        image_root: the picture folder that was recorded when the folder was made, or None.
+        image_root: the image folder that was recorded when the folder was made, or None.
         extra_words: or None.
     """
 

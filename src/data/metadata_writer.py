@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from src.data.coco import write_coco_labels
-from src.data.labels import LabelledPictures
+from src.data.labels import LabelledImages
 from src.data.metadata import FORMAT, ExtraWords
 from src.data.official import write_official
 from src.data.split import ZeroShotSplit
@@ -46,7 +46,7 @@ def _is_own(folder: Path) -> bool:
 def write_metadata(
     folder: str | Path,
     split: ZeroShotSplit,
-    parts: dict[str, LabelledPictures],
+    parts: dict[str, LabelledImages],
     *,
     image_root: str | Path | None,
     word_vector_source: str,
@@ -64,11 +64,11 @@ def write_metadata(
         folder: the folder to make.
         split: labels, seen, unseen, word vectors.
         parts: ``train`` and ``val`` labels.
-        image_root: the picture folder to record; a relative path is relative to ``folder``.
+        image_root: the image folder to record; a relative path is relative to ``folder``.
         word_vector_source: where the vectors are from, for people.
         extra_words: more words.
         overwrite: replace a folder of this form.
-        move_in: finished folders that become part of it (pictures that were drawn for it).
+        move_in: finished folders that become part of it (images that were drawn for it).
         text_files: name -> lines of files for people: what was found, repaired and dropped.
         official: also write the released code's files, into the sub-folder ``official``.
 
@@ -99,8 +99,8 @@ def write_metadata(
     try:
         make_readable(temporary, folder=True)
         _write_vectors(temporary, split, extra_words)
-        for part, pictures in parts.items():
-            write_coco_labels(temporary / f"{part}.json", pictures, split.labels)
+        for part, images in parts.items():
+            write_coco_labels(temporary / f"{part}.json", images, split.labels)
         write_json(temporary / "split.json", content)
         for name, lines in text_files.items():
             (temporary / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src.data.coco import COCO_CLASSES, write_coco_labels
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError, name_some
 from src.utils.files import atomic_write
@@ -117,10 +117,10 @@ def read_nus_wide_split(folder: Path) -> ZeroShotSplit:
     return make_split(labels, seen, unseen, vectors, name=f"nus_wide_{len(seen)}_{len(unseen)}", source=str(folder))
 
 
-def write_official(folder: Path, split: ZeroShotSplit, parts: dict[str, LabelledPictures]) -> None:
+def write_official(folder: Path, split: ZeroShotSplit, parts: dict[str, LabelledImages]) -> None:
     """Write the released code's files: the COCO form for COCO's 80 classes, the NUS-WIDE form for other labels.
 
-    ``zs_split/`` holds the training pictures, the validation pictures, and those of them with an unseen label. That
+    ``zs_split/`` holds the training images, the validation images, and those of them with an unseen label. That
     form has no unknown labels: only positive ones are written, as annotations with the key ``area`` that the released
     data set class reads. An image-level label has no area: it is 0.
 
@@ -148,16 +148,16 @@ def write_official(folder: Path, split: ZeroShotSplit, parts: dict[str, Labelled
     if "train" in parts:
         write_coco_labels(train, _positive_only(parts["train"]), split.labels, keys)
     if "val" in parts:
-        pictures = _positive_only(parts["val"])
-        write_coco_labels(val, pictures, split.labels, keys)
-        zero_shot = pictures.targets.select_columns(split.unseen).positives_per_picture().nonzero()[:, 0]
-        write_coco_labels(val_unseen, pictures.rows(zero_shot), split.labels, keys)
+        images = _positive_only(parts["val"])
+        write_coco_labels(val, images, split.labels, keys)
+        zero_shot = images.targets.select_columns(split.unseen).positives_per_image().nonzero()[:, 0]
+        write_coco_labels(val_unseen, images.rows(zero_shot), split.labels, keys)
 
 
-def _positive_only(pictures: LabelledPictures) -> LabelledPictures:
-    num_rows, num_labels = pictures.targets.shape
-    return pictures.with_targets(
-        LabelMatrix.from_positives(*pictures.targets.positives(), num_rows=num_rows, num_labels=num_labels)
+def _positive_only(images: LabelledImages) -> LabelledImages:
+    num_rows, num_labels = images.targets.shape
+    return images.with_targets(
+        LabelMatrix.from_positives(*images.targets.positives(), num_rows=num_rows, num_labels=num_labels)
     )
 
 

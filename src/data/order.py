@@ -1,4 +1,4 @@
-"""In which order an epoch goes through the training pictures, and how its steps are shared out.
+"""In which order an epoch goes through the training images, and how its steps are shared out.
 
 All of it follows from the seed, the epoch and the sizes alone, so a run can go on in the middle of an epoch, and
 several processes agree without a word.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class EpochOrder:
-    """A random order of N pictures for every epoch: the e-th permutation that a generator with this seed draws."""
+    """A random order of N images for every epoch: the e-th permutation that a generator with this seed draws."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count, self._seed = count, seed
@@ -39,8 +39,8 @@ class Portion(NamedTuple):
     """What one process takes from one optimisation step, or from a part of it where gradients are accumulated.
 
     Attributes:
-        rows: pictures, never none.
-        weight: what the mean loss of ``rows`` counts within the mean loss of the whole step's pictures; 0 for a process
+        rows: images, never none.
+        weight: what the mean loss of ``rows`` counts within the mean loss of the whole step's images; 0 for a process
             for which none is left, and which then repeats one.
         ends_step: whether the optimiser steps afterwards.
     """
@@ -51,7 +51,7 @@ class Portion(NamedTuple):
 
 
 def num_steps(count: int, batch_size: int, *, accumulate: int = 1, processes: int = 1) -> int:
-    """The optimisation steps of an epoch over ``count`` pictures."""
+    """The optimisation steps of an epoch over ``count`` images."""
     return len(_step_sizes(count, batch_size, accumulate, processes))
 
 
@@ -60,12 +60,12 @@ def portions(
 ) -> list[Portion]:
     """What one process of several takes from an epoch.
 
-    A step has ``batch_size * accumulate * processes`` pictures. The last one has fewer; if so few that a process could
-    get a single picture, for which batch norm has no variance, it joins the step before it.
+    A step has ``batch_size * accumulate * processes`` images. The last one has fewer; if so few that a process could
+    get a single image, for which batch norm has no variance, it joins the step before it.
 
     Args:
         order: [N] rows.
-        batch_size: pictures that go through the model at once, in each process.
+        batch_size: images that go through the model at once, in each process.
         accumulate: batches a step, in each process.
         process, processes: which process this is, of how many.
         start: steps that are done already.

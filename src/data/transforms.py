@@ -1,13 +1,13 @@
-"""From a picture to the model's input: squashed (not cropped) to a square, in [0, 1], not normalised.
+"""From an image to the model's input: squashed (not cropped) to a square, in [0, 1], not normalised.
 
 Training adds a cutout and RandAugment (released code, train.py). Normalisation, where a backbone needs it, is the
 model's affair.
 
-The released code decodes a picture whole and lets Pillow resize it. ``exact=True`` does the same, to the bit. Without
+The released code decodes an image whole and lets Pillow resize it. ``exact=True`` does the same, to the bit. Without
 it the same filters are computed in other ways where that is faster:
 
-* PyTorch's vectorised resize of bytes instead of Pillow's, in evaluation only where the picture shrinks on both sides:
-  a picture that is enlarged, as Corel5k's are, has Pillow's bits. On 100 COCO photographs the square differs by one
+* PyTorch's vectorised resize of bytes instead of Pillow's, in evaluation only where the image shrinks on both sides:
+  an image that is enlarged, as Corel5k's are, has Pillow's bits. On 100 COCO photographs the square differs by one
   step of 255 at most with the bilinear filter, by six with the bicubic one (PSNR over 55 dB for each).
 * A JPEG of more than eight times the square's side is decoded at a half or less of its size, never below
   :data:`SPARE` times the side (PSNR over 36 dB for each COCO photograph and any side from 32, usually 50 to 55 dB).
@@ -27,24 +27,24 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from src.data.images import pixels_of, read_picture
+from src.data.images import pixels_of, read_image
 
 Transform = Callable[[Image.Image], Tensor]
 Step = Callable[[Image.Image], Image.Image]
 Augmentation = Literal["randaugment", "torchvision", "none"]
 
 AUGMENTATIONS: tuple[Augmentation, ...] = ("randaugment", "torchvision", "none")
-TRANSFORM_VERSION = 2  # is raised when the same picture gives other numbers: what was computed from it is then stale
+TRANSFORM_VERSION = 2  # is raised when the same image gives other numbers: what was computed from it is then stale
 SPARE = 4  # times the square's side: what a JPEG keeps at least. With 2 some photographs lose more than 35 dB of PSNR
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-class PictureTransform:
-    """An RGB picture or a picture file, squashed to [3, S, S]. It can be called in several threads at once.
+class ImageTransform:
+    """An RGB image or an image file, squashed to [3, S, S]. It can be called in several threads at once.
 
     Args:
         image_size: side S of the square in pixels.
-        interpolation: ``bilinear`` or ``bicubic``, averaged over the source area where the picture shrinks.
+        interpolation: ``bilinear`` or ``bicubic``, averaged over the source area where the image shrinks.
         exact: decode whole and resize with Pillow.
     """
 
@@ -53,56 +53,56 @@ class PictureTransform:
             raise ValueError(f"interpolation must be one of {', '.join(_FILTERS)}, got {interpolation!r}")
         self.image_size, self.interpolation, self.exact = image_size, interpolation, exact
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """RGB picture -> [3, S, S] float32 in [0, 1]."""
-        return as_floats(self.to_bytes(picture))
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image -> [3, S, S] float32 in [0, 1]."""
+        return as_floats(self.to_bytes(image))
 
     def read(self, path: str | Path) -> Tensor:
         """A file -> [3, S, S] float32 in [0, 1].
 
         Raises:
-            BadPictureError: see :func:`src.data.images.read_picture`.
+            BadImageError: see :func:`src.data.images.read_image`.
         """
         return as_floats(self.read_bytes(path))
 
     def read_bytes(self, path: str | Path) -> Tensor:
         """As :meth:`read`, but uint8: a quarter of the memory to hand on. :func:`as_floats` takes whole batches."""
-        return self.to_bytes(read_picture(path, at_least=None if self.exact else SPARE * self.image_size))
+        return self.to_bytes(read_image(path, at_least=None if self.exact else SPARE * self.image_size))
 
-    def reads_less_of(self, picture: Image.Image) -> bool:
+    def reads_less_of(self, image: Image.Image) -> bool:
         """Whether :meth:`read` would decode a JPEG of this size at a part of it, so that calling gives other bits."""
-        return not self.exact and min(picture.size) >= 2 * SPARE * self.image_size
+        return not self.exact and min(image.size) >= 2 * SPARE * self.image_size
 
-    def to_bytes(self, picture: Image.Image) -> Tensor:
-        """RGB picture -> [3, S, S] uint8."""
-        if self._vectorised(picture):
-            return self._resize(picture)
-        return _to_channels(picture.resize((self.image_size, self.image_size), _FILTERS[self.interpolation]))
+    def to_bytes(self, image: Image.Image) -> Tensor:
+        """RGB image -> [3, S, S] uint8."""
+        if self._vectorised(image):
+            return self._resize(image)
+        return _to_channels(image.resize((self.image_size, self.image_size), _FILTERS[self.interpolation]))
 
-    def _vectorised(self, picture: Image.Image) -> bool:
+    def _vectorised(self, image: Image.Image) -> bool:
         """Whether the resize may differ from Pillow's in the last bits."""
-        return not self.exact and min(picture.size) > self.image_size
+        return not self.exact and min(image.size) > self.image_size
 
-    def _resize(self, picture: Image.Image) -> Tensor:
-        """RGB picture -> [3, S, S] uint8, by PyTorch: Pillow's filter with weights of 16 bits instead of 22."""
-        pixels = torch.from_numpy(pixels_of(picture)).permute(2, 0, 1)[None]  # [1, 3 or 4, H, W], channels last
+    def _resize(self, image: Image.Image) -> Tensor:
+        """RGB image -> [3, S, S] uint8, by PyTorch: Pillow's filter with weights of 16 bits instead of 22."""
+        pixels = torch.from_numpy(pixels_of(image)).permute(2, 0, 1)[None]  # [1, 3 or 4, H, W], channels last
         side = (self.image_size, self.image_size)
         return torch.nn.functional.interpolate(pixels, size=side, mode=self.interpolation, antialias=True)[0, :3]
 
 
-class TrainTransform(PictureTransform):
-    """As :class:`PictureTransform`, with steps between resizing and conversion.
+class TrainTransform(ImageTransform):
+    """As :class:`ImageTransform`, with steps between resizing and conversion.
 
-    Where there are any, pictures are enlarged the fast way too: augmentation changes more than the last bits.
+    Where there are any, images are enlarged the fast way too: augmentation changes more than the last bits.
     """
 
     def __init__(self, image_size: int, steps: Sequence[Step], *, exact: bool = False) -> None:
         super().__init__(image_size, "bilinear", exact=exact)
         self.steps = list(steps)
 
-    def to_bytes(self, picture: Image.Image) -> Tensor:
-        """RGB picture -> [3, S, S] uint8, augmented."""
-        square = super().to_bytes(picture)
+    def to_bytes(self, image: Image.Image) -> Tensor:
+        """RGB image -> [3, S, S] uint8, augmented."""
+        square = super().to_bytes(image)
         if not self.steps:
             return square
         augmented = Image.merge("RGB", [Image.fromarray(channel) for channel in square.numpy()])
@@ -110,33 +110,33 @@ class TrainTransform(PictureTransform):
             augmented = step(augmented)
         return _to_channels(augmented)
 
-    def _vectorised(self, picture: Image.Image) -> bool:
-        return super()._vectorised(picture) or bool(self.steps and not self.exact)
+    def _vectorised(self, image: Image.Image) -> bool:
+        return super()._vectorised(image) or bool(self.steps and not self.exact)
 
 
-def _to_channels(picture: Image.Image) -> Tensor:
-    """RGB picture -> [3, H, W] uint8. In NumPy, as PyTorch would start threads for a copy in a reading thread."""
-    return torch.from_numpy(np.ascontiguousarray(pixels_of(picture)[..., :3].transpose(2, 0, 1)))
+def _to_channels(image: Image.Image) -> Tensor:
+    """RGB image -> [3, H, W] uint8. In NumPy, as PyTorch would start threads for a copy in a reading thread."""
+    return torch.from_numpy(np.ascontiguousarray(pixels_of(image)[..., :3].transpose(2, 0, 1)))
 
 
-def as_floats(pictures: Tensor) -> Tensor:
+def as_floats(images: Tensor) -> Tensor:
     """uint8 -> float32 in [0, 1], the same numbers as torchvision's ToTensor; floats are given back as they are."""
-    return pictures.float().div_(255) if pictures.dtype == torch.uint8 else pictures
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 def read_transformed(path: str | Path, transform: Transform) -> Tensor:
-    """A picture file through any transform: [3, S, S], uint8 from a :class:`PictureTransform`, else what it gives.
+    """An image file through any transform: [3, S, S], uint8 from a :class:`ImageTransform`, else what it gives.
 
     Raises:
-        BadPictureError: see :func:`src.data.images.read_picture`.
+        BadImageError: see :func:`src.data.images.read_image`.
     """
-    if isinstance(transform, PictureTransform):
+    if isinstance(transform, ImageTransform):
         return transform.read_bytes(path)
-    return transform(read_picture(path))
+    return transform(read_image(path))
 
 
-def eval_transform(image_size: int, interpolation: str = "bilinear", *, exact: bool = False) -> PictureTransform:
-    """RGB picture -> [3, image_size, image_size] float32 in [0, 1].
+def eval_transform(image_size: int, interpolation: str = "bilinear", *, exact: bool = False) -> ImageTransform:
+    """RGB image -> [3, image_size, image_size] float32 in [0, 1].
 
     Args:
         image_size: side of the square in pixels.
@@ -147,7 +147,7 @@ def eval_transform(image_size: int, interpolation: str = "bilinear", *, exact: b
     Raises:
         ValueError: another filter.
     """
-    return PictureTransform(image_size, interpolation, exact=exact)
+    return ImageTransform(image_size, interpolation, exact=exact)
 
 
 def train_transform(
@@ -157,7 +157,7 @@ def train_transform(
 
     Args:
         image_size: side of the square in pixels.
-        cutout: side of the cutout as a part of the picture's side; 0 leaves it out.
+        cutout: side of the cutout as a part of the image's side; 0 leaves it out.
         augmentation: ``randaugment`` (the package of that name, the released code's), ``torchvision`` (its
             RandAugment), or ``none``.
         exact: the released code's bits before augmentation.
@@ -175,22 +175,22 @@ def train_transform(
 class Cutout:
     """Paint a square of one random colour over a random place.
 
-    The centre is uniform over the picture, so the square may hang over the edge.
+    The centre is uniform over the image, so the square may hang over the edge.
 
     "Improved Regularization of Convolutional Neural Networks with Cutout" (arXiv 1708.04552), with the random colour of
     the released code.
     """
 
     def __init__(self, side: float) -> None:
-        self.side = side  # as a part of the picture's side
+        self.side = side  # as a part of the image's side
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """Return a painted copy; the picture itself stays as it is."""
-        width, height = picture.size
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return a painted copy; the image itself stays as it is."""
+        width, height = image.size
         half_width, half_height = (round(self.side * length) // 2 for length in (width, height))
         x, y = (int(torch.randint(length, ()).item()) for length in (width, height))
         colour = tuple(torch.randint(256, (3,)).tolist())
-        painted = picture.copy()
+        painted = image.copy()
         box = (
             max(x - half_width, 0),
             max(y - half_height, 0),
@@ -215,7 +215,7 @@ class _PackagedRandAugment:
     """``RandAugment()`` of the ``randaugment`` package with its NumPy mended, also where it is sent to a process.
 
     The package draws one of all pairs of operations and builds both anew, with the tables of all operations, for every
-    picture. Here each operation is built once; draws and pictures are the package's, to the bit.
+    image. Here each operation is built once; draws and images are the package's, to the bit.
 
     A loader's worker that is spawned, not forked, imports the package anew, so the alias is given back on unpickling.
     """
@@ -232,13 +232,13 @@ class _PackagedRandAugment:
         # Magnitudes as Python's numbers: Pillow's tables of 256 entries are slow to make of NumPy's
         self._operations = [(one.p1, one.operation1, np.asarray(one.magnitude1).item()) for one in policies]
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image) -> Image.Image:
         many = len(self._operations)
         for number in divmod(random.randint(0, many * many - 1), many):
             probability, operation, magnitude = self._operations[number]
             if random.random() < probability:
-                picture = operation(picture, magnitude)
-        return picture
+                image = operation(image, magnitude)
+        return image
 
     def __reduce__(self) -> tuple[type[_PackagedRandAugment], tuple[()]]:
         return type(self), ()
@@ -247,7 +247,7 @@ class _PackagedRandAugment:
 def packaged_randaugment() -> Step:
     """``RandAugment()`` of the ``randaugment`` package.
 
-    Version 1.0.2, its last, calls ``np.int``, which NumPy has dropped: every picture would fail. The alias is given
+    Version 1.0.2, its last, calls ``np.int``, which NumPy has dropped: every image would fail. The alias is given
     back inside the package's own module only; NumPy itself stays as it is.
     """
     return _PackagedRandAugment()

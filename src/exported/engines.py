@@ -28,9 +28,9 @@ ENGINE_HELP = (
 
 
 class Embedder(Protocol):
-    """Maps pictures [B, 3, S, S] in [0, 1] to embeddings [B, D*M], on the device of the pictures."""
+    """Maps images [B, 3, S, S] in [0, 1] to embeddings [B, D*M], on the device of the images."""
 
-    def __call__(self, pictures: Tensor, /) -> Tensor:
+    def __call__(self, images: Tensor, /) -> Tensor:
         """See the class."""
         ...
 
@@ -65,14 +65,14 @@ def open_model(
     Args:
         path: the file.
         engine: see :data:`ENGINE_HELP`; ``auto`` says on standard error what it takes instead of PyTorch, and why not.
-        device: where to compute. ONNX Runtime computes on the CPU wherever the pictures are.
+        device: where to compute. ONNX Runtime computes on the CPU wherever the images are.
         image_size: side of the model's input in pixels; None takes what the file says.
         model_name, num_rows, wordvec_dim: what the file must hold; None takes what it says.
         calls_at_once: see :class:`src.exported.session.ExportedModel`; PyTorch shares its threads out by itself.
 
     Raises:
         UserError: the file cannot be read or does not fit, there is no exported file for ``engine="onnx"``, or an
-            exported file is for pictures of another size.
+            exported file is for images of another size.
     """
     path = Path(path)
     expected = {"model_name": model_name, "num_rows": num_rows, "wordvec_dim": wordvec_dim}
@@ -97,7 +97,7 @@ def _of_exported(
     check_expected(model.info, path, **expected)  # type: ignore[arg-type]
     if image_size is not None and image_size != model.facts.image_size:
         raise UserError(
-            f"{path} was exported for pictures of {model.facts.image_size} pixels, not {image_size}; leave the size "
+            f"{path} was exported for images of {model.facts.image_size} pixels, not {image_size}; leave the size "
             "out, or export the checkpoint with this one"
         )
     return Opened(model, model.info, f"onnx {model.facts.precision}")
@@ -135,4 +135,4 @@ def _check_fits(model: ExportedModel, checkpoint: Path, path: Path, image_size: 
     if model.facts.precision != "float32":
         raise UserError(f"{path} is of {model.facts.precision} and only used where --model_path names it")
     if image_size is not None and image_size != model.facts.image_size:
-        raise UserError(f"{path} is for pictures of {model.facts.image_size} pixels, not {image_size}")
+        raise UserError(f"{path} is for images of {model.facts.image_size} pixels, not {image_size}")

@@ -1,6 +1,6 @@
 """What an exported file says beside its graph: ONNX metadata, strings under names that begin with ``sdl.``.
 
-Other runtimes read plain JSON: how pictures come in, what comes out, the labels. What tagging needs besides (word
+Other runtimes read plain JSON: how images come in, what comes out, the labels. What tagging needs besides (word
 vectors, calibration, further words) is in ``sdl.checkpoint``: base64 of what ``torch.save`` makes of tensors and
 builtin containers, read back with ``weights_only=True``, so that nothing in a file is executed.
 """
@@ -24,7 +24,7 @@ from src.checkpoint.info import CheckpointInfo, info_of_dict, info_to_dict, pack
 from src.errors import UserError
 
 FORMAT = "sdl-onnx/1"
-INPUT, EMBEDDING, SCORES = "pictures", "embedding", "scores"
+INPUT, EMBEDDING, SCORES = "images", "embedding", "scores"
 
 Precision = Literal["float32", "int8"]
 
@@ -94,7 +94,7 @@ def of_metadata(metadata: Mapping[str, str], source: str | Path) -> tuple[Checkp
         raise UserError(
             f"{source} has the format {form!r}; this version reads {FORMAT!r}"
             if form
-            else f"{source} is an ONNX file, but none of export.py: it says nothing about labels and pictures"
+            else f"{source} is an ONNX file, but none of export.py: it says nothing about labels and images"
         )
     try:
         read = json.loads(metadata["sdl.input"]), json.loads(metadata["sdl.output"]), json.loads(metadata["sdl.model"])

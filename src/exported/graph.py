@@ -26,10 +26,10 @@ _BATCHES = (1, 3)  # neither is the batch that the graph is traced with
 
 
 class EmbeddingAndScores(nn.Module):
-    """Pictures [B, 3, S, S] -> (embedding [B, D*M], scores [B, C]).
+    """Images [B, 3, S, S] -> (embedding [B, D*M], scores [B, C]).
 
     Args:
-        model: pictures to embeddings.
+        model: images to embeddings.
         word_vectors: [D, C]; they become a constant of the graph.
     """
 
@@ -40,9 +40,9 @@ class EmbeddingAndScores(nn.Module):
         self.model = model
         self.register_buffer("word_vectors", word_vectors)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        embedding = self.model(pictures)
+        embedding = self.model(images)
         return embedding, score_labels(embedding, self.word_vectors, max_block_elements=None)
 
 
@@ -57,7 +57,7 @@ def trace(module: nn.Module, outputs: Sequence[str], image_size: int) -> Any:
     """An ``onnx.ModelProto`` of ``module`` for batches of any size, its batch norms folded into the convolutions.
 
     Args:
-        module: in eval mode, on the CPU; pictures [B, 3, S, S] in [0, 1] to tensors.
+        module: in eval mode, on the CPU; images [B, 3, S, S] in [0, 1] to tensors.
         outputs: their names.
         image_size: S in pixels.
 
@@ -66,7 +66,7 @@ def trace(module: nn.Module, outputs: Sequence[str], image_size: int) -> Any:
     """
     need("onnx", "export.py")
     need("onnxscript", "export.py")
-    pictures = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns of operators of packages that have nothing to do with the model
@@ -75,7 +75,7 @@ def trace(module: nn.Module, outputs: Sequence[str], image_size: int) -> Any:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
-                (pictures,),
+                (images,),
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=list(outputs),
@@ -87,7 +87,7 @@ def trace(module: nn.Module, outputs: Sequence[str], image_size: int) -> Any:
     except (torch.onnx.OnnxExporterError, RuntimeError, AssertionError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"PyTorch cannot export this backbone for pictures of {image_size} pixels ({reason}); give an --image_size "
+            f"PyTorch cannot export this backbone for images of {image_size} pixels ({reason}); give an --image_size "
             "that it takes, or tag with --engine torch"
         ) from error
     finally:
@@ -106,7 +106,7 @@ def set_metadata(graph: Any, metadata: Mapping[str, str]) -> bytes:
 
 @torch.inference_mode()
 def check_parity(content: bytes, module: nn.Module, outputs: Sequence[str], image_size: int) -> float:
-    """Run random pictures, in batches of 1 and of 3, through a file's bytes and through PyTorch.
+    """Run random images, in batches of 1 and of 3, through a file's bytes and through PyTorch.
 
     Returns:
         The largest difference, in units of the largest number of its output.
@@ -118,9 +118,9 @@ def check_parity(content: bytes, module: nn.Module, outputs: Sequence[str], imag
     session = run_session(content, "the exported graph")
     worst = 0.0
     for batch in _BATCHES:
-        pictures = torch.rand(batch, 3, image_size, image_size, generator=generator)
-        expected = module(pictures)
-        found = session.run(list(outputs), {INPUT: pictures.numpy()})
+        images = torch.rand(batch, 3, image_size, image_size, generator=generator)
+        expected = module(images)
+        found = session.run(list(outputs), {INPUT: images.numpy()})
         for ours, theirs in zip([expected] if isinstance(expected, Tensor) else expected, found, strict=True):
             difference = relative_difference(theirs, ours.numpy())
             if not difference <= TOLERANCE:  # NaN is refused too

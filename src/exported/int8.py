@@ -1,4 +1,4 @@
-"""Static 8-bit quantisation with ONNX Runtime: QDQ form, a scale for every output channel, ranges from real pictures.
+"""Static 8-bit quantisation with ONNX Runtime: QDQ form, a scale for every output channel, ranges from real images.
 
 What is chosen here was measured with a frozen EfficientNet-Lite0 on Corel5k; docs/export.md has the numbers.
 
@@ -33,7 +33,7 @@ def quantise(graph: Any, batches: Iterable[np.ndarray]) -> Any:
 
     Args:
         graph: of :func:`src.exported.graph.trace`.
-        batches: pictures [b, 3, S, S] float32 in [0, 1] that set the ranges; at least one, each read once.
+        batches: images [b, 3, S, S] float32 in [0, 1] that set the ranges; at least one, each read once.
 
     Raises:
         UserError: a package is missing.

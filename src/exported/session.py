@@ -1,4 +1,4 @@
-"""Running an exported file: pictures in, embeddings out, without building a PyTorch model."""
+"""Running an exported file: images in, embeddings out, without building a PyTorch model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from src.exported.packages import need
 
 
 class ExportedModel:
-    """Maps pictures [B, 3, S, S] in [0, 1] to embeddings [B, D*M] with ONNX Runtime, on the CPU, B from 1.
+    """Maps images [B, 3, S, S] in [0, 1] to embeddings [B, D*M] with ONNX Runtime, on the CPU, B from 1.
 
     Args:
         path: a file of export.py.
@@ -40,10 +40,10 @@ class ExportedModel:
         self.session = run_session(str(path), str(path), max(1, torch.get_num_threads() // calls_at_once))
         self.info, self.facts = of_metadata(self.session.get_modelmeta().custom_metadata_map, path)
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """[B, 3, S, S] -> [B, D*M], on the device of ``pictures``."""
-        (embedding,) = self.session.run([EMBEDDING], {INPUT: pictures.float().cpu().contiguous().numpy()})
-        return torch.from_numpy(embedding).to(pictures.device)
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] -> [B, D*M], on the device of ``images``."""
+        (embedding,) = self.session.run([EMBEDDING], {INPUT: images.float().cpu().contiguous().numpy()})
+        return torch.from_numpy(embedding).to(images.device)
 
 
 def run_session(model: str | bytes, source: str, num_threads: int | None = None) -> Any:
@@ -63,7 +63,7 @@ def run_session(model: str | bytes, source: str, num_threads: int | None = None)
     options.intra_op_num_threads = torch.get_num_threads() if num_threads is None else num_threads
     options.inter_op_num_threads = 1  # the graphs are chains: there is nothing to run side by side
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL  # NCHWc, fused activations
-    # Threads wait actively within a run, but leave the processor to those that read pictures when it ends
+    # Threads wait actively within a run, but leave the processor to those that read images when it ends
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors only
     try:

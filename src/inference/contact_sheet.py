@@ -22,7 +22,7 @@ _PAGE = Path(__file__).with_name("contact_sheet.html")
 
 
 class ContactSheet:
-    """Writes the page picture by picture; it appears whole when the block ends without an exception.
+    """Writes the page image by image; it appears whole when the block ends without an exception.
 
     Args:
         path: the ``.html`` file.
@@ -34,7 +34,7 @@ class ContactSheet:
 
     def __init__(self, path: str | Path, title: str) -> None:
         self.path = Path(path)
-        head, tail = _PAGE.read_text(encoding="utf-8").split("$pictures")
+        head, tail = _PAGE.read_text(encoding="utf-8").split("$images")
         self._head, self._tail = (Template(part).substitute(title=html.escape(title)) for part in (head, tail))
         self._writing = atomic_write(self.path, "w")
 
@@ -50,8 +50,8 @@ class ContactSheet:
             self._stream.write(self._tail)
         self._writing.__exit__(kind, error, traceback)
 
-    def add(self, picture: Image.Image, tags: Sequence[Tag], source: Path) -> None:
-        """One picture, RGB, with its tags; the thumbnail links to the file ``source``."""
+    def add(self, image: Image.Image, tags: Sequence[Tag], source: Path) -> None:
+        """One image, RGB, with its tags; the thumbnail links to the file ``source``."""
         relative = os.path.relpath(os.path.abspath(source), os.path.abspath(self.path.parent))
         link = quote(os.fsencode(relative.replace(os.sep, "/")))  # bytes: a name need not be UTF-8
         buttons = "".join(
@@ -61,13 +61,13 @@ class ContactSheet:
         )
         name = html.escape(os.fsencode(source.name).decode("utf-8", "replace"))
         self._stream.write(
-            f'<figure><a href="{link}"><img loading="lazy" alt="{name}" src="{_data_url(picture)}"></a>'
+            f'<figure><a href="{link}"><img loading="lazy" alt="{name}" src="{_data_url(image)}"></a>'
             f"<figcaption><b>{name}</b>{buttons}</figcaption></figure>\n"
         )
 
 
-def _data_url(picture: Image.Image) -> str:
-    thumbnail = picture.copy()
+def _data_url(image: Image.Image) -> str:
+    thumbnail = image.copy()
     thumbnail.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS, reducing_gap=2.0)
     buffer = io.BytesIO()
     thumbnail.save(buffer, "JPEG", quality=82)

@@ -1,8 +1,8 @@
-"""Why a tag: which principal vector won, and where in the picture its score comes from.
+"""Why a tag: which principal vector won, and where in the image its score comes from.
 
 The score of a label is linear in the pooled features, s_c = <A[:, m], w_c> with A = W mean_xy F(x, y), so the class
 activation map h_c(x, y) = <W_m F(x, y), w_c> of the winning principal vector m is no approximation: its mean over the
-picture is the score.
+image is the score.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Explanation(NamedTuple):
-    """Of K labels of one picture.
+    """Of K labels of one image.
 
     Attributes:
         scores: [K], the labels' scores.
@@ -37,19 +37,19 @@ class Explanation(NamedTuple):
 
 
 @torch.inference_mode()
-def explain(model: Embedder, picture: Tensor, word_vectors: Tensor) -> Explanation:
-    """Explain the scores of some labels of a picture.
+def explain(model: Embedder, image: Tensor, word_vectors: Tensor) -> Explanation:
+    """Explain the scores of some labels of an image.
 
     Args:
-        model: an SDLModel in eval mode; its backbone must end with a mean over the picture's places.
-        picture: [3, S, S] in [0, 1], on the model's device.
+        model: an SDLModel in eval mode; its backbone must end with a mean over the image's places.
+        image: [3, S, S] in [0, 1], on the model's device.
         word_vectors: [D, K], those of the labels to explain.
 
     Raises:
         UserError: the model has no PyTorch weights, its backbone no map of features, or it does more than average it.
     """
     model = _with_weights(model)
-    features = feature_map(model, picture.unsqueeze(0))[0]  # [F, h, w]
+    features = feature_map(model, image.unsqueeze(0))[0]  # [F, h, w]
     words = word_vectors.to(features)
     embedding = model.embedding(features.mean(dim=(1, 2)).unsqueeze(0))  # [1, D*M]
     winners = (principal_vectors(embedding, model.wordvec_dim)[0] @ words).argmax(dim=0)  # [M, K] -> [K]
@@ -62,15 +62,15 @@ def explain(model: Embedder, picture: Tensor, word_vectors: Tensor) -> Explanati
     )
 
 
-def feature_map(model: Embedder, pictures: Tensor) -> Tensor:
+def feature_map(model: Embedder, images: Tensor) -> Tensor:
     """The features of every place [B, F, h, w], before the mean that makes them the pooled ones.
 
     Raises:
         UserError: the model has no PyTorch weights, its backbone no map, or its pooled features are not their mean.
     """
     model = _with_weights(model)
-    places = model.forward_places(pictures)
-    pooled = model.forward_features(pictures)
+    places = model.forward_places(images)
+    pooled = model.forward_features(images)
     if places.ndim != 4 or places.shape[1] != pooled.shape[1]:
         raise UserError("--explain: this backbone has no map of features; it works with convolutional ones")
     if not torch.allclose(places.mean(dim=(2, 3)), pooled, rtol=1e-3, atol=1e-4 * pooled.detach().abs().max().item()):

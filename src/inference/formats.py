@@ -1,4 +1,4 @@
-"""Tags of pictures as JSON, CSV and Parquet, written one picture at a time, in bounded memory."""
+"""Tags of images as JSON, CSV and Parquet, written one image at a time, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from src.word_vectors.base import import_extra
 
 Format = Literal["json", "csv", "parquet"]
 
-COLUMNS = ("picture", "rank", "tag", "score", "probability", "unseen")
+COLUMNS = ("image", "rank", "tag", "score", "probability", "unseen")
 ROW_GROUP = 65_536  # rows of a Parquet file that are in memory at once
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TagRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A tag of a picture; its rank is its place in the list. The fields have the order of :class:`src.inference.tagger.Tag`."""
+    """A tag of an image; its rank is its place in the list. Fields as in :class:`src.inference.tagger.Tag`."""
 
     label: str
     score: float
@@ -31,21 +31,21 @@ class TagRow(msgspec.Struct, frozen=True, omit_defaults=True):
     probability: float | None = None
 
 
-class PictureResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The tags of a picture, best first, and where its annotated form was saved, if it was."""
+class ImageResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The tags of an image, best first, and where its annotated form was saved, if it was."""
 
-    picture: str
+    image: str
     tags: list[TagRow]
     annotated: str | None = None
 
 
 class Facts(NamedTuple):
-    """What an output says besides the pictures' tags.
+    """What an output says besides the images' tags.
 
     Attributes:
         model: the checkpoint.
         settings: all that the tags depend on, as JSON can hold it.
-        skipped: messages about bad pictures, by path.
+        skipped: messages about bad images, by path.
     """
 
     model: str
@@ -70,24 +70,24 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
-# Writes the tags of the next picture.
-Add = Callable[[PictureResult], None]
+# Writes the tags of the next image.
+Add = Callable[[ImageResult], None]
 
 
 @contextmanager
 def json_sink(stream: IO[bytes], facts: Facts) -> Iterator[Add]:
-    """A JSON document with a line a picture.
+    """A JSON document with a line an image.
 
-    ``{"model", "settings", "results": [{"picture", "tags": [{"label", "score", "unseen", "probability"}],
-    "annotated"}], "skipped": [message], "skipped_pictures": [path]}``; an unknown probability and a picture that was
-    not saved have no key. The lists of bad pictures are written last, in the same order.
+    ``{"model", "settings", "results": [{"image", "tags": [{"label", "score", "unseen", "probability"}],
+    "annotated"}], "skipped": [message], "skipped_images": [path]}``; an unknown probability and an image that was
+    not saved have no key. The lists of bad images are written last, in the same order.
     """
     encode = msgspec.json.Encoder().encode
     start = b'{\n "model": %b,\n "settings": %b,\n "results": ['
     stream.write(start % (encode(facts.model), encode(facts.settings)))
     comma = b""
 
-    def add(result: PictureResult) -> None:
+    def add(result: ImageResult) -> None:
         nonlocal comma
         stream.write(b"%b\n  %b" % (comma, encode(result)))
         comma = b","
@@ -95,7 +95,7 @@ def json_sink(stream: IO[bytes], facts: Facts) -> Iterator[Add]:
     yield add
     lists = (list(facts.skipped.values()), list(facts.skipped))
     stream.write(
-        b'\n ],\n "skipped": %b,\n "skipped_pictures": %b\n}\n'
+        b'\n ],\n "skipped": %b,\n "skipped_images": %b\n}\n'
         % tuple(b"[" + b",".join(b"\n  " + encode(text) for text in texts) + b"\n ]" for texts in lists)
     )
 
@@ -104,8 +104,8 @@ def json_sink(stream: IO[bytes], facts: Facts) -> Iterator[Add]:
 def csv_sink(stream: IO[bytes], facts: Facts) -> Iterator[Add]:
     """A row a tag, after a row of the names in ``COLUMNS``: RFC 4180 in UTF-8.
 
-    ``unseen`` is ``true`` or ``false``, an unknown probability an empty cell. There is no place for ``facts``, and a
-    picture without tags has no row. Cells are data and are written as they are, even those that begin with ``=``,
+    ``unseen`` is ``true`` or ``false``, an unknown probability an empty cell. There is no place for ``facts``, and an
+    image without tags has no row. Cells are data and are written as they are, even those that begin with ``=``,
     ``+``, ``-`` or ``@``, which a spreadsheet may take for a formula.
     """
     del facts
@@ -113,9 +113,9 @@ def csv_sink(stream: IO[bytes], facts: Facts) -> Iterator[Add]:
     rows = csv.writer(lines)  # ends lines as RFC 4180 says, and writes floats and None as they are to be read
     rows.writerow(COLUMNS)
 
-    def add(result: PictureResult) -> None:
+    def add(result: ImageResult) -> None:
         rows.writerows(
-            (result.picture, rank, tag.label, tag.score, tag.probability, "true" if tag.unseen else "false")
+            (result.image, rank, tag.label, tag.score, tag.probability, "true" if tag.unseen else "false")
             for rank, tag in enumerate(result.tags, start=1)
         )
         hand_over()
@@ -133,7 +133,7 @@ def csv_sink(stream: IO[bytes], facts: Facts) -> Iterator[Add]:
 def parquet_sink(stream: IO[bytes], facts: Facts) -> Iterator[Add]:
     """The rows of the CSV form in row groups of 65,536 or a few more; model and settings in the file's metadata.
 
-    Scores are doubles, which hold every float32 exactly. A picture's name and a tag are stored once a row group.
+    Scores are doubles, which hold every float32 exactly. An image's name and a tag are stored once a row group.
 
     Raises:
         UserError: pyarrow is not installed.
@@ -141,28 +141,28 @@ def parquet_sink(stream: IO[bytes], facts: Facts) -> Iterator[Add]:
     arrow, parquet = import_arrow()
     schema = parquet_schema().with_metadata({"model": facts.model, "settings": json.dumps(facts.settings)})
     columns: tuple[list[Any], ...] = tuple([] for _ in COLUMNS)
-    pictures, ranks, labels, scores, probabilities, unseen = columns
+    images, ranks, labels, scores, probabilities, unseen = columns
 
     def write_group() -> None:
         arrays = [arrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-        writer.write_table(arrow.table(arrays, schema=schema), row_group_size=len(pictures))
+        writer.write_table(arrow.table(arrays, schema=schema), row_group_size=len(images))
         for values in columns:
             values.clear()
 
-    def add(result: PictureResult) -> None:
+    def add(result: ImageResult) -> None:
         for rank, tag in enumerate(result.tags, start=1):
-            pictures.append(result.picture)
+            images.append(result.image)
             ranks.append(rank)
             labels.append(tag.label)
             scores.append(tag.score)
             probabilities.append(tag.probability)
             unseen.append(tag.unseen)
-        if len(pictures) >= ROW_GROUP:
+        if len(images) >= ROW_GROUP:
             write_group()
 
-    with parquet.ParquetWriter(stream, schema, use_dictionary=["picture", "tag"]) as writer:
+    with parquet.ParquetWriter(stream, schema, use_dictionary=["image", "tag"]) as writer:
         yield add
-        if pictures:
+        if images:
             write_group()
 
 

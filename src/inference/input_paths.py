@@ -1,4 +1,4 @@
-"""Which pictures ``--pic_path`` means: files, folders, patterns, and lists in files or on standard input."""
+"""Which images ``--pic_path`` means: files, folders, patterns, and lists in files or on standard input."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def expand(arguments: Sequence[str], stdin: TextIO) -> list[Path]:
-    """The pictures that the values of ``--pic_path`` mean, in the order of the values, each once.
+    """The images that the values of ``--pic_path`` mean, in the order of the values, each once.
 
     A value is, by the first of these rules that fits:
 
     - ``-``: a list on standard input (a file of that name is ``./-``);
-    - a folder: all pictures below it, sorted by path; see :func:`_pictures_below`;
+    - a folder: all images below it, sorted by path; see :func:`_images_below`;
     - a file that exists, even with ``*`` or ``@`` in its name: a list if it is a ``.txt`` file, else itself;
     - ``@`` and the path of a file of any kind: a list;
     - a value with ``*``, ``?`` or ``[``: the files that the pattern matches, sorted; ``**`` stands for folders at any
       depth; hidden ones match only a part of the pattern that begins with a dot itself;
-    - anything else: a picture that does not exist, or an error if it would be a ``.txt`` file.
+    - anything else: an image that does not exist, or an error if it would be a ``.txt`` file.
 
     A list holds one path a line, relative to the working folder and taken literally: UTF-8 with or without a byte-order
     mark, blank lines left out, Windows line ends allowed. ``#`` begins no comment, since a file's name may begin with
@@ -42,7 +42,7 @@ def expand(arguments: Sequence[str], stdin: TextIO) -> list[Path]:
         the named ones that cannot be listed: reading will report both.
 
     Raises:
-        UserError: the only value names no file; a folder holds no picture; a pattern matches none; a list cannot be
+        UserError: the only value names no file; a folder holds no image; a pattern matches none; a list cannot be
             read or is empty; ``-`` is given twice.
     """
     if list(arguments).count("-") > 1:
@@ -59,7 +59,7 @@ def _expand_one(argument: str, stdin: TextIO, *, alone: bool) -> Iterable[str | 
     if argument == "-":
         return _listed(stdin.buffer.read(), "-")
     if os.path.isdir(argument):
-        return _pictures_below(argument)
+        return _images_below(argument)
     is_list = argument.lower().endswith(".txt")
     if os.path.exists(argument):
         return _listed(_read_list(argument, argument), argument) if is_list else [argument]
@@ -68,17 +68,17 @@ def _expand_one(argument: str, stdin: TextIO, *, alone: bool) -> Iterable[str | 
     if glob.has_magic(argument):
         return _matching(argument)
     if is_list:
-        raise UserError(f"{_FLAG} {argument}: no such list; give a text file of one picture's path a line")
+        raise UserError(f"{_FLAG} {argument}: no such list; give a text file of one image's path a line")
     if alone:
-        raise UserError(f"{_FLAG} {argument}: no such file; give a picture's path")
+        raise UserError(f"{_FLAG} {argument}: no such file; give an image's path")
     return [argument]
 
 
-def _pictures_below(root: str) -> list[str]:
-    """All picture files below ``root`` by their suffix in either case, sorted; hidden files and folders left out.
+def _images_below(root: str) -> list[str]:
+    """All image files below ``root`` by their suffix in either case, sorted; hidden files and folders left out.
 
     Links to folders are followed, but every folder is entered once, by the way without links if there is one: links in
-    a circle end, and no picture comes twice.
+    a circle end, and no image comes twice.
     """
     found: list[str] = []
     entered: set[tuple[int, int]] = set()
@@ -109,7 +109,7 @@ def _pictures_below(root: str) -> list[str]:
             found.append(folder)
     if not found:
         raise UserError(
-            f"{_FLAG} {root}: no picture in this folder or below it; give a folder that holds "
+            f"{_FLAG} {root}: no image in this folder or below it; give a folder that holds "
             f"{', '.join(sorted(SUFFIXES))} files"
         )
     return sorted(found)
@@ -143,7 +143,7 @@ def _read_list(path: str, value: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(
-            f"{_FLAG} {value}: the list cannot be read: {error.strerror or error}; give a text file of one picture's "
+            f"{_FLAG} {value}: the list cannot be read: {error.strerror or error}; give a text file of one image's "
             "path a line"
         ) from error
 
@@ -159,5 +159,5 @@ def _listed(content: bytes, value: str) -> list[str]:
     # Names on disk need not be UTF-8: bytes that are not pass through as Python passes them everywhere
     paths = [line.decode("utf-8", "surrogateescape") for line in lines if line]
     if not paths:
-        raise UserError(f"{_FLAG} {value}: the list holds no path; write one picture's path a line")
+        raise UserError(f"{_FLAG} {value}: the list holds no path; write one image's path a line")
     return paths

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from src.errors import UserError
-from src.inference.formats import PictureResult
+from src.inference.formats import ImageResult
 
 
 class Entry(msgspec.Struct, omit_defaults=True):
@@ -21,13 +21,13 @@ class Entry(msgspec.Struct, omit_defaults=True):
     Attributes:
         settings: the first line; what the tags depend on.
         begun: what finished outputs held is written down whole, and new results follow.
-        result: the tags of a picture.
-        skipped: a bad picture and the message about it.
+        result: the tags of an image.
+        skipped: a bad image and the message about it.
     """
 
     settings: dict[str, Any] | None = None
     begun: bool = False
-    result: PictureResult | None = None
+    result: ImageResult | None = None
     skipped: tuple[str, str] | None = None
 
 
@@ -43,8 +43,8 @@ class Journal:
     Attributes:
         settings: of the run that began it.
         begun: whether it may hold results that are nowhere else.
-        done: the pictures that it has tags of.
-        skipped: messages about bad pictures, by path, in the order of the last try.
+        done: the images that it has tags of.
+        skipped: messages about bad images, by path, in the order of the last try.
 
     Raises:
         UserError: it cannot be opened, or is damaged before its last line.
@@ -94,12 +94,12 @@ class Journal:
 
     def _take(self, entry: Entry) -> None:
         if entry.result is not None:
-            self.done.add(entry.result.picture)
-            self.skipped.pop(entry.result.picture, None)
+            self.done.add(entry.result.image)
+            self.skipped.pop(entry.result.image, None)
         elif entry.skipped is not None:
-            picture, message = entry.skipped
-            self.skipped.pop(picture, None)
-            self.skipped[picture] = message
+            image, message = entry.skipped
+            self.skipped.pop(image, None)
+            self.skipped[image] = message
         elif entry.settings is not None:
             self.settings = entry.settings
         else:
@@ -132,8 +132,8 @@ class Journal:
         self._size += len(line)
         self._take(entry)
 
-    def results(self) -> Iterator[PictureResult]:
-        """The pictures and their tags, in the order of writing."""
+    def results(self) -> Iterator[ImageResult]:
+        """The images and their tags, in the order of writing."""
         decode = msgspec.json.Decoder(Entry).decode
         with self.path.open("rb") as lines:
             for line in lines:

@@ -1,4 +1,4 @@
-"""Tags in a picture's own metadata, where photo managers look: XMP dc:subject and IPTC keywords, on a copy."""
+"""Tags in an image's own metadata, where photo managers look: XMP dc:subject and IPTC keywords, on a copy."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MAX_IPTC_BYTES = 64  # of one keyword (IPTC-IIM 2:25); XMP has no limit
 
 
 class KeywordsError(Exception):
-    """A picture that cannot hold keywords; the message names it and the reason."""
+    """An image that cannot hold keywords; the message names it and the reason."""
 
 
 class KeywordWriter:
-    """Copies pictures into a folder and adds tags to the copies' keywords; pixels and other metadata stay as they are.
+    """Copies images into a folder and adds tags to the copies' keywords; pixels and other metadata stay as they are.
 
     Args:
-        folder: where the copies go; the pictures themselves must lie elsewhere.
+        folder: where the copies go; the images themselves must lie elsewhere.
 
     Raises:
         UserError: pyexiv2 is not installed, or the folder cannot be made.
@@ -43,35 +43,35 @@ class KeywordWriter:
         except OSError as error:
             raise UserError(f"--write_keywords {folder}: cannot be made: {error.strerror or error}") from error
 
-    def write(self, picture: Path, tags: Sequence[str], name: str | None = None) -> Path:
-        """Copy ``picture`` to ``folder / name`` with ``tags`` among its keywords; the copy appears whole or not at all.
+    def write(self, image: Path, tags: Sequence[str], name: str | None = None) -> Path:
+        """Copy ``image`` to ``folder / name`` with ``tags`` among its keywords; the copy appears whole or not at all.
 
         Args:
-            picture: the file.
+            image: the file.
             tags: keywords to add; those that it has already are not repeated.
-            name: of the copy; that of the picture if left out.
+            name: of the copy; that of the image if left out.
 
         Raises:
             KeywordsError: the file's format holds no keywords, or its metadata is damaged.
-            UserError: the copy would be the picture itself, or cannot be written.
+            UserError: the copy would be the image itself, or cannot be written.
         """
-        target = self.folder / (name or picture.name)
-        if target.exists() and target.samefile(picture):
-            raise UserError(f"--write_keywords {self.folder}: would overwrite {picture}; choose another folder")
+        target = self.folder / (name or image.name)
+        if target.exists() and target.samefile(image):
+            raise UserError(f"--write_keywords {self.folder}: would overwrite {image}; choose another folder")
         try:
             descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=target.suffix)
             os.close(descriptor)
         except OSError as error:
             raise UserError(f"--write_keywords {self.folder}: {error.strerror or error}") from error
         try:
-            shutil.copy2(picture, temporary)
+            shutil.copy2(image, temporary)
             self._add(temporary, tags)
             make_readable(temporary)
             os.replace(temporary, target)
         except OSError as error:
             raise UserError(f"--write_keywords {target}: cannot be written: {error.strerror or error}") from error
         except RuntimeError as error:  # what pyexiv2 raises for all that Exiv2 cannot do
-            raise KeywordsError(f"{picture}: cannot hold keywords: {error}") from error
+            raise KeywordsError(f"{image}: cannot hold keywords: {error}") from error
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)

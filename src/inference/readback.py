@@ -1,4 +1,4 @@
-"""Finished outputs read back, one picture at a time, so that a run can go on from them."""
+"""Finished outputs read back, one image at a time, so that a run can go on from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from src.errors import UserError
-from src.inference.formats import COLUMNS, ROW_GROUP, Format, PictureResult, TagRow, import_arrow, parquet_schema
+from src.inference.formats import COLUMNS, ROW_GROUP, Format, ImageResult, TagRow, import_arrow, parquet_schema
 from src.word_vectors.base import first_line
 
 
@@ -22,20 +22,20 @@ class Finished(NamedTuple):
 
     Attributes:
         settings: what its tags depend on; None where the format has no place for them.
-        results: its pictures; reading on raises UserError where the file is damaged.
-        skipped: messages about bad pictures, by path.
+        results: its images; reading on raises UserError where the file is damaged.
+        skipped: messages about bad images, by path.
     """
 
     settings: dict[str, Any] | None
-    results: Iterator[PictureResult]
+    results: Iterator[ImageResult]
     skipped: dict[str, str]
 
 
 class _Document(msgspec.Struct):
-    results: list[msgspec.Raw]  # views of the mapped file: 100 bytes a picture
+    results: list[msgspec.Raw]  # views of the mapped file: 100 bytes an image
     settings: dict[str, Any] | None = None
     skipped: list[str] = []
-    skipped_pictures: list[str] = []
+    skipped_images: list[str] = []
 
 
 def read_json_output(path: Path) -> Finished:
@@ -50,14 +50,14 @@ def read_json_output(path: Path) -> Finished:
         document = msgspec.json.decode(content, type=_Document)
     except (OSError, ValueError) as error:
         raise _unusable("json", path, f"is no whole document of tags ({first_line(error)})") from error
-    if document.settings is None or len(document.skipped) != len(document.skipped_pictures):
+    if document.settings is None or len(document.skipped) != len(document.skipped_images):
         raise _unusable("json", path, "does not say with which settings it was made")
-    skipped = dict(zip(document.skipped_pictures, document.skipped, strict=True))
+    skipped = dict(zip(document.skipped_images, document.skipped, strict=True))
     return Finished(document.settings, _decoded(document.results, path), skipped)
 
 
-def _decoded(results: list[msgspec.Raw], path: Path) -> Iterator[PictureResult]:
-    decoder = msgspec.json.Decoder(PictureResult)
+def _decoded(results: list[msgspec.Raw], path: Path) -> Iterator[ImageResult]:
+    decoder = msgspec.json.Decoder(ImageResult)
     for number, result in enumerate(results, start=1):
         try:
             yield decoder.decode(result)
@@ -81,9 +81,9 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
             try:
                 if tuple(next(rows, ())) != COLUMNS:
                     raise ValueError(f"the header must be {','.join(COLUMNS)}")
-                for picture, rank, label, score, probability, unseen in rows:
+                for image, rank, label, score, probability, unseen in rows:
                     known = float(probability) if probability else None
-                    yield picture, int(rank), TagRow(label, float(score), truth[unseen], known)
+                    yield image, int(rank), TagRow(label, float(score), truth[unseen], known)
             except (ValueError, KeyError, csv.Error) as error:
                 raise _unusable("csv", path, f"no row of tags in line {rows.line_num}: {first_line(error)}") from error
     except OSError as error:
@@ -113,19 +113,19 @@ def _parquet_rows(file: Any, path: Path) -> Iterator[_Row]:
         with file:
             for batch in file.iter_batches(ROW_GROUP):
                 columns = (column.to_pylist() for column in batch.columns)
-                for picture, rank, label, score, probability, unseen in zip(*columns, strict=True):
-                    yield picture, rank, TagRow(label, score, unseen, probability)
+                for image, rank, label, score, probability, unseen in zip(*columns, strict=True):
+                    yield image, rank, TagRow(label, score, unseen, probability)
     except (OSError, ValueError) as error:
         raise _unusable("parquet", path, f"is damaged ({first_line(error)})") from error
 
 
-def _grouped(rows: Iterable[_Row], form: Format, path: Path) -> Iterator[PictureResult]:
-    """Rows of one picture after another -> pictures. Sorted otherwise, a picture would come back in pieces."""
-    for picture, group in itertools.groupby(rows, key=lambda row: row[0]):
+def _grouped(rows: Iterable[_Row], form: Format, path: Path) -> Iterator[ImageResult]:
+    """Rows of one image after another -> images. Sorted otherwise, an image would come back in pieces."""
+    for image, group in itertools.groupby(rows, key=lambda row: row[0]):
         ranks, tags = zip(*((rank, tag) for _, rank, tag in group), strict=True)
         if ranks != tuple(range(1, len(ranks) + 1)):
-            raise _unusable(form, path, f"the rows of {picture} are not together, in the order of their ranks")
-        yield PictureResult(picture, list(tags))
+            raise _unusable(form, path, f"the rows of {image} are not together, in the order of their ranks")
+        yield ImageResult(image, list(tags))
 
 
 def _unusable(form: Format, path: Path, problem: str) -> UserError:
@@ -134,7 +134,7 @@ def _unusable(form: Format, path: Path, problem: str) -> UserError:
     )
 
 
-# Those that hold the most come first: only JSON has pictures without tags, and CSV has no settings.
+# Those that hold the most come first: only JSON has images without tags, and CSV has no settings.
 READERS: Mapping[Format, Callable[[Path], Finished]] = {
     "json": read_json_output,
     "parquet": read_parquet_output,

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from src.errors import UserError, name_some
-from src.inference.formats import SINKS, Add, Facts, Format, PictureResult, TagRow, import_arrow, written_name
+from src.inference.formats import SINKS, Add, Facts, Format, ImageResult, TagRow, import_arrow, written_name
 from src.inference.journal import Entry, Journal, locked
 from src.inference.readback import READERS
 from src.utils.files import atomic_write, check_writable
@@ -39,7 +39,7 @@ def check_outputs(outputs: Mapping[Format, Path]) -> None:
 
 
 class ResultWriter:
-    """Writes the tags of many pictures; a context manager.
+    """Writes the tags of many images; a context manager.
 
     Results go to a journal, ``.NAME.journal`` beside the first output, as they come. When the block ends without an
     exception the outputs are made from it, all under temporary names, and put in place; then the journal is deleted.
@@ -47,7 +47,7 @@ class ResultWriter:
 
     A run that resumes goes on from the journal if there is one. Else it begins with what the finished outputs hold.
     Both refuse other settings than those they were made with, but a CSV file does not say: that it fits is taken on
-    trust, and said on standard error. Bad pictures are tried again, and if they are not given again the messages about
+    trust, and said on standard error. Bad images are tried again, and if they are not given again the messages about
     them are kept; only JSON has a place for these.
 
     A killed process loses no result. A system that goes down loses those of its last half minute or so.
@@ -55,7 +55,7 @@ class ResultWriter:
     Args:
         outputs: paths by format, at least one.
         model: the checkpoint, for readers of the outputs; it is not compared.
-        settings: all that the tags of a picture depend on, and that makes JSON.
+        settings: all that the tags of an image depend on, and that makes JSON.
         resume: go on from an earlier run.
         overwrite: drop what an interrupted run left.
 
@@ -90,12 +90,12 @@ class ResultWriter:
 
     @property
     def done(self) -> set[str]:
-        """The pictures that have tags, as :func:`written_name` writes them: in the beginning those of earlier runs."""
+        """The images that have tags, as :func:`written_name` writes them: in the beginning those of earlier runs."""
         return self._journal.done
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Messages about bad pictures, by path."""
+        """Messages about bad images, by path."""
         return self._journal.skipped
 
     def __enter__(self) -> ResultWriter:
@@ -114,7 +114,7 @@ class ResultWriter:
     def _take_up(self) -> None:
         if not self.resume:
             raise UserError(
-                f"{self.journal_path} holds {len(self.done):,} pictures of a run that was interrupted; give --resume "
+                f"{self.journal_path} holds {len(self.done):,} images of a run that was interrupted; give --resume "
                 "to go on with it, or --overwrite to start anew"
             )
         self._check_settings(self._journal.settings, self.journal_path)
@@ -128,7 +128,7 @@ class ResultWriter:
             raise
 
     def _finished(self) -> Iterator[Entry]:
-        """What the outputs of finished runs hold: pictures of several once, as the format has them that holds most."""
+        """What the outputs of finished runs hold: images of several once, as the format has them that holds most."""
         for form, read in READERS.items():
             path = self.outputs.get(form)
             if path is None or not path.exists():
@@ -138,14 +138,14 @@ class ResultWriter:
                 self._check_settings(settings, path)
             count = 0
             for result in results:
-                if result.picture not in self.done:
+                if result.image not in self.done:
                     count += 1
                     yield Entry(result=result)
-            for picture, message in skipped.items():
-                yield Entry(skipped=(picture, message))
+            for image, message in skipped.items():
+                yield Entry(skipped=(image, message))
             if settings is None and count:
                 print(
-                    f"--resume --{form} {path}: pictures taken from it: {count:,}. It does not say with which model "
+                    f"--resume --{form} {path}: images taken from it: {count:,}. It does not say with which model "
                     "and settings it was made: make sure that they were these",
                     file=sys.stderr,
                 )
@@ -162,31 +162,31 @@ class ResultWriter:
                 "or --overwrite instead of --resume to start anew"
             )
 
-    def write(self, result: PictureResult) -> None:
-        """Write the tags of a picture.
+    def write(self, result: ImageResult) -> None:
+        """Write the tags of an image.
 
         Raises:
-            UserError: the disk is full, say; a score is no number; the picture has tags already.
+            UserError: the disk is full, say; a score is no number; the image has tags already.
         """
         result = _written(result)
-        if result.picture in self.done:
-            raise UserError(f"--pic_path: two pictures are written as {result.picture}; rename one, or give it alone")
+        if result.image in self.done:
+            raise UserError(f"--pic_path: two images are written as {result.image}; rename one, or give it alone")
         for tag in result.tags:
             if not math.isfinite(tag.score) or not math.isfinite(tag.probability or 0.0):
                 raise UserError(
-                    f"--model_path: of {result.picture} the score of {tag.label!r} is no finite number; the checkpoint "
+                    f"--model_path: of {result.image} the score of {tag.label!r} is no finite number; the checkpoint "
                     "is damaged, or its training failed: give another"
                 )
         self._journal.append(Entry(result=result))
         self._worth_keeping = True
 
-    def skip(self, picture: str, message: str) -> None:
-        """Write that a picture is bad; it replaces an earlier message about it.
+    def skip(self, image: str, message: str) -> None:
+        """Write that an image is bad; it replaces an earlier message about it.
 
         Raises:
             UserError: the disk is full, say.
         """
-        self._journal.append(Entry(skipped=(written_name(picture), written_name(message))))
+        self._journal.append(Entry(skipped=(written_name(image), written_name(message))))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -215,7 +215,7 @@ class ResultWriter:
                         add(result)
         except UserError as error:
             raise UserError(
-                f"{error}; mend that, and go on with --resume: the {len(self.done):,} pictures are kept in "
+                f"{error}; mend that, and go on with --resume: the {len(self.done):,} images are kept in "
                 f"{self.journal_path}"
             ) from error
 
@@ -226,7 +226,7 @@ def _sink(form: Format, path: Path, stream: IO[bytes], facts: Facts) -> Iterator
     with _naming(path):
         with SINKS[form](stream, facts) as add:
 
-            def add_named(result: PictureResult) -> None:
+            def add_named(result: ImageResult) -> None:
                 with _naming(path):
                     add(result)
 
@@ -244,14 +244,14 @@ def _naming(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _written(result: PictureResult) -> PictureResult:
+def _written(result: ImageResult) -> ImageResult:
     """The result with names that can be written."""
     annotated = None if result.annotated is None else written_name(result.annotated)
     tags = [
         tag if tag.label.isascii() else TagRow(written_name(tag.label), tag.score, tag.unseen, tag.probability)
         for tag in result.tags
     ]
-    return PictureResult(written_name(result.picture), tags, annotated)
+    return ImageResult(written_name(result.image), tags, annotated)
 
 
 def _short(settings: Mapping[str, Any], name: str) -> str:

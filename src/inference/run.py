@@ -1,4 +1,4 @@
-"""Tagging many pictures: reading, scoring and all that is written about each, in the order of the pictures."""
+"""Tagging many images: reading, scoring and all that is written about each, in the order of the images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
-from src.inference.embedding import embed_pictures
+from src.inference.embedding import embed_images
 from src.inference.explain import explain
-from src.inference.formats import PictureResult, TagRow, written_name
+from src.inference.formats import ImageResult, TagRow, written_name
 from src.inference.keywords import KeywordsError, KeywordWriter
 from src.inference.results import ResultWriter
 from src.inference.tagger import Tag, Tagger, TagRule
@@ -27,13 +27,13 @@ _DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved i
 
 @dataclass
 class Outputs:
-    """What is made of each picture's tags; None leaves it out.
+    """What is made of each image's tags; None leaves it out.
 
     Attributes:
         results: JSON, CSV and Parquet.
         sheet: the page of thumbnails.
         keywords: copies with keywords.
-        annotated: the folder of annotated pictures.
+        annotated: the folder of annotated images.
         explained: the folder of explanations, and for how many tags.
         print_tags: on standard output.
     """
@@ -46,14 +46,14 @@ class Outputs:
     print_tags: bool = True
 
     @property
-    def shows_pictures(self) -> bool:
-        """Whether the pictures themselves are needed, beside their tensors."""
+    def shows_images(self) -> bool:
+        """Whether the images themselves are needed, beside their tensors."""
         return self.sheet is not None or self.annotated is not None or self.explained is not None
 
 
 @dataclass
 class Summary:
-    """What became of the pictures.
+    """What became of the images.
 
     Attributes:
         tagged: how many have tags now.
@@ -67,7 +67,7 @@ class Summary:
 
 
 class TargetNames(NamedTuple):
-    """The names of the files that are made of a picture.
+    """The names of the files that are made of an image.
 
     Attributes:
         copy: with keywords.
@@ -80,7 +80,7 @@ class TargetNames(NamedTuple):
     why: str
 
 
-def tag_pictures(
+def tag_images(
     tagger: Tagger,
     rule: TagRule,
     paths: Sequence[Path],
@@ -90,30 +90,30 @@ def tag_pictures(
     workers: int,
     all_paths: Sequence[Path],
 ) -> Summary:
-    """Tag pictures and write what ``outputs`` says. Bad pictures are named on standard error, and left out.
+    """Tag images and write what ``outputs`` says. Bad images are named on standard error, and left out.
 
     Args:
         tagger, rule: how.
-        paths: the pictures.
+        paths: the images.
         outputs: what is written.
-        batch_size: pictures that go through the model at once.
-        workers: threads that read pictures.
+        batch_size: images that go through the model at once.
+        workers: threads that read images.
         all_paths: those of a whole run that this one goes on with, so that copies are called what they would have been.
 
     Raises:
-        UserError: an output cannot be written, or would be a picture that was given.
+        UserError: an output cannot be written, or would be an image that was given.
     """
     summary = Summary()
     names = target_names(all_paths)
     refuse_overwriting(all_paths, names, outputs)
-    embedded = embed_pictures(
+    embedded = embed_images(
         paths,
         tagger.transform,
         tagger.embed,
         batch_size=batch_size,
         workers=workers,
         at_once=tagger.calls_at_once,
-        previews=outputs.shows_pictures,
+        previews=outputs.shows_images,
     )
     hidden = None if len(paths) > batch_size else True
     with tqdm(total=len(paths), unit="img", disable=hidden, leave=False) as bar:
@@ -125,11 +125,11 @@ def tag_pictures(
                 if outputs.results is not None:
                     outputs.results.skip(str(path), problem)
             if embeddings is not None:
-                of_pictures = tagger.choose(embeddings, rule)
-                for place, (path, tags) in enumerate(zip(batch.paths, of_pictures, strict=True)):
+                of_images = tagger.choose(embeddings, rule)
+                for place, (path, tags) in enumerate(zip(batch.paths, of_images, strict=True)):
                     preview = batch.previews[place] if batch.previews else None
                     with bar.external_write_mode(sys.stdout):
-                        _write(tagger, rule, path, names[path], tags, preview, batch.pictures[place], outputs, summary)
+                        _write(tagger, rule, path, names[path], tags, preview, batch.images[place], outputs, summary)
             bar.update(len(batch.paths) + len(batch.problems))
     return summary
 
@@ -145,15 +145,15 @@ def _write(
     outputs: Outputs,
     summary: Summary,
 ) -> None:
-    """All that is written about one picture."""
+    """All that is written about one image."""
     summary.tagged += 1
     lines = [format_tags(path, tags, rule.scores)]
     annotated = None
     if preview is not None and outputs.annotated is not None:
-        from src.visualize import save_tagged_picture  # matplotlib is slow to import
+        from src.visualize import save_tagged_image  # matplotlib is slow to import
 
         annotated = outputs.annotated / names.drawing
-        save_tagged_picture(preview, tags, annotated, show=rule.scores)
+        save_tagged_image(preview, tags, annotated, show=rule.scores)
         lines.append(f"      saved {written_name(annotated)}")
     if preview is not None and outputs.explained is not None and tags:
         folder, most = outputs.explained
@@ -168,7 +168,7 @@ def _write(
             summary.without_keywords.append(str(error))
             print(f"no keywords: {written_name(str(error))}", file=sys.stderr)
     if outputs.results is not None:  # last: what is in the results is done in all other ways too
-        result = PictureResult(str(path), [TagRow(*tag) for tag in tags], None if annotated is None else str(annotated))
+        result = ImageResult(str(path), [TagRow(*tag) for tag in tags], None if annotated is None else str(annotated))
         outputs.results.write(result)
     if outputs.print_tags:
         print("\n".join(lines))
@@ -182,10 +182,10 @@ def _explain(tagger: Tagger, tags: list[Tag], preview: Image.Image, tensor: Tens
 
 
 def refuse_overwriting(paths: Sequence[Path], names: Mapping[Path, TargetNames], outputs: Outputs) -> None:
-    """Make sure that nothing which is saved takes the place of a picture that was given, be it read already or not.
+    """Make sure that nothing which is saved takes the place of an image that was given, be it read already or not.
 
     Raises:
-        UserError: a picture would be overwritten, by what is made of the pictures or by the results.
+        UserError: an image would be overwritten, by what is made of the images or by the results.
     """
     files: list[tuple[str, Path]] = []
     if outputs.results is not None:
@@ -207,13 +207,13 @@ def refuse_overwriting(paths: Sequence[Path], names: Mapping[Path, TargetNames],
     for targets, remedy in ((files, "give another file"), (in_folders, "choose another folder")):
         for flag, target in targets:
             if os.path.realpath(target) in given:
-                raise UserError(f"{flag}: would overwrite the picture {os.path.realpath(target)}; {remedy}")
+                raise UserError(f"{flag}: would overwrite the image {os.path.realpath(target)}; {remedy}")
 
 
 def target_names(paths: Sequence[Path]) -> dict[Path, TargetNames]:
-    """What is made of pictures is called as they are, with a number where an earlier one has that name."""
+    """What is made of images is called as they are, with a number where an earlier one has that name."""
     copies, drawings = _FreeNames(), _FreeNames()
-    # Drawings are PNG where the picture's own format cannot be written, and have one folder with the explanations
+    # Drawings are PNG where the image's own format cannot be written, and have one folder with the explanations
     drawn = [drawings.take(path.name if path.suffix.lower() in _DRAWN_AS_IS else f"{path.stem}.png") for path in paths]
     return {
         path: TargetNames(copies.take(path.name), drawing, drawings.take(f"{Path(drawing).stem}-why.png"))

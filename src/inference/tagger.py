@@ -1,4 +1,4 @@
-"""Tags for pictures from Python: ``Tagger.load(path).tag(pictures)``. The scripts are thin layers over it."""
+"""Tags for images from Python: ``Tagger.load(path).tag(images)``. The scripts are thin layers over it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from src.word_vectors.source import open_word_vectors
 
 
 class Tag(NamedTuple):
-    """A label of a picture.
+    """A label of an image.
 
     Attributes:
         label: its name.
@@ -81,10 +81,10 @@ class Tagger:
     """A model with the labels it can give.
 
     Args:
-        model: maps pictures in [0, 1] to embeddings: an :class:`src.models.SDLModel`, an exported model, or any other
+        model: maps images in [0, 1] to embeddings: an :class:`src.models.SDLModel`, an exported model, or any other
             callable that does.
         split: the labels to choose from.
-        image_size, interpolation: how pictures are brought to the model's input.
+        image_size, interpolation: how images are brought to the model's input.
         calibration: thresholds and probabilities, or None.
         fitted_on: the labels that the calibration was fitted on, if they are not those of ``split``.
         device: where to compute.
@@ -160,7 +160,7 @@ class Tagger:
             engine: PyTorch or ONNX Runtime, see :func:`src.exported.engines.open_model`.
             exact_pictures: resize as the released code does, to the bit.
             calls_at_once: how many threads will call :meth:`embed` at a time. With ONNX Runtime each call then has its
-                share of the threads, which gets more pictures done; PyTorch is to be called by one.
+                share of the threads, which gets more images done; PyTorch is to be called by one.
 
         Raises:
             UserError: a file cannot be read or does not fit, or own words have no vector.
@@ -202,37 +202,37 @@ class Tagger:
             )
 
     @torch.inference_mode()
-    def embed(self, pictures: Tensor) -> Tensor:
-        """Transformed pictures [B, 3, S, S] -> embeddings [B, D*M]."""
-        return self.model(pictures.to(self.device)).float()
+    def embed(self, images: Tensor) -> Tensor:
+        """Transformed images [B, 3, S, S] -> embeddings [B, D*M]."""
+        return self.model(images.to(self.device)).float()
 
     def tag(
-        self, pictures: Sequence[Image.Image], top_k: int | None = 10, *, rule: TagRule | None = None
+        self, images: Sequence[Image.Image], top_k: int | None = 10, *, rule: TagRule | None = None
     ) -> list[list[Tag]]:
-        """The best labels of every picture, best first.
+        """The best labels of every image, best first.
 
         Args:
-            pictures: Pillow pictures of any mode; see :func:`src.data.images.read_picture` for files.
+            images: Pillow images of any mode; see :func:`src.data.images.read_image` for files.
             top_k: 1 to the number of labels.
             rule: which labels, instead of the ``top_k`` best.
 
         Raises:
             UserError: ``top_k`` is out of range, or ``rule`` needs a calibration that is not there.
         """
-        if not pictures:
+        if not images:
             return []
-        tensors = torch.stack([self.transform(to_rgb(picture)) for picture in pictures])
+        tensors = torch.stack([self.transform(to_rgb(image)) for image in images])
         return self.tag_tensors(tensors, top_k, rule=rule)
 
     @torch.inference_mode()
-    def tag_tensors(self, pictures: Tensor, top_k: int | None = 10, *, rule: TagRule | None = None) -> list[list[Tag]]:
-        """As :meth:`tag`, for pictures that :attr:`transform` has made into [B, 3, S, S]."""
+    def tag_tensors(self, images: Tensor, top_k: int | None = 10, *, rule: TagRule | None = None) -> list[list[Tag]]:
+        """As :meth:`tag`, for images that :attr:`transform` has made into [B, 3, S, S]."""
         rule = rule or TagRule(top_k)
         self.check(rule)
-        return self.choose(self.embed(pictures), rule)
+        return self.choose(self.embed(images), rule)
 
     def choose(self, embedding: Tensor, rule: TagRule) -> list[list[Tag]]:
-        """Embeddings [B, D*M] -> the tags of every picture by ``rule``, best first."""
+        """Embeddings [B, D*M] -> the tags of every image by ``rule``, best first."""
         scores = score_labels(embedding, self._word_vectors)  # [B, C]
         calibrated = self._calibrated(scores, embedding)
         bias = self._bias(rule)
@@ -249,10 +249,10 @@ class Tagger:
         return [
             [
                 Tag(self.split.labels[column], score, not seen, probability)
-                for kept, column, score, seen, probability in zip(*of_picture, strict=True)
+                for kept, column, score, seen, probability in zip(*of_image, strict=True)
                 if kept
             ]
-            for of_picture in zip(
+            for of_image in zip(
                 best.isfinite().tolist(),
                 columns.tolist(),
                 scores.gather(1, columns).tolist(),
@@ -263,7 +263,7 @@ class Tagger:
         ]
 
     def _calibrated(self, scores: Tensor, embedding: Tensor) -> Tensor:
-        """Scores that can be compared between pictures; the scores themselves without a calibration."""
+        """Scores that can be compared between images; the scores themselves without a calibration."""
         if self.calibration is None:
             return scores
         return self.calibration.calibrated(scores, score_labels(embedding, self._fitted_seen), self._is_seen)

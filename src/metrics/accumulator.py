@@ -1,4 +1,4 @@
-"""The metrics of one set of pictures and labels, gathered while the labels' scores come block by block."""
+"""The metrics of one set of images and labels, gathered while the labels' scores come block by block."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from src.metrics.precision_recall import BestLabels, PrecisionRecall, best_label
 
 
 class RankingTally:
-    """Counts, best labels and average precisions of some pictures over labels that arrive in ascending order.
+    """Counts, best labels and average precisions of some images over labels that arrive in ascending order.
 
-    Of the labels that have passed it keeps a few numbers a picture (its k best scores) and a label (its average
+    Of the labels that have passed it keeps a few numbers an image (its k best scores) and a label (its average
     precisions), never the scores.
 
     Args:
-        rows: [n] indices of the pictures that count among those of every block, on the scores' device.
+        rows: [n] indices of the images that count among those of every block, on the scores' device.
         num_labels: C, all labels that will arrive.
         ks: the K of P/R/F1@K; those above C are left out, since there are no K labels to choose.
         threshold: also count the labels above this score.
@@ -37,10 +37,10 @@ class RankingTally:
         self._rows, self._num_labels, self._threshold = rows, num_labels, threshold
         self._parts = blocks(len(rows), num_labels)
         self._best: list[BestLabels | None] = [None] * len(self._parts)
-        self._positives = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)  # of every picture
+        self._positives = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)  # of every image
         self._above = self._hits_above = 0
         self._unknown = 0
-        # [3, c] of every block: official, skip, and skip over the verified pictures
+        # [3, c] of every block: official, skip, and skip over the verified images
         self._precisions = [torch.zeros(3, 0, dtype=torch.float64)]
 
     def add(self, scores: Tensor, targets: Tensor) -> None:
@@ -51,9 +51,9 @@ class RankingTally:
             targets: [N, c], 1 positive, 0 negative, -1 unknown.
 
         Raises:
-            ValueError: a score of a picture that counts is NaN.
+            ValueError: a score of an image that counts is NaN.
         """
-        positives = [self._add_pictures(part, scores, targets) for part in range(len(self._parts))]
+        positives = [self._add_images(part, scores, targets) for part in range(len(self._parts))]
         row, label = torch.cat(positives or [self._rows.new_empty(2, 0)], dim=1)
         label, order = label.sort(stable=True)
         row = row[order]
@@ -67,8 +67,8 @@ class RankingTally:
                 targets[:, labels].index_select(0, self._rows) == -1 if any_unknown else None,
             )
 
-    def _add_pictures(self, index: int, scores: Tensor, targets: Tensor) -> Tensor:
-        """The next labels of a part of the pictures. Returns where positives are: rows among all that count, labels."""
+    def _add_images(self, index: int, scores: Tensor, targets: Tensor) -> Tensor:
+        """The next labels of a part of the images. Returns where positives are: rows among all that count, labels."""
         part = self._parts[index]
         rows = self._rows[part]
         scores, positive = scores[rows], targets[rows] == 1
@@ -93,7 +93,7 @@ class RankingTally:
         self._precisions.append(torch.stack([both.official, both.skip, verified]))
 
     def report(self) -> dict[str, float]:
-        """All metrics in percent, and the counts; the keys are those of :func:`src.metrics.zero_shot.ranking_report`."""
+        """All metrics in percent, and the counts, keyed as :func:`src.metrics.zero_shot.ranking_report` does."""
         positives = int(self._positives.sum())
         official, skip, verified = torch.cat(self._precisions, dim=1)
         report: dict[str, float] = {

@@ -1,7 +1,7 @@
 """The average precision of every label in both conventions, exactly, from one sort of whole numbers a label.
 
-A picture's place in a label's ranking is a key: the score's bits in the upper half, so arranged that whole numbers
-order as the scores do, best first, and the picture's row in the lower half. No two keys are equal, so sorting them
+An image's place in a label's ranking is a key: the score's bits in the upper half, so arranged that whole numbers
+order as the scores do, best first, and the image's row in the lower half. No two keys are equal, so sorting them
 needs no stability and carries no indices along, and both ranks of a positive are binary searches: that of its own key
 (equal scores by row), and that of the last key with its score (equal scores as one).
 """
@@ -49,7 +49,7 @@ def average_precision(
     Args:
         scores, targets: [N, C].
         convention: see above.
-        unknown: what a target of -1 is: ``negative``, or ``ignore``: that picture takes no part in that label's AP.
+        unknown: what a target of -1 is: ``negative``, or ``ignore``: that image takes no part in that label's AP.
 
     Returns:
         [C] float64 between 0 and 1. A label without any positive is 0 (``official``) or NaN (``skip``).
@@ -77,7 +77,7 @@ def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tens
     Args:
         scores: [n, c]. Beside it about 40 bytes a score are held.
         label, row: [P] column and row of every positive, the columns in ascending order.
-        ignored: [n, c] bool, where a picture takes no part in a label's AP; no positive is ignored.
+        ignored: [n, c] bool, where an image takes no part in a label's AP; no positive is ignored.
 
     Raises:
         ValueError: a score is NaN.

@@ -1,4 +1,4 @@
-"""What every metric shares: the shapes that it takes, the pictures that a protocol counts, blocks of working memory."""
+"""What every metric shares: the shapes that it takes, the images that a protocol counts, blocks of working memory."""
 
 from __future__ import annotations
 

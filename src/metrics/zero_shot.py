@@ -1,14 +1,14 @@
 """Multi-label metrics as pure functions of scores and targets, in the protocols of the zero-shot literature.
 
-Every function takes ``scores`` [N, C] (float) and ``targets`` [N, C] (1 positive, 0 negative, -1 unknown), one row a
-picture and one column a label, and gives ratios between 0 and 1; :func:`zero_shot_report` turns them into the
+Every function takes ``scores`` [N, C] (float) and ``targets`` [N, C] (1 positive, 0 negative, -1 unknown), one row an
+image and one column a label, and gives ratios between 0 and 1; :func:`zero_shot_report` turns them into the
 percentages that papers print. Unknown labels count as negative, but for :func:`average_precision` where it is told
 otherwise.
 
 Two habits change the numbers of one and the same model, and are always named:
 
-* images: ``positive-only`` counts only the pictures with at least one relevant positive label (the released code,
-  DualCoOp, ML-Decoder); ``all-images`` counts every picture (LESA, BiAM, Gen-MLZSL).
+* images: ``positive-only`` counts only the images with at least one relevant positive label (the released code,
+  DualCoOp, ML-Decoder); ``all-images`` counts every image (LESA, BiAM, Gen-MLZSL).
 * mAP: ``official`` gives a label without any positive an average precision of 0 and breaks ties by position (the
   released code); ``skip`` leaves such labels out and treats equal scores as one threshold, as scikit-learn does.
   Where labels are unknown, ``mAP_verified`` is ``skip`` over the verified ones (LESA's and BiAM's Open Images).
@@ -52,7 +52,7 @@ _LABEL_STEP = 64
 
 
 class LabelBlocks(NamedTuple):
-    """Scores and targets of N pictures that are asked for by label.
+    """Scores and targets of N images that are asked for by label.
 
     Attributes:
         num_images: N.
@@ -126,7 +126,7 @@ def zero_shot_report(
         scores, targets: [N, C] over all labels of the split.
         seen, unseen: column indices.
         ks, images, threshold: as for :func:`ranking_report`.
-        zero_shot_rows, generalized_rows: the pictures of each setting where a split lists them apart; None means all.
+        zero_shot_rows, generalized_rows: the images of each setting where a split lists them apart; None means all.
 
     Returns:
         The keys of :func:`ranking_report`, prefixed with ``zero_shot.`` and ``generalized.``; no ``zero_shot.*`` if
@@ -197,7 +197,7 @@ def _add_block(blocks: LabelBlocks, part: Tensor, settings: Sequence[tuple[str, 
 
 
 def _counted_rows(blocks: LabelBlocks, labels: Tensor, rows: Tensor | None, images: Images) -> Tensor:
-    """Indices [n] of the pictures that a setting with these labels counts: among ``rows``, those of the protocol."""
+    """Indices [n] of the images that a setting with these labels counts: among ``rows``, those of the protocol."""
     counted = torch.arange(blocks.num_images, device=blocks.device)
     counted = counted if rows is None else counted[rows.to(blocks.device)]
     if images == "all-images":

@@ -12,18 +12,18 @@ from src.errors import UserError
 
 
 class SDLModel(nn.Module):
-    """Pictures [B, 3, H, W] in [0, 1] -> principal embedding matrices, flattened to [B, D*M].
+    """Images [B, 3, H, W] in [0, 1] -> principal embedding matrices, flattened to [B, D*M].
 
     The backbone's pooled features pass through one linear layer without bias. Whatever normalisation the backbone was
     trained with happens in here, so that every caller feeds [0, 1] (TResNet has none; timm's configuration says what
     others need).
 
     Args:
-        backbone: a module that maps pictures to pooled features [B, F].
+        backbone: a module that maps images to pooled features [B, F].
         num_features: F.
         num_rows: M, the number of principal vectors.
         wordvec_dim: D, the length of a word vector.
-        mean, std: the backbone's normalisation, one number a channel, in units of the [0, 1] picture.
+        mean, std: the backbone's normalisation, one number a channel, in units of the [0, 1] image.
 
     Raises:
         ValueError: M or D is below 1.
@@ -54,20 +54,20 @@ class SDLModel(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self._normalizes = any(mean) or any(value != 1 for value in std)
 
-    def forward_features(self, pictures: Tensor) -> Tensor:
+    def forward_features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> pooled backbone features [B, F]."""
-        return self.backbone(self._normalize(pictures))
+        return self.backbone(self._normalize(images))
 
-    def forward_places(self, pictures: Tensor) -> Tensor:
+    def forward_places(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> the backbone's features before pooling, [B, F, h, w] for convolutional ones."""
-        return self.backbone.forward_features(self._normalize(pictures))  # type: ignore[operator]
+        return self.backbone.forward_features(self._normalize(images))  # type: ignore[operator]
 
-    def _normalize(self, pictures: Tensor) -> Tensor:
-        return (pictures - self.mean) / self.std if self._normalizes else pictures
+    def _normalize(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std if self._normalizes else images
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, D*M]; ``view(B, D, M)`` is the matrix A of the paper."""
-        return self.embedding(self.forward_features(pictures))
+        return self.embedding(self.forward_features(images))
 
 
 def with_head(model: SDLModel, module: nn.Module) -> SDLModel:
@@ -149,7 +149,7 @@ def _is_known(model_name: str) -> bool:
 def freeze_batch_norm(module: nn.Module) -> None:
     """Make every batch norm use its stored statistics, also in training; the next ``module.train()`` undoes it.
 
-    A batch of a small data set has other statistics than the pictures that the backbone was trained on.
+    A batch of a small data set has other statistics than the images that the backbone was trained on.
     """
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) or type(layer).__name__ == "InPlaceABN":

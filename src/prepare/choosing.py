@@ -1,4 +1,4 @@
-"""What a user's own pictures and tags leave open: which labels are unseen, which pictures are for validation."""
+"""What a user's own images and tags leave open: which labels are unseen, which images are for validation."""
 
 from __future__ import annotations
 
@@ -64,30 +64,30 @@ def stratified_validation(
     """Rows for validation, such that each label has about the same share of positives there as everywhere.
 
     Iterative stratification (Sechidis, Tsoumakas, Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011)
-    on sparse targets, then exchanges that make the size exact. Pictures without labels are shared out like those of a
+    on sparse targets, then exchanges that make the size exact. Images without labels are shared out like those of a
     label of their own. In order of precedence:
 
     1. a label with at least 2 positives has one in training;
     2. ``round(fraction * num_rows)`` rows are for validation; fewer only where every further row would break 1;
-    3. a label with at least ``1 / fraction`` positives has one in validation, as far as exchanging two pictures, tried
+    3. a label with at least ``1 / fraction`` positives has one in validation, as far as exchanging two images, tried
        once a label, can bring that about;
     4. the shares of positives are as even as the method makes them.
 
     Args:
         rows: [nnz] int64, the rows of the positive targets, in any order; repeated entries count once.
         columns: [nnz] int64, their labels.
-        num_rows: N pictures.
+        num_rows: N images.
         num_labels: C.
-        fraction: of the pictures.
+        fraction: of the images.
         seed: of the order in which rows and labels are taken where the method leaves it open.
 
     Returns:
         [about ``fraction * N``] int64, ascending; all other rows are for training.
 
     Raises:
-        UserError: ``fraction`` leaves no picture for validation or none for training.
+        UserError: ``fraction`` leaves no image for validation or none for training.
     """
-    size = _part_of(num_rows, fraction, "--val-fraction", "pictures")
+    size = _part_of(num_rows, fraction, "--val-fraction", "images")
     # Rows and labels in random order, so that ties can be broken by number.
     random = np.random.default_rng(seed)
     row_at, label_at = random.permutation(num_rows), random.permutation(num_labels + 1)

@@ -1,12 +1,12 @@
-"""MS-COCO, or own data in COCO format: instances_*.json of training and validation pictures.
+"""MS-COCO, or own data in COCO format: instances_*.json of training and validation images.
 
 COCO's own layout, which --source takes:
 
     annotations/instances_train2014.json, instances_val2014.json     or 2017
-    train2014/, val2014/                                             pictures, in any sub-folders
+    train2014/, val2014/                                             images, in any sub-folders
 
-A label is positive where a picture has an annotation of that category. Pictures are found by their exact name or by the
-id in it, so annotations of 2014 go with pictures of 2017 and the reverse.
+A label is positive where an image has an annotation of that category. Images are found by their exact name or by the
+id in it, so annotations of 2014 go with images of 2017 and the reverse.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from src.data.coco import COCO_CLASSES
-from src.data.labels import LabelledPictures
+from src.data.labels import LabelledImages
 from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.coco_facts import (
@@ -32,7 +32,7 @@ from src.prepare.coco_facts import (
     compare_labels,
 )
 from src.prepare.coco_files import LabelFile, Parts, differences, label_files, read_parts
-from src.prepare.coco_images import PictureIndex, identity
+from src.prepare.coco_images import ImageIndex, identity
 from src.prepare.collected import Collected
 from src.prepare.flags import (
     add_missing_pictures_flag,
@@ -42,7 +42,7 @@ from src.prepare.flags import (
     read_names,
     run_source,
 )
-from src.prepare.images import keep_found, list_pictures
+from src.prepare.images import keep_found, list_images
 from src.utils.files import read_lines
 
 HELP = "MS-COCO 2014 or 2017, or own data in COCO format"
@@ -50,8 +50,8 @@ HELP = "MS-COCO 2014 or 2017, or own data in COCO format"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of ``prepare_data.py coco``."""
-    parser.add_argument("--train", type=Path, metavar="FILE", help="annotations of the training pictures, COCO format")
-    parser.add_argument("--val", type=Path, metavar="FILE", help="annotations of the validation pictures, COCO format")
+    parser.add_argument("--train", type=Path, metavar="FILE", help="annotations of the training images, COCO format")
+    parser.add_argument("--val", type=Path, metavar="FILE", help="annotations of the validation images, COCO format")
     parser.add_argument("--source", type=Path, metavar="DIR", help="instead of both: a folder in COCO's own layout")
     parser.add_argument(
         "--year", choices=("2014", "2017"), help="which release in --source; needed where annotations/ has both"
@@ -60,7 +60,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=Path,
         metavar="DIR",
-        help="picture folder, searched with its sub-folders; the --source folder if left out and it holds pictures",
+        help="image folder, searched with its sub-folders; the --source folder if left out and it holds images",
     )
     add_missing_pictures_flag(parser)
     which = parser.add_mutually_exclusive_group()
@@ -87,10 +87,10 @@ def run(args: argparse.Namespace) -> list[str]:
 
 
 def collect(args: argparse.Namespace) -> Collected:
-    """Read the label files and find the pictures.
+    """Read the label files and find the images.
 
     Raises:
-        UserError: flags contradict each other, a file or picture is missing or malformed, or does not fit the others.
+        UserError: flags contradict each other, a file or image is missing or malformed, or does not fit the others.
     """
     files = label_files(args)
     seen, unseen = _sides(args)
@@ -109,10 +109,10 @@ def collect(args: argparse.Namespace) -> Collected:
         if comparable and files["val"].release == "val2014" and len(parts["val"]) == TEST_LIST_SIZE:
             notes += compare_labels(TEST_LIST, parts["val"].targets)
     missing: list[str] = []
-    image_root = _find_pictures(parts, files, args, missing, notes)
+    image_root = _find_images(parts, files, args, missing, notes)
     _check_distinct(parts, files)
     if len(parts) == 2:
-        parts["train"] = _without_test_pictures(parts, files["train"], notes)
+        parts["train"] = _without_test_images(parts, files["train"], notes)
     return Collected(
         "coco" if is_coco else "coco_format",
         labels,
@@ -166,9 +166,9 @@ def _check_sides(
     columns_of(seen or (), labels, f"--seen {args.seen}")
 
 
-def _only(pictures: LabelledPictures, test_ids: Sequence[str], path: Path, notes: list[str]) -> LabelledPictures:
-    """The pictures with these ids, in the order of the label file."""
-    row_of = {str(image_id): row for row, image_id in enumerate(pictures.image_ids)}
+def _only(images: LabelledImages, test_ids: Sequence[str], path: Path, notes: list[str]) -> LabelledImages:
+    """The images with these ids, in the order of the label file."""
+    row_of = {str(image_id): row for row, image_id in enumerate(images.image_ids)}
     chosen = set(test_ids)
     strangers = [image_id for image_id in dict.fromkeys(test_ids) if image_id not in row_of]
     if strangers:
@@ -176,36 +176,36 @@ def _only(pictures: LabelledPictures, test_ids: Sequence[str], path: Path, notes
             f"--test-ids {path}: {len(strangers):,} of the {len(chosen):,} ids are not among the validation images "
             f"({name_some(strangers, 3)}); is the list meant for another release?"
         )
-    notes.append(f"val: {len(chosen):,} of the {len(pictures):,} images, those that {path.name} lists")
+    notes.append(f"val: {len(chosen):,} of the {len(images):,} images, those that {path.name} lists")
     if len(chosen) < len(test_ids):
         notes.append(f"val: {path.name} repeats {len(test_ids) - len(chosen):,} of its ids")
-    return pictures.rows(torch.tensor(sorted(row_of[image_id] for image_id in chosen), dtype=torch.int64))
+    return images.rows(torch.tensor(sorted(row_of[image_id] for image_id in chosen), dtype=torch.int64))
 
 
-def _find_pictures(
+def _find_images(
     parts: Parts, files: Mapping[str, LabelFile], args: argparse.Namespace, missing: list[str], notes: list[str]
 ) -> str | None:
-    """Give the pictures in ``parts`` the names they have on disk: the folder that these are relative to, or None."""
+    """Give the images in ``parts`` the names they have on disk: the folder that these are relative to, or None."""
     flag, root = ("--images", args.images) if args.images is not None else ("--source", args.source)
-    found = [] if root is None else list_pictures(root, flag)
+    found = [] if root is None else list_images(root, flag)
     if not found:
         if args.images is not None:
-            raise UserError(f"--images {root}: there are no pictures in it")
+            raise UserError(f"--images {root}: there are no images in it")
         if args.missing_pictures == "drop":
-            raise UserError("--missing-pictures drop needs the pictures: give their folder with --images DIR")
-        notes.append("pictures were not looked for: no --images; their names are those of the label files")
+            raise UserError("--missing-pictures drop needs the images: give their folder with --images DIR")
+        notes.append("images were not looked for: no --images; their names are those of the label files")
         return None
-    index = PictureIndex(found)
+    index = ImageIndex(found)
     for part, file in files.items():
-        pictures = parts[part]
+        images = parts[part]
         source, where = file.path.name, f"{flag} {root}"
-        places, num_repeated = index.locate(pictures, source, where)
+        places, num_repeated = index.locate(images, source, where)
         parts[part] = keep_found(
-            pictures, places, drop=args.missing_pictures == "drop", missing=missing, source=source, flag=where
+            images, places, drop=args.missing_pictures == "drop", missing=missing, source=source, flag=where
         )
-        lost = len(pictures) - len(parts[part])
+        lost = len(images) - len(parts[part])
         if lost:
-            notes.append(f"{part}: left out {lost:,} images without a picture, listed in missing_pictures.txt")
+            notes.append(f"{part}: left out {lost:,} images without an image, listed in missing_pictures.txt")
         if num_repeated:
             notes.append(
                 f"{part}: {num_repeated:,} images have several files of their id; took the one of their exact name, or "
@@ -215,8 +215,8 @@ def _find_pictures(
 
 
 def _check_distinct(parts: Parts, files: Mapping[str, LabelFile]) -> None:
-    for part, pictures in parts.items():
-        repeated = [name for name, count in Counter(pictures.file_names).items() if count > 1]
+    for part, images in parts.items():
+        repeated = [name for name, count in Counter(images.file_names).items() if count > 1]
         if repeated:
             raise UserError(
                 f"{files[part].flag} {files[part].path}: {len(repeated):,} files are listed under several image ids "
@@ -224,22 +224,22 @@ def _check_distinct(parts: Parts, files: Mapping[str, LabelFile]) -> None:
             )
 
 
-def _without_test_pictures(parts: Parts, train_file: LabelFile, notes: list[str]) -> LabelledPictures:
-    """The training pictures that are not validated on: the releases, mixed, share pictures."""
+def _without_test_images(parts: Parts, train_file: LabelFile, notes: list[str]) -> LabelledImages:
+    """The training images that are not validated on: the releases, mixed, share images."""
     train = parts["train"]
     tested = set(_identities(parts["val"]))
     is_shared = torch.tensor([key in tested for key in _identities(train)])
     shared, kept = ((is_shared == side).nonzero()[:, 0] for side in (True, False))
     if not len(kept):
         raise UserError(
-            f"{train_file.flag} {train_file.path}: every training picture is a validation picture too; give another "
-            "file, or, if other pictures have the same names, write the sub-folders into file_name"
+            f"{train_file.flag} {train_file.path}: every training image is a validation image too; give another "
+            "file, or, if other images have the same names, write the sub-folders into file_name"
         )
     if len(shared):
         names = name_some(list(train.rows(shared).file_names), 3)
-        notes.append(f"train: left out {len(shared):,} pictures that are in val too ({names})")
+        notes.append(f"train: left out {len(shared):,} images that are in val too ({names})")
     return train.rows(kept)
 
 
-def _identities(pictures: LabelledPictures) -> list[int | str]:
-    return [identity(*pair) for pair in zip(pictures.image_ids, pictures.file_names, strict=True)]
+def _identities(images: LabelledImages) -> list[int | str]:
+    return [identity(*pair) for pair in zip(images.image_ids, images.file_names, strict=True)]

@@ -50,7 +50,7 @@ def compare_images(release: str, found: int) -> list[str]:
 def compare_labels(release: str, targets: LabelMatrix) -> list[str]:
     """Lines on whether labels [N, 80] are as many as the 48/17 split makes of the complete ones."""
     seen, unseen = (
-        targets.select_columns(columns_of(names, COCO_CLASSES, "48/17")).positives_per_picture()
+        targets.select_columns(columns_of(names, COCO_CLASSES, "48/17")).positives_per_image()
         for names in (SEEN_48_17, UNSEEN_48_17)
     )
     found = {

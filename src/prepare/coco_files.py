@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.data.coco import COCO_CLASSES, CocoFile, image_level_labels, read_coco_file
-from src.data.labels import LabelledPictures
+from src.data.labels import LabelledImages
 from src.errors import UserError, blaming, name_some
 
-Parts = dict[str, LabelledPictures]
+Parts = dict[str, LabelledImages]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def read_parts(files: Mapping[str, LabelFile], *, drop_crowds: bool, notes: list
         if crowds:
             done = "left out" if drop_crowds else "counted as labels (--crowd drop leaves them out)"
             notes.append(f"{part}: {crowds:,} annotations of crowds, {done}")
-        bare = int((parts[part].targets.positives_per_picture() == 0).sum())
+        bare = int((parts[part].targets.positives_per_image() == 0).sum())
         if bare:
             notes.append(f"{part}: {bare:,} images have no label in {file.path.name}; they are kept")
     return labels, parts

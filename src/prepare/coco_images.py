@@ -1,6 +1,6 @@
-"""Finding COCO's pictures, under the names that either release gives them and in whatever folders they lie.
+"""Finding COCO's images, under the names that either release gives them and in whatever folders they lie.
 
-The releases of 2014 and 2017 share pictures and ids, not names: ``COCO_val2014_000000000042.jpg`` of one is
+The releases of 2014 and 2017 share images and ids, not names: ``COCO_val2014_000000000042.jpg`` of one is
 ``000000000042.jpg`` of the other, which may lie in another folder too. The id is unique over train and val.
 """
 
@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from src.data.labels import LabelledPictures
+from src.data.labels import LabelledImages
 from src.errors import UserError, name_some
 
 _NUMBER = re.compile(r"(?<!\d)\d{12}$")
@@ -23,7 +23,7 @@ def number_in(file_name: str) -> int | None:
 
 
 def identity(image_id: int | str, file_name: str) -> int | str:
-    """What is equal for two entries that are the same picture.
+    """What is equal for two entries that are the same image.
 
     The id where the file name has it, as in COCO. Ids of other data, which may begin anew in each file, say nothing:
     there it is the file name.
@@ -32,8 +32,8 @@ def identity(image_id: int | str, file_name: str) -> int | str:
     return number if number is not None and str(number) == str(image_id) else file_name
 
 
-class PictureIndex:
-    """Picture files below a folder, by name and by COCO's id."""
+class ImageIndex:
+    """Image files below a folder, by name and by COCO's id."""
 
     def __init__(self, files: Sequence[str]) -> None:
         """Index ``files``: sorted, relative to the folder, with ``/``."""
@@ -45,15 +45,15 @@ class PictureIndex:
             if number is not None:
                 self._by_number.setdefault((number, _type_of(file)), []).append(file)
 
-    def locate(self, pictures: LabelledPictures, source: str, flag: str) -> tuple[list[str | None], int]:
-        """Where the pictures lie.
+    def locate(self, images: LabelledImages, source: str, flag: str) -> tuple[list[str | None], int]:
+        """Where the images lie.
 
         By the exact name, at that place or in any sub-folder; else, if the name holds the image's id, by that id among
         files of the same type (segmentation masks in PNG files carry the ids of the photographs). Of several files
         with an image's id the one with the exact name is taken, or else the first.
 
         Args:
-            pictures: N of them.
+            images: N of them.
             source, flag: what lists them and what says where they are, for the message.
 
         Returns:
@@ -65,7 +65,7 @@ class PictureIndex:
         places: list[str | None] = []
         ambiguous: list[str] = []
         num_repeated = 0
-        for image_id, listed in zip(pictures.image_ids, pictures.file_names, strict=True):
+        for image_id, listed in zip(images.image_ids, images.file_names, strict=True):
             name = listed.replace("\\", "/")
             exact, same_id = self._exact(name), []
             key = identity(image_id, listed)
@@ -77,7 +77,7 @@ class PictureIndex:
             places.append(next(iter(exact or same_id), None))
         if ambiguous:
             raise UserError(
-                f"{flag}: {len(ambiguous):,} file names of {source} are those of several pictures "
+                f"{flag}: {len(ambiguous):,} file names of {source} are those of several images "
                 f"({name_some(ambiguous, 2)}); write the sub-folder into each file_name, or give a folder that holds "
                 "each name once"
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.data.labels import LabelledPictures
+from src.data.labels import LabelledImages
 from src.data.metadata import ExtraWords
 from src.data.metadata_writer import write_metadata
 from src.data.split import ZeroShotSplit, columns_of, make_split
@@ -29,16 +29,16 @@ class Collected:
         seen, unseen: which of them are which; a label may be on neither side. ``seen`` of None: all that are not
             unseen.
         choose_unseen: used where ``unseen`` is None: (labels, their vectors [D, C]) -> the unseen ones.
-        parts: ``train`` and ``val`` pictures with all their labels.
-        image_root: the picture folder, or None.
+        parts: ``train`` and ``val`` images with all their labels.
+        image_root: the image folder, or None.
         texts: what to look up for labels whose vector is not found under their own name.
         notes: what was found, repaired and dropped, a line each, for the report.
-        missing_pictures: pictures that the labels name and the picture folder lacks.
+        missing_pictures: images that the labels name and the image folder lacks.
     """
 
     name: str
     labels: Sequence[str]
-    parts: dict[str, LabelledPictures]
+    parts: dict[str, LabelledImages]
     image_root: str | Path | None
     unseen: Sequence[str] | None = None
     seen: Sequence[str] | None = None
@@ -79,13 +79,13 @@ def prepare(
 ) -> list[str]:
     """Make a metadata folder.
 
-    Unseen labels of training pictures are hidden: ``train.json`` does not have them.
+    Unseen labels of training images are hidden: ``train.json`` does not have them.
 
     Args:
         collected: what a source holds.
         vectors: where the labels' vectors come from.
         output: the metadata folder to make.
-        keep_train_with_unseen: keep training pictures that show an unseen label; else they are left out.
+        keep_train_with_unseen: keep training images that show an unseen label; else they are left out.
         official: also write the released code's files, into the sub-folder ``official``.
         overwrite: replace an earlier folder.
         move_in: finished folders that become part of it.
@@ -174,20 +174,20 @@ def _split(collected: Collected, found: LabelVectors) -> ZeroShotSplit:
     )
 
 
-def _hide_unseen(pictures: LabelledPictures, split: ZeroShotSplit, keep: bool) -> tuple[LabelledPictures, list[str]]:
-    """Training pictures without their unseen labels, and what that did."""
-    shows_unseen = pictures.targets.select_columns(split.unseen).positives_per_picture() > 0
-    has_seen = pictures.targets.select_columns(split.seen).positives_per_picture() > 0
+def _hide_unseen(images: LabelledImages, split: ZeroShotSplit, keep: bool) -> tuple[LabelledImages, list[str]]:
+    """Training images without their unseen labels, and what that did."""
+    shows_unseen = images.targets.select_columns(split.unseen).positives_per_image() > 0
+    has_seen = images.targets.select_columns(split.seen).positives_per_image() > 0
     notes = [
-        f"train: {int(has_seen.sum()):,} pictures with a seen label, {int((has_seen & ~shows_unseen).sum()):,} of them "
+        f"train: {int(has_seen.sum()):,} images with a seen label, {int((has_seen & ~shows_unseen).sum()):,} of them "
         "without any unseen label"
     ]
-    hidden = pictures.with_targets(pictures.targets.forget_columns(split.unseen))
+    hidden = images.with_targets(images.targets.forget_columns(split.unseen))
     if not keep:
-        notes.append(f"train: left out {int(shows_unseen.sum()):,} pictures with an unseen label")
+        notes.append(f"train: left out {int(shows_unseen.sum()):,} images with an unseen label")
         return hidden.rows((~shows_unseen).nonzero()[:, 0]), notes
     if shows_unseen.any():
-        notes.append(f"train: hid the unseen labels of {int(shows_unseen.sum()):,} pictures")
+        notes.append(f"train: hid the unseen labels of {int(shows_unseen.sum()):,} images")
     return hidden, notes
 
 
@@ -213,7 +213,7 @@ def _same_vector(found: LabelVectors) -> list[list[str]]:
 
 
 def describe(
-    split: ZeroShotSplit, parts: Mapping[str, LabelledPictures], extra: ExtraWords | None, vector_source: str
+    split: ZeroShotSplit, parts: Mapping[str, LabelledImages], extra: ExtraWords | None, vector_source: str
 ) -> list[str]:
     """What a metadata folder holds, a line each."""
     neither = len(split.labels) - len(split.seen) - len(split.unseen)
@@ -223,28 +223,26 @@ def describe(
         f"{split.name}: {len(split.seen):,} seen and {len(split.unseen):,} unseen labels{aside}",
         f"word vectors of length {split.wordvec_dim} from {vector_source}{more}",
     ]
-    for name, pictures in parts.items():
-        lines += _describe_part(name, pictures, split)
+    for name, images in parts.items():
+        lines += _describe_part(name, images, split)
     return lines
 
 
-def _describe_part(name: str, pictures: LabelledPictures, split: ZeroShotSplit) -> list[str]:
-    targets = pictures.targets
-    counts = targets.positives_per_picture()
+def _describe_part(name: str, images: LabelledImages, split: ZeroShotSplit) -> list[str]:
+    targets = images.targets
+    counts = targets.positives_per_image()
     total, without = int(counts.sum()), int((counts == 0).sum())
-    mean = total / max(len(pictures), 1)
-    lines = [
-        f"{name}: {len(pictures):,} pictures, {total:,} labels ({mean:.4f} a picture), {without:,} pictures without any"
-    ]
+    mean = total / max(len(images), 1)
+    lines = [f"{name}: {len(images):,} images, {total:,} labels ({mean:.4f} an image), {without:,} images without any"]
     if targets.num_unknown():
         lines.append(f"{name}: {targets.num_unknown():,} unknown labels")
     expected = torch.tensor(split.seen if name == "train" else (*split.seen, *split.unseen), dtype=torch.int64)
     empty = expected[targets.positives_per_label()[expected] == 0].tolist()
     if empty:
-        lines.append(f"{name}: {len(empty)} labels without any picture: {name_some(split.names(empty))}")
+        lines.append(f"{name}: {len(empty)} labels without any image: {name_some(split.names(empty))}")
     if name != "train" and split.unseen:
-        counts = targets.select_columns(split.unseen).positives_per_picture()
+        counts = targets.select_columns(split.unseen).positives_per_image()
         lines.append(
-            f"{name}: {int((counts > 0).sum()):,} pictures with an unseen label, {int(counts.sum()):,} unseen labels"
+            f"{name}: {int((counts > 0).sum()):,} images with an unseen label, {int(counts.sum()):,} unseen labels"
         )
     return lines

@@ -3,7 +3,7 @@
 "Object Recognition as Machine Translation" (ECCV 2002). The form in circulation:
 
     words                               a word a line; tag t is line t, from 1
-    training_label, test_label          picture id and its tags a line: ``1000 1 2 3 4``
+    training_label, test_label          image id and its tags a line: ``1000 1 2 3 4``
     images/<id // 1000 * 1000>/<id>.jpeg
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
@@ -80,10 +80,10 @@ def _read_lines(source: Path, name: str) -> list[str]:
     return read_lines(source / name, "--source")
 
 
-def _read_part(source: Path, name: str, words: Sequence[str]) -> tuple[LabelledPictures, int]:
+def _read_part(source: Path, name: str, words: Sequence[str]) -> tuple[LabelledImages, int]:
     """One label file -> (labels in the columns of ``words``, number of repeated lines).
 
-    A picture that is listed again (the test list in circulation has one) keeps one row with the tags of all its lines.
+    An image that is listed again (the test list in circulation has one) keeps one row with the tags of all its lines.
     """
     row_of: dict[int, int] = {}
     rows: list[int] = []
@@ -93,12 +93,12 @@ def _read_part(source: Path, name: str, words: Sequence[str]) -> tuple[LabelledP
         if not line:
             continue
         try:
-            picture, *tags = (int(part) for part in line.split())
+            image, *tags = (int(part) for part in line.split())
         except ValueError:
             tags = [0]
         if not all(1 <= tag <= len(words) for tag in tags):
             raise UserError(f"{source / name}, line {number}: not 'id tag tag ...' with tags 1..{len(words)}: {line!r}")
-        row = row_of.setdefault(picture, len(row_of))
+        row = row_of.setdefault(image, len(row_of))
         rows += [row] * len(tags)
         columns += [tag - 1 for tag in tags]
     targets = LabelMatrix.from_positives(
@@ -107,13 +107,13 @@ def _read_part(source: Path, name: str, words: Sequence[str]) -> tuple[LabelledP
         num_rows=len(row_of),
         num_labels=len(words),
     )
-    pictures = LabelledPictures(
+    images = LabelledImages(
         tuple(row_of), tuple(f"{number // 1000 * 1000}/{number}.jpeg" for number in row_of), targets
     )
-    absent = [file_name for file_name in pictures.file_names if not (source / "images" / file_name).is_file()]
+    absent = [file_name for file_name in images.file_names if not (source / "images" / file_name).is_file()]
     if absent:
         raise UserError(
-            f"--source {source}: {len(absent)} of the {len(pictures)} pictures of {name} are not below images/ "
+            f"--source {source}: {len(absent)} of the {len(images)} images of {name} are not below images/ "
             f"({name_some(absent, 3)})"
         )
-    return pictures, sum(map(bool, lines)) - len(pictures)
+    return images, sum(map(bool, lines)) - len(images)

@@ -23,12 +23,12 @@ def add_output_flags(parser: argparse._ActionsContainer) -> None:
 
 
 def add_missing_pictures_flag(parser: argparse._ActionsContainer) -> None:
-    """``--missing-pictures``, for sources whose pictures may have vanished."""
+    """``--missing-pictures``, for sources whose images may have vanished."""
     parser.add_argument(
         "--missing-pictures",
         choices=("error", "drop"),
         default="error",
-        help="what to do with pictures that are not there",
+        help="what to do with images that are not there",
     )
 
 
@@ -38,7 +38,7 @@ def add_split_flags(parser: argparse._ActionsContainer) -> None:
         "--train-with-unseen",
         choices=("keep", "drop"),
         default="keep",
-        help="training pictures that show an unseen label: keep them without that label, or leave them out",
+        help="training images that show an unseen label: keep them without that label, or leave them out",
     )
     parser.add_argument(
         "--official",

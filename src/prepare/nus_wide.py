@@ -3,8 +3,8 @@ r"""NUS-WIDE: 269,648 Flickr photographs; the zero-shot split of 925 seen tags a
 "NUS-WIDE: A Real-World Web Image Database from National University of Singapore" (CIVR 2009). The text files of its
 site, unpacked below --source, however nested:
 
-    TrainImagelist.txt, TestImagelist.txt    a picture a line, its photo id last: ``actor\0001_2124494179.jpg``
-    Train_Tags1k.dat, Test_Tags1k.dat        1,000 zeros and ones a line, a line a picture of that list
+    TrainImagelist.txt, TestImagelist.txt    an image a line, its photo id last: ``actor\0001_2124494179.jpg``
+    Train_Tags1k.dat, Test_Tags1k.dat        1,000 zeros and ones a line, a line an image of that list
     TagList1k.txt                            the 1,000 tags, in the order of those columns
     Concepts81.txt                           the 81 concepts
     Labels_<concept>_{Train,Test}.txt        a zero or one a line: that concept's ground truth (TrainTestLabels/)
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
@@ -36,14 +36,14 @@ from src.prepare.flags import (
     read_names,
     run_source,
 )
-from src.prepare.images import keep_found, list_pictures
+from src.prepare.images import keep_found, list_images
 from src.prepare.nus_wide_files import (
     Integers,
     find_photos,
     list_text_files,
     pick_files,
     read_flags,
-    read_picture_list,
+    read_image_list,
 )
 
 HELP = "NUS-WIDE: 269,648 photographs, 925 seen tags and 81 unseen concepts"
@@ -61,7 +61,7 @@ CONCEPTS_81 = (
     "tree", "valley", "vehicle", "water", "waterfall", "wedding", "whales", "window", "zebra",
 )  # fmt: skip
 NUM_TAGS, NUM_SEEN = 1000, 925
-PUBLISHED = {"train": 161_789, "val": 107_859}  # pictures of the two lists
+PUBLISHED = {"train": 161_789, "val": 107_859}  # images of the two lists
 
 TAG_LIST, CONCEPT_LIST = "TagList1k.txt", "Concepts81.txt"
 FILES_OF = {"train": "Train", "val": "Test"}  # what this project calls a part -> what its files are called
@@ -80,7 +80,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=Path,
         metavar="DIR",
-        help="folder below which the pictures lie, found by the photo id in their names: <nnnn>_<id>.jpg, <id>.jpg or "
+        help="folder below which the images lie, found by the photo id in their names: <nnnn>_<id>.jpg, <id>.jpg or "
         "<concept>_<id>_<secret>_m.jpg; if left out, names are recorded as the lists have them",
     )
     add_missing_pictures_flag(parser)
@@ -105,8 +105,8 @@ def collect(args: argparse.Namespace) -> Collected:
             split and no other is given.
     """
     if args.missing_pictures != "error" and args.images is None:
-        raise UserError(f"--missing-pictures {args.missing_pictures} needs --images, where pictures may be missing")
-    places = None if args.images is None else list_pictures(args.images)
+        raise UserError(f"--missing-pictures {args.missing_pictures} needs --images, where images may be missing")
+    places = None if args.images is None else list_images(args.images)
     files, tags, concepts = _open(args.source)
     if args.unseen is None:
         _check_official(args.source, tags, concepts)
@@ -179,19 +179,19 @@ def _check_official(source: Path, tags: Sequence[str], concepts: Sequence[str]) 
 
 def _read_part(
     part: str, files: Mapping[str, Path], tags: Sequence[str], concepts: Sequence[str], labels: Sequence[str]
-) -> tuple[LabelledPictures, list[str]]:
-    """The pictures of one list with all their labels, and what was found.
+) -> tuple[LabelledImages, list[str]]:
+    """The images of one list with all their labels, and what was found.
 
     A photo that is listed again keeps one row, under the name of its first line and with the labels of all its lines.
     """
     list_path = files[f"{FILES_OF[part]}Imagelist.txt"]
-    names, ids = read_picture_list(list_path)
+    names, ids = read_image_list(list_path)
     column_of = {label: column for column, label in enumerate(labels)}
     lines, columns, lengths = _read_labels(part, files, tags, concepts, column_of)
     differing = [f"{path} has {length:,}" for path, length in lengths.items() if length != len(names)]
     if differing:
         raise UserError(
-            f"--source: {list_path} lists {len(names):,} pictures, a line each, but {name_some(differing)}; copy the "
+            f"--source: {list_path} lists {len(names):,} images, a line each, but {name_some(differing)}; copy the "
             "files again"
         )
     row_of: dict[int, int] = {}
@@ -207,10 +207,10 @@ def _read_part(
     targets = LabelMatrix.from_positives(
         row_of_line[torch.from_numpy(lines)], torch.from_numpy(columns), num_rows=len(row_of), num_labels=len(labels)
     )
-    notes = [f"{part}: {len(names):,} pictures in {list_path.name}, {PUBLISHED[part]:,} were published"]
+    notes = [f"{part}: {len(names):,} images in {list_path.name}, {PUBLISHED[part]:,} were published"]
     if repeated:
         notes.append(f"{part}: merged {len(repeated):,} repeated lines: photos {name_some(repeated)}")
-    return LabelledPictures(tuple(row_of), tuple(name_of.values()), targets), notes
+    return LabelledImages(tuple(row_of), tuple(name_of.values()), targets), notes
 
 
 def _read_labels(
@@ -232,25 +232,25 @@ def _read_labels(
     return np.concatenate(all_lines), np.concatenate(all_columns), lengths
 
 
-def _keep_apart(parts: dict[str, LabelledPictures]) -> list[str]:
-    """Leave training pictures that are in the test list too out of training; what was found."""
+def _keep_apart(parts: dict[str, LabelledImages]) -> list[str]:
+    """Leave training images that are in the test list too out of training; what was found."""
     train = parts["train"]
     tested = set(parts["val"].image_ids)
     both = [str(number) for number in train.image_ids if number in tested]
     if not both:
         return []
     if len(both) == len(train):
-        raise UserError("--source: every picture of TrainImagelist.txt is in TestImagelist.txt too; copy both again")
+        raise UserError("--source: every image of TrainImagelist.txt is in TestImagelist.txt too; copy both again")
     parts["train"] = train.rows([row for row, number in enumerate(train.image_ids) if number not in tested])
-    return [f"train: left out {len(both):,} pictures that are in the test list too: photos {name_some(both)}"]
+    return [f"train: left out {len(both):,} images that are in the test list too: photos {name_some(both)}"]
 
 
-def _locate(parts: dict[str, LabelledPictures], places: Sequence[str], *, drop: bool, missing: list[str]) -> list[str]:
-    """Give the pictures the names they have on disk, which is ``places``; what was found. See :func:`keep_found`."""
+def _locate(parts: dict[str, LabelledImages], places: Sequence[str], *, drop: bool, missing: list[str]) -> list[str]:
+    """Give the images the names they have on disk, which is ``places``; what was found. See :func:`keep_found`."""
     names: dict[int | str, str] = {
         number: name
-        for pictures in parts.values()
-        for number, name in zip(pictures.image_ids, pictures.file_names, strict=True)
+        for images in parts.values()
+        for number, name in zip(images.image_ids, images.file_names, strict=True)
     }
     place_of, several = find_photos(places, names)
     notes = []
@@ -260,10 +260,10 @@ def _locate(parts: dict[str, LabelledPictures], places: Sequence[str], *, drop: 
             f"{len(several):,} photos have several files below --images, of which the one named as in the list, or the "
             f"first, is used: {numbers}"
         )
-    for part, pictures in parts.items():
-        places_here = [place_of.get(number) for number in pictures.image_ids]
+    for part, images in parts.items():
+        places_here = [place_of.get(number) for number in images.image_ids]
         source = f"{FILES_OF[part]}Imagelist.txt"
-        parts[part] = keep_found(pictures, places_here, drop=drop, missing=missing, source=source)
-        if len(parts[part]) < len(pictures):
-            notes.append(f"{part}: left out {len(pictures) - len(parts[part]):,} pictures that are not below --images")
+        parts[part] = keep_found(images, places_here, drop=drop, missing=missing, source=source)
+        if len(parts[part]) < len(images):
+            notes.append(f"{part}: left out {len(images) - len(parts[part]):,} images that are not below --images")
     return notes

@@ -1,4 +1,4 @@
-"""The files of the NUS-WIDE distribution: finding them, reading lists and flags, and photo ids in picture names."""
+"""The files of the NUS-WIDE distribution: finding them, reading lists and flags, and photo ids in image names."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def pick_files(listed: Mapping[str, list[Path]], names: Iterable[str], root: Pat
     return files
 
 
-def read_picture_list(path: Path) -> tuple[list[str], list[int]]:
-    r"""A list of pictures, ``actor\0001_2124494179.jpg`` a line: (names with ``/``, photo ids), each [N].
+def read_image_list(path: Path) -> tuple[list[str], list[int]]:
+    r"""A list of images, ``actor\0001_2124494179.jpg`` a line: (names with ``/``, photo ids), each [N].
 
     Raises:
         UserError: the file cannot be read, lists nothing, or a line is of another form.
@@ -90,7 +90,7 @@ def read_picture_list(path: Path) -> tuple[list[str], list[int]]:
         names.append(name)
         ids.append(int(match[1]))
     if not names:
-        raise UserError(f"--source {path}: lists no picture; copy the file again")
+        raise UserError(f"--source {path}: lists no image; copy the file again")
     return names, ids
 
 
@@ -183,7 +183,7 @@ def _first_fault(block: bytes, width: int, lines_before: int) -> str:
 
 
 def photo_id(file_name: str, listed: Collection[int | str]) -> int | None:
-    """The Flickr photo id in the name of a picture file, or None if there is none of a listed picture.
+    """The Flickr photo id in the name of an image file, or None if there is none of a listed image.
 
     Names in use are ``<nnnn>_<id>``, ``<id>``, ``<id>_<secret>_m`` and ``<anything>_<id>_<secret>_m``, where a secret
     is up to ten hexadecimal digits, all of which may be decimal: ``1234_2124494179`` could be read either way. So the
@@ -205,12 +205,12 @@ def photo_id(file_name: str, listed: Collection[int | str]) -> int | None:
 
 
 def find_photos(places: Iterable[str], names: Mapping[int | str, str]) -> tuple[dict[int | str, str], list[int]]:
-    """Which picture files are those of these photos.
+    """Which image files are those of these photos.
 
     Of several files of a photo the one named as in the list is taken, or else the first by name.
 
     Args:
-        places: picture files, with ``/``, sorted.
+        places: image files, with ``/``, sorted.
         names: photo id -> name in the list.
 
     Returns:

@@ -8,7 +8,7 @@
     classes-trainable.txt                                          the seen classes, a MID a line
     unseen_labels.pkl, top_400_unseen.csv                          2,594 MIDs, and the places of 400 in that list
 
-People verified some classes of each picture: these are present or absent, all others are unknown. Columns are the seen
+People verified some classes of each image: these are present or absent, all others are unknown. Columns are the seen
 classes in the order of their file, then the unseen ones in that of theirs. A class is called by its name; the names
 that several classes have get the MID behind them, "Bat (/m/01h44)".
 """
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from src.config.arguments import fraction
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.official import read_array_pickle
 from src.errors import UserError, name_some, raise_collected
 from src.prepare.collected import Collected
@@ -39,7 +39,7 @@ from src.prepare.flags import (
     read_names,
     run_source,
 )
-from src.prepare.images import keep_found, list_pictures
+from src.prepare.images import keep_found, list_images
 from src.prepare.open_images_files import Verdicts, read_verdicts
 from src.utils.files import read_lines
 
@@ -71,9 +71,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of ``prepare_data.py open-images``."""
     parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with the files above")
     parser.add_argument(
-        "--val-part", choices=("test", "validation"), default="test", help="which pictures validation is on"
+        "--val-part", choices=("test", "validation"), default="test", help="which images validation is on"
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="picture folder: ImageID.jpg at any depth")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder: ImageID.jpg at any depth")
     add_missing_pictures_flag(parser)
     parser.add_argument(
         "--machine-labels",
@@ -97,14 +97,14 @@ def collect(args: argparse.Namespace) -> Collected:
     """Read Open Images, the label files in a stream.
 
     Raises:
-        UserError: a file is missing or malformed, classes are unknown or on both sides, or pictures are missing.
+        UserError: a file is missing or malformed, classes are unknown or on both sides, or images are missing.
     """
     if args.missing_pictures == "drop" and args.images is None:
         raise UserError("--missing-pictures drop needs --images, the folder to look in")
     files = _find(args)
     place_of = None if args.images is None else _places(args.images)
     classes, notes = _classes(args, files)
-    parts: dict[str, LabelledPictures] = {}
+    parts: dict[str, LabelledImages] = {}
     missing: list[str] = []
     for part, source in (("train", "train"), ("val", args.val_part)):
         verdicts = read_verdicts(files[_human(source)], {mid: column for column, mid in enumerate(classes.mids)})
@@ -117,21 +117,21 @@ def collect(args: argparse.Namespace) -> Collected:
             )
             verdicts, added = verdicts.joined(machine)
             notes.append(f"{part}: {added:,} labels by machines that are {args.machine_labels:g} sure or more")
-        pictures = _pictures(verdicts, len(classes.labels), keep_all=part == "val")
-        if not len(pictures):
+        images = _images(verdicts, len(classes.labels), keep_all=part == "val")
+        if not len(images):
             raise UserError(f"{files[_human(source)]}: says nothing about the seen and unseen classes; get it again")
-        strangers = len(verdicts.pictures) - len(pictures)
+        strangers = len(verdicts.images) - len(images)
         if strangers:
-            notes.append(f"{part}: left out {strangers:,} pictures with verdicts about other classes only")
+            notes.append(f"{part}: left out {strangers:,} images with verdicts about other classes only")
         if place_of is not None:
-            places = [place_of.get(name) for name in pictures.file_names]
+            places = [place_of.get(name) for name in images.file_names]
             before = len(missing)
-            pictures = keep_found(
-                pictures, places, drop=args.missing_pictures == "drop", missing=missing, source=f"{source} labels"
+            images = keep_found(
+                images, places, drop=args.missing_pictures == "drop", missing=missing, source=f"{source} labels"
             )
             if len(missing) > before:
-                notes.append(f"{part}: left out {len(missing) - before:,} pictures that are not in {args.images}")
-        parts[part] = pictures
+                notes.append(f"{part}: left out {len(missing) - before:,} images that are not in {args.images}")
+        parts[part] = images
     return Collected(
         "open_images",
         classes.labels,
@@ -179,7 +179,7 @@ def _find(args: argparse.Namespace) -> dict[str, Path]:
 def _places(root: Path) -> Mapping[str, str]:
     """``ImageID.jpg`` -> where it is below ``root``."""
     places: dict[str, str] = {}
-    for place in list_pictures(root):
+    for place in list_images(root):
         places.setdefault(place.rpartition("/")[2], place)
     return places
 
@@ -268,8 +268,8 @@ def _read_unseen(files: Mapping[str, Path]) -> list[str]:
     return [str(every[int(line)]) for line in lines]
 
 
-def _pictures(verdicts: Verdicts, num_labels: int, keep_all: bool) -> LabelledPictures:
-    """One row a picture, in ascending ImageID.
+def _images(verdicts: Verdicts, num_labels: int, keep_all: bool) -> LabelledImages:
+    """One row an image, in ascending ImageID.
 
     Args:
         keep_all: keep those with verdicts about other classes only: the ``all-images`` protocol counts them.
@@ -280,18 +280,18 @@ def _pictures(verdicts: Verdicts, num_labels: int, keep_all: bool) -> LabelledPi
     rows, columns, values = (
         torch.from_numpy(array[about_us]) for array in (verdicts.rows, verdicts.columns, verdicts.values)
     )
-    unlisted = torch.full((len(verdicts.pictures),), -1, dtype=torch.int8)
+    unlisted = torch.full((len(verdicts.images),), -1, dtype=torch.int8)
     targets = LabelMatrix.from_entries(rows, columns, values, unlisted=unlisted, num_labels=num_labels)
-    names = tuple(f"{number:016x}.jpg" for number in verdicts.pictures.tolist())
-    return LabelledPictures(tuple(range(1, len(names) + 1)), names, targets)
+    names = tuple(f"{number:016x}.jpg" for number in verdicts.images.tolist())
+    return LabelledImages(tuple(range(1, len(names) + 1)), names, targets)
 
 
 def _notes(part: str, verdicts: Verdicts) -> list[str]:
-    notes = [f"{part}: {len(verdicts.rows):,} verdicts by people on {len(verdicts.pictures):,} pictures"]
+    notes = [f"{part}: {len(verdicts.rows):,} verdicts by people on {len(verdicts.images):,} images"]
     foreign = int((verdicts.columns < 0).sum())
     if foreign:
         notes.append(f"{part}: left out {foreign:,} verdicts about other classes")
     conflicts = verdicts.num_conflicts()
     if conflicts:
-        notes.append(f"{part}: {conflicts:,} classes of a picture are both present and absent; taken as present")
+        notes.append(f"{part}: {conflicts:,} classes of an image are both present and absent; taken as present")
     return notes

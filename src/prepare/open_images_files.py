@@ -29,36 +29,36 @@ class Verdicts:
     """What a label file says, a verdict a row of it.
 
     Attributes:
-        pictures: [N] uint64, the pictures' ImageIDs, ascending; an ImageID is a number of 16 hexadecimal digits.
-        rows: [K] int32, the picture of each verdict as a place in ``pictures``.
+        images: [N] uint64, the images' ImageIDs, ascending; an ImageID is a number of 16 hexadecimal digits.
+        rows: [K] int32, the image of each verdict as a place in ``images``.
         columns: [K] int32, the classes' columns; -1 for a class that has none.
         values: [K] int8: 1 present, 0 absent.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
     values: np.ndarray
 
     def num_conflicts(self) -> int:
-        """How many classes of a picture are both present and absent."""
+        """How many classes of an image are both present and absent."""
         known = self.columns >= 0
         keys = _keys(self.rows[known], self.columns[known]) * 2 + self.values[known]
         keys.sort()
         return int(((keys[1:] >> 1 == keys[:-1] >> 1) & (keys[1:] != keys[:-1])).sum())
 
     def joined(self, others: Verdicts) -> tuple[Verdicts, int]:
-        """These, and those of ``others`` about classes of a picture that these do not know; and how many they are."""
-        pictures = np.union1d(self.pictures, others.pictures)
+        """These, and those of ``others`` about classes of an image that these do not know; and how many they are."""
+        images = np.union1d(self.images, others.images)
         rows, other_rows = (
-            np.searchsorted(pictures, verdicts.pictures).astype(np.int32)[verdicts.rows] for verdicts in (self, others)
+            np.searchsorted(images, verdicts.images).astype(np.int32)[verdicts.rows] for verdicts in (self, others)
         )
         keys = _keys(other_rows, others.columns)
         new = (others.columns >= 0) & ~np.isin(keys, _keys(rows, self.columns))
         rows = np.concatenate([rows, other_rows[new]])
-        listed = np.bincount(rows, minlength=len(pictures)) > 0  # a machine may have said nothing new of a picture
+        listed = np.bincount(rows, minlength=len(images)) > 0  # a machine may have said nothing new of an image
         joined = Verdicts(
-            pictures[listed],
+            images[listed],
             (listed.cumsum(dtype=np.int32) - 1)[rows],
             np.concatenate([self.columns, others.columns[new]]),
             np.concatenate([self.values, others.values[new]]),
@@ -66,22 +66,22 @@ class Verdicts:
         return joined, len(np.unique(keys[new]))
 
     def without_foreign(self) -> Verdicts:
-        """Only the verdicts about classes that have a column, and the pictures that have any."""
+        """Only the verdicts about classes that have a column, and the images that have any."""
         known = self.columns >= 0
         if known.all():
             return self
-        listed = np.bincount(self.rows[known], minlength=len(self.pictures)) > 0
+        listed = np.bincount(self.rows[known], minlength=len(self.images)) > 0
         rows = (listed.cumsum(dtype=np.int32) - 1)[self.rows[known]]
-        return Verdicts(self.pictures[listed], rows, self.columns[known], self.values[known])
+        return Verdicts(self.images[listed], rows, self.columns[known], self.values[known])
 
 
 def _keys(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """[K] int64, one number for each (picture, class)."""
+    """[K] int64, one number for each (image, class)."""
     return rows.astype(np.int64) * (1 << 24) + columns
 
 
 def read_verdicts(path: Path, column_of: Mapping[str, int], *, least_confidence: float | None = None) -> Verdicts:
-    """Read a label file in blocks; memory holds 13 bytes a row, 50 while the pictures are numbered, and then 9.
+    """Read a label file in blocks; memory holds 13 bytes a row, 50 while the images are numbered, and then 9.
 
     Args:
         path: ``*-annotations-{human,machine}-imagelabels.csv``.
@@ -119,8 +119,8 @@ def read_verdicts(path: Path, column_of: Mapping[str, int], *, least_confidence:
             values.append(1 if machine else int(confidence))
     numbers = np.frombuffer(ids, dtype=f">u{ID_DIGITS // 2}").astype(np.uint64)
     del ids
-    pictures, rows = _numbered(numbers)
-    return Verdicts(pictures, rows, np.frombuffer(places, dtype=np.int32), np.frombuffer(values, dtype=np.int8))
+    images, rows = _numbered(numbers)
+    return Verdicts(images, rows, np.frombuffer(places, dtype=np.int32), np.frombuffer(values, dtype=np.int8))
 
 
 def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from src.config.arguments import non_negative_int, positive_int
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata_writer import check_output_folder
 from src.errors import UserError
 from src.prepare.collected import Collected, VectorOptions, prepare
@@ -35,7 +35,7 @@ Painter = Callable[[Draw, Random], None]
 
 
 def _place(random: Random, low: int, high: int) -> tuple[int, int, int]:
-    """x, y and size of an object between two heights of the picture."""
+    """x, y and size of an object between two heights of the image."""
     return int(random.integers(20, WIDTH - 20)), int(random.integers(low, high)), int(random.integers(8, 17))
 
 
@@ -156,7 +156,7 @@ _NOT_ON_WATER = {"tree", "house", "fence", "car", "ball", "flower"}
 LABELS = (*_UPPER, *_LOWER, *_OBJECTS)
 
 
-def draw_picture(random: Random) -> tuple[Image.Image, list[str]]:
+def draw_image(random: Random) -> tuple[Image.Image, list[str]]:
     """A landscape, 160 x 120, and the labels that are in it."""
     upper = str(random.choice(list(_UPPER)))
     lower = str(random.choice(list(_LOWER)))
@@ -169,18 +169,18 @@ def draw_picture(random: Random) -> tuple[Image.Image, list[str]]:
         random.choice(possible, size=int(random.integers(1, min(4, len(possible)) + 1)), replace=False).tolist()
     )
     objects = [name for name in _OBJECTS if name in chosen]  # far ones first
-    picture = Image.new("RGB", (WIDTH, HEIGHT))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (WIDTH, HEIGHT))
+    draw = ImageDraw.Draw(image)
     for painter in (_UPPER[upper], _LOWER[lower], *(_OBJECTS[name] for name in objects)):
         painter(draw, random)
-    return picture, [upper, lower, *objects]
+    return image, [upper, lower, *objects]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of ``prepare_data.py sample``."""
-    parser.add_argument("--train-images", type=positive_int, default=200, metavar="N", help="training pictures to draw")
-    parser.add_argument("--val-images", type=positive_int, default=100, metavar="N", help="validation pictures to draw")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="another seed draws other pictures")
+    parser.add_argument("--train-images", type=positive_int, default=200, metavar="N", help="training images to draw")
+    parser.add_argument("--val-images", type=positive_int, default=100, metavar="N", help="validation images to draw")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="another seed draws other images")
     add_output_flags(parser)
     add_split_flags(parser)
 
@@ -208,7 +208,7 @@ def prepare_sample(
     keep_train_with_unseen: bool = True,
     official: bool = False,
 ) -> list[str]:
-    """Draw the data set into a new metadata folder; the same seed draws the same pictures.
+    """Draw the data set into a new metadata folder; the same seed draws the same images.
 
     Returns:
         The report, a line each.
@@ -222,10 +222,10 @@ def prepare_sample(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-            pictures = Path(temporary) / "images"
-            pictures.mkdir()
+            images = Path(temporary) / "images"
+            images.mkdir()
             parts = {
-                part: _draw_part(pictures, first, count, random)
+                part: _draw_part(images, first, count, random)
                 for part, first, count in (("train", 1, num_train), ("val", num_train + 1, num_val))
             }
             collected = Collected("sample", LABELS, parts, image_root="images", unseen=UNSEEN)
@@ -236,18 +236,18 @@ def prepare_sample(
                 keep_train_with_unseen=keep_train_with_unseen,
                 official=official,
                 overwrite=overwrite,
-                move_in=[pictures],
+                move_in=[images],
             )
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error.strerror or error}") from error
 
 
-def _draw_part(folder: Path, first: int, count: int, random: Random) -> LabelledPictures:
+def _draw_part(folder: Path, first: int, count: int, random: Random) -> LabelledImages:
     ids = range(first, first + count)
     names = tuple(f"{number:05d}.jpg" for number in ids)
     targets = torch.zeros(count, len(LABELS), dtype=torch.int8)
     for row, name in enumerate(names):
-        picture, labels = draw_picture(random)
-        picture.save(folder / name, quality=92)
+        image, labels = draw_image(random)
+        image.save(folder / name, quality=92)
         targets[row, [LABELS.index(label) for label in labels]] = 1
-    return LabelledPictures(tuple(ids), names, LabelMatrix.from_dense(targets))
+    return LabelledImages(tuple(ids), names, LabelMatrix.from_dense(targets))

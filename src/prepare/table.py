@@ -1,6 +1,6 @@
-"""Your own pictures and tags: a table (CSV, TSV, JSONL, Parquet), or a folder a tag.
+"""Your own images and tags: a table (CSV, TSV, JSONL, Parquet), or a folder a tag.
 
-A table has a column of picture paths and one of tags; the first line names them. Several tags of a picture are a list
+A table has a column of image paths and one of tags; the first line names them. Several tags of an image are a list
 (["sea", "sun"]), text with , ; or | between them, or rows of their own:
 
     path,tags
@@ -12,11 +12,11 @@ In JSONL a line is {"path": "beach/0001.jpg", "tags": ["sea", "sand"]}. Paths ar
 Columns of a .csv file may be divided by semicolons or tabs too, where its first line has more of these than commas.
 
 As a folder, --source holds a folder a tag: beach/sea/0001.jpg has the tags beach and sea. Where the folders at the top
-are train and val (or test), these are no tags but the division of the pictures.
+are train and val (or test), these are no tags but the division of the images.
 
 Tags that differ only in case, blanks, - or _ are one; all are sorted by alphabet. Unless your own files say it, unseen
-tags are chosen such that each has seen relatives, and pictures for validation such that each tag is in both parts, if
-it has enough pictures. The report tells what was chosen and repaired.
+tags are chosen such that each has seen relatives, and images for validation such that each tag is in both parts, if
+it has enough images. The report tells what was chosen and repaired.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from src.config.arguments import fraction, non_negative_int, positive_int
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
 from src.prepare.choosing import stratified_validation, unseen_by_clusters
 from src.prepare.collected import Collected
@@ -47,7 +47,7 @@ from src.prepare.table_files import PART_OF_SPLIT, Columns, Table, find_tables, 
 from src.prepare.table_images import locate
 from src.prepare.table_tags import SEPARATORS, join_tags, same_tag_key, split_cells
 
-HELP = "your own pictures and tags: CSV, TSV, JSONL, Parquet, or a folder a tag"
+HELP = "your own images and tags: CSV, TSV, JSONL, Parquet, or a folder a tag"
 
 VAL_FRACTION = 0.2
 
@@ -72,7 +72,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--val-fraction",
         type=fraction,
         metavar="SHARE",
-        help=f"of the pictures, for validation; {VAL_FRACTION} if left out",
+        help=f"of the images, for validation; {VAL_FRACTION} if left out",
     )
     division.add_argument(
         "--split-column", metavar="NAME", help="instead: the column that says train, val, validation or test"
@@ -84,7 +84,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     held_out.add_argument("--unseen", type=Path, metavar="FILE", help="instead: the tags to hold out, one a line")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="another seed makes other choices")
     parser.add_argument(
-        "--min-pictures", type=positive_int, default=1, metavar="N", help="leave out tags of fewer pictures"
+        "--min-pictures", type=positive_int, default=1, metavar="N", help="leave out tags of fewer images"
     )
     add_missing_pictures_flag(parser)
     add_output_flags(parser)
@@ -98,34 +98,34 @@ def run(args: argparse.Namespace) -> list[str]:
 
 
 def collect(args: argparse.Namespace) -> Collected:
-    """Read a table or folder, and find its pictures.
+    """Read a table or folder, and find its images.
 
     Raises:
-        UserError: it is missing or malformed, pictures are not there, or there are too few tags or pictures.
+        UserError: it is missing or malformed, images are not there, or there are too few tags or images.
     """
     table = _read(args)
     tags, notes = split_cells(table.tags, args.tag_separator, table.place)
     located = locate(table, args.images or (args.source if args.source.is_dir() else args.source.parent))
-    tagging = join_tags(tags, located.picture_of_row)
+    tagging = join_tags(tags, located.image_of_row)
     if len(tagging.labels) < 2:
         raise _too_few_tags(tagging.labels, args.source)
     targets = LabelMatrix.from_positives(
         tagging.rows, tagging.columns, num_rows=len(located.names), num_labels=len(tagging.labels)
     )
     missing: list[str] = []
-    pictures = keep_found(
-        LabelledPictures(tuple(range(1, len(targets) + 1)), located.names, targets),
+    images = keep_found(
+        LabelledImages(tuple(range(1, len(targets) + 1)), located.names, targets),
         located.places,
         drop=args.missing_pictures == "drop",
         missing=missing,
         source=str(args.source),
         flag=f"--images {located.base}",
     )
-    labels, pictures, rare = _without_rare(tagging.labels, pictures, args.min_pictures)
-    parts, division = _parts(pictures, table, located.picture_of_row, args)
-    notes = [*_overview(table, pictures, labels), *notes, *tagging.notes]
+    labels, images, rare = _without_rare(tagging.labels, images, args.min_pictures)
+    parts, division = _parts(images, table, located.image_of_row, args)
+    notes = [*_overview(table, images, labels), *notes, *tagging.notes]
     if missing:
-        notes.append(f"left out {len(missing):,} pictures that are not there: {name_some(missing, 3)}")
+        notes.append(f"left out {len(missing):,} images that are not there: {name_some(missing, 3)}")
     notes += [*rare, *division]
     unseen = None if args.unseen is None else _named_unseen(args.unseen, labels)
     if unseen is not None:
@@ -159,7 +159,7 @@ def _read(args: argparse.Namespace) -> Table:
     table = read_folder(source)
     if table.splits is not None and args.val_fraction is not None:
         raise UserError(
-            f"--val-fraction {args.val_fraction}: the folders of --source {source} say which pictures are for "
+            f"--val-fraction {args.val_fraction}: the folders of --source {source} say which images are for "
             "validation; leave it out"
         )
     return table
@@ -171,82 +171,80 @@ def _too_few_tags(labels: Sequence[str], source: Path) -> UserError:
         return UserError(f"--source {source}: has {found}; at least two are needed, one seen and one unseen")
     tables = find_tables(source)
     instead = f", or give the table {tables[0]} itself" if tables else ""
-    return UserError(
-        f"--source {source}: has {found}; put the pictures of each tag into a folder of that name{instead}"
-    )
+    return UserError(f"--source {source}: has {found}; put the images of each tag into a folder of that name{instead}")
 
 
 def _without_rare(
-    labels: Sequence[str], pictures: LabelledPictures, at_least: int
-) -> tuple[list[str], LabelledPictures, list[str]]:
-    """Labels and pictures without the tags of fewer pictures, and a note."""
-    enough = pictures.targets.positives_per_label() >= at_least
+    labels: Sequence[str], images: LabelledImages, at_least: int
+) -> tuple[list[str], LabelledImages, list[str]]:
+    """Labels and images without the tags of fewer images, and a note."""
+    enough = images.targets.positives_per_label() >= at_least
     if enough.all():
-        return list(labels), pictures, []
+        return list(labels), images, []
     rare = [label for label, kept in zip(labels, enough.tolist(), strict=True) if not kept]
     kept = [label for label, kept in zip(labels, enough.tolist(), strict=True) if kept]
     if len(kept) < 2:
         raise UserError(f"--min-pictures {at_least}: leaves {len(kept)} of {len(labels)} tags; give a smaller number")
-    note = f"left out {len(rare):,} tags of fewer than {at_least} pictures: {name_some(rare, 20)}"
-    return kept, pictures.with_targets(pictures.targets.select_columns(enough.nonzero()[:, 0])), [note]
+    note = f"left out {len(rare):,} tags of fewer than {at_least} images: {name_some(rare, 20)}"
+    return kept, images.with_targets(images.targets.select_columns(enough.nonzero()[:, 0])), [note]
 
 
 def _parts(
-    pictures: LabelledPictures, table: Table, picture_of_row: Sequence[int], args: argparse.Namespace
-) -> tuple[dict[str, LabelledPictures], list[str]]:
-    """The training and validation pictures, and how they were told apart."""
-    in_val = torch.zeros(len(pictures), dtype=torch.bool)
+    images: LabelledImages, table: Table, image_of_row: Sequence[int], args: argparse.Namespace
+) -> tuple[dict[str, LabelledImages], list[str]]:
+    """The training and validation images, and how they were told apart."""
+    in_val = torch.zeros(len(images), dtype=torch.bool)
     if table.splits is None:
         share = VAL_FRACTION if args.val_fraction is None else args.val_fraction
-        chosen = stratified_validation(*pictures.targets.positives(), *pictures.targets.shape, share, args.seed)
+        chosen = stratified_validation(*images.targets.positives(), *images.targets.shape, share, args.seed)
         in_val[chosen] = True
-        notes = [f"chose {len(chosen):,} pictures for validation (--val-fraction {share}, --seed {args.seed})"]
+        notes = [f"chose {len(chosen):,} images for validation (--val-fraction {share}, --seed {args.seed})"]
     else:
-        part_of, notes = _part_of_pictures(table, table.splits, picture_of_row)
-        in_val = torch.tensor([part_of[int(number) - 1] == "val" for number in pictures.image_ids])
+        part_of, notes = _part_of_images(table, table.splits, image_of_row)
+        in_val = torch.tensor([part_of[int(number) - 1] == "val" for number in images.image_ids])
     rows = {"train": (~in_val).nonzero()[:, 0], "val": in_val.nonzero()[:, 0]}
     empty = [part for part in rows if len(rows[part]) == 0]
     if empty:
-        raise UserError(f"--split-column {args.split_column}: no picture is {empty[0]}; both train and val are needed")
-    return {part: pictures.rows(own) for part, own in rows.items()}, notes
+        raise UserError(f"--split-column {args.split_column}: no image is {empty[0]}; both train and val are needed")
+    return {part: images.rows(own) for part, own in rows.items()}, notes
 
 
-def _part_of_pictures(
-    table: Table, splits: Sequence[str], picture_of_row: Sequence[int]
+def _part_of_images(
+    table: Table, splits: Sequence[str], image_of_row: Sequence[int]
 ) -> tuple[dict[int, str], list[str]]:
-    """Picture -> ``train`` or ``val``, by what the rows say; and a note."""
+    """Image -> ``train`` or ``val``, by what the rows say; and a note."""
     part_of: dict[int, str] = {}
     row_of: dict[int, int] = {}
     counts: dict[str, int] = {}
-    for row, (split, picture) in enumerate(zip(splits, picture_of_row, strict=True)):
+    for row, (split, image) in enumerate(zip(splits, image_of_row, strict=True)):
         value = split.strip().casefold()
         part = PART_OF_SPLIT.get(value)
         if part is None:
             raise UserError(f"{table.place(row)}: the split is {split!r}, which is none of {', '.join(PART_OF_SPLIT)}")
-        if part_of.setdefault(picture, part) != part:
+        if part_of.setdefault(image, part) != part:
             raise UserError(
-                f"{table.place(row)}: {table.paths[row]} is {part} here, but {part_of[picture]} in {table.unit} "
-                f"{table.numbers[row_of[picture]]}; a picture can be only one"
+                f"{table.place(row)}: {table.paths[row]} is {part} here, but {part_of[image]} in {table.unit} "
+                f"{table.numbers[row_of[image]]}; an image can be only one"
             )
-        row_of.setdefault(picture, row)
+        row_of.setdefault(image, row)
         counts[value] = counts.get(value, 0) + 1
     said = ", ".join(f"{value} {count:,}" for value, count in sorted(counts.items()))
     return part_of, [f"{table.unit}s by split: {said}; all but train are for validation"]
 
 
-def _overview(table: Table, pictures: LabelledPictures, labels: Sequence[str]) -> list[str]:
-    counts = pictures.targets.positives_per_label()
+def _overview(table: Table, images: LabelledImages, labels: Sequence[str]) -> list[str]:
+    counts = images.targets.positives_per_label()
     most = counts.sort(descending=True, stable=True).indices[:5].tolist()
     frequent = ", ".join(f"{labels[column]} ({int(counts[column]):,})" for column in most)
-    untagged = int((pictures.targets.positives_per_picture() == 0).sum())
+    untagged = int((images.targets.positives_per_image() == 0).sum())
     notes = [
-        f"{table.source}: {len(table.paths):,} {table.unit}s, {len(pictures):,} pictures, {len(labels):,} tags; most "
+        f"{table.source}: {len(table.paths):,} {table.unit}s, {len(images):,} images, {len(labels):,} tags; most "
         f"frequent: {frequent}"
     ]
     if any(table.unused):
         notes.append(f"columns not used: {name_some([name for name in table.unused if name], 20)}")
     if untagged:
-        notes.append(f"{untagged:,} pictures without a tag are kept; training does not use them")
+        notes.append(f"{untagged:,} images without a tag are kept; training does not use them")
     return notes
 
 
@@ -256,7 +254,7 @@ def _named_unseen(path: Path, labels: Sequence[str]) -> list[str]:
     names = read_names(path, "--unseen")
     strangers = [name for name in names if same_tag_key(name) not in label_of]
     if strangers:
-        raise UserError(f"--unseen {path}: no such tag: {name_some(strangers)}; name tags that pictures have")
+        raise UserError(f"--unseen {path}: no such tag: {name_some(strangers)}; name tags that images have")
     return list(dict.fromkeys(label_of[same_tag_key(name)] for name in names))
 
 

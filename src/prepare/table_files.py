@@ -1,4 +1,4 @@
-"""Tables of pictures and tags in the forms in which people keep them."""
+"""Tables of images and tags in the forms in which people keep them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from src.errors import UserError, name_some
-from src.prepare.images import list_pictures
+from src.prepare.images import list_images
 from src.word_vectors.base import first_line, import_extra
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath", "picture")
@@ -39,7 +39,7 @@ class Table:
         source: the file or folder.
         unit: what a row is called there.
         numbers: of the rows, from 1.
-        paths: of the pictures, as written.
+        paths: of the images, as written.
         tags: a cell each, either a list of tags or text that may hold several.
         splits: what the split column says, or None without one.
         unused: the names of other columns.
@@ -69,7 +69,7 @@ def read_table(path: Path, columns: Columns) -> Table:
         raise UserError(f"--source {path}: is none of {', '.join(_READERS)}, nor a folder; save the table as CSV")
     table = reader(path, columns)
     if not table.paths:
-        raise UserError(f"--source {path}: has no row of data; write a picture and its tags a row")
+        raise UserError(f"--source {path}: has no row of data; write an image and its tags a row")
     return table
 
 
@@ -79,23 +79,23 @@ def find_tables(folder: Path) -> list[Path]:
 
 
 def read_folder(folder: Path) -> Table:
-    """The pictures below a folder; each has the names of all folders on the way to it as its tags.
+    """The images below a folder; each has the names of all folders on the way to it as its tags.
 
     Where the folders at the top are called train, val, validation or test, and one is train, they are the splits.
 
     Raises:
-        UserError: there is no picture.
+        UserError: there is no image.
     """
-    paths = list_pictures(folder, "--source")
+    paths = list_images(folder, "--source")
     if not paths:
-        raise UserError(f"--source {folder}: there is no picture in it; give a table, or a folder of folders")
+        raise UserError(f"--source {folder}: there is no image in it; give a table, or a folder of folders")
     tags: list[Cell] = [path.split("/")[:-1] for path in paths]
     tops = {next(iter(names), "").casefold() for names in tags}
     splits = None
     if "train" in tops and len(tops) > 1 and tops <= PART_OF_SPLIT.keys():
         splits = [names[0] for names in tags]
         tags = [list(names[1:]) for names in tags]
-    return Table(folder, "picture", range(1, len(paths) + 1), paths, tags, splits, [])
+    return Table(folder, "image", range(1, len(paths) + 1), paths, tags, splits, [])
 
 
 def _read_separated(path: Path, columns: Columns) -> Table:
@@ -223,7 +223,7 @@ def _decode(path: Path) -> str:
             f"--source {path}, line {line}: is not UTF-8 text; save the file as UTF-8 (in Excel: CSV UTF-8)"
         ) from error
     if not text.strip():
-        raise UserError(f"--source {path}: is empty; write a line a picture below a line that names the columns")
+        raise UserError(f"--source {path}: is empty; write a line an image below a line that names the columns")
     return text
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a table on disk, each once, however its rows write their paths."""
+"""The images of a table on disk, each once, however its rows write their paths."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from src.prepare.table_files import Table
 
 @dataclass(frozen=True)
 class Located:
-    """The N pictures of a table, each once, sorted by their path.
+    """The N images of a table, each once, sorted by their path.
 
     Attributes:
         base: the folder that relative paths are relative to.
-        root: the picture folder to record: ``base``, or what holds all pictures where some are not in it.
+        root: the image folder to record: ``base``, or what holds all images where some are not in it.
         names: [N], as first written.
         places: [N], relative to ``root``; None where there is no such file.
-        picture_of_row: which picture each row of the table is about.
+        image_of_row: which image each row of the table is about.
     """
 
     base: str
     root: str
     names: tuple[str, ...]
     places: tuple[str | None, ...]
-    picture_of_row: list[int]
+    image_of_row: list[int]
 
 
 def locate(table: Table, base: Path) -> Located:
-    """Find the pictures of a table.
+    """Find the images of a table.
 
-    A path with backslashes is also tried with slashes. The path, without detours such as ``./``, is what tells pictures
+    A path with backslashes is also tried with slashes. The path, without detours such as ``./``, is what tells images
     apart.
 
     Args:
@@ -62,7 +62,7 @@ def locate(table: Table, base: Path) -> Located:
             continue
         written = path.strip()
         if not written:
-            raise UserError(f"{table.place(row)}: has no picture path; write one, or remove the {table.unit}")
+            raise UserError(f"{table.place(row)}: has no image path; write one, or remove the {table.unit}")
         full_of[path] = os.path.normpath(os.path.join(folder, written))
         if not is_there(full_of[path]) and "\\" in written:
             with_slashes = os.path.normpath(os.path.join(folder, written.replace("\\", "/")))
@@ -77,8 +77,8 @@ def locate(table: Table, base: Path) -> Located:
         prefix = os.path.join(root, "")
     places = tuple(full[len(prefix) :].replace(os.sep, "/") if there[full] else None for full in whole)
     number_of = {full: number for number, full in enumerate(whole)}
-    picture_of_row = [number_of[full_of[path]] for path in table.paths]
-    return Located(folder, root, tuple(name_of[full] for full in whole), places, picture_of_row)
+    image_of_row = [number_of[full_of[path]] for path in table.paths]
+    return Located(folder, root, tuple(name_of[full] for full in whole), places, image_of_row)
 
 
 def _files_in(folder: str) -> set[str]:

@@ -23,11 +23,11 @@ _NO_COMMA = re.compile(r"""['"]\s+['"]""")
 
 @dataclass(frozen=True)
 class Tagging:
-    """Which picture has which tag.
+    """Which image has which tag.
 
     Attributes:
         labels: C tags, in alphabetical order without regard to case.
-        rows, columns: [K] int64, the pictures and their tags, none twice.
+        rows, columns: [K] int64, the images and their tags, none twice.
         notes: what was repaired, a line each.
     """
 
@@ -105,17 +105,17 @@ def same_tag_key(tag: str) -> str:
     return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFC", tag).casefold())).strip()
 
 
-def join_tags(tags: Sequence[Sequence[str]], pictures: Sequence[int]) -> Tagging:
-    """The tags of pictures, each tag in its most frequent spelling (of equal ones: lower case, then blanks).
+def join_tags(tags: Sequence[Sequence[str]], images: Sequence[int]) -> Tagging:
+    """The tags of images, each tag in its most frequent spelling (of equal ones: lower case, then blanks).
 
     Args:
         tags: of each row of a table.
-        pictures: the picture of each row; several rows may be about one.
+        images: the image of each row; several rows may be about one.
     """
     number_of: dict[str, int] = {}
     numbers = [number_of.setdefault(tag, len(number_of)) for row in tags for tag in row]
     written = np.array(numbers, dtype=np.int64)  # [K] which text each is
-    picture = np.repeat(np.array(pictures, dtype=np.int64), [len(row) for row in tags])
+    image = np.repeat(np.array(images, dtype=np.int64), [len(row) for row in tags])
     texts = list(number_of)
     uses = np.bincount(written, minlength=len(texts))
 
@@ -126,9 +126,9 @@ def join_tags(tags: Sequence[Sequence[str]], pictures: Sequence[int]) -> Tagging
     spelling_of = _numbered(spellings, tidy)[written]
     group_of = _numbered(groups, keys)[written]
     named = group_of >= 0
-    picture, spelling_of, group_of = picture[named], spelling_of[named], group_of[named]
+    image, spelling_of, group_of = image[named], spelling_of[named], group_of[named]
 
-    pairs = np.unique(picture * len(spellings) + spelling_of) % max(len(spellings), 1)
+    pairs = np.unique(image * len(spellings) + spelling_of) % max(len(spellings), 1)
     frequency = np.bincount(pairs, minlength=len(spellings))
     variants: dict[str, list[str]] = {key: [] for key in groups}
     for column in np.argsort(-frequency, kind="stable").tolist():
@@ -139,7 +139,7 @@ def join_tags(tags: Sequence[Sequence[str]], pictures: Sequence[int]) -> Tagging
     column_of = np.empty(len(groups), dtype=np.int64)
     column_of[order] = np.arange(len(groups))
 
-    entries = np.unique(picture * len(groups) + column_of[group_of])
+    entries = np.unique(image * len(groups) + column_of[group_of])
     notes = _repairs(texts, tidy, keys, uses, len(group_of) - len(entries), list(variants.values()))
     rows, columns = np.divmod(entries, max(len(groups), 1))
     return Tagging(labels, torch.from_numpy(rows), torch.from_numpy(columns), notes)
@@ -172,5 +172,5 @@ def _repairs(
     if joined:
         notes.append(f"joined {len(joined):,} tags that differ only in case, blanks, - or _: {name_some(joined, 20)}")
     if num_repeated:
-        notes.append(f"{num_repeated:,} times a picture had the same tag again, which counts once")
+        notes.append(f"{num_repeated:,} times an image had the same tag again, which counts once")
     return notes

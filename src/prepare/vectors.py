@@ -1,6 +1,6 @@
 """Word vectors for the labels of a metadata folder, or for a list of tags.
 
-With --metadata: a new metadata folder with the same labels, split and pictures, and other vectors. With --tags: a file
+With --metadata: a new metadata folder with the same labels, split and images, and other vectors. With --tags: a file
 of vectors, OUTPUT.npy [V, D], beside a file of its words, OUTPUT.txt; --word-vectors OUTPUT.npy reads them.
 """
 

@@ -3,11 +3,11 @@
 "The PASCAL Visual Object Classes (VOC) Challenge" (IJCV 2010). --source is VOC2007 or VOC2012, or any folder that holds
 them, such as VOCdevkit:
 
-    VOC2007/ImageSets/Main/{train,val,trainval,test}.txt    a picture id a line
+    VOC2007/ImageSets/Main/{train,val,trainval,test}.txt    an image id a line
     VOC2007/Annotations/000005.xml                          its objects: name, difficult
     VOC2007/JPEGImages/000005.jpg
 
-A year may also lie in several folders, each with the lists, annotations and pictures of its own.
+A year may also lie in several folders, each with the lists, annotations and images of its own.
 
 Unless --train-set and --val-set say otherwise, 2007 is trained on trainval and validated on test; 2012, whose test set
 has no public annotations, is trained on train and validated on val. With --train-set trainval all of 2012 is for
@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from src.data.labels import LabelledPictures, LabelMatrix
+from src.data.labels import LabelledImages, LabelMatrix
 from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
@@ -40,7 +40,7 @@ from src.prepare.flags import (
     run_source,
 )
 from src.prepare.images import keep_found
-from src.prepare.voc_files import PictureList, folders_of_years, has_list, read_list, read_objects
+from src.prepare.voc_files import ImageList, folders_of_years, has_list, read_list, read_objects
 
 HELP = "Pascal VOC 2007 and 2012: 20 classes of objects"
 
@@ -50,7 +50,7 @@ CLASSES = (
 )  # fmt: skip
 # What to look up for the classes that nobody else writes so.
 TEXTS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
-# Pictures of the classification task, from the statistics page of each year; only sets with public annotations.
+# Images of the classification task, from the statistics page of each year; only sets with public annotations.
 PUBLISHED = {
     2007: {"train": 2_501, "val": 2_510, "trainval": 5_011, "test": 4_952},
     2012: {"train": 5_717, "val": 5_823, "trainval": 11_540},
@@ -96,7 +96,7 @@ def collect(args: argparse.Namespace) -> Collected:
     """Read Pascal VOC.
 
     Raises:
-        UserError: something is missing or malformed, or the parts share pictures.
+        UserError: something is missing or malformed, or the parts share images.
     """
     unseen = _unseen(args.unseen)
     folders = folders_of_years(args.source)
@@ -105,7 +105,7 @@ def collect(args: argparse.Namespace) -> Collected:
     if absent:
         there = [str(folder) for found in folders.values() for folder in found]
         raise UserError(f"--year {' '.join(absent)}: not in --source {args.source}, which holds {name_some(there)}")
-    lists: dict[str, list[PictureList]] = {"train": [], "val": []}
+    lists: dict[str, list[ImageList]] = {"train": [], "val": []}
     notes: list[str] = []
     for year in years:
         sets, reasons = _sets(year, folders[year], args.train_set, args.val_set)
@@ -113,7 +113,7 @@ def collect(args: argparse.Namespace) -> Collected:
         for part, name in sets.items():
             lists[part].append(read_list(year, name, folders[year], f"--{part}-set"))
     _check_apart(lists["train"], lists["val"])
-    parts: dict[str, LabelledPictures] = {}
+    parts: dict[str, LabelledImages] = {}
     missing: list[str] = []
     for part, own in lists.items():
         notes += [line for listed in own for line in _count_notes(part, listed)]
@@ -122,7 +122,7 @@ def collect(args: argparse.Namespace) -> Collected:
             why = "as all objects of that class are difficult"
             notes.append(f"{part}: {labels.num_difficult:,} labels taken as {args.difficult}, {why}")
         parts[part] = keep_found(
-            labels.pictures(),
+            labels.images(),
             labels.places,
             drop=args.missing_pictures == "drop",
             missing=missing,
@@ -130,7 +130,7 @@ def collect(args: argparse.Namespace) -> Collected:
             flag=f"--source {args.source}",
         )
     if missing:
-        notes.append(f"left out {len(missing):,} pictures that are not there: {name_some(missing, 3)}")
+        notes.append(f"left out {len(missing):,} images that are not there: {name_some(missing, 3)}")
     return Collected(
         "voc" + "_".join(map(str, years)),
         CLASSES,
@@ -162,7 +162,7 @@ def _sets(year: int, folders: Sequence[Path], train: str | None, val: str | None
     if not annotated and val != "val":
         notes.append(f"VOC{year}: its test set has no public annotations")
     elif not has_test and val is None:
-        notes.append(f"VOC{year}: has no list of test pictures")
+        notes.append(f"VOC{year}: has no list of test images")
     if val is None and (has_test or train != "trainval"):
         val = "test" if has_test else "val"
     if val is None or (val == "test" and not annotated):
@@ -171,7 +171,7 @@ def _sets(year: int, folders: Sequence[Path], train: str | None, val: str | None
     return {"train": train or ("train" if val == "val" else "trainval"), "val": val}, notes
 
 
-def _check_apart(train: Sequence[PictureList], val: Sequence[PictureList]) -> None:
+def _check_apart(train: Sequence[ImageList], val: Sequence[ImageList]) -> None:
     if not val:
         raise UserError(
             f"--val-set: nothing to validate on, as {name_some([str(listed.folder) for listed in train])} has no test "
@@ -181,15 +181,15 @@ def _check_apart(train: Sequence[PictureList], val: Sequence[PictureList]) -> No
     shared = [number for listed in val for number in listed.ids if (listed.year, number) in ids]
     if shared:
         raise UserError(
-            f"--train-set {train[0].name} and --val-set {val[0].name} share {len(shared):,} pictures "
+            f"--train-set {train[0].name} and --val-set {val[0].name} share {len(shared):,} images "
             f"({name_some(shared, 3)}); choose train and val, or trainval and test"
         )
 
 
-def _count_notes(part: str, listed: PictureList) -> list[str]:
+def _count_notes(part: str, listed: ImageList) -> list[str]:
     published, count = PUBLISHED[listed.year][listed.name], len(listed.ids)
     known = "as published" if count == published else f"not {published:,} as published"
-    notes = [f"{part}: {listed} lists {count:,} pictures, {known}"]
+    notes = [f"{part}: {listed} lists {count:,} images, {known}"]
     if listed.num_repeated:
         notes.append(f"{part}: {listed} repeats {listed.num_repeated:,} lines, which count once")
     return notes
@@ -197,11 +197,11 @@ def _count_notes(part: str, listed: PictureList) -> list[str]:
 
 @dataclass
 class _Labels:
-    """The labels of a part, as they are read: entries (rows, columns, values) and a row a picture.
+    """The labels of a part, as they are read: entries (rows, columns, values) and a row an image.
 
     Attributes:
-        places: like ``file_names``, None where there is no such picture.
-        num_difficult: labels of classes whose objects in the picture are all difficult.
+        places: like ``file_names``, None where there is no such image.
+        num_difficult: labels of classes whose objects in the image are all difficult.
     """
 
     image_ids: list[int] = field(default_factory=list)
@@ -210,15 +210,15 @@ class _Labels:
     entries: list[tuple[int, int, int]] = field(default_factory=list)
     num_difficult: int = 0
 
-    def pictures(self) -> LabelledPictures:
+    def images(self) -> LabelledImages:
         """The same as tensors."""
         rows, columns, values = torch.tensor(self.entries, dtype=torch.int64).reshape(-1, 3).unbind(dim=1)
         unlisted = torch.zeros(len(self.image_ids), dtype=torch.int8)
         targets = LabelMatrix.from_entries(rows, columns, values, unlisted=unlisted, num_labels=len(CLASSES))
-        return LabelledPictures(tuple(self.image_ids), tuple(self.file_names), targets)
+        return LabelledImages(tuple(self.image_ids), tuple(self.file_names), targets)
 
 
-def _read_labels(lists: Sequence[PictureList], source: Path, difficult: str) -> _Labels:
+def _read_labels(lists: Sequence[ImageList], source: Path, difficult: str) -> _Labels:
     """Read the annotations of these lists; file names are relative to ``source``."""
     labels = _Labels()
     for listed in lists:
@@ -243,7 +243,7 @@ def _read_labels(lists: Sequence[PictureList], source: Path, difficult: str) -> 
             labels.num_difficult += len(doubtful)
         if absent:
             raise UserError(
-                f"--source {listed.folder}: {len(absent):,} of the {len(listed.ids):,} pictures of {listed} have no "
+                f"--source {listed.folder}: {len(absent):,} of the {len(listed.ids):,} images of {listed} have no "
                 f"XML file in Annotations ({name_some(absent, 3)}); unpack the archive again"
             )
     return labels

@@ -1,4 +1,4 @@
-"""The files of Pascal VOC: folders of a year, lists of pictures, and annotations."""
+"""The files of Pascal VOC: folders of a year, lists of images, and annotations."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from xml.parsers import expat
 from src.errors import UserError
 from src.utils.files import read_lines
 
-_PICTURE_ID = {2007: re.compile(r"\d{6}"), 2012: re.compile(r"20\d\d_\d{6}")}
+_IMAGE_ID = {2007: re.compile(r"\d{6}"), 2012: re.compile(r"20\d\d_\d{6}")}
 _DEPTH = 3  # VOCtrainval_06-Nov-2007/VOCdevkit/VOC2007
 
 
 @dataclass(frozen=True)
-class PictureList:
+class ImageList:
     """One of the lists of ImageSets/Main.
 
     Attributes:
@@ -81,8 +81,8 @@ def has_list(folders: Sequence[Path], name: str) -> bool:
     return any((list_folder(folder) / f"{name}.txt").is_file() for folder in folders)
 
 
-def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> PictureList:
-    """Read a list of pictures.
+def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> ImageList:
+    """Read a list of images.
 
     Args:
         year: of the challenge.
@@ -91,7 +91,7 @@ def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> Pictu
         flag: what asks for the list, for the message.
 
     Raises:
-        UserError: no folder has the list, or several have it, or it is empty, or a line is no picture id of that year.
+        UserError: no folder has the list, or several have it, or it is empty, or a line is no image id of that year.
     """
     holders = [folder for folder in folders if has_list([folder], name)]
     if not holders:
@@ -104,15 +104,15 @@ def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> Pictu
     path = list_folder(holders[0]) / f"{name}.txt"
     lines = read_lines(path, "--source")
     for number, line in enumerate(lines, start=1):
-        if line and not _PICTURE_ID[year].fullmatch(line):
+        if line and not _IMAGE_ID[year].fullmatch(line):
             raise UserError(
-                f"--source {path}, line {number}: {line!r} is no picture id of VOC{year}; copy or unpack the file again"
+                f"--source {path}, line {number}: {line!r} is no image id of VOC{year}; copy or unpack the file again"
             )
     listed = [line for line in lines if line]
     if not listed:
-        raise UserError(f"--source {path}: lists no picture; copy or unpack the file again")
+        raise UserError(f"--source {path}: lists no image; copy or unpack the file again")
     ids = tuple(dict.fromkeys(listed))
-    return PictureList(year, name, holders[0], ids, len(listed) - len(ids))
+    return ImageList(year, name, holders[0], ids, len(listed) - len(ids))
 
 
 def read_objects(path: Path, classes: Mapping[str, int]) -> list[tuple[int, bool]]:

@@ -27,7 +27,7 @@ def _chart(split: ZeroShotSplit, ranking: Ranking, side: str, columns: tuple[int
     order = _by_precision(ranking)
     order = order[of_side[order]]
     without = len(columns) - len(order)
-    note = f" Left out: {without:,} without a positive picture." if without else ""
+    note = f" Left out: {without:,} without a positive image." if without else ""
     if len(order) == 0:
         return f"<figure><figcaption>{side.capitalize()} labels</figcaption><p>{note}</p></figure>"
     step = -(-len(order) // _BARS)
@@ -41,7 +41,7 @@ def _chart(split: ZeroShotSplit, ranking: Ranking, side: str, columns: tuple[int
         (100 * ranking.precision[drawn]).tolist(),
         ranking.positives[drawn].tolist(),
         side,
-        f"Upwards average precision (%), downwards positive pictures (log scale).{note}",
+        f"Upwards average precision (%), downwards positive images (log scale).{note}",
     )
 
 
@@ -51,7 +51,7 @@ def _by_precision(ranking: Ranking) -> Tensor:
 
 
 def label_rows(split: ZeroShotSplit, ranking: Ranking, zero_shot: Ranking | None) -> str:
-    """The rows of the table: label, side, positives, AP, and of unseen labels the AP over the zero-shot pictures."""
+    """The rows of the table: label, side, positives, AP, and of unseen labels the AP over the zero-shot images."""
     unseen = {} if zero_shot is None else dict(
         zip(zero_shot.columns.tolist(), zero_shot.precision.tolist(), strict=True)
     )  # fmt: skip

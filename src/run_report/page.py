@@ -20,9 +20,9 @@ from src.run_report.vectors import vector_charts, vector_rows
 from src.utils.files import atomic_write
 
 _PAGE = Path(__file__).with_name("page.html")
-_BEST = 5  # labels of a picture that are looked at, at least
+_BEST = 5  # labels of an image that are looked at, at least
 _CONFUSIONS = 14  # of each setting
-_CONFUSION_PICTURES = 12  # of all settings
+_CONFUSION_IMAGES = 12  # of all settings
 _SAMPLES = 8
 
 
@@ -76,15 +76,15 @@ def _facts(report: RunReport) -> str:
         split.name,
         labels + (f" ({neither:,} on neither side)" if neither else ""),
         f"{report.num_rows} principal vector{'s' * (report.num_rows > 1)} of length {split.wordvec_dim}",
-        f"{len(report.paths):,} evaluation pictures",
+        f"{len(report.paths):,} evaluation images",
     ]
     if report.entries:
         train = report.entries[-1]["train"]
         epochs = len(report.entries)
-        facts.append(f"{epochs:,} epoch{'s' * (epochs > 1)} of {train['num_pictures']:,} training pictures")
+        facts.append(f"{epochs:,} epoch{'s' * (epochs > 1)} of {train['num_images']:,} training images")
         facts.append(_duration(sum(entry["seconds"] for entry in report.entries)))
         if train["bad"]:
-            facts.append(f"{train['bad']:,} training pictures could not be read")
+            facts.append(f"{train['bad']:,} training images could not be read")
     return "".join(f"<li>{escape(fact)}</li>" for fact in facts)
 
 
@@ -123,23 +123,23 @@ def _confusions(report: RunReport, generalized: Ranking, zero_shot: Ranking | No
     parts = []
     for setting, ranking in rankings.items():
         found = confusions(ranking, report.targets, k, _CONFUSIONS)
-        cards = confusion_cards(found, report.split, report.paths, _CONFUSION_PICTURES // len(rankings), shown)
+        cards = confusion_cards(found, report.split, report.paths, _CONFUSION_IMAGES // len(rankings), shown)
         parts.append(f"<h3>{SETTINGS[setting].capitalize()}</h3>{cards if found else '<p>None.</p>'}")
     return "".join(parts)
 
 
 def _vectors(report: RunReport, ranking: Ranking) -> str:
-    """How the principal vectors spread; nothing where there is but one, or no picture."""
+    """How the principal vectors spread; nothing where there is but one, or no image."""
     if report.num_rows == 1 or not len(report.paths):
         return ""
     spread = measure_spread(report.embeddings, report.split.word_vectors, ranking.rows, ranking.best)
     k = ranking.best.shape[1]
     table = (
-        f'<div class="card"><h3>Which vector gives the {k} best tags of a picture</h3>'
+        f'<div class="card"><h3>Which vector gives the {k} best tags of an image</h3>'
         '<table class="measured wins"><thead><tr><th>vector</th><td></td><td>share</td><td>most frequent tags</td></tr>'
         f"</thead><tbody>{vector_rows(spread, report.split)}</tbody></table></div>"
     )
-    lead = "A label's score is its best match among these vectors of a picture."
+    lead = "A label's score is its best match among these vectors of an image."
     return _part("vectors", "Principal vectors", lead, vector_charts(spread), table)
 
 

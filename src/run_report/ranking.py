@@ -1,4 +1,4 @@
-"""One setting's labels ranked for its pictures: average precision label by label, best labels, confusions.
+"""One setting's labels ranked for its images: average precision label by label, best labels, confusions.
 
 Scores are made in blocks: nothing of the size [N, C] exists beside the targets.
 """
@@ -16,21 +16,21 @@ from src.metrics.zero_shot import Images, average_precision, select_images
 from src.run_report.report import RunReport
 from src.scoring import score_labels, top_k_labels
 
-ROWS = 4096  # pictures that are scored or looked at in one go
+ROWS = 4096  # images that are scored or looked at in one go
 _BLOCK_ELEMENTS = 1 << 26  # the largest [n, c] block of scores: 256 MiB
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The labels of one setting, ranked for the pictures that it evaluates.
+    """The labels of one setting, ranked for the images that it evaluates.
 
     Attributes:
         columns: [c], the setting's labels, ascending.
-        rows: [n], its pictures under the protocol, ascending.
-        precision: [c] float64, the average precision of each label over these pictures, between 0 and 1, as
+        rows: [n], its images under the protocol, ascending.
+        precision: [c] float64, the average precision of each label over these images, between 0 and 1, as
             scikit-learn computes it; NaN without a positive.
-        positives: [c], pictures that each label is positive for.
-        best: [n, min(k, c)], the best labels of each picture, best first, as columns of the split.
+        positives: [c], images that each label is positive for.
+        best: [n, min(k, c)], the best labels of each image, best first, as columns of the split.
     """
 
     columns: Tensor
@@ -44,10 +44,10 @@ class Confusion(NamedTuple):
     """A label that was given wrongly where another was missed.
 
     Attributes:
-        given: the column of the label that is among the best and is no label of the picture.
-        missed: the column of the picture's label that is not among the best.
-        share: of the pictures with the missed label, those on which this happened; between 0 and 1.
-        rows: the pictures on which it happened, ascending.
+        given: the column of the label that is among the best and is no label of the image.
+        missed: the column of the image's label that is not among the best.
+        share: of the images with the missed label, those on which this happened; between 0 and 1.
+        rows: the images on which it happened, ascending.
     """
 
     given: int
@@ -95,7 +95,7 @@ def rank_labels(
     k: int,
     block_elements: int = _BLOCK_ELEMENTS,
 ) -> Ranking:
-    """Rank some labels for some pictures, a block of labels at a time; each score is computed once.
+    """Rank some labels for some images, a block of labels at a time; each score is computed once.
 
     Args:
         embeddings: [N, D*M].
@@ -136,37 +136,35 @@ def _better(scores: Tensor, labels: Tensor, new_scores: Tensor, columns: Tensor,
 
 
 def confusions(ranking: Ranking, targets: Tensor, k: int, most: int) -> list[Confusion]:
-    """The pairs (label given wrongly, label missed) that most pictures have, most frequent first.
+    """The pairs (label given wrongly, label missed) that most images have, most frequent first.
 
-    A label is given if it is among a picture's k best; wrongly, if its target is 0. One whose target is unknown is not
+    A label is given if it is among an image's k best; wrongly, if its target is 0. One whose target is unknown is not
     known to be wrong.
 
     Args:
         ranking: of one setting.
         targets: [N, C].
-        k: at least 1; a ranking that has fewer labels a picture counts those.
+        k: at least 1; a ranking that has fewer labels an image counts those.
         most: the number of pairs.
     """
     num_labels = targets.shape[1]
     relevant = torch.zeros(num_labels, dtype=torch.bool)
     relevant[ranking.columns] = True
-    pairs, pictures = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
+    pairs, images = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     for rows, best in zip(ranking.rows.split(ROWS), ranking.best.split(ROWS), strict=True):
         given, truth = best[:, :k], targets[rows]  # [b, k], [b, C]
         wrong = truth.gather(1, given) == 0
         missed = ((truth == 1) & relevant).scatter(1, given, False)
-        picture, label = missed.nonzero(as_tuple=True)  # [t]: every missed label of every picture
-        happened = wrong[picture]  # [t, k]
-        pairs.append((given[picture] * num_labels + label.unsqueeze(1))[happened])
-        pictures.append(rows[picture].unsqueeze(1).expand_as(happened)[happened])
-    pair, picture = torch.cat(pairs), torch.cat(pictures)
+        image, label = missed.nonzero(as_tuple=True)  # [t]: every missed label of every image
+        happened = wrong[image]  # [t, k]
+        pairs.append((given[image] * num_labels + label.unsqueeze(1))[happened])
+        images.append(rows[image].unsqueeze(1).expand_as(happened)[happened])
+    pair, image = torch.cat(pairs), torch.cat(images)
     kinds, counts = pair.unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)[:most]
     positives = torch.zeros(num_labels, dtype=torch.int64)
     positives[ranking.columns] = ranking.positives
     return [
-        Confusion(
-            kind // num_labels, kind % num_labels, count / int(positives[kind % num_labels]), picture[pair == kind]
-        )
+        Confusion(kind // num_labels, kind % num_labels, count / int(positives[kind % num_labels]), image[pair == kind])
         for kind, count in zip(kinds[order].tolist(), counts[order].tolist(), strict=True)
     ]

@@ -15,7 +15,7 @@ from src.metrics.zero_shot import Images
 
 @dataclass(frozen=True, eq=False)
 class RunReport:
-    """A run, and one epoch's embeddings of the N evaluation pictures that could be read; tensors are on the CPU.
+    """A run, and one epoch's embeddings of the N evaluation images that could be read; tensors are on the CPU.
 
     Attributes:
         title: the page's heading.
@@ -24,11 +24,11 @@ class RunReport:
         split: the C labels.
         embeddings: [N, D*M].
         targets: [N, C] int8: 1 positive, 0 negative, -1 unknown.
-        paths: the N pictures; one that is gone is said to be gone.
+        paths: the N images; one that is gone is said to be gone.
         images: the protocol of ``metrics``.
         metrics: of these embeddings, in percent, as :func:`src.metrics.zero_shot.zero_shot_report` gives them.
         chosen: one sentence: which epoch the embeddings are of, and what chose it.
-        zero_shot_rows, generalized_rows: the pictures of each setting where a split lists them apart; None means all.
+        zero_shot_rows, generalized_rows: the images of each setting where a split lists them apart; None means all.
 
     Raises:
         ValueError: the sizes do not fit each other.
@@ -48,12 +48,12 @@ class RunReport:
     generalized_rows: Tensor | None = None
 
     def __post_init__(self) -> None:
-        pictures, labels, dim = len(self.paths), len(self.split.labels), self.split.wordvec_dim
-        if self.targets.shape != (pictures, labels):
-            raise ValueError(f"targets must be [N, C] = {(pictures, labels)}, got {tuple(self.targets.shape)}")
+        images, labels, dim = len(self.paths), len(self.split.labels), self.split.wordvec_dim
+        if self.targets.shape != (images, labels):
+            raise ValueError(f"targets must be [N, C] = {(images, labels)}, got {tuple(self.targets.shape)}")
         shape = tuple(self.embeddings.shape)
-        if len(shape) != 2 or shape[0] != pictures or shape[1] == 0 or shape[1] % dim:
-            raise ValueError(f"embeddings must be [N, D*M] with N = {pictures} and D = {dim}, got {shape}")
+        if len(shape) != 2 or shape[0] != images or shape[1] == 0 or shape[1] % dim:
+            raise ValueError(f"embeddings must be [N, D*M] with N = {images} and D = {dim}, got {shape}")
 
     @property
     def num_rows(self) -> int:

@@ -10,8 +10,8 @@ from src.run_report.text import number
 SETTINGS = {"zero_shot": "zero-shot", "generalized": "generalised"}
 _RANKED = {"zero_shot": "unseen labels only", "generalized": "seen and unseen labels together"}
 PROTOCOLS: dict[Images, str] = {
-    "positive-only": "positive-only: pictures without any positive label of the setting are left out",
-    "all-images": "all-images: every picture counts, also without any positive label",
+    "positive-only": "positive-only: images without any positive label of the setting are left out",
+    "all-images": "all-images: every image counts, also without any positive label",
 }
 
 
@@ -66,8 +66,8 @@ def _row(name: str, value: float, ceiling: float) -> str:
 
 def _counts(own: Mapping[str, float]) -> str:
     text = (
-        f"{own['num_images']:,.0f} pictures, {own['num_labels']:,.0f} labels "
+        f"{own['num_images']:,.0f} images, {own['num_labels']:,.0f} labels "
         f"({own['num_labels_with_positive']:,.0f} with a positive), {own['num_positives']:,.0f} positives, "
-        f"{own['labels_per_image']:.2f} a picture"
+        f"{own['labels_per_image']:.2f} an image"
     )
     return text + (f"; {own['num_unknown']:,.0f} verdicts unknown" if "num_unknown" in own else "")

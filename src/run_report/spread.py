@@ -1,4 +1,4 @@
-"""How far apart the M principal vectors of a picture are, and which of them gives the tags."""
+"""How far apart the M principal vectors of an image are, and which of them gives the tags."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from src.loss_functions.SDL_loss import variance_regularizer
 from src.run_report.ranking import ROWS
 from src.scoring import principal_vectors
 
-_COSINE_PICTURES = 2048
+_COSINE_IMAGES = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """The principal vectors of N pictures.
+    """The principal vectors of N images.
 
     Attributes:
-        variances: [N], || Var_m(A[d, m]) ||_1 of each picture: the loss's regulariser.
-        mean_cosines: [M, M], the mean over pictures of the cosines between principal vectors.
-        cosines: [n * M(M-1)/2], those cosines between different vectors, of the n pictures looked at.
-        wins: [M, C], how many of the best tags of all pictures each principal vector gave, label by label.
+        variances: [N], || Var_m(A[d, m]) ||_1 of each image: the loss's regulariser.
+        mean_cosines: [M, M], the mean over images of the cosines between principal vectors.
+        cosines: [n * M(M-1)/2], those cosines between different vectors, of the n images looked at.
+        wins: [M, C], how many of the best tags of all images each principal vector gave, label by label.
     """
 
     variances: Tensor
@@ -34,17 +34,17 @@ class Spread:
 
 @torch.inference_mode()
 def measure_spread(embeddings: Tensor, word_vectors: Tensor, rows: Tensor, best: Tensor) -> Spread:
-    """Measure the spread of pictures that have more than one principal vector.
+    """Measure the spread of images that have more than one principal vector.
 
     Args:
         embeddings: [N, D*M], N >= 1, M >= 2.
         word_vectors: [D, C].
-        rows: [n], pictures.
+        rows: [n], images.
         best: [n, k], their best labels.
     """
     dim, num_labels = word_vectors.shape
     variances = [variance_regularizer(principal_vectors(part.float(), dim)) for part in embeddings.split(ROWS)]
-    cosines = pairwise_cosines(embeddings[_evenly(len(embeddings), _COSINE_PICTURES)].float(), dim)
+    cosines = pairwise_cosines(embeddings[_evenly(len(embeddings), _COSINE_IMAGES)].float(), dim)
     num_rows = cosines.shape[1]
     above = torch.triu(torch.ones(num_rows, num_rows, dtype=torch.bool), diagonal=1)
     wins = torch.zeros(num_rows * num_labels, dtype=torch.int64)
@@ -59,7 +59,7 @@ def measure_spread(embeddings: Tensor, word_vectors: Tensor, rows: Tensor, best:
 
 
 def pairwise_cosines(embeddings: Tensor, wordvec_dim: int) -> Tensor:
-    """[n, D*M] -> [n, M, M], the cosines between the principal vectors of each picture; 0 with a vector of zeros."""
+    """[n, D*M] -> [n, M, M], the cosines between the principal vectors of each image; 0 with a vector of zeros."""
     directions = normalize(principal_vectors(embeddings, wordvec_dim), dim=2)
     return directions @ directions.transpose(1, 2)
 

@@ -16,16 +16,16 @@ _NAMES = 5  # labels named of each principal vector
 
 
 def vector_charts(spread: Spread) -> str:
-    """Figures: variance a picture, cosines between the vectors as a histogram and as a mean matrix."""
+    """Figures: variance an image, cosines between the vectors as a histogram and as a mean matrix."""
     mean = float(spread.variances.mean())
     return (
         _histogram(
-            "Spread of a picture, ‖Var_m(A[d, m])‖₁",
+            "Spread of an image, ‖Var_m(A[d, m])‖₁",
             spread.variances,
             f"The term that the regulariser holds down: {number(mean)} on average. Near 0 all vectors are the same.",
         )
         + _histogram(
-            "Cosines between vectors of a picture",
+            "Cosines between vectors of an image",
             spread.cosines,
             f"{number(float(spread.cosines.mean()))} on average. Near 1 the vectors say the same.",
         )

@@ -1,4 +1,4 @@
-"""Two ways of feeding training: pictures, augmented anew in each epoch, or a frozen backbone's features."""
+"""Two ways of feeding training: images, augmented anew in each epoch, or a frozen backbone's features."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from src.data.dataset import PictureDataset, TrainingLoader, TrainingPictures
+from src.data.dataset import ImageDataset, TrainingImages, TrainingLoader
 from src.data.order import Portion
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import Transform
-from src.embedding import Reading, embed_pictures
+from src.embedding import Reading, embed_images
 from src.errors import UserError
 from src.evaluation import Embedded
 from src.models import SDLModel
@@ -24,22 +24,22 @@ from src.training.feature_cache import cached_features, feature_key
 from src.training.model_selection import Division
 from src.utils.distributed import ALONE, first_goes_ahead
 
-Part = Literal["test", "held"]  # the evaluation pictures, or the training pictures that are held back
+Part = Literal["test", "held"]  # the evaluation images, or the training images that are held back
 
 
 class Feed(Protocol):
     """Batches to train on and embeddings to evaluate."""
 
     module: nn.Module  # what is trained: it maps the batches' inputs to embeddings [b, D*M]
-    count: int  # pictures that can be trained on
-    bad: tuple[str, ...]  # messages about training pictures that were left out from the start
+    count: int  # images that can be trained on
+    bad: tuple[str, ...]  # messages about training images that were left out from the start
 
     def batches(self, epoch: int, portions: Sequence[Portion]) -> Iterator[TrainBatch]:
         """These portions of an epoch; rows count from 0 to ``count``."""
         ...
 
     def names(self, rows: Tensor) -> list[str]:
-        """The pictures behind these rows."""
+        """The images behind these rows."""
         ...
 
     def embeddings(self, part: Part, module: nn.Module) -> Embedded:
@@ -51,13 +51,13 @@ class Feed(Protocol):
         ...
 
 
-class PictureFeed:
-    """Every epoch reads and augments the pictures; the whole model is trained.
+class ImageFeed:
+    """Every epoch reads and augments the images; the whole model is trained.
 
     Args:
         model: what is trained.
-        training, evaluation: the pictures.
-        division: which training pictures are trained on.
+        training, evaluation: the images.
+        division: which training images are trained on.
         transforms: for training and for evaluation.
         reading: how.
         seed: of the augmentation.
@@ -83,35 +83,35 @@ class PictureFeed:
         self._reading = reading
         self._targets = division.train_targets(training.targets).select_rows(division.train_rows)
         train_as, evaluate_as = transforms
-        self._pictures = TrainingPictures([training.paths[row] for row in division.train_rows.tolist()], train_as, seed)
+        self._images = TrainingImages([training.paths[row] for row in division.train_rows.tolist()], train_as, seed)
         pin_memory = reading.device.type == "cuda"
-        self._loader = TrainingLoader(self._pictures, workers=reading.workers, pin_memory=pin_memory)
+        self._loader = TrainingLoader(self._images, workers=reading.workers, pin_memory=pin_memory)
         held = [training.paths[row] for row in division.held_rows.tolist()]
-        self._parts = {"test": PictureDataset(evaluation.paths, evaluate_as), "held": PictureDataset(held, evaluate_as)}
+        self._parts = {"test": ImageDataset(evaluation.paths, evaluate_as), "held": ImageDataset(held, evaluate_as)}
 
     def batches(self, epoch: int, portions: Sequence[Portion]) -> Iterator[TrainBatch]:
         """These portions of an epoch; rows count from 0 to ``count``."""
-        pictures = self._loader.batches(epoch, [portion.rows for portion in portions])
-        for portion, batch in zip(portions, pictures, strict=True):
+        images = self._loader.batches(epoch, [portion.rows for portion in portions])
+        for portion, batch in zip(portions, images, strict=True):
             if len(batch.rows) == 0:
                 raise UserError(
-                    f"--data: none of the {len(batch.bad)} training pictures tried for a batch can be read "
+                    f"--data: none of the {len(batch.bad)} training images tried for a batch can be read "
                     f"({batch.bad[0]})"
                 )
             targets = self._targets.dense(batch.rows)
-            yield TrainBatch(batch.pictures, targets, batch.rows, portion.weight, portion.ends_step, batch.bad)
+            yield TrainBatch(batch.images, targets, batch.rows, portion.weight, portion.ends_step, batch.bad)
 
     def names(self, rows: Tensor) -> list[str]:
-        """The pictures behind these rows."""
-        return [self._pictures.paths[row] for row in rows.tolist()]
+        """The images behind these rows."""
+        return [self._images.paths[row] for row in rows.tolist()]
 
     def embeddings(self, part: Part, module: nn.Module) -> Embedded:
         """The embeddings [n, D*M] that ``module`` or a copy of it gives; in the first process only."""
         module.eval()
-        pictures = self._parts[part]
-        embedded = embed_pictures(module, pictures, self._reading, "evaluating" if part == "test" else "choosing")
+        images = self._parts[part]
+        embedded = embed_images(module, images, self._reading, "evaluating" if part == "test" else "choosing")
         if part == "test" and len(embedded.rows) == 0 and self._reading.processes.is_first:
-            raise UserError(f"--data: none of the {len(pictures)} evaluation pictures can be read")
+            raise UserError(f"--data: none of the {len(images)} evaluation images can be read")
         return embedded
 
     def set_training(self) -> None:
@@ -126,12 +126,12 @@ class FeatureFeed:
 
     Args:
         model: whose head is trained.
-        training, evaluation: the pictures.
-        division: which training pictures are trained on.
+        training, evaluation: the images.
+        division: which training images are trained on.
         transform: for all of them.
         reading: how.
         cache: the folder that keeps the features.
-        facts: what the features depend on beside pictures, weights and precision: they name the cached file.
+        facts: what the features depend on beside images, weights and precision: they name the cached file.
     """
 
     def __init__(
@@ -153,16 +153,16 @@ class FeatureFeed:
         weights = model.backbone.state_dict()
 
         def features(paths: list[Path], kind: str) -> Embedded:
-            dataset = PictureDataset(paths, transform)
+            dataset = ImageDataset(paths, transform)
             alone = replace(reading, processes=ALONE)
 
             def compute() -> Embedded:
-                return embed_pictures(model.forward_features, dataset, alone, f"features of the {kind} pictures")
+                return embed_images(model.forward_features, dataset, alone, f"features of the {kind} images")
 
             key = feature_key(dataset.paths, weights, (*facts, reading.precision is not None))
             found = cached_features(cache, key, compute)
             if len(found.rows) == 0:
-                raise UserError(f"--data: none of the {len(paths)} {kind} pictures can be read")
+                raise UserError(f"--data: none of the {len(paths)} {kind} images can be read")
             return found
 
         with first_goes_ahead(reading.processes):
@@ -181,7 +181,7 @@ class FeatureFeed:
             yield TrainBatch(self._features[rows], self._targets.dense(rows), rows, portion.weight, portion.ends_step)
 
     def names(self, rows: Tensor) -> list[str]:
-        """The pictures behind these rows."""
+        """The images behind these rows."""
         return [str(self._paths[row]) for row in self._rows[rows].tolist()]
 
     @torch.inference_mode()

@@ -22,7 +22,7 @@ class NonFiniteLossError(Exception):
     """The loss or its gradient became NaN or infinite; no weight has moved for it.
 
     Attributes:
-        rows: [b] the pictures at fault, or among them.
+        rows: [b] the images at fault, or among them.
     """
 
     def __init__(self, message: str, rows: Tensor) -> None:
@@ -34,12 +34,12 @@ class TrainBatch(NamedTuple):
     """What goes through the model at once.
 
     Attributes:
-        inputs: [b, ...] pictures or cached features, b > 0.
+        inputs: [b, ...] images or cached features, b > 0.
         targets: [b, C_seen].
         rows: [b] of the training set.
         weight: what this batch's mean loss counts within its step's (see :class:`src.data.order.Portion`).
         ends_step: whether the optimiser steps afterwards.
-        bad: messages about pictures that others stand in for.
+        bad: messages about images that others stand in for.
     """
 
     inputs: Tensor
@@ -63,13 +63,13 @@ class Step(NamedTuple):
 
 @dataclass
 class EpochSums:
-    """Sums over the pictures of an epoch so far, or over its steps where it says so: an epoch can go on from them."""
+    """Sums over the images of an epoch so far, or over its steps where it says so: an epoch can go on from them."""
 
     loss: float = 0.0
     rank: float = 0.0
     diversity: float = 0.0
     regularizer: float = 0.0
-    pictures: float = 0.0
+    images: float = 0.0
     gradient_norm: float = 0.0  # over steps that were not skipped
     steps: float = 0.0
     skipped: float = 0.0  # steps that the loss scaler of half precision left out
@@ -82,9 +82,9 @@ class EpochSums:
         """What the log says of the epoch."""
         parts = ("loss", "rank", "diversity", "regularizer")
         return {
-            **{name: getattr(self, name) / max(self.pictures, 1) for name in parts},
+            **{name: getattr(self, name) / max(self.images, 1) for name in parts},
             "gradient_norm": self.gradient_norm / max(self.steps - self.skipped, 1),
-            "num_pictures": int(self.pictures),
+            "num_images": int(self.images),
             "skipped_steps": int(self.skipped),
         }
 
@@ -94,7 +94,7 @@ class Trained:
     """What a step works on.
 
     Attributes:
-        module: maps inputs to embeddings [b, D*M]: the whole model on pictures, or the head on cached features. Its
+        module: maps inputs to embeddings [b, D*M]: the whole model on images, or the head on cached features. Its
             train/eval mode is the caller's affair.
         criterion: the loss over the labels of ``targets``, with ``reduction="mean"``.
         optimizer: whose groups have a ``name``.
@@ -157,7 +157,7 @@ def _take_step(trained: Trained, batches: list[TrainBatch], sums: EpochSums) -> 
     parts = torch.zeros(5, dtype=torch.float64)
     for batch in batches:
         values = _forward_and_backward(trained, batch)
-        counted = len(batch.inputs) if batch.weight else 0  # a repeated picture of a process without any does not
+        counted = len(batch.inputs) if batch.weight else 0  # a repeated image of a process without any does not
         parts += counted * torch.cat([values, torch.ones(1, dtype=torch.float64)])
     norm = _gradient_norm(trained, batches)
     scale = trained.scaler.get_scale()
@@ -167,7 +167,7 @@ def _take_step(trained: Trained, batches: list[TrainBatch], sums: EpochSums) -> 
     trained.scheduler.step()
     if trained.average is not None:
         trained.average.update(trained.module)
-    for name, value in zip(("loss", "rank", "diversity", "regularizer", "pictures"), parts.tolist(), strict=True):
+    for name, value in zip(("loss", "rank", "diversity", "regularizer", "images"), parts.tolist(), strict=True):
         setattr(sums, name, getattr(sums, name) + value)
     sums.steps += 1
     sums.skipped += skipped
@@ -193,7 +193,7 @@ def _forward_and_backward(trained: Trained, batch: TrainBatch) -> Tensor:
                 f"{name} {value:g}" for name, value in zip(("loss", *parts._fields), values.tolist(), strict=True)
             )
             raise NonFiniteLossError(shown, batch.rows)
-        # Gradients are averaged over processes: times their number, the weights add up to the mean over all pictures
+        # Gradients are averaged over processes: times their number, the weights add up to the mean over all images
         trained.scaler.scale(loss * (batch.weight * trained.processes)).backward()
     return values
 

@@ -1,4 +1,4 @@
-"""What an epoch's weights are worth: on the evaluation pictures, and on those that choose the best epoch."""
+"""What an epoch's weights are worth: on the evaluation images, and on those that choose the best epoch."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Verdict(NamedTuple):
     """What some weights are worth.
 
     Attributes:
-        metrics: on the evaluation pictures, in percent, such as ``zero_shot.F1@3``.
+        metrics: on the evaluation images, in percent, such as ``zero_shot.F1@3``.
         choices: what the best epoch is chosen by -> its value: ``zero_shot`` and ``generalized`` on the evaluation
-            pictures, or ``seen`` or ``held-out`` on held-back training pictures.
-        selection: the name, the metric, and the value that chooses on held-back pictures; empty where the evaluation
-            pictures choose.
-        embedded: the embeddings of the evaluation pictures, and messages about those that could not be read.
+            images, or ``seen`` or ``held-out`` on held-back training images.
+        selection: the name, the metric, and the value that chooses on held-back images; empty where the evaluation
+            images choose.
+        embedded: the embeddings of the evaluation images, and messages about those that could not be read.
     """
 
     metrics: dict[str, float]
@@ -47,11 +47,11 @@ class Judge:
 
     Attributes:
         feed: gives the embeddings.
-        training, evaluation: the labels of the pictures.
+        training, evaluation: the labels of the images.
         division: what chooses.
         split: of the metadata folder.
         metric: such as ``F1@3``.
-        images: which pictures count.
+        images: which images count.
         device: where scores are computed.
         is_first: whether this process computes metrics.
     """
@@ -103,13 +103,13 @@ class Judge:
         )
 
     def _held_value(self, held: Embedded) -> float:
-        """The metric over seen labels, or over those that pose as unseen, on the held-back training pictures.
+        """The metric over seen labels, or over those that pose as unseen, on the held-back training images.
 
         Raises:
             UserError: none of them can be read, or there are fewer labels than the metric's K.
         """
         if len(held.rows) == 0:
-            raise UserError("--val-share: none of the training pictures that are held back can be read")
+            raise UserError("--val-share: none of the training images that are held back can be read")
         report = evaluate(
             held.outputs,
             self.split.word_vectors[:, list(self.split.seen)],  # the columns of the training targets
@@ -128,14 +128,14 @@ class Judge:
         return report[key]
 
     def samples(self, embedded: Embedded, count: int = 8, top_k: int = 5) -> tuple[list[Path], list[list[Tag]]]:
-        """Some evaluation pictures, spread over all of them, and their best tags."""
+        """Some evaluation images, spread over all of them, and their best tags."""
         places = torch.linspace(0, len(embedded.rows) - 1, min(count, len(embedded.rows))).long()
         split = self.division.trained_split(self.split)
         k = min(top_k, len(split.labels))
         best, columns = top_k_labels(score_labels(embedded.outputs[places], split.word_vectors), k)
         seen = set(split.seen)
         tags = [
-            [Tag(split.labels[column], score, column not in seen) for score, column in zip(*of_picture, strict=True)]
-            for of_picture in zip(best.tolist(), columns.tolist(), strict=True)
+            [Tag(split.labels[column], score, column not in seen) for score, column in zip(*of_image, strict=True)]
+            for of_image in zip(best.tolist(), columns.tolist(), strict=True)
         ]
         return [self.evaluation.paths[row] for row in embedded.rows[places].tolist()], tags

@@ -1,4 +1,4 @@
-"""Backbone features of a fixed set of pictures, kept on disk: a frozen backbone sees every picture once."""
+"""Backbone features of a fixed set of images, kept on disk: a frozen backbone sees every image once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from src.utils.files import atomic_write
 
 
 def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], facts: Sequence[object]) -> str:
-    """A name for features that changes with all they depend on: pictures, weights, versions, other facts."""
+    """A name for features that changes with all they depend on: images, weights, versions, other facts."""
     versions = [str(package.__version__) for package in (torch, PIL)]
     digest = hashlib.sha256(repr((*facts, *versions, TRANSFORM_VERSION)).encode())
     for path in paths:

@@ -46,7 +46,7 @@ def check_compiler() -> None:
 
 
 def use_sync_bn(module: nn.Module, device: torch.device, processes: int) -> nn.Module:
-    """Batch norm over the pictures of all processes.
+    """Batch norm over the images of all processes.
 
     Raises:
         UserError: there is one process, or no GPU: PyTorch has it on GPUs only.

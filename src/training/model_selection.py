@@ -1,7 +1,7 @@
-"""What chooses the best epoch: the test pictures (the released code's habit), or a part of the training data.
+"""What chooses the best epoch: the test images (the released code's habit), or a part of the training data.
 
-A number that was chosen on the pictures it is measured on is too good. Held-back training pictures cost a little
-training data and leave the test pictures out of it.
+A number that was chosen on the images it is measured on is too good. Held-back training images cost a little
+training data and leave the test images out of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SELECTIONS: tuple[Selection, ...] = ("test", "seen", "held-out")
 
 @dataclass(frozen=True)
 class Division:
-    """How the training pictures and the seen labels are used.
+    """How the training images and the seen labels are used.
 
     Attributes:
         select_on: what chooses.
@@ -49,7 +49,7 @@ class Division:
 
     @property
     def setting(self) -> str:
-        """Which setting of a report on the held-back pictures chooses: of seen labels alone, or of the posing ones."""
+        """Which setting of a report on the held-back images chooses: of seen labels alone, or of the posing ones."""
         return "zero_shot" if self.posing else "generalized"
 
 
@@ -59,10 +59,10 @@ def divide(
     """Decide what to train on and what to choose on.
 
     Args:
-        training: all training pictures.
-        select_on: ``test``: everything is trained on. ``seen``: some pictures are held back. ``held-out``: some
-            pictures are held back, and of the labels that these have, some are kept from training.
-        val_share: of the pictures that are held back.
+        training: all training images.
+        select_on: ``test``: everything is trained on. ``seen``: some images are held back. ``held-out``: some
+            images are held back, and of the labels that these have, some are kept from training.
+        val_share: of the images that are held back.
         held_out_labels: of the seen labels that pose as unseen.
         seed: of both choices.
 
@@ -79,11 +79,11 @@ def divide(
     held_rows = held.nonzero()[:, 0]
     posing = _posing_labels(training, held_rows, held_out_labels, generator) if select_on == "held-out" else ()
     columns = tuple(column for column in every if column not in set(posing))
-    has_label = training.targets.select_columns(columns).positives_per_picture() > 0
+    has_label = training.targets.select_columns(columns).positives_per_image() > 0
     train_rows = (~held & has_label).nonzero()[:, 0]
     if len(train_rows) == 0 or len(held_rows) == 0:
         raise UserError(
-            f"--val-share {val_share:g}: of {count} training pictures that leaves {len(train_rows)} to train on and "
+            f"--val-share {val_share:g}: of {count} training images that leaves {len(train_rows)} to train on and "
             f"{len(held_rows)} to choose on; give another share, or --select-on test"
         )
     return Division(select_on, train_rows, held_rows, columns, posing)
@@ -92,14 +92,14 @@ def divide(
 def _posing_labels(
     training: TrainingSet, held_rows: Tensor, share: float, generator: torch.Generator
 ) -> tuple[int, ...]:
-    """Labels that held-back pictures have, drawn at random, ascending."""
+    """Labels that held-back images have, drawn at random, ascending."""
     count = training.targets.num_labels
     present = (training.targets.select_rows(held_rows).positives_per_label() > 0).nonzero()[:, 0]
     wanted = round(share * count)
     if not 0 < wanted < count or len(present) < wanted:
         raise UserError(
             f"--held-out-labels {share:g}: that is {wanted} of {count} seen labels, of which {len(present)} are on "
-            "held-back pictures; give another share, or a larger --val-share"
+            "held-back images; give another share, or a larger --val-share"
         )
     drawn = present[torch.randperm(len(present), generator=generator)[:wanted]]
     return tuple(sorted(drawn.tolist()))

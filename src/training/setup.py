@@ -21,7 +21,7 @@ from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.models.inplace_abn import use_inplace_abn
 from src.models.sdl_model import enable_grad_checkpointing
-from src.training.batches import FeatureFeed, Feed, PictureFeed
+from src.training.batches import FeatureFeed, Feed, ImageFeed
 from src.training.engine import Trained
 from src.training.mixed_precision import check_compiler, use_sync_bn
 from src.training.model_selection import Division
@@ -79,7 +79,7 @@ def build_feed(
     cache: Path,
     seed: int,
 ) -> Feed:
-    """Cached features for a frozen backbone, augmented pictures otherwise."""
+    """Cached features for a frozen backbone, augmented images otherwise."""
     evaluate_as = eval_transform(config.image_size, config.interpolation, exact=args.exact_pictures)
     if args.freeze_backbone:
         facts = (config.model_name, config.image_size, config.interpolation, args.exact_pictures)
@@ -87,7 +87,7 @@ def build_feed(
     train_as = train_transform(
         config.image_size, cutout=args.cutout, augmentation=args.augmentation, exact=args.exact_pictures
     )
-    return PictureFeed(model, *sets, (train_as, evaluate_as), reading, seed=seed, freeze_bn=args.freeze_bn)
+    return ImageFeed(model, *sets, (train_as, evaluate_as), reading, seed=seed, freeze_bn=args.freeze_bn)
 
 
 def build_trained(

@@ -40,7 +40,7 @@ class Progress:
         seed: of order and augmentation; drawn once where the user gave none.
         entries: the lines of log.jsonl.
         best: choice -> (value, epoch).
-        bad: messages about unreadable pictures, each once.
+        bad: messages about unreadable images, each once.
         lr: learning rates of the last step, by group.
         seconds: spent in this epoch before the run stopped.
         finished: whether the last epoch is over.
@@ -64,13 +64,13 @@ def data_facts(training: TrainingSet, split: ZeroShotSplit) -> dict[str, Any]:
     digest = hashlib.sha256("\n".join(split.labels).encode("utf-8", "surrogateescape"))
     digest.update(repr(split.seen).encode())
     digest.update(split.word_vectors.contiguous().numpy().tobytes())
-    pictures = hashlib.sha256("\n".join(path.name for path in training.paths).encode("utf-8", "surrogateescape"))
+    images = hashlib.sha256("\n".join(path.name for path in training.paths).encode("utf-8", "surrogateescape"))
     for tensor in (training.targets.offsets, training.targets.columns, training.targets.values):
-        pictures.update(tensor.numpy().tobytes())
+        images.update(tensor.numpy().tobytes())
     return {
-        "training pictures": len(training.paths),
+        "training images": len(training.paths),
         "labels and word vectors": digest.hexdigest()[:16],
-        "pictures with their labels": pictures.hexdigest()[:16],
+        "images with their labels": images.hexdigest()[:16],
     }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from src.data.images import BadPictureError, read_picture, to_rgb
+from src.data.images import BadImageError, read_image, to_rgb
 from src.errors import UserError
 from src.inference.tagger import Tag
 
@@ -54,14 +54,12 @@ class Watcher:
         Counts and ceilings, which no training changes, are left out.
         """
 
-    def pictures(
-        self, epoch: int, pictures: Sequence[Image.Image | str | Path], captions: Sequence[Sequence[Tag]]
-    ) -> None:
-        """Sample pictures with their tags of this epoch drawn beside them.
+    def images(self, epoch: int, images: Sequence[Image.Image | str | Path], captions: Sequence[Sequence[Tag]]) -> None:
+        """Sample images with their tags of this epoch drawn beside them.
 
         Args:
             epoch: counts from 1.
-            pictures: the same ones in every epoch; files that cannot be read are left out.
+            images: the same ones in every epoch; files that cannot be read are left out.
             captions: the tags of each, best first.
         """
 
@@ -151,19 +149,17 @@ class _TensorBoard(Watcher):
                     writer.add_scalar(name.replace(".", "/", 1), value, epoch)
             writer.flush()
 
-    def pictures(
-        self, epoch: int, pictures: Sequence[Image.Image | str | Path], captions: Sequence[Sequence[Tag]]
-    ) -> None:
-        from src.visualize import tagged_picture  # matplotlib is slow to import
+    def images(self, epoch: int, images: Sequence[Image.Image | str | Path], captions: Sequence[Sequence[Tag]]) -> None:
+        from src.visualize import tagged_image  # matplotlib is slow to import
 
         with self._at("epochs", epoch) as writer:
-            for number, (picture, tags) in enumerate(zip(pictures, captions, strict=True), start=1):
+            for number, (image, tags) in enumerate(zip(images, captions, strict=True), start=1):
                 try:
-                    photo = _small(picture)
-                except BadPictureError:
+                    photo = _small(image)
+                except BadImageError:
                     continue
-                drawn = np.asarray(tagged_picture(photo, tags))
-                writer.add_image(f"pictures/{number}", drawn, epoch, dataformats="HWC")
+                drawn = np.asarray(tagged_image(photo, tags))
+                writer.add_image(f"images/{number}", drawn, epoch, dataformats="HWC")
             writer.flush()
 
     def settings(self, settings: Mapping[str, Any]) -> None:
@@ -194,9 +190,9 @@ def _is_constant(name: str) -> bool:
     return "ceiling" in parts or last.startswith("num_") or last == "labels_per_image"
 
 
-def _small(picture: Image.Image | str | Path) -> Image.Image:
+def _small(image: Image.Image | str | Path) -> Image.Image:
     """The photo, no larger than it is drawn."""
-    photo = to_rgb(picture) if isinstance(picture, Image.Image) else read_picture(picture)
+    photo = to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
     photo = photo.copy()  # the caller's own stays as it is
     photo.thumbnail(_PHOTO, Image.Resampling.LANCZOS, reducing_gap=2.0)
     return photo

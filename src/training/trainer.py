@@ -37,12 +37,12 @@ class Plan:
     """How long a run is and how its steps are made up.
 
     Attributes:
-        epochs: passes over the training pictures.
-        batch_size: pictures a batch, in each process.
+        epochs: passes over the training images.
+        batch_size: images a batch, in each process.
         accumulate: batches a step, in each process.
         early_stopping: end after this many epochs without a better one by the first choice; None: never.
         save_steps: save the state every so many steps.
-        max_bad: unreadable training pictures at which the run ends.
+        max_bad: unreadable training images at which the run ends.
     """
 
     epochs: int
@@ -115,7 +115,7 @@ class Trainer:
             self._save()
 
     def final_embeddings(self) -> Embedded:
-        """The last epoch's embeddings of the evaluation pictures, in the first process; every process must ask."""
+        """The last epoch's embeddings of the evaluation images, in the first process; every process must ask."""
         if self._evaluated is None:  # the run was over before
             return self._feed.embeddings("test", self._trained.module)
         return self._evaluated
@@ -153,7 +153,7 @@ class Trainer:
             except NonFiniteLossError as error:
                 names = ", ".join(self._feed.names(error.rows))
                 raise NonFiniteRunError(
-                    f"epoch {progress.epoch}, step {progress.step + 1}: {error}; pictures: {names}"
+                    f"epoch {progress.epoch}, step {progress.step + 1}: {error}; images: {names}"
                 ) from error
 
     def _batches(self, parts: list[Portion]) -> Iterator[TrainBatch]:
@@ -183,7 +183,7 @@ class Trainer:
         )
 
     def _note_bad(self, messages: tuple[str, ...], *, say: bool = True) -> None:
-        """Name unreadable pictures, each once a run, and end it where they are too many."""
+        """Name unreadable images, each once a run, and end it where they are too many."""
         known = set(self.progress.bad)
         for message in messages:
             if message not in known:
@@ -193,8 +193,8 @@ class Trainer:
                     print(f"skipped: {message}", file=sys.stderr)
         if len(self.progress.bad) > self._plan.max_bad:
             raise UserError(
-                f"--max_bad_images {self._plan.max_bad}: {len(self.progress.bad)} training pictures cannot be read, "
-                f"the last one: {self.progress.bad[-1]}; mend the pictures, or allow more"
+                f"--max_bad_images {self._plan.max_bad}: {len(self.progress.bad)} training images cannot be read, "
+                f"the last one: {self.progress.bad[-1]}; mend the images, or allow more"
             )
 
     def _judge_epoch(self, started: float) -> None:
@@ -218,7 +218,7 @@ class Trainer:
             ema = {f"ema.{name}": value for name, value in entry.get("ema_metrics", {}).items()}
             self._watcher.epoch(epoch, {**entry["metrics"], **ema})
             if self._watcher.active:
-                self._watcher.pictures(epoch, *self._judge.samples(self._evaluated))
+                self._watcher.images(epoch, *self._judge.samples(self._evaluated))
             best = f"  (best {' and '.join(improved)} so far)" if improved else ""
             print(
                 f"epoch {epoch}/{self._plan.epochs}  loss {entry['train']['loss']:.3f}  "
@@ -248,7 +248,7 @@ class Trainer:
             "train": {**sums.means(), "bad": len(self.progress.bad)},
             "lr": self.progress.lr,
             "metrics": verdicts[0].metrics,
-            "bad_evaluation_pictures": len(verdicts[0].embedded.bad),
+            "bad_evaluation_images": len(verdicts[0].embedded.bad),
             "seconds": round(seconds, 2),
         }
         if verdicts[0].selection:

@@ -1,4 +1,4 @@
-"""What training and validation say about pictures: progress, unreadable ones, and the targets of the others."""
+"""What training and validation say about images: progress, unreadable ones, and the targets of the others."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from src.data.parts import EvaluationSet
 
 @contextmanager
 def progress(total: int, title: str, every: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A progress bar over pictures on standard error; silent where that is no terminal.
+    """A progress bar over images on standard error; silent where that is no terminal.
 
     Args:
-        total: pictures.
+        total: images.
         title: in front of the bar.
-        every: pictures between two updates; None: what is pleasant to look at.
+        every: images between two updates; None: what is pleasant to look at.
     """
     with tqdm(total=total, desc=title, unit="img", disable=None, leave=False, miniters=every) as bar:
         yield bar.update
 
 
-def warn_about_bad_pictures(bad: tuple[str, ...], known: set[str]) -> None:
-    """Name pictures that could not be read, each once a run."""
+def warn_about_bad_images(bad: tuple[str, ...], known: set[str]) -> None:
+    """Name images that could not be read, each once a run."""
     for message in bad:
         if message not in known:
             known.add(message)
@@ -43,7 +43,7 @@ class PresentRows(TypedDict):
 
 
 def present_rows(evaluation: EvaluationSet, rows: Tensor) -> PresentRows:
-    """Targets and settings of the evaluation pictures that could be read, for :func:`src.evaluation.evaluate`."""
+    """Targets and settings of the evaluation images that could be read, for :func:`src.evaluation.evaluate`."""
     return {
         "targets": evaluation.targets.dense(rows),
         "zero_shot_rows": evaluation.in_zero_shot[rows].nonzero()[:, 0],
