@@ -25,7 +25,6 @@ from src.data.metadata import detect_kind, load_metadata
 from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
 from src.errors import UserError, blaming
-from src.evaluation import check_image_size
 from src.exported.facts import EMBEDDING, INPUT, ExportFacts, to_metadata
 from src.exported.graph import check_parity, set_metadata, trace, with_outputs
 from src.exported.int8 import quantise
@@ -33,6 +32,7 @@ from src.exported.packages import need
 from src.exported.session import run_session
 from src.inference.input_paths import expand
 from src.inference.vocabulary import labels_for
+from src.models.sdl_model import check_image_size
 from src.utils.files import atomic_write, check_writable
 
 CALIBRATION_BATCH = 8

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 
-from src.config.arguments import choose_device, run_script
+from src.config.arguments import run_script
 from src.config.infer import infer_parser
 from src.errors import UserError, blaming
-from src.evaluation import check_image_size
 from src.inference.contact_sheet import ContactSheet
 from src.inference.embedding import calls_at_once
 from src.inference.explain import feature_map
@@ -27,6 +26,8 @@ from src.inference.keywords import KeywordWriter
 from src.inference.results import ResultWriter, check_outputs
 from src.inference.run import Outputs, Summary, tag_images
 from src.inference.tagger import Tagger, TagRule
+from src.models.sdl_model import check_image_size
+from src.utils.device import choose_device
 from src.utils.files import check_writable, read_lines
 
 DEFAULT_TOP_K = 10

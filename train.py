@@ -14,15 +14,14 @@ from pathlib import Path
 import torch
 
 from src.checkpoint import ModelConfig
-from src.config.arguments import run_script, seed_everything
+from src.config.arguments import run_script
 from src.config.recipes import parse_with_recipe, write_settings
 from src.config.train import LR_FINE_TUNING, LR_FROZEN, train_parser
 from src.data.dataset import naming_dead_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
-from src.embedding import Reading
+from src.embedding import Embedded, Reading
 from src.errors import NonFiniteRunError, UserError, blaming
-from src.evaluation import Embedded
 from src.metrics.table import format_report
 from src.run_report import RunReport, write_report
 from src.training.epoch_evaluation import Judge
@@ -41,6 +40,7 @@ from src.training.setup import (
 from src.training.state import Progress, data_facts, read_state, restore
 from src.training.tensorboard import open_watcher
 from src.training.trainer import Plan, Trainer, steps_of
+from src.utils.device import seed_everything
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.progress import present_rows
 from src.utils.signals import StoppedBySignalError, StopRequest, listening

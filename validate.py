@@ -19,12 +19,13 @@ from src.data.dataset import ImageDataset, naming_dead_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
-from src.embedding import Reading, embed_images
+from src.embedding import Embedded, Reading, embed_images
 from src.errors import UserError, blaming
-from src.evaluation import Embedded, check_image_size, evaluate
+from src.evaluation import evaluate
 from src.exported.engines import open_model
 from src.inference.vocabulary import check_same_space
 from src.metrics.table import format_report
+from src.models.sdl_model import check_image_size
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.files import check_writable, write_json
 from src.utils.progress import present_rows, warn_about_bad_images

@@ -29,8 +29,8 @@ from torchvision.transforms import InterpolationMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import median_ms, ratio, record, take_turns
-from src.config.arguments import seed_everything
 from src.data.transforms import Cutout, as_floats, eval_transform, packaged_randaugment, train_transform
+from src.utils.device import seed_everything
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 224

@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from src.data.dataset import ImageDataset, image_loader
-from src.evaluation import Embedded, embed
+from src.data.dataset import Batch, ImageDataset, image_loader
 from src.utils.distributed import ALONE, Processes
 from src.utils.progress import progress
+
+
+class Embedded(NamedTuple):
+    """Model outputs [n, K] of the readable images, their rows [n] in the data set, and messages about the others."""
+
+    outputs: Tensor
+    rows: Tensor
+    bad: tuple[str, ...]
+
+
+@torch.inference_mode()
+def embed(
+    forward: Callable[[Tensor], Tensor],
+    loader: Iterable[Batch],
+    *,
+    device: torch.device,
+    precision: torch.dtype | None = None,
+    on_batch: Callable[[int], None] = lambda n: None,
+) -> Embedded:
+    """Run images through ``forward`` (a model or its ``forward_features``); the outputs are float32 on the CPU.
+
+    Args:
+        precision: dtype under autocast; None computes in float32.
+        on_batch: called after each batch with the number of images it held, unreadable ones included.
+
+    Returns:
+        Outputs [n, K]; where no image can be read, n is 0 and K too, since nothing says what it is.
+    """
+    outputs: list[Tensor] = []
+    rows: list[Tensor] = []
+    bad: list[str] = []
+    for batch in loader:
+        bad.extend(batch.bad)
+        if len(batch.images):
+            with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+                output = forward(batch.images.to(device, non_blocking=True))
+            outputs.append(output.float().cpu())
+            rows.append(batch.rows)
+        on_batch(len(batch.rows) + len(batch.bad))
+    return Embedded(
+        torch.cat(outputs) if outputs else torch.empty(0, 0),
+        torch.cat(rows) if rows else torch.empty(0, dtype=torch.long),
+        tuple(bad),
+    )
 
 
 @dataclass(frozen=True)

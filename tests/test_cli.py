@@ -20,18 +20,17 @@ from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
     add_workers_flag,
-    choose_device,
     fraction,
     non_negative_int,
     positive_float,
     positive_int,
     run_script,
-    seed_everything,
 )
 from src.config.infer import infer_parser
 from src.config.train import lambda_or_none, train_parser
 from src.config.validate import validate_parser
 from src.errors import UserError, blaming
+from src.utils.device import choose_device, seed_everything
 from tests.conftest import ROOT
 from tests.conftest import run_script as run_as_child
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from src.config.arguments import seed_everything
 from src.data.dataset import (
     ImageDataset,
     TrainingImages,
@@ -21,6 +20,7 @@ from src.data.dataset import (
 from src.data.images import read_image
 from src.data.transforms import as_floats, eval_transform, train_transform
 from src.errors import UserError
+from src.utils.device import seed_everything
 
 
 def grey_images(folder: Path, count: int) -> list[Path]:

@@ -16,7 +16,8 @@ import src.metrics.inputs
 import src.metrics.zero_shot
 from src.data.dataset import Batch
 from src.data.labels import LabelMatrix
-from src.evaluation import embed, evaluate
+from src.embedding import embed
+from src.evaluation import evaluate
 from src.metrics.zero_shot import zero_shot_report
 from src.scoring import score_labels
 from tests.conftest import GOLDEN

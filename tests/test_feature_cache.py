@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.evaluation import Embedded
+from src.embedding import Embedded
 from src.training.feature_cache import cached_features, feature_key
 from tests.helpers import tiny_model, write_images
 

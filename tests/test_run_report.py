@@ -33,15 +33,15 @@ ODD = "<b>'\"&amp;</script>$x"
 DIM = 4
 
 
-def problem(images=14, labels=9, unseen=3, rows=3, seed=0, levels=None):
+def problem(num_images=14, labels=9, unseen=3, rows=3, seed=0, levels=None):
     """Embeddings, split and targets; with ``levels`` scores are whole numbers, so that many of them are equal."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.randn(DIM, labels, generator=generator)
-    embeddings = torch.randn(images, DIM * rows, generator=generator)
+    embeddings = torch.randn(num_images, DIM * rows, generator=generator)
     if levels is not None:
         words, embeddings = (torch.randint(-levels, levels + 1, one.shape).float() for one in (words, embeddings))
         words[0] += 10 * (words == 0).all(dim=0)
-    targets = torch.randint(-1, 2, (images, labels), generator=generator).to(torch.int8)
+    targets = torch.randint(-1, 2, (num_images, labels), generator=generator).to(torch.int8)
     names = [ODD, *(f"tag{number}" for number in range(1, labels))]
     known = labels - 1  # the last label is on neither side
     split = make_split(names, range(known - unseen), range(known - unseen, known), words, name="toy & co", source="t")
@@ -94,7 +94,7 @@ def page_of(report, folder) -> tuple[str, Elements]:
 @pytest.mark.parametrize("block", [1, 20, 10**6])
 def test_rankings_in_blocks_are_those_of_the_whole_matrix(monkeypatch, block, levels):
     monkeypatch.setattr(ranking, "ROWS", 5)
-    embeddings, split, targets = problem(images=17, levels=levels)
+    embeddings, split, targets = problem(num_images=17, levels=levels)
     columns, rows = torch.tensor([0, 2, 3, 5, 7]), torch.tensor([0, 1, 2, 4, 5, 8, 9, 11, 12, 13, 16])
     found = rank_labels(
         embeddings, split.word_vectors, targets, columns=columns, rows=rows, k=3, block_elements=block
@@ -119,7 +119,7 @@ def plain_confusions(best, rows, columns, targets, k):
 @pytest.mark.parametrize("k", [1, 2, 3, 50])
 def test_confusions_by_a_plain_loop(monkeypatch, k):
     monkeypatch.setattr(ranking, "ROWS", 4)
-    embeddings, split, targets = problem(images=40)
+    embeddings, split, targets = problem(num_images=40)
     columns, rows = torch.arange(1, 9), torch.arange(3, 40)
     ranked = rank_labels(embeddings, split.word_vectors, targets, columns=columns, rows=rows, k=4)
     found = confusions(ranked, targets, k, most=10_000)
@@ -142,7 +142,7 @@ def test_tags_of_unknown_verdict_are_no_confusion():
 
 def test_the_spread_by_a_plain_loop(monkeypatch):
     monkeypatch.setattr("src.run_report.spread.ROWS", 4)
-    embeddings, split, _ = problem(images=11, rows=3)
+    embeddings, split, _ = problem(num_images=11, rows=3)
     rows = torch.tensor([0, 2, 3, 4, 7, 8, 10])
     best = torch.randint(0, 9, (7, 2), generator=torch.Generator().manual_seed(1))
     found = measure_spread(embeddings, split.word_vectors, rows, best)
@@ -169,7 +169,7 @@ def test_the_spread_by_a_plain_loop(monkeypatch):
 
 def test_cosines_are_looked_at_on_some_images_of_many(monkeypatch):
     monkeypatch.setattr("src.run_report.spread._COSINE_IMAGES", 5)
-    embeddings, split, _ = problem(images=23)
+    embeddings, split, _ = problem(num_images=23)
     found = measure_spread(embeddings, split.word_vectors, torch.arange(2), torch.zeros(2, 1, dtype=torch.int64))
     assert len(found.cosines) <= 5 * 3
     assert len(found.variances) == 23
@@ -298,7 +298,7 @@ def images_of(page: Elements) -> list[Image.Image]:
 
 
 def test_images_are_small_few_and_inside_the_page(tmp_path):
-    report = report_of(tmp_path, images=60, seed=3)
+    report = report_of(tmp_path, num_images=60, seed=3)
     for path in report.paths:
         Image.new("RGB", (800, 450), "red").save(path)
     text, page = page_of(report, tmp_path)
@@ -418,7 +418,7 @@ def test_where_no_label_is_positive(tmp_path, images, rows):
 
 
 def test_fewer_labels_than_k(tmp_path):
-    report = report_of(tmp_path, labels=3, unseen=1, images=6)
+    report = report_of(tmp_path, labels=3, unseen=1, num_images=6)
     assert "generalized.F1@3" not in report.metrics
     page_of(report, tmp_path)
 

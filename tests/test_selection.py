@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.choices import SELECTIONS
 from src.data.labels import LabelMatrix
 from src.data.parts import TrainingSet
 from src.errors import UserError
-from src.training.model_selection import SELECTIONS, divide
+from src.training.model_selection import divide
 from tests.helpers import make_toy_split
 
 COUNT, LABELS = 60, 10

@@ -5,8 +5,7 @@ import signal
 import subprocess
 import sys
 
-from src.tagging import journal
-
+from src.inference import journal
 from tests.conftest import ROOT
 from tests.tagging_helpers import contents, message_of, write, writer
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from src.tagging import formats
 
+from src.inference import formats
 from src.inference.formats import COLUMNS, ImageResult, TagRow, written_name
 from src.inference.readback import READERS
 from src.inference.results import ResultWriter, check_outputs

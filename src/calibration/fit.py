@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from src.calibration.platt import Reliability, reliability
 from src.calibration.thresholds import Calibration, best_seen_bias, fit_calibration
+from src.choices import SeenBias
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
 from src.metrics.zero_shot import PrecisionRecall, f1_at_k, f1_of_choice
 from src.scoring import score_labels
-
-Bias = Literal["labels", "gap"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def fit_and_measure(
     *,
     share: float = 0.5,
     seed: int = 0,
-    bias: Bias = "labels",
+    bias: SeenBias = "labels",
 ) -> FittedCalibration:
     """Fit on a random part of the images and measure on the rest.
 

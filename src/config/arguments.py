@@ -1,19 +1,16 @@
-"""What the scripts share: flags in both spellings, one-line errors with exit status 2, choosing a device, seeding."""
+"""Command-line parsing shared by the scripts: flags in both spellings, and one-line errors with exit status 2."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
-import random
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import numpy as np
-import torch
-
+from src.choices import DEVICES, ENGINES
 from src.errors import UserError
 
 _LONG_FLAG = re.compile(r"(--[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
@@ -132,28 +129,25 @@ def _whole_number(text: str, low: int) -> int:
     return value
 
 
-def choose_device(name: str) -> torch.device:
-    """``auto`` (a CUDA GPU where there is one), ``cpu`` or ``cuda``.
-
-    Raises:
-        UserError: CUDA is asked for and not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda: this PyTorch sees no CUDA GPU; use --device cpu, or install a CUDA build of torch"
-        )
-    return torch.device(name)
-
-
 def add_device_flag(parser: argparse._ActionsContainer) -> None:
     """``--device``, the same in every script."""
     parser.add_argument(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        choices=DEVICES,
         default="auto",
         help="where to compute; auto takes a CUDA GPU where there is one",
+    )
+
+
+def add_engine_flag(parser: argparse._ActionsContainer) -> None:
+    """Add ``--engine``, the same in every script that runs a model."""
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="PyTorch, or ONNX Runtime on the file that export.py made of the checkpoint and that lies beside it. auto "
+        "uses that file on a CPU if it was exported from exactly this checkpoint in float32. A --model_path ending in "
+        ".onnx always runs on ONNX Runtime",
     )
 
 
@@ -178,17 +172,3 @@ def add_exact_flag(parser: argparse._ActionsContainer) -> None:
         help="decode and resize as the released code does, to the bit: slower; else images that shrink differ by a "
         "rounding step (docs/benchmarks.md)",
     )
-
-
-def seed_everything(seed: int | None) -> None:
-    """Seed Python, NumPy and PyTorch; None leaves them random.
-
-    Raises:
-        UserError: PyTorch takes no number as large.
-    """
-    if seed is not None:
-        if not -(2**63) <= seed < 2**64:
-            raise UserError(f"--seed {seed}: must be from -2**63 to 2**64 - 1")
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from src.choices import DATASET_KINDS, SCORES
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
+    add_engine_flag,
     add_exact_flag,
     add_workers_flag,
     finite_float,
     positive_int,
 )
-from src.data.metadata import KINDS
-from src.exported.engines import ENGINE_HELP, ENGINES
 
 QUICK_START = Path(__file__).resolve().parent.parent.parent / "models" / "sdl_lite0_corel5k.pth"
 
@@ -64,7 +64,7 @@ def _add_model_flags(parser: ArgumentParser) -> None:
         type=Path,
         help="metadata folder whose labels to use instead of the checkpoint's (released checkpoints: ./data/NUS_WIDE)",
     )
-    add("--dataset_type", choices=KINDS, help="the kind of --dataset_path; recognised if left out")
+    add("--dataset_type", choices=DATASET_KINDS, help="the kind of --dataset_path; recognised if left out")
     add("--model_name", help="the backbone that the checkpoint must hold")
     add("--num_rows", type=positive_int, help="the number of principal vectors M that the checkpoint must hold")
     add("--wordvec_dim", type=positive_int, help="the word-vector length D that the checkpoint must hold")
@@ -90,7 +90,7 @@ def _add_tag_flags(parser: ArgumentParser) -> None:
     )
     add(
         "--scores",
-        choices=("raw", "probability"),
+        choices=SCORES,
         default="raw",
         help="what is shown and what --threshold is about: dot products, or calibrated probabilities (validate.py "
         "--fit-thresholds)",
@@ -157,7 +157,7 @@ def _add_speed_flags(parser: ArgumentParser) -> None:
     group.add_argument(
         "--num_threads", type=positive_int, metavar="N", help="threads that a CPU computes with (all, if left out)"
     )
-    group.add_argument("--engine", choices=ENGINES, default="auto", help=ENGINE_HELP)
+    add_engine_flag(group)
     add_exact_flag(group)
     add_workers_flag(group)
     add_device_flag(group)

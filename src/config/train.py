@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from src.choices import AUGMENTATIONS, IMAGES, NORMALIZATIONS, OPTIMIZERS, PRECISIONS, SCHEDULES, SELECTIONS, UNKNOWNS
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
@@ -15,14 +16,9 @@ from src.config.arguments import (
     positive_float,
     positive_int,
 )
-from src.data.transforms import AUGMENTATIONS
-from src.metrics.zero_shot import IMAGES
-from src.training.model_selection import SELECTIONS
 
 IMAGE_SIZE = 224
-PRECISIONS = ("float32", "bf16", "fp16")
-OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("one_cycle", "cosine", "constant")
+
 LR_FINE_TUNING = 2.5e-5  # the released COCO script
 LR_FROZEN = 1e-3  # a fresh head on fixed features bears more (chosen on Corel5k, docs/results.md)
 
@@ -118,13 +114,13 @@ def _add_loss_flags(parser: ArgumentParser) -> None:
     add("--var_weight", type=lambda_or_none, default=0.01, metavar="LAMBDA", help=lambda_help)
     add(
         "--normalization",
-        choices=("official", "paper"),
+        choices=NORMALIZATIONS,
         default="official",
         help="scale of the loss: the released code's, or the paper's",
     )
     add(
         "--unknown",
-        choices=("negative", "ignore"),
+        choices=UNKNOWNS,
         default="negative",
         help="what the loss takes an unknown label for (Open Images, difficult objects): an absent one, as the "
         "released code does, or nothing",

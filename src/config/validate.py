@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from src.choices import IMAGES, SEEN_BIASES
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
+    add_engine_flag,
     add_exact_flag,
     add_workers_flag,
     finite_float,
@@ -14,8 +16,6 @@ from src.config.arguments import (
     non_negative_int,
     positive_int,
 )
-from src.exported.engines import ENGINE_HELP, ENGINES
-from src.metrics.zero_shot import IMAGES
 
 
 def validate_parser(description: str | None) -> ArgumentParser:
@@ -73,7 +73,7 @@ def validate_parser(description: str | None) -> ArgumentParser:
     add("-p", "--print-freq", type=positive_int, default=1, metavar="N", help="update the progress bar every N batches")
     add("--autocast-enabled", type=int, choices=(0, 1), default=0, help="mixed precision on a GPU")
     add("--json", type=Path, metavar="FILE", help="also write protocol and metrics as JSON")
-    add("--engine", choices=ENGINES, default="auto", help=ENGINE_HELP)
+    add_engine_flag(flags)
     _add_fit_flags(flags)
     add_device_flag(flags)
     add_exact_flag(flags)
@@ -94,7 +94,7 @@ def _add_fit_flags(flags: ArgumentParser) -> None:
     add("--fit-share", type=fraction, default=0.5, metavar="SHARE", help="of the images that --fit-thresholds fits on")
     add(
         "--fit-bias",
-        choices=("labels", "gap"),
+        choices=SEEN_BIASES,
         default="labels",
         help="what tells how much seen labels lose: the labels of the images, unseen ones included, or the gap "
         "between the scores of both sides, which looks at no unseen label",

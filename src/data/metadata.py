@@ -36,7 +36,6 @@ from src.errors import UserError
 from src.utils.files import read_json
 
 FORMAT = "zero-shot-split/1"
-KINDS = ("SDL", "COCO", "NUS_WIDE")
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Metadata:
 
 
 def detect_kind(folder: Path) -> str | None:
-    """Which of :data:`KINDS` the folder is, by its files; None if it is none of them."""
+    """Which of :data:`src.choices.DATASET_KINDS` the folder is, by its files; None if it is none of them."""
     if (folder / "split.json").is_file():
         return "SDL"
     if has_files(folder, COCO_FILES):
@@ -87,7 +86,7 @@ def load_metadata(folder: str | Path, kind: str | None = None) -> Metadata:
 
     Args:
         folder: the folder.
-        kind: which of :data:`KINDS` it must be; None recognises it.
+        kind: which of :data:`src.choices.DATASET_KINDS` it must be; None recognises it.
 
     Raises:
         UserError: the folder is none of the kinds, or not the asked one, or a file in it is missing or wrong.

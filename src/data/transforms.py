@@ -20,20 +20,19 @@ import random
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from src.choices import Augmentation
 from src.data.images import pixels_of, read_image
 
 Transform = Callable[[Image.Image], Tensor]
 Step = Callable[[Image.Image], Image.Image]
-Augmentation = Literal["randaugment", "torchvision", "none"]
 
-AUGMENTATIONS: tuple[Augmentation, ...] = ("randaugment", "torchvision", "none")
 TRANSFORM_VERSION = 2  # is raised when the same image gives other numbers: what was computed from it is then stale
 SPARE = 4  # times the square's side: what a JPEG keeps at least. With 2 some photographs lose more than 35 dB of PSNR
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

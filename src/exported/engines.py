@@ -8,23 +8,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from src.checkpoint.digest import file_digest
 from src.checkpoint.info import CheckpointInfo, check_expected
+from src.choices import Engine
 from src.errors import UserError
 from src.exported.session import ExportedModel
-
-Engine = Literal["auto", "torch", "onnx"]
-ENGINES: tuple[Engine, ...] = ("auto", "torch", "onnx")
-ENGINE_HELP = (
-    "what computes: PyTorch, or ONNX Runtime on the file that export.py made of the checkpoint and that lies beside "
-    "it; auto takes the latter on a CPU where there is one of exactly this checkpoint, in float32; a --model_path that "
-    "ends with .onnx always runs on ONNX Runtime"
-)
 
 
 class Embedder(Protocol):
@@ -64,7 +57,7 @@ def open_model(
 
     Args:
         path: the file.
-        engine: see :data:`ENGINE_HELP`; ``auto`` says on standard error what it takes instead of PyTorch, and why not.
+        engine: what computes; ``auto`` says on standard error what it takes instead of PyTorch, and why not.
         device: where to compute. ONNX Runtime computes on the CPU wherever the images are.
         image_size: side of the model's input in pixels; None takes what the file says.
         model_name, num_rows, wordvec_dim: what the file must hold; None takes what it says.

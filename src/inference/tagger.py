@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src.calibration.thresholds import Calibration
+from src.choices import Engine
 from src.data.images import to_rgb
 from src.data.split import ZeroShotSplit
 from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.exported.engines import Embedder, Engine, open_model
+from src.exported.engines import Embedder, open_model
 from src.exported.session import ExportedModel
 from src.inference.vocabulary import add_own_tags, labels_for
 from src.scoring import score_labels, top_k_labels

@@ -19,10 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from src.choices import Normalization, Unknown
 from src.scoring import principal_vectors, score_labels
-
-Normalization = Literal["official", "paper"]
-Unknown = Literal["negative", "ignore"]
 
 
 class SDLParts(NamedTuple):

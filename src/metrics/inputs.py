@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Images = Literal["positive-only", "all-images"]
+from src.choices import IMAGES, Images
 
-IMAGES: tuple[Images, ...] = ("positive-only", "all-images")
 # Working memory of a block of rows or columns, in numbers: with the int64 keys of a ranking 16 MiB, few enough for the
 # allocator to hand the same pages to every block.
 _BLOCK_ELEMENTS = 1 << 21

@@ -22,9 +22,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from src.choices import IMAGES, Images
 from src.metrics.accumulator import RankingTally
 from src.metrics.average_precision import MapConvention, average_precision, mean_average_precision
-from src.metrics.inputs import IMAGES, Images, check_images, check_shapes, select_images
+from src.metrics.inputs import check_images, check_shapes, select_images
 from src.metrics.precision_recall import PrecisionRecall, best_possible_f1_at_k, f1_at_k, f1_at_threshold, f1_of_choice
 
 __all__ = [

@@ -166,3 +166,20 @@ def enable_grad_checkpointing(backbone: nn.Module, model_name: str) -> None:
         backbone.set_grad_checkpointing(True)  # type: ignore[operator]  # nn.Module types every attribute as Tensor | Module
     except (AttributeError, AssertionError) as error:
         raise UserError(f"--grad-checkpointing: timm's {model_name} does not support it; leave the flag out") from error
+
+
+@torch.inference_mode()
+def check_image_size(model: nn.Module, image_size: int, flag: str) -> None:
+    """Run one black image through ``model``, which is left in eval mode.
+
+    Raises:
+        UserError: the backbone takes no images of this size (a vision transformer's patches, TResNet's first layer).
+    """
+    try:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{flag} {image_size}: the backbone takes no images of this size ({reason}); give one that it takes, or "
+            "leave the flag out"
+        ) from error

@@ -14,9 +14,8 @@ from src.data.dataset import ImageDataset, TrainingImages, TrainingLoader
 from src.data.order import Portion
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import Transform
-from src.embedding import Reading, embed_images
+from src.embedding import Embedded, Reading, embed_images
 from src.errors import UserError
-from src.evaluation import Embedded
 from src.models import SDLModel
 from src.models.sdl_model import freeze_batch_norm
 from src.training.engine import TrainBatch

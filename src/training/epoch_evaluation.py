@@ -11,8 +11,9 @@ from torch import nn
 
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.split import ZeroShotSplit
+from src.embedding import Embedded
 from src.errors import NonFiniteRunError, UserError
-from src.evaluation import Embedded, evaluate
+from src.evaluation import evaluate
 from src.inference.tagger import Tag
 from src.metrics.zero_shot import Images
 from src.scoring import score_labels, top_k_labels

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from src.data.transforms import TRANSFORM_VERSION
+from src.embedding import Embedded
 from src.errors import UserError
-from src.evaluation import Embedded
 from src.models.state_files import read_state_file
 from src.utils.files import atomic_write
 

@@ -7,19 +7,15 @@ training data and leave the test images out of it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from src.choices import Selection
 from src.data.labels import LabelMatrix
 from src.data.parts import TrainingSet
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
-
-Selection = Literal["test", "seen", "held-out"]
-
-SELECTIONS: tuple[Selection, ...] = ("test", "seen", "held-out")
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from src.choices import Optimizer as OptimizerName
+from src.choices import Schedule
 from src.models import SDLModel
-
-Schedule = Literal["one_cycle", "cosine", "constant"]
 
 
 def parameter_groups(
@@ -49,7 +49,7 @@ def parameter_groups(
     return groups
 
 
-def make_optimizer(name: Literal["adam", "adamw"], groups: list[dict[str, Any]], device: torch.device) -> Optimizer:
+def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], device: torch.device) -> Optimizer:
     """Adam, whose decay is an L2 term in the gradient (released code), or AdamW; fused on a GPU."""
     kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
     return kind(groups, fused=True if device.type == "cuda" else None)

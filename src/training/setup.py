@@ -15,12 +15,11 @@ from src.data.metadata import Metadata
 from src.data.parts import EvaluationSet, TrainingSet
 from src.data.transforms import eval_transform, train_transform
 from src.embedding import Reading
-from src.evaluation import check_image_size
 from src.inference.vocabulary import check_same_space
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.models.inplace_abn import use_inplace_abn
-from src.models.sdl_model import enable_grad_checkpointing
+from src.models.sdl_model import check_image_size, enable_grad_checkpointing
 from src.training.batches import FeatureFeed, Feed, ImageFeed
 from src.training.engine import Trained
 from src.training.mixed_precision import check_compiler, use_sync_bn

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from src.checkpoint import CheckpointInfo
 from src.data.order import EpochOrder, Portion, num_steps, portions
+from src.embedding import Embedded
 from src.errors import NonFiniteRunError, UserError
-from src.evaluation import Embedded
 from src.loss_functions.SDL_loss import diversity_weight
 from src.metrics.table import summary
 from src.models import SDLModel

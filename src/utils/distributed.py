@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.nn.parallel import DistributedDataParallel
 
-from src.config.arguments import choose_device
 from src.errors import UserError
+from src.utils.device import choose_device
 
 _T = TypeVar("_T")
 # The others wait while the first computes the features of a large data set. A process that dies is noticed at once.
