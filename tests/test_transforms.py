@@ -10,10 +10,10 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from src.choices import AUGMENTATIONS
 from src.data import transforms as module_under_test
 from src.data.images import BadImageError, read_image
 from src.data.transforms import (
-    AUGMENTATIONS,
     SPARE,
     Cutout,
     ImageTransform,
