@@ -1,31 +1,32 @@
-"""Checkpoints: one self-describing file of this project, and the files of the released code."""
+"""Checkpoints: one self-describing file of this project, and the files of the released code.
+
+Names are imported on first use, so that ``python -m src.checkpoint --help`` and ``verify`` start without PyTorch.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from src.checkpoint.info import FORMAT, CheckpointInfo, ModelConfig, info_of_dict, info_to_dict, package_versions
-
 if TYPE_CHECKING:
+    from src.checkpoint.info import FORMAT, CheckpointInfo, ModelConfig, package_versions
     from src.checkpoint.own import load_checkpoint, save_checkpoint, save_with_calibration
 
 __all__ = [
     "FORMAT",
     "CheckpointInfo",
     "ModelConfig",
-    "info_of_dict",
-    "info_to_dict",
     "load_checkpoint",
     "package_versions",
     "save_checkpoint",
     "save_with_calibration",
 ]
 
+_BUILDS_MODELS = ("load_checkpoint", "save_checkpoint", "save_with_calibration")  # timm takes a second to import
+
 
 def __getattr__(name: str) -> Any:
-    """The functions of own.py, on first use: it builds models, and timm takes a second to import."""
+    """Import a public name on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from src.checkpoint import own
-
-    return getattr(own, name)
+    return getattr(importlib.import_module(f"src.checkpoint.{'own' if name in _BUILDS_MODELS else 'info'}"), name)

@@ -1,18 +1,17 @@
-"""The mean of several checkpoints' weights: runs from one starting point, or epochs of one run.
+"""Average the weights of several checkpoints: runs from one starting point, or epochs of one run.
 
 "Model soups" (ICML 2022) and "Averaging weights leads to wider optima" (UAI 2018): models that were fine-tuned from the
-same weights often lie in one basin, and their mean does better than each of them. Models that were trained from
-different random weights do not, and their mean is worthless.
+same weights often lie in one basin, and their mean does better than each of them. This does not hold for models that
+were trained from different random weights.
 
-Batch norms' running statistics are averaged like weights. They are then those of the sources' features, not of the mean
-model's: where the batch norms were fine-tuned, recomputing the statistics on training images is better. Where they
-were frozen (``--freeze-bn``, ``--freeze-backbone``) they are equal in all sources, and so in the mean.
+Running batch-norm statistics are averaged like weights, although they describe the features of the sources, not those
+of the mean model: if the batch norms were fine-tuned, recompute them on training images. Frozen ones (``--freeze-bn``,
+``--freeze-backbone``) are equal in all sources, and so in the mean.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,52 +19,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.checkpoint.digest import check_digest, file_digest, save_with_digest, side_file
+from src.checkpoint.digest import check_digest, save_with_digest, side_file
 from src.checkpoint.info import FORMAT, CheckpointInfo, info_of_dict, package_versions
 from src.errors import UserError, name_some
 from src.models.state_files import read_state_file
 
 
 @dataclass
-class _Running:
-    """The weighted sum so far: float64 where tensors are floating, the last file's value elsewhere."""
+class _Source:
+    """A file to average.
 
-    sums: dict[str, Tensor]
-    dtypes: dict[str, torch.dtype]
-    weight: float
+    Attributes:
+        path: the file.
+        content: what the file holds beside its weights.
+        info: the same, as an object.
+        digest: the file's SHA-256.
+    """
 
-    @classmethod
-    def start(cls, state: Mapping[str, Tensor], weight: float) -> _Running:
-        sums = {
-            key: weight * tensor.double() if tensor.is_floating_point() else tensor for key, tensor in state.items()
-        }
-        return cls(sums, {key: tensor.dtype for key, tensor in state.items()}, weight)
-
-    def add(self, state: Mapping[str, Tensor], weight: float, paths: tuple[str | Path, str | Path]) -> None:
-        """One more file's tensors; ``paths`` are the first file and this one.
-
-        Raises:
-            UserError: a tensor has no partner in the first file, or one of another shape or kind.
-        """
-        alone = [key for key in {**self.sums, **state} if key not in self.sums or key not in state]
-        unlike = [key for key in self.sums if key in state and _form(self.sums[key]) != _form(state[key])]
-        for what, keys in (("only one of them has", alone), ("unlike in shape or kind are", unlike)):
-            if keys:
-                raise UserError(f"{paths[0]} and {paths[1]} have different weights: {what} {name_some(keys)}")
-        for key, tensor in state.items():
-            if tensor.is_floating_point():
-                self.sums[key].add_(tensor.double(), alpha=weight)  # sum_i w_i theta_i
-            else:
-                self.sums[key] = tensor
-            self.dtypes[key] = torch.promote_types(self.dtypes[key], tensor.dtype)
-        self.weight += weight
-
-    def mean(self) -> dict[str, Tensor]:
-        """sum_i w_i theta_i / sum_i w_i, in half precision where it is so in all files."""
-        return {
-            key: (total / self.weight).to(self.dtypes[key]) if total.is_floating_point() else total
-            for key, total in self.sums.items()
-        }
+    path: str | Path
+    content: dict[str, Any]
+    info: CheckpointInfo
+    digest: str
 
 
 def average_checkpoints(
@@ -73,39 +47,44 @@ def average_checkpoints(
 ) -> dict[str, Any]:
     """Write the weighted mean of checkpoints of this project, and its side file.
 
-    Floating tensors are averaged in float64; others (``num_batches_tracked``) are the last file's. The files are read
-    one after another: beside the sum, one is in memory. Of the settings those stay on which all files agree, and
-    ``averaged`` names the files; metrics are empty, since nobody has measured this model, and a calibration, which was
-    fitted to one model's scores, is left out. All else is the first file's.
+    Floating tensors are averaged in float64, and stored in half precision if they are so in all files; others
+    (``num_batches_tracked``) are the last file's. Only one file at a time is in memory beside the sum. The new file
+    keeps the settings that all files agree on, and lists the sources as ``averaged``. It has no metrics and no
+    calibration, which would have to be measured anew. All else is the first file's.
 
     Args:
-        paths: the files; one alone gives its own weights.
+        paths: the files; a single one gives its own weights.
         output: the file to write; none of ``paths``.
-        weights: one positive number a file, in any unit; None counts all alike.
+        weights: one positive number per file; None weighs all alike.
 
     Returns:
         The settings of the new file.
 
     Raises:
-        UserError: a file is no checkpoint of this project or differs from its side file; has weights that are not
-            finite; or differs from the first in configuration, labels, word vectors, or the keys or shapes of its
+        UserError: a file is no checkpoint of this project, differs from its side file, has weights that are not
+            finite, or differs from the first in configuration, labels, word vectors, or the keys or shapes of its
             weights; ``output`` is one of them or cannot be written.
     """
     weights = [1.0] * len(paths) if weights is None else list(weights)
     if len(weights) != len(paths):
-        raise UserError(f"--weights: {len(weights)} numbers for {len(paths)} files; give one a file")
+        raise UserError(f"--weights: {len(weights)} numbers for {len(paths)} files; give one per file")
     if any(Path(output).resolve() == Path(path).resolve() for path in paths):
         raise UserError(f"--output {output}: is one of the files to average; choose another name")
-    exponent = math.frexp(max(weights))[1]
-    relative = [math.ldexp(weight, -exponent) for weight in weights]  # below 1, and exactly as they were to each other
-    first = _read(paths[0])
-    running = _Running.start(first.take_state(), relative[0])
+    first, state = _read(paths[0])
+    mean = {key: _scaled(tensor, weights[0] / sum(weights)) for key, tensor in state.items()}
+    dtypes = {key: tensor.dtype for key, tensor in state.items()}
     settings, digests = dict(first.info.settings), [first.digest]
-    for path, weight in zip(paths[1:], relative[1:], strict=True):
-        other = _read(path)
+    for path, weight in zip(paths[1:], weights[1:], strict=True):
+        del state  # one file at a time
+        other, state = _read(path)
         _check_same_task(first, other)
-        running.add(other.take_state(), weight, (first.path, path))
-        settings = {name: value for name, value in settings.items() if other.has_setting(name, value)}
+        _check_same_tensors(mean, state, f"{first.path} and {path} have different weights")
+        for key in state:  # mean = sum_i w_i theta_i / sum_i w_i
+            scaled = _scaled(state[key], weight / sum(weights))
+            mean[key] = mean[key] + scaled if scaled.is_floating_point() else scaled
+            dtypes[key] = torch.promote_types(dtypes[key], state[key].dtype)
+        theirs = other.info.settings
+        settings = {name: value for name, value in settings.items() if name in theirs and theirs[name] == value}
         digests.append(other.digest)
     settings["averaged"] = [
         {"file": str(path), "sha256": digest, "weight": weight}
@@ -113,7 +92,7 @@ def average_checkpoints(
     ]
     result = {
         **first.content,
-        "state_dict": running.mean(),
+        "state_dict": {key: tensor.to(dtypes[key]) for key, tensor in mean.items()},
         "calibration": None,
         "metrics": {},
         "settings": settings,
@@ -123,75 +102,66 @@ def average_checkpoints(
     return settings
 
 
-@dataclass
-class _Source:
-    """A file that was read: what it holds, what it says, its SHA-256."""
-
-    path: str | Path
-    content: dict[str, Any]
-    info: CheckpointInfo
-    digest: str
-
-    def take_state(self) -> dict[str, Tensor]:
-        """The weights, which are not kept here any longer."""
-        return self.content.pop("state_dict")
-
-    def has_setting(self, name: str, value: object) -> bool:
-        return name in self.info.settings and self.info.settings[name] == value
+def _scaled(tensor: Tensor, share: float) -> Tensor:
+    return share * tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _read(path: str | Path) -> _Source:
-    """A file whose weights can be averaged."""
+def _read(path: str | Path) -> tuple[_Source, dict[str, Tensor]]:
+    """Read a checkpoint of this project and check that its weights can be averaged."""
     content = read_state_file(path)
     if content.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of this project; only those can be averaged")
-    digest = file_digest(path)
-    if check_digest(path, digest) is False:
-        raise UserError(f"{path} differs from its side file {side_file(path)}; get both again")
+    digest, agrees = check_digest(path)
+    if agrees is False:
+        raise UserError(f"{path} differs from its side file {side_file(path)}; copy both again")
     info = info_of_dict(content, str(path))
-    state = content.get("state_dict")
+    state = content.pop("state_dict", None)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is an incomplete checkpoint of this project: it holds no state dict of tensors")
-    if not isinstance(info.settings, dict):
-        raise UserError(f"{path} is an incomplete checkpoint of this project: its settings are no dict")
     bad = [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        raise UserError(f"{path} has weights that are NaN or infinite, which no mean survives: {name_some(bad)}")
-    return _Source(path, content, info, digest)
+        raise UserError(f"{path} has weights that are NaN or infinite: {name_some(bad)}; leave this file out")
+    return _Source(path, content, info, digest), state
 
 
 def _check_same_task(first: _Source, other: _Source) -> None:
-    """Refuse a file that says something else than the first about what the weights mean."""
-    split, other_split = first.info.split, other.info.split
-    assert split is not None  # a file of this project has one
-    assert other_split is not None
-    config, other_config = asdict(first.info.config), asdict(other.info.config)
+    """Raise a :class:`UserError` if the weights of two files belong to different models or labels."""
+    one, two = first.info, other.info
+    assert one.split is not None  # a file of this project has a split
+    assert two.split is not None
+    theirs = asdict(two.config)
     differing = [
-        f"{name} {config[name]} and {other_config[name]}" for name in config if config[name] != other_config[name]
+        f"{name} {ours} and {theirs[name]}" for name, ours in asdict(one.config).items() if ours != theirs[name]
     ]
     if differing:
         raise UserError(f"{first.path} and {other.path} have different configurations: {', '.join(differing)}")
-    vectors, other_vectors = (source.content["split"]["word_vectors"] for source in (first, other))
-    further, other_further = (source.content["extra_vectors"] for source in (first, other))
+    vectors, extra = ([source.content[key] for source in (first, other)] for key in ("split", "extra_vectors"))
     for what, same in (
-        ("labels", split.labels == other_split.labels),
-        ("seen and unseen labels", (split.seen, split.unseen) == (other_split.seen, other_split.unseen)),
-        ("word vectors", _same_vectors(vectors, other_vectors)),
-        ("further words", first.info.extra_words == other.info.extra_words),
-        ("vectors of further words", _same_vectors(further, other_further)),
+        ("labels", one.split.labels == two.split.labels),
+        ("seen and unseen labels", (one.split.seen, one.split.unseen) == (two.split.seen, two.split.unseen)),
+        ("word vectors", _same_vectors(*(split["word_vectors"] for split in vectors))),
+        ("further words", one.extra_words == two.extra_words),
+        ("vectors of further words", _same_vectors(*extra)),
     ):
         if not same:
             raise UserError(f"{first.path} and {other.path} have different {what}; average models of one task")
 
 
+def _check_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor], problem: str) -> None:
+    """Raise a :class:`UserError` if two state dicts have different keys, shapes or kinds of numbers."""
+    if alone := sorted(ours.keys() ^ theirs.keys()):
+        raise UserError(f"{problem}: only one of them has {name_some(alone)}")
+    unlike = [
+        key
+        for key, tensor in ours.items()
+        if (tensor.shape, tensor.is_floating_point()) != (theirs[key].shape, theirs[key].is_floating_point())
+    ]
+    if unlike:
+        raise UserError(f"{problem}: shapes or kinds differ for {name_some(unlike)}")
+
+
 def _same_vectors(a: Tensor | None, b: Tensor | None) -> bool:
-    """Equal, up to the rounding of a file that stores them in half precision."""
+    """Compare vectors, at half precision if one of the files stores them so."""
     if a is None or b is None:
         return a is b
-    if a.dtype != b.dtype:
-        a, b = a.half(), b.half()
-    return torch.equal(a, b)
-
-
-def _form(tensor: Tensor) -> tuple[torch.Size, bool]:
-    return tensor.shape, tensor.is_floating_point()
+    return torch.equal(a, b) if a.dtype == b.dtype else torch.equal(a.half(), b.half())
