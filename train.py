@@ -42,7 +42,6 @@ from src.training.tensorboard import open_watcher
 from src.training.trainer import Plan, Trainer, steps_of
 from src.utils.device import seed_everything
 from src.utils.distributed import Processes, device_of, joined
-from src.utils.progress import present_rows
 from src.utils.signals import StoppedBySignalError, StopRequest, listening
 
 OFFICIAL_METADATA = Path("data/COCO")
@@ -251,17 +250,20 @@ def report(
     path = folder.path / "report.html"
     entry = progress.entries[-1]
     split = division.trained_split(metadata.split)
+    truth = evaluation.ground_truth(embedded.rows)
     content = RunReport(
         title=f"{split.name}: {folder.path.resolve().name}",
         settings=plain_settings(args),
         entries=progress.entries,
         split=split,
         embeddings=embedded.outputs,
+        targets=evaluation.targets.dense(embedded.rows),
         paths=[evaluation.paths[row] for row in embedded.rows.tolist()],
         images=args.images,
         metrics=entry["metrics"],
         chosen=how_chosen(entry["epoch"], args),
-        **present_rows(evaluation, embedded.rows),
+        zero_shot_rows=truth.zero_shot_rows,
+        generalized_rows=truth.generalized_rows,
     )
     write_report(path, content)
     print(f"report: {path}")

@@ -24,11 +24,12 @@ from src.errors import UserError, blaming
 from src.evaluation import evaluate
 from src.exported.engines import open_model
 from src.inference.vocabulary import check_same_space
+from src.metrics import Protocol
 from src.metrics.table import format_report
 from src.models.sdl_model import check_image_size
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.files import check_writable, write_json
-from src.utils.progress import present_rows, warn_about_bad_images
+from src.utils.progress import warn_about_bad_images
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,11 +108,8 @@ def measure(
 ) -> dict[str, float]:
     """The metrics, which are printed too."""
     split = metadata.split
-    report = evaluate(
-        embedded.outputs, split.word_vectors, seen=split.seen, unseen=split.unseen, device=device,
-        ks=sorted(set(args.top_k)), images=args.images, threshold=args.thre,
-        **present_rows(evaluation, embedded.rows),
-    )  # fmt: skip
+    protocol = Protocol(tuple(sorted(set(args.top_k))), args.images, args.thre)
+    report = evaluate(embedded.outputs, split, evaluation.ground_truth(embedded.rows), protocol, device=device)
     print(
         f"{args.model_path} on {split.name} ({metadata.folder}): {len(split.seen)} seen and {len(split.unseen)} "
         "unseen labels"

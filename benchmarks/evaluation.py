@@ -30,7 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import ratio, record, take_turns
 from src.data.labels import LabelMatrix
+from src.data.parts import GroundTruth
+from src.data.split import ZeroShotSplit, make_split
 from src.evaluation import evaluate
+from src.metrics import Protocol
 
 DIM, NUM_ROWS = 300, 7
 KS = (3, 5)
@@ -38,13 +41,11 @@ POSITIVE_SHARE = 0.002
 
 
 class Problem(NamedTuple):
-    """Embeddings [N, D*M], word vectors [D, C], sparse targets [N, C], and the two sides."""
+    """Embeddings [N, D*M], the split with its word vectors [D, C], and sparse targets [N, C]."""
 
     embeddings: Tensor
-    words: Tensor
+    split: ZeroShotSplit
     targets: LabelMatrix
-    seen: list[int]
-    unseen: list[int]
 
 
 def draw(images: int, seen: int, unseen: int) -> Problem:
@@ -61,7 +62,9 @@ def draw(images: int, seen: int, unseen: int) -> Problem:
     rows = torch.randint(images, (positives,), generator=generator)
     targets = LabelMatrix.from_positives(rows, columns, num_rows=images, num_labels=labels)
     sides = torch.randperm(labels, generator=generator).tolist()
-    return Problem(embeddings, words, targets, sorted(sides[unseen:]), sorted(sides[:unseen]))
+    names = [f"label {number}" for number in range(labels)]
+    split = make_split(names, sides[unseen:], sides[:unseen], words, name="drawn", source="benchmark")
+    return Problem(embeddings, split, targets)
 
 
 def plain_scores(embeddings: Tensor, words: Tensor) -> Tensor:
@@ -103,9 +106,10 @@ def plain_average_precision(scores: Tensor, target: Tensor, convention: str) -> 
 
 def plain_evaluation(problem: Problem) -> dict[str, float]:
     """Every metric by itself, from the whole matrix of scores."""
-    scores, targets = plain_scores(problem.embeddings, problem.words), problem.targets.dense()
+    split = problem.split
+    scores, targets = plain_scores(problem.embeddings, split.word_vectors), problem.targets.dense()
     report = {}
-    for setting, labels in (("zero_shot", problem.unseen), ("generalized", sorted(problem.seen + problem.unseen))):
+    for setting, labels in (("zero_shot", split.unseen), ("generalized", sorted(split.seen + split.unseen))):
         own_targets = targets[:, labels]
         rows = (own_targets == 1).any(dim=1)
         own_scores, own_targets = scores[:, labels][rows], own_targets[rows]
@@ -121,14 +125,14 @@ def plain_evaluation(problem: Problem) -> dict[str, float]:
 
 def fast_evaluation(problem: Problem) -> dict[str, float]:
     """What train.py and validate.py call."""
-    return evaluate(problem.embeddings, problem.words, problem.targets, problem.seen, problem.unseen, ks=KS)
+    return evaluate(problem.embeddings, problem.split, GroundTruth(problem.targets), Protocol(KS))
 
 
 def products_alone(problem: Problem, block: int = 512) -> None:
     """The score products: [N * M, D] by [D, C], in blocks of images, nothing kept."""
     flat = problem.embeddings[:block].view(-1, DIM, NUM_ROWS).transpose(1, 2).reshape(-1, DIM)
     for part in problem.embeddings.split(block):
-        torch.mm(flat[: len(part) * NUM_ROWS], problem.words)
+        torch.mm(flat[: len(part) * NUM_ROWS], problem.split.word_vectors)
 
 
 def sorts_alone(images: int, labels: int, library: str) -> None:

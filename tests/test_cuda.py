@@ -10,6 +10,8 @@ import torch
 import train
 import validate
 from src.checkpoint import load_checkpoint
+from src.data.parts import GroundTruth
+from src.data.split import make_split
 from src.evaluation import evaluate
 from src.loss_functions.SDL_loss import SDLLoss
 from src.training.optim import make_optimizer, parameter_groups
@@ -38,8 +40,9 @@ def test_loss_and_gradient_are_those_of_the_cpu():
 
 def test_evaluation_is_that_of_the_cpu():
     x, words, targets = draw(50, 35), draw(5, 12), (draw(50, 12, seed=1) > 1).to(torch.int8)
-    expected = evaluate(x, words, targets, range(8), range(8, 12))
-    assert evaluate(x, words, targets, range(8), range(8, 12), device=GPU) == pytest.approx(expected, abs=1e-3)
+    split = make_split("abcdefghijkl", range(8), range(8, 12), words, name="drawn", source="test")
+    expected = evaluate(x, split, GroundTruth(targets))
+    assert evaluate(x, split, GroundTruth(targets), device=GPU) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "float32"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,8 +17,11 @@ import src.metrics.inputs
 import src.metrics.zero_shot
 from src.data.dataset import Batch
 from src.data.labels import LabelMatrix
+from src.data.parts import GroundTruth
+from src.data.split import ZeroShotSplit
 from src.embedding import embed
 from src.evaluation import evaluate
+from src.metrics import Protocol
 from src.metrics.zero_shot import zero_shot_report
 from src.scoring import score_labels
 from tests.conftest import GOLDEN
@@ -82,6 +86,10 @@ def test_embeddings_are_float32_and_computed_under_autocast_if_asked(autocast):
 # --- evaluation ---
 
 
+def split_of(words: Tensor, seen: Sequence[int] = (0, 3), unseen: Sequence[int] = (1, 4)) -> ZeroShotSplit:
+    return ZeroShotSplit(tuple(f"label {number}" for number in range(words.shape[1])), (*seen,), (*unseen,), words)
+
+
 def evaluation_problem() -> tuple[Tensor, Tensor, Tensor]:
     return draw(23, DIM * ROWS, seed=8), draw(DIM, LABELS, seed=9), (draw(23, LABELS, seed=10) > 0.7).int()
 
@@ -89,25 +97,30 @@ def evaluation_problem() -> tuple[Tensor, Tensor, Tensor]:
 def test_evaluation_is_the_report_of_the_scores():
     x, words, targets = evaluation_problem()
     rows = torch.arange(23) % 2 == 0, torch.arange(23) % 3 > 0
-    keywords = {"ks": (1, 2), "images": "all-images", "threshold": 0.4, "zero_shot_rows": rows[0]}
-    keywords["generalized_rows"] = rows[1]
-    report = evaluate(x, words, targets, [0, 3], [1, 4], **keywords)
-    assert report == zero_shot_report(score_labels(x, words), targets, [0, 3], [1, 4], **keywords)
-    for name, value in (("ks", (2,)), ("images", "positive-only"), ("threshold", 0.0), ("zero_shot_rows", rows[1])):
-        assert report != evaluate(x, words, targets, [0, 3], [1, 4], **(keywords | {name: value})), name
+    protocol, truth = Protocol((1, 2), "all-images", threshold=0.4), GroundTruth(targets, *rows)
+    report = evaluate(x, split_of(words), truth, protocol)
+    expected = zero_shot_report(
+        score_labels(x, words), targets, [0, 3], [1, 4], ks=(1, 2), images="all-images", threshold=0.4,
+        zero_shot_rows=rows[0], generalized_rows=rows[1],
+    )  # fmt: skip
+    assert report == expected
+    for name, value in (("ks", (2,)), ("images", "positive-only"), ("threshold", 0.0)):
+        assert report != evaluate(x, split_of(words), truth, replace(protocol, **{name: value})), name
+    for name in ("zero_shot_rows", "generalized_rows"):
+        assert report != evaluate(x, split_of(words), replace(truth, **{name: None}), protocol), name
 
 
 def test_evaluation_has_the_defaults_of_the_report():
     x, words, targets = evaluation_problem()
-    assert evaluate(x, words, targets, [0, 3], [1, 4]) == zero_shot_report(
-        score_labels(x, words), targets, [0, 3], [1, 4]
-    )
+    expected = zero_shot_report(score_labels(x, words), targets, [0, 3], [1, 4])
+    assert evaluate(x, split_of(words), GroundTruth(targets)) == expected
 
 
 @pytest.mark.parametrize("block", [1, 7, 23, 100])
 def test_blocks_of_images_do_not_change_the_report(monkeypatch, block):
     x, words, targets = evaluation_problem()
-    expected = evaluate(x, words, targets, [0, 3], [1, 4])
+    split, truth = split_of(words), GroundTruth(targets)
+    expected = evaluate(x, split, truth)
     sizes: list[int] = []
 
     def counting(embedding: Tensor, word_vectors: Tensor, out: Tensor) -> Tensor:
@@ -115,7 +128,7 @@ def test_blocks_of_images_do_not_change_the_report(monkeypatch, block):
         return score_labels(embedding, word_vectors, out=out)
 
     monkeypatch.setattr(src.evaluation, "score_labels", counting)
-    assert evaluate(x, words, targets, [0, 3], [1, 4], block=block, device=CPU) == pytest.approx(expected, rel=1e-9)
+    assert evaluate(x, split, truth, block_size=block, device=CPU) == pytest.approx(expected, rel=1e-9)
     assert max(sizes) <= block
     assert sum(sizes) == 23
 
@@ -138,7 +151,7 @@ def test_evaluation_equals_plain_loops_however_labels_and_images_are_cut(monkeyp
     monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", elements)
     keywords = {"ks": (1, 3), "images": images, "threshold": 2.0}
     report = evaluate(
-        x, words, targets, seen, unseen, zero_shot_rows=rows[0], generalized_rows=rows[1], block=10, **keywords
+        x, split_of(words, seen, unseen), GroundTruth(targets, *rows), Protocol(**keywords), block_size=10
     )
     scores = torch.stack([torch.stack([vector @ words for vector in one.view(DIM, ROWS).t()]).amax(0) for one in x])
     expected: dict[str, float] = {}
@@ -160,9 +173,9 @@ def test_sparse_targets_give_the_report_of_dense_ones(monkeypatch, elements):
         *(targets != -1).nonzero().unbind(1), targets[targets != -1], unlisted=-(torch.arange(43) % 2), num_labels=9
     )
     for sparse in (LabelMatrix.from_dense(targets), partly):
-        arguments = ([8, 0, 3, 5], [1, 7, 6])
-        dense = evaluate(x, words, sparse.dense(), *arguments, generalized_rows=torch.arange(43) > 3)
-        assert evaluate(x, words, sparse, *arguments, generalized_rows=torch.arange(43) > 3) == dense
+        split, some = split_of(words, [8, 0, 3, 5], [1, 7, 6]), torch.arange(43) > 3
+        dense = evaluate(x, split, GroundTruth(sparse.dense(), generalized_rows=some))
+        assert evaluate(x, split, GroundTruth(sparse, generalized_rows=some)) == dense
     assert "zero_shot.mAP_verified" in dense
 
 
@@ -171,15 +184,17 @@ def test_neither_scores_nor_targets_exist_whole(monkeypatch):
     sparse = LabelMatrix.from_dense(targets.clamp(min=0))
     monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", 200 * 8)
     monkeypatch.setattr(src.metrics.inputs, "_BLOCK_ELEMENTS", 200 * 4)
-    run = partial(evaluate, x, words, sparse, list(range(30)), list(range(30, 40)), images="all-images", block=20)
+    split, protocol = split_of(words, range(30), range(30, 40)), Protocol(images="all-images")
+    run = partial(evaluate, x, split, GroundTruth(sparse), protocol, block_size=20)
     assert largest_tensor(run) <= 200 * 8  # [200, 40] would be five times as much; the products [200, 2, 40] ten times
 
 
 def test_embeddings_of_another_precision_are_scored_in_it():
     x, words, targets = exact_problem(30, 5, seed=23)
-    expected = evaluate(x, words, targets, [0, 3], [1, 4], threshold=1.0)
+    split, truth, protocol = split_of(words), GroundTruth(targets), Protocol(threshold=1.0)
+    expected = evaluate(x, split, truth, protocol)
     for dtype in (torch.float64, torch.bfloat16, torch.float16):  # whole numbers this small are exact in all of them
-        assert evaluate(x.to(dtype), words, targets, [0, 3], [1, 4], threshold=1.0) == expected
+        assert evaluate(x.to(dtype), split, truth, protocol) == expected
 
 
 @pytest.mark.parametrize("setting", ["zero_shot", "generalized"])
@@ -189,11 +204,9 @@ def test_evaluation_gives_the_percentages_of_the_released_code(setting):
     seen = [label for label in golden["generalized_class_ids"].tolist() if label not in unseen]
     report = evaluate(
         torch.from_numpy(golden[f"{setting}_embedding"]),
-        torch.from_numpy(golden["wordvec"]),
-        torch.from_numpy(golden[f"{setting}_target"]),
-        seen,
-        unseen,
-        block=64,
+        split_of(torch.from_numpy(golden["wordvec"]), seen, unseen),
+        GroundTruth(torch.from_numpy(golden[f"{setting}_target"])),
+        block_size=64,
     )
     for ours, theirs in (("P@3", "P3"), ("R@3", "R3"), ("F1@3", "F3"), ("F1@5", "F5"), ("mAP", "mAP")):
         assert report[f"{setting}.{ours}"] == pytest.approx(float(golden[f"{setting}_{theirs}"]), rel=1e-6), ours
@@ -201,9 +214,8 @@ def test_evaluation_gives_the_percentages_of_the_released_code(setting):
 
 @pytest.mark.parametrize("images", ["positive-only", "all-images"])
 def test_evaluation_of_no_images_counts_none(images):
-    report = evaluate(
-        torch.empty(0, DIM * ROWS), draw(DIM, LABELS, seed=9), torch.empty(0, LABELS), [0, 3], [1, 4], images=images
-    )
+    split, truth = split_of(draw(DIM, LABELS, seed=9)), GroundTruth(torch.empty(0, LABELS))
+    report = evaluate(torch.empty(0, DIM * ROWS), split, truth, Protocol(images=images))
     assert report["zero_shot.num_images"] == report["generalized.num_images"] == 0
     assert report["zero_shot.mAP"] == report["generalized.F1@3"] == 0.0
 
@@ -218,5 +230,6 @@ def test_evaluation_of_no_images_counts_none(images):
     ],
 )
 def test_evaluation_refuses_what_does_not_fit(change: Callable, message: str):
+    x, words, targets = change(*evaluation_problem())
     with pytest.raises(ValueError, match=message):
-        evaluate(*change(*evaluation_problem()), [0, 3], [1, 4])
+        evaluate(x, split_of(words), GroundTruth(targets))

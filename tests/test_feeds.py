@@ -14,6 +14,7 @@ from src.data.images import read_image
 from src.data.labels import LabelMatrix
 from src.data.order import Portion
 from src.data.parts import EvaluationSet, TrainingSet
+from src.data.split import make_split
 from src.data.transforms import eval_transform, train_transform
 from src.embedding import Reading
 from src.errors import UserError
@@ -23,7 +24,7 @@ from src.training.batches import FeatureFeed, Feed, ImageFeed
 from src.training.engine import EpochSums, TrainBatch, Trained, train_epoch
 from src.training.model_selection import Division
 from src.training.optim import MovingAverage, parameter_groups
-from src.utils.progress import present_rows, progress, warn_about_bad_images
+from src.utils.progress import progress, warn_about_bad_images
 from tests.helpers import make_toy_split, tiny_model, write_images
 
 CPU = torch.device("cpu")
@@ -44,7 +45,10 @@ def data_sets(folder: Path, broken: tuple[int, ...] = (BROKEN,)) -> tuple[Traini
     wide = torch.cat([targets, 1 - targets], dim=1)
     in_zero_shot = torch.arange(COUNT) % 2 == 1
     seen, every = LabelMatrix.from_dense(targets), LabelMatrix.from_dense(wide)
-    return TrainingSet(paths, seen, 0), EvaluationSet(paths, every, in_zero_shot, torch.ones(COUNT, dtype=torch.bool))
+    split = make_split("abc", range(3), (), torch.eye(3), name="bits", source="test")
+    return TrainingSet(paths, seen, split), EvaluationSet(
+        paths, every, in_zero_shot, torch.ones(COUNT, dtype=torch.bool)
+    )
 
 
 def everything(held: tuple[int, ...] = ()) -> Division:
@@ -135,10 +139,11 @@ def test_evaluation_embeddings_are_the_models_and_name_their_rows(make_feed, tmp
         torch.testing.assert_close(embedded.outputs, model.eval()(tensors(tmp_path)), rtol=1e-4, atol=1e-5)
     assert len(embedded.bad) == 1
     _, evaluation = data_sets(tmp_path)
-    present = present_rows(evaluation, embedded.rows)
-    assert torch.equal(present["targets"], evaluation.targets.dense()[GOOD])
-    assert [GOOD[row] for row in present["zero_shot_rows"].tolist()] == [1, 5]  # row 3 is broken
-    assert present["generalized_rows"].tolist() == list(range(len(GOOD)))
+    truth = evaluation.ground_truth(embedded.rows)
+    assert isinstance(truth.targets, LabelMatrix)
+    assert torch.equal(truth.targets.dense(), evaluation.targets.dense()[GOOD])
+    assert [GOOD[row] for row in truth.zero_shot_rows.tolist()] == [1, 5]  # row 3 is broken
+    assert truth.generalized_rows.tolist() == list(range(len(GOOD)))
 
 
 @FEEDS

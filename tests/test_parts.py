@@ -64,6 +64,18 @@ def test_training_without_any_seen_label_is_an_error(folder):
         load_training_set(own(folder, train=path), None)
 
 
+def test_target_columns_and_word_vectors_are_selected_together(folder):
+    split = dataclasses.replace(SPLIT, word_vectors=torch.tensor([[1.0, 2, 3, 4, 5], [0, 0, 0, 0, 1]]))
+    training = load_training_set(own(folder, split=split, train=labels(folder / "train.json", TRAIN)), None)
+    assert (training.split.labels, training.split.seen, training.split.unseen) == (("dog", "cow"), (0, 1), ())
+    assert training.split.word_vectors.tolist() == [[2, 5], [0, 1]]
+    chosen = training.select_labels([1]).select_rows(torch.tensor([2, 0]))
+    assert (chosen.split.labels, chosen.split.seen) == (("cow",), (0,))
+    assert chosen.split.word_vectors.tolist() == [[5], [1]]
+    assert chosen.targets.dense().tolist() == [[1], [0]]
+    assert [path.name for path in chosen.paths] == ["e.jpg", "a.jpg"]
+
+
 def test_evaluation_has_all_images_and_all_columns(folder):
     evaluation = load_evaluation_set(own(folder, val=labels(folder / "val.json", TRAIN)), None)
     assert [path.name for path in evaluation.paths] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]

@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from src.data.parts import GroundTruth
 from src.data.split import make_split
 from src.errors import UserError
 from src.evaluation import evaluate
+from src.metrics import Protocol
 from src.metrics.zero_shot import average_precision
 from src.run_report import RunReport, ranking, write_report
 from src.run_report.curves import curves
@@ -65,10 +67,8 @@ def entries_of(count, **further):
 
 def report_of(folder, *, epochs=3, images="positive-only", zero_shot_rows=None, generalized_rows=None, **sizes):
     embeddings, split, targets = problem(**sizes)
-    metrics = evaluate(
-        embeddings, split.word_vectors, targets, split.seen, split.unseen, ks=(2, 3), images=images,
-        zero_shot_rows=zero_shot_rows, generalized_rows=generalized_rows,
-    )  # fmt: skip
+    truth = GroundTruth(targets, zero_shot_rows, generalized_rows)
+    metrics = evaluate(embeddings, split, truth, Protocol(ks=(2, 3), images=images))
     return RunReport(
         f"run {ODD}", {"lr": 0.1, "model": None, "path": ODD}, entries_of(epochs), split, embeddings, targets,
         write_images(folder / "images", len(embeddings)), images, metrics, f"Epoch {ODD}.",
@@ -409,9 +409,7 @@ def test_with_one_epoch_or_none(tmp_path, epochs):
 def test_where_no_label_is_positive(tmp_path, images, rows):
     report = report_of(tmp_path, rows=rows)
     targets = torch.zeros_like(report.targets)
-    metrics = evaluate(
-        report.embeddings, report.split.word_vectors, targets, report.split.seen, report.split.unseen, images=images
-    )
+    metrics = evaluate(report.embeddings, report.split, GroundTruth(targets), Protocol(images=images))
     text, _ = page_of(changed(report, targets=targets, metrics=metrics, images=images), tmp_path)
     assert text.count("<p>None.</p>") == 2
     assert all(row[3] == "–" for row in rows_of_table(text))

@@ -19,10 +19,12 @@ import src.inference.tagger
 import src.loss_functions.SDL_loss
 import src.metrics.precision_recall
 import src.scoring
+from src.data.parts import GroundTruth
 from src.data.split import make_split
 from src.evaluation import evaluate
 from src.inference.tagger import Tagger
 from src.loss_functions.SDL_loss import SDLLoss
+from src.metrics import Protocol
 from src.scoring import principal_vectors, score_labels, top_k_labels
 from tests.conftest import ROOT
 
@@ -335,14 +337,13 @@ def pooled_model() -> torch.nn.Module:
 def test_a_stub_in_place_of_the_equation_changes_loss_evaluation_and_tagging(monkeypatch):
     x, words = normal(6, 12, seed=21), normal(4, 5, seed=22)
     y = (normal(6, 5, seed=23) > 0).int()
-    tagger = Tagger(
-        pooled_model(), make_split("abcde", (0, 1, 2), (3, 4), words, name="five", source="test"), image_size=8
-    )
+    split = make_split("abcde", (0, 1, 2), (3, 4), words, name="five", source="test")
+    tagger = Tagger(pooled_model(), split, image_size=8)
     image = Image.new("RGB", (8, 8), (200, 30, 90))
     criterion = SDLLoss(weight=0.3, wordvec_array=words)
 
     def everything() -> tuple[float, dict[str, float], list[str]]:
-        report = evaluate(x, words, y, (0, 1, 2), (3, 4), ks=(1,), images="all-images")
+        report = evaluate(x, split, GroundTruth(y), Protocol(ks=(1,), images="all-images"))
         return criterion(x, y).item(), report, [tag.label for tag in tagger.tag([image], top_k=5)[0]]
 
     loss, report, tags = everything()

@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+import src.metrics.zero_shot
 import train
 import validate
 from src.checkpoint import load_checkpoint
 from src.config.validate import validate_parser
 from src.data.images import read_image
+from src.data.labels import LabelMatrix
 from src.data.transforms import eval_transform
 from tests.script_helpers import (
     PLAIN,
@@ -112,6 +114,24 @@ def test_validate_alone_finds_its_data_and_repeats_the_log(trained, last, tmp_pa
     assert {"torch", "timm", "python"} <= content["versions"].keys()
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert finished.stderr == ""
+
+
+def test_targets_are_dense_for_a_block_of_labels_at_most(last, tmp_path, monkeypatch):
+    """Production takes the sparse path that ``benchmarks/evaluation.py`` measures: [N, C] targets never exist."""
+    expected = metrics_of("--model-path", last, json_file=tmp_path / "whole.json")
+    sizes: list[int] = []
+    dense = LabelMatrix.dense
+
+    def recorded(self: LabelMatrix, rows: torch.Tensor | None = None) -> torch.Tensor:
+        matrix = dense(self, rows)
+        sizes.append(matrix.numel())
+        return matrix
+
+    monkeypatch.setattr(LabelMatrix, "dense", recorded)
+    num_images = int(expected["generalized.num_images"])
+    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", 4 * num_images)
+    assert metrics_of("--model-path", last, json_file=tmp_path / "blocks.json") == pytest.approx(expected, rel=1e-9)
+    assert max(sizes) <= 4 * num_images  # of 18 labels
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -20,7 +20,8 @@ COUNT, LABELS = 60, 10
 def training_set(count: int = COUNT, density: float = 0.3) -> TrainingSet:
     targets = (torch.rand(count, LABELS, generator=torch.Generator().manual_seed(1)) < density).to(torch.int8)
     targets[:, 0] = torch.where(targets.sum(dim=1) == 0, 1, targets[:, 0])  # each image has a label
-    return TrainingSet([Path(f"{row}.jpg") for row in range(count)], LabelMatrix.from_dense(targets), 0)
+    split = make_toy_split(LABELS, num_unseen=0)
+    return TrainingSet([Path(f"{row}.jpg") for row in range(count)], LabelMatrix.from_dense(targets), split)
 
 
 def divided(select_on: str, seed: int = 0, val_share: float = 0.2, held_out_labels: float = 0.3):

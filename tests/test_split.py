@@ -26,6 +26,14 @@ def test_columns_are_ascending_and_labels_may_be_on_neither_side():
     assert torch.equal(split.word_vectors, vectors())
 
 
+def test_a_selection_keeps_names_sides_and_word_vectors_together():
+    split = make_split(LABELS, [0, 3], [1], vectors(), name="tiny", source="here")
+    chosen = split.select([3, 1, 2])
+    assert (chosen.labels, chosen.seen, chosen.unseen) == (("fish", "dog", "bird"), (0,), (1,))
+    assert torch.equal(chosen.word_vectors, vectors()[:, [3, 1, 2]])
+    assert chosen.name == "tiny"
+
+
 def test_without_unseen_labels():
     assert make_split(LABELS, [0, 1, 2, 3], [], vectors(), name="x", source="x").unseen == ()
 

@@ -145,7 +145,7 @@ def test_facts_of_the_data_tell_images_labels_and_vectors_apart():
     def facts(names: str = "abc", positive: int = 0, num_unseen: int = 2, seed: int = 0) -> dict[str, Any]:
         targets = LabelMatrix.from_positives(torch.tensor([0]), torch.tensor([positive]), num_rows=3, num_labels=4)
         split = make_toy_split(num_unseen=num_unseen, seed=seed)
-        return data_facts(TrainingSet([Path(f"{name}.jpg") for name in names], targets, 0), split)
+        return data_facts(TrainingSet([Path(f"{name}.jpg") for name in names], targets, split), split)
 
     assert facts() == facts()
     others = [facts("abd"), facts("acb"), facts(positive=1), facts(num_unseen=1), facts(seed=1)]

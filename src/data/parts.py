@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,22 +13,50 @@ from src.data.dataset import locate_images
 from src.data.label_cache import cached_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import Metadata
+from src.data.split import ZeroShotSplit
 from src.errors import UserError
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Images with at least one seen label.
+    """Images with at least one seen label, and those labels.
+
+    Target columns and word vectors are chosen together, by :meth:`select_labels`: the columns of ``targets`` are always
+    the labels of ``split``.
 
     Attributes:
         paths: [N].
-        targets: [N, C_seen], columns in the order of ``split.seen``.
+        targets: [N, C_seen].
+        split: the C_seen labels alone, all seen, with their word vectors [D, C_seen].
         num_without_label: images left out because they have no seen label.
     """
 
     paths: list[Path]
     targets: LabelMatrix
-    num_without_label: int
+    split: ZeroShotSplit
+    num_without_label: int = 0
+
+    def select_labels(self, columns: Sequence[int]) -> TrainingSet:
+        """Keep some labels of ``split``, in this order; the images stay, also those that have none of them."""
+        return replace(self, targets=self.targets.select_columns(columns), split=self.split.select(columns))
+
+    def select_rows(self, rows: Tensor) -> TrainingSet:
+        """Keep some images, in this order."""
+        return replace(self, paths=[self.paths[row] for row in rows.tolist()], targets=self.targets.select_rows(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """What N embedded images are evaluated against.
+
+    Attributes:
+        targets: [N, C]: 1 positive, 0 negative, -1 unknown; sparse, or a tensor.
+        zero_shot_rows, generalized_rows: indices of the images of each setting; None: all.
+    """
+
+    targets: LabelMatrix | Tensor
+    zero_shot_rows: Tensor | None = None
+    generalized_rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +74,14 @@ class EvaluationSet:
     targets: LabelMatrix
     in_zero_shot: Tensor
     in_generalized: Tensor
+
+    def ground_truth(self, rows: Tensor) -> GroundTruth:
+        """Select the targets (sparse) and the images of each setting of these rows [n], such as those readable."""
+        return GroundTruth(
+            self.targets.select_rows(rows),
+            self.in_zero_shot[rows].nonzero()[:, 0],
+            self.in_generalized[rows].nonzero()[:, 0],
+        )
 
 
 def find_image_root(metadata: Metadata, data: str | Path | None) -> Path:
@@ -77,13 +114,15 @@ def load_training_set(metadata: Metadata, data: str | Path | None) -> TrainingSe
     """
     path = _label_file(metadata, metadata.train, "train.json", "zs_split/train_17_48.json")
     images = _labels(path, metadata)
+    split = metadata.split.select(metadata.split.seen)
     seen = images.with_targets(images.targets.select_columns(metadata.split.seen))
     rows = seen.targets.positives_per_image().nonzero()[:, 0]
     if len(rows) == 0:
         raise UserError(f"{path}: no image has a seen label")
     kept = seen.rows(rows)
     root = find_image_root(metadata, data)
-    return TrainingSet(locate_images(kept.file_names, root, str(path)), kept.targets, len(images) - len(kept))
+    paths = locate_images(kept.file_names, root, str(path))
+    return TrainingSet(paths, kept.targets, split, num_without_label=len(images) - len(kept))
 
 
 def load_evaluation_set(metadata: Metadata, data: str | Path | None) -> EvaluationSet:

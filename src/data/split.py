@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,17 @@ class ZeroShotSplit:
     def names(self, columns: Sequence[int]) -> list[str]:
         """The labels of these columns."""
         return [self.labels[column] for column in columns]
+
+    def select(self, columns: Sequence[int]) -> ZeroShotSplit:
+        """Keep these labels alone, in this order: names, sides and word vectors together."""
+        place = {column: new for new, column in enumerate(columns)}
+        return replace(
+            self,
+            labels=tuple(self.names(columns)),
+            seen=tuple(sorted(place[column] for column in self.seen if column in place)),
+            unseen=tuple(sorted(place[column] for column in self.unseen if column in place)),
+            word_vectors=self.word_vectors[:, list(columns)],
+        )
 
 
 def make_split(

@@ -1,1 +1,5 @@
 """Multi-label metrics as pure functions of scores and targets."""
+
+from src.metrics.protocol import DEFAULT_PROTOCOL, Protocol
+
+__all__ = ["DEFAULT_PROTOCOL", "Protocol"]

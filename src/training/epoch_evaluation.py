@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from src.data.parts import EvaluationSet, TrainingSet
+from src.choices import Images
+from src.data.parts import EvaluationSet, GroundTruth, TrainingSet
 from src.data.split import ZeroShotSplit
 from src.embedding import Embedded
 from src.errors import NonFiniteRunError, UserError
 from src.evaluation import evaluate
 from src.inference.tagger import Tag
-from src.metrics.zero_shot import Images
+from src.metrics import Protocol
 from src.scoring import score_labels, top_k_labels
 from src.training.batches import Feed
 from src.training.model_selection import Division
-from src.utils.progress import present_rows
 
 SETTINGS = ("zero_shot", "generalized")
 
@@ -93,15 +93,8 @@ class Judge:
 
     def _test_metrics(self, embedded: Embedded) -> dict[str, float]:
         split = self.division.trained_split(self.split)
-        return evaluate(
-            embedded.outputs,
-            split.word_vectors,
-            seen=split.seen,
-            unseen=split.unseen,
-            device=self.device,
-            images=self.images,
-            **present_rows(self.evaluation, embedded.rows),
-        )
+        truth = self.evaluation.ground_truth(embedded.rows)
+        return evaluate(embedded.outputs, split, truth, Protocol(images=self.images), device=self.device)
 
     def _held_value(self, held: Embedded) -> float:
         """The metric over seen labels, or over those that pose as unseen, on the held-back training images.
@@ -111,15 +104,9 @@ class Judge:
         """
         if len(held.rows) == 0:
             raise UserError("--val-share: none of the training images that are held back can be read")
-        report = evaluate(
-            held.outputs,
-            self.split.word_vectors[:, list(self.split.seen)],  # the columns of the training targets
-            self.training.targets.dense(self.division.held_rows[held.rows]),
-            seen=self.division.columns,
-            unseen=self.division.posing,
-            device=self.device,
-            images=self.images,
-        )
+        split = replace(self.training.split, seen=self.division.columns, unseen=self.division.posing)
+        truth = GroundTruth(self.training.targets.select_rows(self.division.held_rows[held.rows]))
+        report = evaluate(held.outputs, split, truth, Protocol(images=self.images), device=self.device)
         key = f"{self.division.setting}.{self.metric}"
         if key not in report:
             raise UserError(

@@ -1,16 +1,12 @@
-"""What training and validation say about images: progress, unreadable ones, and the targets of the others."""
+"""What training and validation print about images: progress, and those that cannot be read."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypedDict
 
-from torch import Tensor
 from tqdm import tqdm
-
-from src.data.parts import EvaluationSet
 
 
 @contextmanager
@@ -32,20 +28,3 @@ def warn_about_bad_images(bad: tuple[str, ...], known: set[str]) -> None:
         if message not in known:
             known.add(message)
             print(f"skipped: {message}", file=sys.stderr)
-
-
-class PresentRows(TypedDict):
-    """Arguments of :func:`src.evaluation.evaluate`: targets [n, C], and the rows of each setting."""
-
-    targets: Tensor
-    zero_shot_rows: Tensor
-    generalized_rows: Tensor
-
-
-def present_rows(evaluation: EvaluationSet, rows: Tensor) -> PresentRows:
-    """Targets and settings of the evaluation images that could be read, for :func:`src.evaluation.evaluate`."""
-    return {
-        "targets": evaluation.targets.dense(rows),
-        "zero_shot_rows": evaluation.in_zero_shot[rows].nonzero()[:, 0],
-        "generalized_rows": evaluation.in_generalized[rows].nonzero()[:, 0],
-    }
