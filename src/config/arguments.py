@@ -46,6 +46,10 @@ class ArgumentParser(argparse.ArgumentParser):
         flags = [self._declared_spelling(argument) for argument in arguments[:end]]
         return super().parse_known_args(flags + arguments[end:], namespace)
 
+    def long_flags(self) -> dict[str, argparse.Action]:
+        """Map each long flag as declared, without its leading dashes, to its action."""
+        return {option[2:]: action for option, action in self._option_string_actions.items() if option.startswith("--")}
+
     def _declared_spelling(self, argument: str) -> str:
         match = _LONG_FLAG.fullmatch(argument)
         if match is None:

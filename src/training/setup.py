@@ -154,8 +154,4 @@ def checkpoint_info(
 
 def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The flags as values that a checkpoint can hold; what a recipe gave is among them already."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(args).items()
-        if name != "recipe_values"
-    }
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
