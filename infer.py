@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
+from src.choices import OutputFormat
 from src.config.arguments import run_script
 from src.config.infer import infer_parser
 from src.errors import UserError, blaming
 from src.inference.contact_sheet import ContactSheet
 from src.inference.embedding import calls_at_once
 from src.inference.explain import feature_map
-from src.inference.formats import Format, written_name
+from src.inference.formats import printable
 from src.inference.input_paths import expand
 from src.inference.keywords import KeywordWriter
 from src.inference.results import ResultWriter, check_outputs
@@ -50,7 +51,7 @@ def _main(argv: Sequence[str] | None) -> int:
     with ExitStack() as stack:
         outputs = open_outputs(args, tagger, rule, len(paths), stack)
         done = outputs.results.done if outputs.results is not None else set()
-        left = [path for path in paths if written_name(path) not in done]
+        left = [path for path in paths if printable(path) not in done]
         if len(left) < len(paths):
             print(f"{len(paths) - len(left):,} of {len(paths):,} images are done already", file=sys.stderr)
         summary = tag_images(
@@ -92,9 +93,9 @@ def check_flags(args: Namespace) -> None:
                 raise UserError(f"--{form} and --html {args.html}: the same file; give each its own")
 
 
-def outputs_of(args: Namespace) -> dict[Format, Path]:
+def outputs_of(args: Namespace) -> dict[OutputFormat, Path]:
     """The machine-readable outputs that were asked for."""
-    forms: tuple[Format, ...] = ("json", "csv", "parquet")
+    forms: tuple[OutputFormat, ...] = ("json", "csv", "parquet")
     return {form: path for form in forms if (path := getattr(args, form)) is not None}
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Tagging a folder with infer.py, as a user waits for it, beside the model's own rate.
 
-A child process is timed from its start to the written CSV. When its first tags are known is read from its journal,
-which holds each batch's results the moment that they are there. The model's own rate is that of random tensors, in this
+A child process is timed from its start to the written CSV. When its first tags are known is read from its record,
+which holds each image's result as soon as it is there. The model's own rate is that of random tensors, in this
 process, in batches of as many and as many at once, with as many threads; child and model take turns.
 """
 
@@ -27,10 +27,11 @@ from benchmarks.common import record
 from src.config.infer import QUICK_START
 from src.errors import UserError
 from src.inference.embedding import calls_at_once
+from src.inference.results import record_path
 from src.inference.tagger import Tagger
 
 ROOT = Path(__file__).resolve().parent.parent
-POLL = 0.01  # seconds between looks at the journal
+POLL = 0.01  # seconds between looks at the record
 
 
 @dataclass
@@ -67,7 +68,7 @@ def infer(folder: Path, model_path: Path, engine: str, args: argparse.Namespace)
         seen: list[tuple[float, int]] = []
         while child.poll() is None:
             time.sleep(POLL)
-            done = _results(output.with_name(f".{output.name}.journal"))
+            done = _results(record_path(output))
             if done and (not seen or done > seen[-1][1]):
                 seen.append((time.perf_counter() - started, done))
         end = time.perf_counter() - started
@@ -76,10 +77,10 @@ def infer(folder: Path, model_path: Path, engine: str, args: argparse.Namespace)
         return Timeline(seen[0], seen[-1], end)
 
 
-def _results(journal: Path) -> int:
-    """How many images a journal holds."""
+def _results(record: Path) -> int:
+    """How many images a record holds."""
     try:
-        return sum(b'"result"' in line or b'"skipped"' in line for line in journal.read_bytes().splitlines())
+        return sum(b'"result"' in line or b'"skipped"' in line for line in record.read_bytes().splitlines())
     except FileNotFoundError:
         return 0
 

@@ -220,6 +220,25 @@ def test_top_k_is_the_head_of_what_the_threshold_leaves(tagger):
             assert_same_tags(tagger.choose(embeddings(), rule), [tags[:top_k] for tags in everything])
 
 
+def test_probability_of_a_label_does_not_depend_on_the_selection():
+    """The same bits for every top_k and threshold; between batches up to rounding."""
+    labels = 61  # no multiple of a vector register's width
+    split = make_toy_split(num_labels=labels, num_unseen=7)
+    calibration = replace(CALIBRATION, thresholds=torch.full((labels,), NAN, dtype=torch.float64))
+    tagger = Tagger(tiny_model(), split, image_size=SIZE, calibration=calibration)
+
+    def probabilities(rows: Tensor, rule: TagRule) -> list[dict[str, float]]:
+        return [{tag.label: tag.probability for tag in tags} for tags in tagger.choose(rows, rule)]
+
+    every = probabilities(embeddings(), TagRule(None))
+    for rule in (*(TagRule(top_k) for top_k in range(1, labels + 1)), TagRule(None, 0.5, "probability")):
+        for found, known in zip(probabilities(embeddings(), rule), every, strict=True):
+            assert found.items() <= known.items()
+    for count in range(1, len(every)):
+        for found, known in zip(probabilities(embeddings()[-count:], TagRule(9)), every[-count:], strict=True):
+            assert found == pytest.approx({label: known[label] for label in found}, rel=1e-6)
+
+
 def test_a_batch_of_no_images(tagger):
     for rule in RULES:
         assert tagger.choose(torch.empty(0, 8), rule) == []

@@ -191,7 +191,7 @@ def test_tags_are_those_of_the_tagger(tmp_path, tagger):
     paths = write_images(tmp_path, 5)
     with ResultWriter({"json": tmp_path / "r.json"}, model="m", settings={}) as results:
         tag(tagger, paths, Outputs(results=results), batch_size=2)
-        found = {one.image: one.tags for one in results._journal.results()}
+        found = {one.image: one.tags for one in results._record.results()}
     images = [Image.open(path).convert("RGB") for path in paths]
     assert list(found) == [str(path) for path in paths]
     for tags, expected in zip(found.values(), tagger.tag(images, rule=RULE), strict=True):

@@ -17,7 +17,7 @@ from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
 from src.inference.embedding import embed_images
 from src.inference.explain import explain
-from src.inference.formats import ImageResult, TagRow, written_name
+from src.inference.formats import ImageResult, TagRow, printable
 from src.inference.keywords import KeywordsError, KeywordWriter
 from src.inference.results import ResultWriter
 from src.inference.tagger import Tag, Tagger, TagRule
@@ -120,7 +120,7 @@ def tag_images(
         for batch, embeddings in embedded:
             for path, problem in batch.problems:
                 with bar.external_write_mode(sys.stderr):
-                    print(f"skipped: {written_name(problem)}", file=sys.stderr)
+                    print(f"skipped: {printable(problem)}", file=sys.stderr)
                 summary.bad.append(problem)
                 if outputs.results is not None:
                     outputs.results.skip(str(path), problem)
@@ -154,11 +154,11 @@ def _write(
 
         annotated = outputs.annotated / names.drawing
         save_tagged_image(preview, tags, annotated, show=rule.scores)
-        lines.append(f"      saved {written_name(annotated)}")
+        lines.append(f"      saved {printable(annotated)}")
     if preview is not None and outputs.explained is not None and tags:
         folder, most = outputs.explained
         _explain(tagger, tags[:most], preview, tensor, folder / names.why)
-        lines.append(f"      saved {written_name(folder / names.why)}")
+        lines.append(f"      saved {printable(folder / names.why)}")
     if preview is not None and outputs.sheet is not None:
         outputs.sheet.add(preview, tags, path)
     if outputs.keywords is not None:
@@ -166,7 +166,7 @@ def _write(
             outputs.keywords.write(path, [tag.label for tag in tags], names.copy)
         except KeywordsError as error:
             summary.without_keywords.append(str(error))
-            print(f"no keywords: {written_name(str(error))}", file=sys.stderr)
+            print(f"no keywords: {printable(str(error))}", file=sys.stderr)
     if outputs.results is not None:  # last: what is in the results is done in all other ways too
         result = ImageResult(str(path), [TagRow(*tag) for tag in tags], None if annotated is None else str(annotated))
         outputs.results.write(result)
@@ -241,7 +241,7 @@ class _FreeNames:
 def format_tags(path: Path, tags: Sequence[Tag], scores: Literal["raw", "probability"]) -> str:
     """A table: rank, tag, score or probability; unseen tags between asterisks."""
     if not tags:
-        return f"{written_name(path)}\n      no tag"
+        return f"{printable(path)}\n      no tag"
     width = max(len(tag.marked) for tag in tags)
     lines = [f"{rank:4d}  {tag.marked:<{width}}  {tag.shown(scores):>8}" for rank, tag in enumerate(tags, start=1)]
-    return "\n".join([written_name(path), *lines])
+    return "\n".join([printable(path), *lines])

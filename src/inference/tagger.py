@@ -236,17 +236,20 @@ class Tagger:
         """Embeddings [B, D*M] -> the tags of every image by ``rule``, best first."""
         scores = score_labels(embedding, self._word_vectors)  # [B, C]
         calibrated = self._calibrated(scores, embedding)
+        # Of all labels, before some are selected: vectorised code rounds by place, so a label's probability would
+        # otherwise depend on top_k
+        probabilities = None if self.calibration is None else self.calibration.probability(calibrated)  # [B, C]
         bias = self._bias(rule)
         ranked = scores - bias * self._is_seen if bias else scores  # s_c - bias [c seen]
         most = scores.shape[1] if rule.top_k is None else rule.top_k
         if rule.threshold is not None:
-            above = self._above(scores, calibrated, rule)
+            if rule.threshold == "fitted":
+                above = calibrated > self._thresholds.to(self.device)  # float64: may lie just below a float32 score
+            else:
+                above = (scores if rule.scores == "raw" or probabilities is None else probabilities) > rule.threshold
             ranked = ranked.masked_fill(~above, -torch.inf)
             most = min(most, max([1, *above.sum(dim=1).tolist()]))
         best, columns = top_k_labels(ranked, most)
-        probabilities = (
-            None if self.calibration is None else self.calibration.probability(calibrated.gather(1, columns))
-        )
         return [
             [
                 Tag(self.split.labels[column], score, not seen, probability)
@@ -258,7 +261,7 @@ class Tagger:
                 columns.tolist(),
                 scores.gather(1, columns).tolist(),
                 self._is_seen[columns].tolist(),
-                [[None] * most] * len(scores) if probabilities is None else probabilities.tolist(),
+                [[None] * most] * len(scores) if probabilities is None else probabilities.gather(1, columns).tolist(),
                 strict=True,
             )
         ]
@@ -275,15 +278,6 @@ class Tagger:
         if rule.seen_bias is None:
             return fitted if rule.scores == "probability" else 0.0
         return fitted if rule.seen_bias == "fitted" else rule.seen_bias
-
-    def _above(self, scores: Tensor, calibrated: Tensor, rule: TagRule) -> Tensor:
-        """[B, C] bool: which labels the rule's threshold leaves."""
-        if rule.threshold == "fitted":
-            return calibrated > self._thresholds.to(self.device)  # float64: one may lie just below a float32 score
-        least = -torch.inf if rule.threshold is None else rule.threshold
-        if rule.scores == "probability" and self.calibration is not None:
-            return self.calibration.probability(calibrated) > least
-        return scores > least
 
     def vectors_of(self, tags: Sequence[Tag]) -> Tensor:
         """The word vectors [D, K] of tags that this tagger gave."""
