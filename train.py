@@ -175,7 +175,9 @@ def seed_of(args: argparse.Namespace, stored: dict[str, object] | None) -> int:
 def plan_of(args: argparse.Namespace, num_images: int) -> Plan:
     """How long the run is."""
     max_bad = max(FEWEST_BAD, num_images // 10) if args.max_bad_images is None else args.max_bad_images
-    return Plan(args.num_epochs, args.batch_size, args.accumulate, args.early_stopping, args.save_steps, max_bad)
+    return Plan(
+        args.num_epochs, args.batch_size, args.accumulate, args.early_stopping, args.save_steps, max_bad, args.dist_bn
+    )
 
 
 def check_stop(stop: StopRequest) -> None:

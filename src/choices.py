@@ -10,6 +10,7 @@ from typing import Literal, get_args
 Augmentation = Literal["randaugment", "torchvision", "none"]
 DatasetKind = Literal["SDL", "COCO", "NUS_WIDE"]  # of a metadata folder
 Device = Literal["auto", "cpu", "cuda"]
+DistBN = Literal["reduce", "broadcast"]  # how batch-norm statistics become equal over processes
 Engine = Literal["auto", "torch", "onnx"]
 Images = Literal["positive-only", "all-images"]  # which images a metric counts, see src.metrics
 Normalization = Literal["official", "paper"]  # scale of the loss
@@ -25,6 +26,7 @@ Unknown = Literal["negative", "ignore"]  # how the loss treats an unknown label
 AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 DATASET_KINDS: tuple[DatasetKind, ...] = get_args(DatasetKind)
 DEVICES: tuple[Device, ...] = get_args(Device)
+DIST_BNS: tuple[DistBN, ...] = get_args(DistBN)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 IMAGES: tuple[Images, ...] = get_args(Images)
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import validate
 from tests.conftest import ROOT
 from tests.script_helpers import (
     PLAIN,
     RUN_FILES,
     TINY,
+    call,
     copy_of,
     edit_json,
     file_names,
     log_of,
     one_thread,
-    same_run,
     stored,
     train_here,
     weights_of,
@@ -36,7 +40,9 @@ pytestmark = pytest.mark.skipif(
 # Five images a batch in each of two processes are ten in one. 13 evaluation images are three batches, of which the
 # first process has two.
 EPOCHS = 5
-RUN = ("--num-epochs", EPOCHS, "--lr", 1e-3, "--freeze-bn", "--seed", 3, "--save-steps", 1)
+RUN = ("--num-epochs", EPOCHS, "--lr", 1e-3, "--seed", 3, "--save-steps", 1)
+FROZEN_BN = ("--freeze-bn",)
+PLAIN_BN = ("--ema", 0.5)  # each process has running statistics of its own, and so has its moving average
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +63,13 @@ def data(sample, tmp_path_factory):
     return folder
 
 
-def torchrun(data: Path, folder: Path, *options: object) -> subprocess.Popen[str]:
+def torchrun(data: Path, folder: Path, *flags: object, options: tuple[object, ...] = ()) -> subprocess.Popen[str]:
     """train.py in two processes."""
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node=2", *options]
-    flags = ["train.py", "--data", data, *TINY, *PLAIN, "-b", 5, *RUN, "--device", "cpu", "--path_output", folder]
+    script = ["train.py", "--data", data, *TINY, *PLAIN, "-b", 5, *RUN, "--device", "cpu", "--path_output", folder]
     with one_thread():
         return subprocess.Popen(
-            [str(word) for word in [*command, "--standalone", *flags]],
+            [str(word) for word in [*command, "--standalone", *script, *flags]],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -72,21 +78,29 @@ def torchrun(data: Path, folder: Path, *options: object) -> subprocess.Popen[str
         )
 
 
-@pytest.fixture(scope="module")
-def together(data, tmp_path_factory):
+def run_together(data: Path, folder: Path, *flags: object) -> dict[str, Any]:
     """An undisturbed run of two processes."""
-    folder = tmp_path_factory.mktemp("together") / "out"
-    process = torchrun(data, folder)
+    process = torchrun(data, folder, *flags)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return {"folder": folder, "out": out, "err": err}
 
 
 @pytest.fixture(scope="module")
+def together(data, tmp_path_factory):
+    return run_together(data, tmp_path_factory.mktemp("together") / "out", *FROZEN_BN)
+
+
+@pytest.fixture(scope="module")
+def plain_bn(data, tmp_path_factory):
+    return run_together(data, tmp_path_factory.mktemp("plain_bn") / "out", *PLAIN_BN)
+
+
+@pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
     """The same in one process, in batches of the same images."""
     folder = tmp_path_factory.mktemp("alone") / "out"
-    train_here(data, folder, "-b", 10, *RUN)
+    train_here(data, folder, "-b", 10, *RUN, *FROZEN_BN)
     return folder
 
 
@@ -122,10 +136,10 @@ def test_the_first_process_alone_prints_and_writes(together, data):
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="finds the processes of a run in Linux's /proc")
-def test_a_process_that_dies_is_started_again_and_the_run_goes_on(together, data, tmp_path):
-    """All of them are; the run goes on from the last state and ends as if nothing had been."""
+def test_run_resumed_after_a_dead_process_equals_undisturbed_run(plain_bn, data, tmp_path):
+    """torchrun starts all processes again, and they resume from the last state."""
     folder = tmp_path / "out"
-    process = torchrun(data, folder, "--max-restarts=2")
+    process = torchrun(data, folder, *PLAIN_BN, options=("--max-restarts=2",))
     wait_until(lambda: len(lines_of(folder / "log.jsonl")) >= 1, process)
     os.kill(rank_of(process.pid, 1), signal.SIGKILL)
     wait_until(lambda: len(lines_of(folder / "log.jsonl")) >= EPOCHS, process)
@@ -134,8 +148,47 @@ def test_a_process_that_dies_is_started_again_and_the_run_goes_on(together, data
     assert process.returncode == 0, err
     assert epochs == EPOCHS
     assert "exitcode: -9" in err  # torchrun says that one died
-    same_run(folder, together["folder"])
     assert not list(folder.glob(".*"))
+    for ours, theirs in zip(log_of(folder), log_of(plain_bn["folder"]), strict=True):
+        for part in ("train", "metrics", "ema_metrics"):
+            assert ours[part] == pytest.approx(theirs[part], rel=1e-4)
+    for name in ("model-last.ckpt", "model-last-ema.ckpt"):
+        ours, theirs = (weights_of(run / name) for run in (folder, plain_bn["folder"]))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("key", "suffix"), [("metrics", ""), ("ema_metrics", "-ema")])
+def test_logged_metrics_are_those_of_the_saved_checkpoint(plain_bn, data, tmp_path, key, suffix):
+    """With plain batch norms, of which every process has its own running statistics while it trains."""
+    checkpoint, report = plain_bn["folder"] / f"model-last{suffix}.ckpt", tmp_path / "report.json"
+    call(validate.main, "--model-path", checkpoint, data, "-j", 0, "-b", 5, "--json", report)  # 1: an unreadable image
+    metrics = json.loads(report.read_text(encoding="utf-8"))["metrics"]
+    assert log_of(plain_bn["folder"])[-1][key] == pytest.approx(metrics, rel=1e-4)
+
+
+@pytest.mark.parametrize("how", ["reduce", "broadcast"])
+def test_distribute_bn_makes_buffers_equal(how):
+    """In two processes, whose running statistics differ and whose weights must not move."""
+    script = f"""
+        import torch
+        from torch import nn
+        from src.utils.distributed import joined
+
+        with joined("cpu") as processes:
+            module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+            weight = nn.init.constant_(module[0].weight, processes.rank).clone()
+            module[1].running_mean += torch.tensor([1.0, 2.0, 3.0]) * (1 + processes.rank)
+            processes.distribute_bn(module, {how!r})
+            factor = 1.5 if {how!r} == "reduce" else 1.0
+            assert torch.equal(module[1].running_mean, factor * torch.tensor([1.0, 2.0, 3.0]))
+            assert torch.equal(module[1].running_var, torch.ones(3))
+            assert torch.equal(module[0].weight, weight)
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--no-python"]
+    finished = subprocess.run(
+        [*command, sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
 
 
 def lines_of(path: Path) -> list[str]:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from src.choices import AUGMENTATIONS, IMAGES, NORMALIZATIONS, OPTIMIZERS, PRECISIONS, SCHEDULES, SELECTIONS, UNKNOWNS
+from src.choices import (
+    AUGMENTATIONS,
+    DIST_BNS,
+    IMAGES,
+    NORMALIZATIONS,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    SELECTIONS,
+    UNKNOWNS,
+)
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
@@ -174,6 +184,11 @@ def _add_speed_flags(parser: ArgumentParser) -> None:
     compile_help = "torch.compile the model: a minute at the start, faster steps; numbers differ by rounding"
     add("--compile", action="store_true", help=compile_help)
     add("--sync-bn", action="store_true", help="with torchrun on GPUs: batch norm over the images of all processes")
+    dist_help = (
+        "with torchrun: how running batch-norm statistics become equal in all processes before evaluating and saving: "
+        "their mean, or those of the first process"
+    )
+    add("--dist-bn", choices=DIST_BNS, default="reduce", help=dist_help)
 
 
 def _add_selection_flags(parser: ArgumentParser) -> None:

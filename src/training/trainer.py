@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from src.checkpoint import CheckpointInfo
+from src.choices import DistBN
 from src.data.order import EpochOrder, Portion, num_steps, portions
 from src.embedding import Embedded
 from src.errors import NonFiniteRunError, UserError
@@ -43,6 +44,7 @@ class Plan:
         early_stopping: end after this many epochs without a better one by the first choice; None: never.
         save_steps: save the state every so many steps.
         max_bad: unreadable training images at which the run ends.
+        dist_bn: how running batch-norm statistics become equal over the processes before evaluating and saving.
     """
 
     epochs: int
@@ -51,6 +53,7 @@ class Plan:
     early_stopping: int | None
     save_steps: int
     max_bad: int
+    dist_bn: DistBN = "reduce"
 
 
 class Trainer:
@@ -110,7 +113,7 @@ class Trainer:
             started = time.monotonic() - self.progress.seconds
             self._train(started)
             self.progress.seconds = time.monotonic() - started
-            self._save()  # evaluation may be stopped, or fail
+            self._save()  # evaluation may be stopped, or fail; its batch norms are now equal in all processes
             self._judge_epoch(started)
             self._save()
 
@@ -272,8 +275,14 @@ class Trainer:
         return EpochSums(*self._processes.sum(counted.values()))
 
     def _save(self) -> None:
-        """Save the state, in which the first process has what all of them know."""
+        """Save the state, in which the first process has what all of them know.
+
+        Batch norms and their moving average then have the same statistics in every process, here and after --resume.
+        """
         progress = self.progress
+        self._processes.distribute_bn(self._trained.module, self._plan.dist_bn)
+        if self._trained.average is not None:
+            self._processes.distribute_bn(self._trained.average.module, self._plan.dist_bn)
         if self._processes.count > 1:
             _, *progress.sums_elsewhere = self._processes.gather(progress.sums.values())
             bad = [message for of_process in self._processes.gather(progress.bad) for message in of_process]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.nn.parallel import DistributedDataParallel
 
+from src.choices import DistBN
 from src.errors import UserError
 from src.utils.device import choose_device
 
@@ -87,10 +88,37 @@ class Processes:
             dist.barrier()
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """A module whose gradients are the means over the processes; the module itself where there is one process."""
+        """Average the module's gradients over the processes; return the module itself where there is one process.
+
+        Every process keeps running statistics of its own until :meth:`distribute_bn` makes them equal.
+        """
         if self.count == 1:
             return module
-        return DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
+        device_ids = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
+
+    @torch.no_grad()
+    def distribute_bn(self, module: nn.Module, how: DistBN) -> None:
+        """Make the floating-point buffers of ``module`` (running batch-norm statistics) equal in all processes.
+
+        Like timm's ``distribute_bn``, but with one transfer. Running averages are linear, so it does not matter how
+        often this is called between two evaluations.
+
+        Args:
+            module: the model, or a moving average of it.
+            how: ``reduce`` to the mean over the processes, or ``broadcast`` from the first one.
+        """
+        buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        if self.count == 1 or not buffers:
+            return
+        flat = torch.cat([buffer.double().flatten() for buffer in buffers])  # the mean of equal values is exact
+        if how == "reduce":
+            dist.all_reduce(flat)
+            flat /= self.count
+        else:
+            dist.broadcast(flat, src=0)
+        for buffer, value in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(value.view_as(buffer))
 
 
 ALONE = Processes()
