@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from src.loss_functions.SDL_loss import SDLLoss
 from src.training.engine import EpochSums, NonFiniteLossError, Step, TrainBatch, Trained, train_epoch
 from src.training.optim import MovingAverage, make_schedule, parameter_groups
+from src.utils.distributed import Processes
 from tests.conftest import GOLDEN
 from tests.helpers import golden_model
 
@@ -254,6 +256,64 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_parts_and_ima
     assert caught.value.rows.tolist() == [5, 9, 7, 8]
     assert same_weights(module, untouched)  # the first step was taken, the second was not
     assert len(steps) == 1
+
+
+def test_non_finite_batch_among_accumulated_ones_is_the_one_named():
+    spoiled = batch(2, 3, 0.5, ends_step=False)._replace(rows=torch.tensor([5, 9]))
+    spoiled.inputs[0, 0] = math.nan
+    module = linear()
+    with pytest.raises(NonFiniteLossError, match=r"^loss nan, ") as caught:
+        run_epoch(module, [batch(2, 2, 0.25, ends_step=False), spoiled, batch(2, 4, 0.25)])
+    assert caught.value.rows.tolist() == [5, 9]
+    assert same_weights(module, linear())
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}])
+def test_step_reads_from_the_device_once(monkeypatch, options):
+    """However many batches are accumulated, so that a GPU does not wait for the host."""
+    reads: list[str] = []
+
+    def counted(name: str, plain: Any) -> Any:
+        def method(*arguments: Any) -> Any:
+            reads.append(name)
+            return plain(*arguments)
+
+        return method
+
+    for name in ("cpu", "item", "tolist", "numpy", "__float__", "__int__", "__bool__"):
+        monkeypatch.setattr(Tensor, name, counted(name, getattr(Tensor, name)))
+    module = linear()
+    optimizer = torch.optim.SGD(parameter_groups(module, 0.02, 0.05))  # Adam counts its steps on the CPU
+    state = Trained(module, criterion(), optimizer, make_schedule("constant", optimizer, 2), CPU, **options)
+    parts = [batch(2, seed, 0.25, ends_step=seed == 3) for seed in range(4)]
+    reads.clear()
+    train_epoch(state, parts * 2, EpochSums())
+    assert reads == ["tolist", "tolist"]
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """A group of one process: DistributedDataParallel needs one."""
+    dist = pytest.importorskip("torch.distributed")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_processes_exchange_gradients_once_a_step(process_group, monkeypatch, compiled):
+    """Also where the model is compiled: the compiled module is no DistributedDataParallel."""
+    entered = []
+    no_sync = DistributedDataParallel.no_sync
+    monkeypatch.setattr(DistributedDataParallel, "no_sync", lambda self: entered.append(1) or no_sync(self))
+    ours, theirs = linear(), linear()
+    ddp = Processes(0, 2).wrap(ours, CPU)
+    forward = torch.compile(ddp, backend="eager") if compiled else ddp
+    parts = [batch(2, seed, 0.25, ends_step=seed == 3) for seed in range(4)]
+    run_epoch(ours, parts, forward=forward, ddp=ddp)
+    assert len(entered) == 3
+    run_epoch(theirs, parts)
+    torch.testing.assert_close(list(ours.parameters()), list(theirs.parameters()))
 
 
 def test_the_message_tells_the_part_that_is_at_fault():

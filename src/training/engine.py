@@ -17,6 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from src.loss_functions.SDL_loss import SDLLoss
 from src.training.optim import MovingAverage
 
+_PARTS = ("loss", "rank", "diversity", "regularizer")  # of a step
+
 
 class NonFiniteLossError(Exception):
     """The loss or its gradient became NaN or infinite; no weight has moved for it.
@@ -80,9 +82,8 @@ class EpochSums:
 
     def means(self) -> dict[str, float]:
         """What the log says of the epoch."""
-        parts = ("loss", "rank", "diversity", "regularizer")
         return {
-            **{name: getattr(self, name) / max(self.images, 1) for name in parts},
+            **{name: getattr(self, name) / max(self.images, 1) for name in _PARTS},
             "gradient_norm": self.gradient_norm / max(self.steps - self.skipped, 1),
             "num_images": int(self.images),
             "skipped_steps": int(self.skipped),
@@ -105,6 +106,7 @@ class Trained:
         average: a moving average that follows the weights.
         processes: how many train together.
         forward: the module as it is called, wrapped or compiled; the module itself if left out.
+        ddp: the wrapper that averages gradients over the processes; None where there is one process.
     """
 
     module: nn.Module
@@ -117,6 +119,7 @@ class Trained:
     average: MovingAverage | None = None
     processes: int = 1
     forward: nn.Module | None = None
+    ddp: DistributedDataParallel | None = None
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -154,64 +157,63 @@ def _take_step(trained: Trained, batches: list[TrainBatch], sums: EpochSums) -> 
     """Forward, backward and one move of the weights; the gradients of several batches add up."""
     lr = {str(group["name"]): float(group["lr"]) for group in trained.optimizer.param_groups}
     trained.optimizer.zero_grad(set_to_none=True)
-    parts = torch.zeros(5, dtype=torch.float64)
-    for batch in batches:
-        values = _forward_and_backward(trained, batch)
-        counted = len(batch.inputs) if batch.weight else 0  # a repeated image of a process without any does not
-        parts += counted * torch.cat([values, torch.ones(1, dtype=torch.float64)])
-    norm = _gradient_norm(trained, batches)
-    scale = trained.scaler.get_scale()
+    values = [_forward_and_backward(trained, batch) for batch in batches]  # [4] each, on the device
+    norm_on_device = _gradient_norm(trained)
+    # The step's only wait for the device: losses of all batches and the norm come over together
+    *flat, norm = torch.cat([*values, norm_on_device.double().reshape(1)]).tolist()
+    losses = [flat[4 * index : 4 * index + 4] for index in range(len(batches))]
+    _check_finite(trained, batches, losses, norm)
     trained.scaler.step(trained.optimizer)
     trained.scaler.update()
-    skipped = trained.scaler.get_scale() < scale  # a gradient overflowed half precision: no weight has moved
+    skipped = not math.isfinite(norm)  # a gradient overflowed half precision: the scaler has moved no weight
     trained.scheduler.step()
     if trained.average is not None:
         trained.average.update(trained.module)
-    for name, value in zip(("loss", "rank", "diversity", "regularizer", "images"), parts.tolist(), strict=True):
+    # A repeated image of a process without any does not count
+    counts = [len(batch.inputs) if batch.weight else 0 for batch in batches]
+    totals = [
+        sum(count * part for count, part in zip(counts, parts, strict=True)) for parts in zip(*losses, strict=True)
+    ]
+    for name, value in zip((*_PARTS, "images"), (*totals, sum(counts)), strict=True):
         setattr(sums, name, getattr(sums, name) + value)
     sums.steps += 1
     sums.skipped += skipped
     sums.gradient_norm += 0.0 if skipped else norm
-    means = parts[:4] / parts[4].clamp(min=1)
-    loss, rank, diversity, regularizer = means.tolist()
+    loss, rank, diversity, regularizer = (total / max(sum(counts), 1) for total in totals)
     return Step(loss, rank, diversity, regularizer, norm, lr)
 
 
 def _forward_and_backward(trained: Trained, batch: TrainBatch) -> Tensor:
-    """Add the gradient of ``weight`` times the batch's mean loss; returns the loss and its parts, [4] float64."""
+    """Add the gradient of ``weight`` times the batch's mean loss; returns the loss and its parts, [4] on the device."""
     inputs = batch.inputs.to(trained.device, non_blocking=True)
     targets = batch.targets.to(trained.device, non_blocking=True)
     forward = trained.module if trained.forward is None else trained.forward  # a compiled one has no truth value
-    waits = isinstance(forward, DistributedDataParallel) and not batch.ends_step
-    with forward.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]  # nn.Module hides it
+    # Processes exchange gradients once a step
+    with contextlib.nullcontext() if trained.ddp is None or batch.ends_step else trained.ddp.no_sync():
         with torch.autocast(trained.device.type, dtype=trained.precision, enabled=trained.precision is not None):
             embedding = forward(inputs)  # [b, D*M]
         loss, parts = trained.criterion.with_parts(embedding, targets)
-        values = torch.stack([loss.detach(), *parts]).double().cpu()
-        if not values[0].isfinite():
-            shown = ", ".join(
-                f"{name} {value:g}" for name, value in zip(("loss", *parts._fields), values.tolist(), strict=True)
-            )
-            raise NonFiniteLossError(shown, batch.rows)
         # Gradients are averaged over processes: times their number, the weights add up to the mean over all images
         trained.scaler.scale(loss * (batch.weight * trained.processes)).backward()
-    return values
+    return torch.stack([loss.detach(), *parts]).double()
 
 
-def _gradient_norm(trained: Trained, batches: list[TrainBatch]) -> float:
-    """The length of the step's gradient before it is clipped, if it is.
-
-    Raises:
-        NonFiniteLossError: it is not finite, and no scaler of half precision will leave the step out.
-    """
+def _gradient_norm(trained: Trained) -> Tensor:
+    """Clip the step's gradient and return its norm before that, on the device."""
     trained.scaler.unscale_(trained.optimizer)
     parameters = [parameter for group in trained.optimizer.param_groups for parameter in group["params"]]
     if trained.clip_norm is None:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-    else:
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, trained.clip_norm))
+        return torch.nn.utils.get_total_norm(gradients)
+    return torch.nn.utils.clip_grad_norm_(parameters, trained.clip_norm)
+
+
+def _check_finite(trained: Trained, batches: list[TrainBatch], losses: list[list[float]], norm: float) -> None:
+    """Raise :class:`NonFiniteLossError` where a loss is not finite, or a gradient that no loss scaler will skip."""
+    for batch, values in zip(batches, losses, strict=True):
+        if not math.isfinite(values[0]):
+            shown = ", ".join(f"{name} {value:g}" for name, value in zip(_PARTS, values, strict=True))
+            raise NonFiniteLossError(shown, batch.rows)
     if not math.isfinite(norm) and not trained.scaler.is_enabled():
         rows = torch.cat([batch.rows for batch in batches])
         raise NonFiniteLossError(f"the loss is finite, the length of its gradient is {norm:g}", rows)
-    return norm

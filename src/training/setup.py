@@ -105,7 +105,8 @@ def build_trained(
     device, processes = reading.device, reading.processes
     groups = parameter_groups(feed.module, args.lr, args.weight_decay, backbone_scale=args.lr_backbone_scale)
     optimizer = make_optimizer(args.optimizer, groups, device)
-    forward = processes.wrap(feed.module, device)
+    ddp = processes.wrap(feed.module, device)
+    forward = feed.module if ddp is None else ddp
     if args.compile:
         check_compiler()
         forward = torch.compile(forward)  # type: ignore[assignment]  # a module again
@@ -120,6 +121,7 @@ def build_trained(
         average=None if args.ema is None else MovingAverage(feed.module, args.ema),
         processes=processes.count,
         forward=forward,
+        ddp=ddp,
     )
 
 

@@ -5,6 +5,7 @@ With one process every method is trivial, so callers need no second path.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from src.utils.device import choose_device
 _T = TypeVar("_T")
 # The others wait while the first computes the features of a large data set. A process that dies is noticed at once.
 _PATIENCE = timedelta(days=1)
+# PyTorch 2.14 deprecates the older name.
+_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
 
 
 @dataclass(frozen=True)
@@ -87,15 +91,15 @@ class Processes:
         if self.count > 1:
             dist.barrier()
 
-    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Average the module's gradients over the processes; return the module itself where there is one process.
+    def wrap(self, module: nn.Module, device: torch.device) -> DistributedDataParallel | None:
+        """Return a wrapper that averages the module's gradients over the processes; None where there is one process.
 
         Every process keeps running statistics of its own until :meth:`distribute_bn` makes them equal.
         """
         if self.count == 1:
-            return module
+            return None
         device_ids = [device.index] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
+        return DistributedDataParallel(module, device_ids=device_ids, **{_SYNC_BUFFERS: False})  # type: ignore[arg-type]
 
     @torch.no_grad()
     def distribute_bn(self, module: nn.Module, how: DistBN) -> None:
