@@ -9,8 +9,9 @@ from src.data.labels import LabelMatrix
 from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit
 from src.metrics import DEFAULT_PROTOCOL, Protocol
+from src.metrics.accumulator import RankingTally
 from src.metrics.inputs import check_shapes
-from src.metrics.zero_shot import LabelBlocks, zero_shot_report_of_blocks
+from src.metrics.zero_shot import LabelBlocks, rank_settings
 from src.scoring import score_labels
 
 
@@ -43,6 +44,26 @@ def evaluate(
     Raises:
         ValueError: shapes do not fit each other, or a score is NaN.
     """
+    tallies = rank(embeddings, split, truth, protocol, device=device, block_size=block_size)
+    return {f"{name}.{key}": value for name, tally in tallies.items() for key, value in tally.report().items()}
+
+
+@torch.inference_mode()
+def rank(
+    embeddings: Tensor,
+    split: ZeroShotSplit,
+    truth: GroundTruth,
+    protocol: Protocol = DEFAULT_PROTOCOL,
+    *,
+    device: torch.device | None = None,
+    block_size: int = 256,
+) -> dict[str, RankingTally]:
+    """Rank the labels of each setting for its images, as :func:`evaluate` does.
+
+    Returns:
+        ``zero_shot`` (left out if nothing is unseen) and ``generalized``: average precisions and best labels, whose
+        labels are those of the setting in ascending order.
+    """
     num_images, targets = len(embeddings), truth.targets
     check_shapes((num_images, len(split.labels)), targets.shape)
     words = split.word_vectors.to(device=device or embeddings.device, dtype=embeddings.dtype)
@@ -58,7 +79,7 @@ def evaluate(
         chosen = targets.select_columns(labels).dense() if isinstance(targets, LabelMatrix) else targets[:, labels]
         return chosen.to(words.device)
 
-    return zero_shot_report_of_blocks(
+    return rank_settings(
         LabelBlocks(num_images, words.device, scores_of, targets_of),
         split.seen,
         split.unseen,

@@ -142,9 +142,10 @@ def test_best_labels_of_blocks_are_those_of_the_whole(k, levels):
     for cuts in ([], [1], [6], [2, 3, 11], list(range(1, 12))):
         best = None
         for start, stop in itertools.pairwise([0, *cuts, 12]):
-            best = best_labels(scores[:, start:stop], positive[:, start:stop], k, best)
+            best = best_labels(scores[:, start:stop], positive[:, start:stop], k, best, start)
         assert best is not None
         assert torch.equal(best.scores, values)
+        assert torch.equal(best.labels, labels)
         assert torch.equal(best.relevant, positive.gather(1, labels))
 
 

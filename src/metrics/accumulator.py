@@ -18,6 +18,9 @@ class RankingTally:
     Of the labels that have passed it keeps a few numbers an image (its k best scores) and a label (its average
     precisions), never the scores.
 
+    Attributes:
+        rows: as given.
+
     Args:
         rows: [n] indices of the images that count among those of every block, on the scores' device.
         num_labels: C, all labels that will arrive.
@@ -34,7 +37,7 @@ class RankingTally:
         self._ks = [k for k in ks if k <= num_labels]
         if any(k < 1 for k in self._ks):
             raise ValueError(f"k must be between 1 and the number of labels {num_labels}, got {min(self._ks)}")
-        self._rows, self._num_labels, self._threshold = rows, num_labels, threshold
+        self.rows, self._num_labels, self._threshold = rows, num_labels, threshold
         self._parts = blocks(len(rows), num_labels)
         self._best: list[BestLabels | None] = [None] * len(self._parts)
         self._positives = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)  # of every image
@@ -42,6 +45,7 @@ class RankingTally:
         self._unknown = 0
         # [3, c] of every block: official, skip, and skip over the verified images
         self._precisions = [torch.zeros(3, 0, dtype=torch.float64)]
+        self._label_positives = [torch.zeros(0, dtype=torch.int64)]  # [c] of every block
 
     def add(self, scores: Tensor, targets: Tensor) -> None:
         """The next labels.
@@ -54,30 +58,31 @@ class RankingTally:
             ValueError: a score of an image that counts is NaN.
         """
         positives = [self._add_images(part, scores, targets) for part in range(len(self._parts))]
-        row, label = torch.cat(positives or [self._rows.new_empty(2, 0)], dim=1)
+        row, label = torch.cat(positives or [self.rows.new_empty(2, 0)], dim=1)
         label, order = label.sort(stable=True)
         row = row[order]
         any_unknown = bool((targets == -1).any())
-        for labels in blocks(scores.shape[1], len(self._rows)):
+        for labels in blocks(scores.shape[1], len(self.rows)):
             first, end = torch.searchsorted(label, label.new_tensor([labels.start, labels.stop])).tolist()
             self._add_labels(
-                scores[:, labels].index_select(0, self._rows),
+                scores[:, labels].index_select(0, self.rows),
                 label[first:end] - labels.start,
                 row[first:end],
-                targets[:, labels].index_select(0, self._rows) == -1 if any_unknown else None,
+                targets[:, labels].index_select(0, self.rows) == -1 if any_unknown else None,
             )
 
     def _add_images(self, index: int, scores: Tensor, targets: Tensor) -> Tensor:
         """The next labels of a part of the images. Returns where positives are: rows among all that count, labels."""
         part = self._parts[index]
-        rows = self._rows[part]
+        rows = self.rows[part]
         scores, positive = scores[rows], targets[rows] == 1
         # Positives are few: counting where they are reads the block once, a sum of booleans widens every one of them.
         row, label = positive.nonzero(as_tuple=True)
         self._positives[part] += torch.bincount(row, minlength=len(rows))
         if self._ks:
             # The list of a smaller k is the beginning of the list of the largest.
-            self._best[index] = best_labels(scores, positive, max(self._ks), self._best[index])
+            first = sum(len(block) for block in self._label_positives)
+            self._best[index] = best_labels(scores, positive, max(self._ks), self._best[index], first)
         if self._threshold is not None:
             above = scores > self._threshold
             self._above += int(above.sum())
@@ -91,21 +96,38 @@ class RankingTally:
             verified = average_precisions(scores, label, row, unknown).skip
             self._unknown += int(unknown.sum())
         self._precisions.append(torch.stack([both.official, both.skip, verified]))
+        self._label_positives.append(torch.bincount(label, minlength=scores.shape[1]).cpu())
+
+    @property
+    def average_precision(self) -> Tensor:
+        """[C] of every label as scikit-learn computes it, between 0 and 1; NaN without a positive."""
+        return torch.cat(self._precisions, dim=1)[1]
+
+    @property
+    def positives_per_label(self) -> Tensor:
+        """[C] images that each label is positive for."""
+        return torch.cat(self._label_positives)
+
+    @property
+    def best_labels(self) -> Tensor:
+        """[n, K] the best labels of each image that counts, best first; K is the largest of the ``ks`` up to C."""
+        best = [part.labels for part in self._best if part is not None]
+        return torch.cat(best) if best else self.rows.new_empty(0, max(self._ks, default=0))
 
     def report(self) -> dict[str, float]:
         """All metrics in percent, and the counts, keyed as :func:`src.metrics.zero_shot.ranking_report` does."""
         positives = int(self._positives.sum())
         official, skip, verified = torch.cat(self._precisions, dim=1)
         report: dict[str, float] = {
-            "num_images": len(self._rows),
+            "num_images": len(self.rows),
             "num_labels": self._num_labels,
             "num_labels_with_positive": int((~skip.isnan()).sum()),  # skip has a number for exactly these
             "num_positives": positives,
-            "labels_per_image": ratio(positives, len(self._rows)),
+            "labels_per_image": ratio(positives, len(self.rows)),
         }
         for k in self._ks:
             hits = sum(int(best.relevant[:, :k].sum()) for best in self._best if best is not None)
-            _add_percent(report, "", f"@{k}", PrecisionRecall.of_counts(hits, len(self._rows) * k, positives))
+            _add_percent(report, "", f"@{k}", PrecisionRecall.of_counts(hits, len(self.rows) * k, positives))
             _add_percent(report, "ceiling.", f"@{k}", ceiling_at_k(self._positives, k))
         if self._threshold is not None:
             above = PrecisionRecall.of_counts(self._hits_above, self._above, positives)

@@ -29,9 +29,10 @@ class PrecisionRecall(NamedTuple):
 
 
 class BestLabels(NamedTuple):
-    """The k best labels of some rows, best first: their scores [b, k], and which of them are positive, [b, k] bool."""
+    """The k best labels of some rows, best first: scores, indices, and which are positive; each [b, k]."""
 
     scores: Tensor
+    labels: Tensor
     relevant: Tensor
 
 
@@ -40,14 +41,17 @@ def ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def best_labels(scores: Tensor, positive: Tensor, k: int, before: BestLabels | None = None) -> BestLabels:
-    """The k best labels of every row; among equal scores the label with the lower index comes first.
+def best_labels(
+    scores: Tensor, positive: Tensor, k: int, before: BestLabels | None = None, first: int = 0
+) -> BestLabels:
+    """Find the k best labels of every row; among equal scores the label with the lower index comes first.
 
     Args:
         scores: [b, c].
         positive: [b, c] bool.
         k: at least 1; where there are fewer labels than k, all are taken.
         before: the best among labels with lower indices, which these labels join.
+        first: the index of the first of these labels.
 
     Raises:
         ValueError: k is below 1, or a score is NaN.
@@ -55,11 +59,13 @@ def best_labels(scores: Tensor, positive: Tensor, k: int, before: BestLabels | N
     best, labels = top_k_labels(scores, min(k, scores.shape[1]))
     relevant = positive.gather(1, labels)
     if before is None:
-        return BestLabels(best, relevant)
+        return BestLabels(best, labels + first, relevant)
     # Both lists have equal scores by ascending label, and the first list has the lower labels: place orders as label.
-    best, relevant = torch.cat([before.scores, best], dim=1), torch.cat([before.relevant, relevant], dim=1)
+    best, labels, relevant = (
+        torch.cat(both, dim=1) for both in zip(before, (best, labels + first, relevant), strict=True)
+    )
     best, places = top_k_labels(best, min(k, best.shape[1]))
-    return BestLabels(best, relevant.gather(1, places))
+    return BestLabels(best, labels.gather(1, places), relevant.gather(1, places))
 
 
 def f1_at_k(scores: Tensor, targets: Tensor, k: int) -> PrecisionRecall:

@@ -168,6 +168,35 @@ def zero_shot_report_of_blocks(
     Raises:
         ValueError: a column is listed twice, or as for :func:`ranking_report`.
     """
+    tallies = rank_settings(
+        blocks,
+        seen,
+        unseen,
+        ks=ks,
+        images=images,
+        threshold=threshold,
+        zero_shot_rows=zero_shot_rows,
+        generalized_rows=generalized_rows,
+    )
+    return {f"{name}.{key}": value for name, tally in tallies.items() for key, value in tally.report().items()}
+
+
+def rank_settings(
+    blocks: LabelBlocks,
+    seen: Sequence[int],
+    unseen: Sequence[int],
+    *,
+    ks: Sequence[int] = (3, 5),
+    images: Images = "positive-only",
+    threshold: float | None = None,
+    zero_shot_rows: Tensor | None = None,
+    generalized_rows: Tensor | None = None,
+) -> dict[str, RankingTally]:
+    """Rank the labels of each setting, ``zero_shot`` (left out if nothing is unseen) and ``generalized``.
+
+    The labels of a tally are those of its setting in ascending order. Arguments and errors are those of
+    :func:`zero_shot_report_of_blocks`.
+    """
     check_images(images)
     if len({*seen, *unseen}) < len(seen) + len(unseen):
         raise ValueError("a label is listed twice among seen and unseen")
@@ -182,7 +211,7 @@ def zero_shot_report_of_blocks(
             settings.append((name, columns, RankingTally(counted, len(labels), ks=ks, threshold=threshold)))
     for part in blocks.split(settings[-1][1]) if settings else ():
         _add_block(blocks, part, settings)
-    return {f"{name}.{key}": value for name, _, tally in settings for key, value in tally.report().items()}
+    return {name: tally for name, _, tally in settings}
 
 
 def _add_block(blocks: LabelBlocks, part: Tensor, settings: Sequence[tuple[str, Tensor, RankingTally]]) -> None:
