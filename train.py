@@ -22,7 +22,7 @@ from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
 from src.embedding import Embedded, Reading
 from src.errors import NonFiniteRunError, UserError, blaming
-from src.metrics.table import format_report
+from src.metrics import format_report
 from src.run_report import RunReport, write_report
 from src.training.epoch_evaluation import Judge
 from src.training.mixed_precision import precision_of

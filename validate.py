@@ -24,8 +24,7 @@ from src.errors import UserError, blaming
 from src.evaluation import evaluate
 from src.exported.engines import open_model
 from src.inference.vocabulary import check_same_space
-from src.metrics import Protocol
-from src.metrics.table import format_report
+from src.metrics import Protocol, format_report
 from src.models.sdl_model import check_image_size
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.files import check_writable, write_json

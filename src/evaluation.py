@@ -8,10 +8,8 @@ from torch import Tensor
 from src.data.labels import LabelMatrix
 from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit
-from src.metrics import DEFAULT_PROTOCOL, Protocol
-from src.metrics.accumulator import RankingTally
+from src.metrics import DEFAULT_PROTOCOL, LabelBlocks, Protocol, RankingAccumulator, rank_settings, zero_shot_report
 from src.metrics.inputs import check_shapes
-from src.metrics.zero_shot import LabelBlocks, rank_settings
 from src.scoring import score_labels
 
 
@@ -44,8 +42,7 @@ def evaluate(
     Raises:
         ValueError: shapes do not fit each other, or a score is NaN.
     """
-    tallies = rank(embeddings, split, truth, protocol, device=device, block_size=block_size)
-    return {f"{name}.{key}": value for name, tally in tallies.items() for key, value in tally.report().items()}
+    return zero_shot_report(rank(embeddings, split, truth, protocol, device=device, block_size=block_size))
 
 
 @torch.inference_mode()
@@ -57,8 +54,8 @@ def rank(
     *,
     device: torch.device | None = None,
     block_size: int = 256,
-) -> dict[str, RankingTally]:
-    """Rank the labels of each setting for its images, as :func:`evaluate` does.
+) -> dict[str, RankingAccumulator]:
+    """Rank the labels of each setting for its images, as :func:`evaluate` does; arguments and errors are its.
 
     Returns:
         ``zero_shot`` (left out if nothing is unseen) and ``generalized``: average precisions and best labels, whose
@@ -83,9 +80,7 @@ def rank(
         LabelBlocks(num_images, words.device, scores_of, targets_of),
         split.seen,
         split.unseen,
-        ks=protocol.ks,
-        images=protocol.images,
-        threshold=protocol.threshold,
+        protocol,
         zero_shot_rows=truth.zero_shot_rows,
         generalized_rows=truth.generalized_rows,
     )

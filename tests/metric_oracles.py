@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from src.metrics import LabelBlocks, Protocol, rank_settings, zero_shot_report
+
+
+def dense_report(
+    scores: Tensor,
+    targets: Tensor,
+    seen: Sequence[int],
+    unseen: Sequence[int],
+    rows: tuple[Tensor | None, Tensor | None] = (None, None),
+    **protocol: Any,
+) -> dict[str, float]:
+    """The report of whole matrices [N, C] and the images of both settings; further keywords are the protocol's."""
+    blocks = LabelBlocks.of_matrices(scores, targets)
+    keywords = {"zero_shot_rows": rows[0], "generalized_rows": rows[1]}
+    return zero_shot_report(rank_settings(blocks, seen, unseen, Protocol(**protocol), **keywords))
 
 
 def f1(precision: float, recall: float) -> float:

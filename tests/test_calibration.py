@@ -27,7 +27,7 @@ from src.calibration.thresholds import (
 )
 from src.checkpoint import load_checkpoint, save_with_calibration
 from src.errors import UserError
-from src.metrics.zero_shot import f1_at_k, f1_of_choice
+from src.metrics import f1_at_k, f1_of_choice
 from tests.helpers import make_toy_split, save_golden, save_tiny
 from tests.script_helpers import stored
 

@@ -22,10 +22,9 @@ from src.data.split import ZeroShotSplit
 from src.embedding import embed
 from src.evaluation import evaluate
 from src.metrics import Protocol
-from src.metrics.zero_shot import zero_shot_report
 from src.scoring import score_labels
 from tests.conftest import GOLDEN
-from tests.metric_oracles import plain_report
+from tests.metric_oracles import dense_report, plain_report
 from tests.test_scoring import largest_tensor
 
 CPU = torch.device("cpu")
@@ -99,11 +98,8 @@ def test_evaluation_is_the_report_of_the_scores():
     rows = torch.arange(23) % 2 == 0, torch.arange(23) % 3 > 0
     protocol, truth = Protocol((1, 2), "all-images", threshold=0.4), GroundTruth(targets, *rows)
     report = evaluate(x, split_of(words), truth, protocol)
-    expected = zero_shot_report(
-        score_labels(x, words), targets, [0, 3], [1, 4], ks=(1, 2), images="all-images", threshold=0.4,
-        zero_shot_rows=rows[0], generalized_rows=rows[1],
-    )  # fmt: skip
-    assert report == expected
+    keywords = {"ks": (1, 2), "images": "all-images", "threshold": 0.4}
+    assert report == dense_report(score_labels(x, words), targets, [0, 3], [1, 4], rows, **keywords)
     for name, value in (("ks", (2,)), ("images", "positive-only"), ("threshold", 0.0)):
         assert report != evaluate(x, split_of(words), truth, replace(protocol, **{name: value})), name
     for name in ("zero_shot_rows", "generalized_rows"):
@@ -112,7 +108,7 @@ def test_evaluation_is_the_report_of_the_scores():
 
 def test_evaluation_has_the_defaults_of_the_report():
     x, words, targets = evaluation_problem()
-    expected = zero_shot_report(score_labels(x, words), targets, [0, 3], [1, 4])
+    expected = dense_report(score_labels(x, words), targets, [0, 3], [1, 4])
     assert evaluate(x, split_of(words), GroundTruth(targets)) == expected
 
 

@@ -13,21 +13,21 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 from torch import Tensor
 
 import src.metrics.inputs
+from src.choices import IMAGES
 from src.data.official import read_array_pickle
-from src.metrics.zero_shot import (
-    IMAGES,
+from src.metrics import (
+    Protocol,
     average_precision,
     best_possible_f1_at_k,
     f1_at_k,
-    f1_at_threshold,
+    f1_of_choice,
     mean_average_precision,
     ranking_report,
     select_images,
-    zero_shot_report,
 )
 from src.scoring import score_labels, top_k_labels
 from tests.conftest import GOLDEN
-from tests.metric_oracles import loop_average_precision, loop_f1_at_k
+from tests.metric_oracles import dense_report, loop_average_precision, loop_f1_at_k
 
 COUNTS = ("num_images", "num_labels", "num_labels_with_positive", "num_positives", "labels_per_image")
 
@@ -88,7 +88,7 @@ def test_f1_at_k_of_numbers_worked_by_hand():
     targets = torch.tensor([[1, 0, 1, 1], [0, 0, 1, 1]])
     result = f1_at_k(scores, targets, 2)  # the first image: labels 0, 1; the second: 1, 2
     assert result == pytest.approx((2 / 4, 2 / 5, 4 / 9))
-    assert best_possible_f1_at_k(targets, 2) == pytest.approx((4 / 4, 4 / 5, 8 / 9))
+    assert best_possible_f1_at_k(targets.sum(dim=1), 2) == pytest.approx((4 / 4, 4 / 5, 8 / 9))
 
 
 # --- the released code and scikit-learn ---
@@ -100,7 +100,7 @@ def test_percentages_of_the_released_code(setting):
     ids, unseen = golden[f"{setting}_class_ids"].tolist(), golden["zero_shot_class_ids"].tolist()
     seen = [label for label in ids if label not in unseen]
     scores = score_labels(torch.from_numpy(golden[f"{setting}_embedding"]), torch.from_numpy(golden["wordvec"]))
-    report = zero_shot_report(scores, torch.from_numpy(golden[f"{setting}_target"]), seen, unseen)
+    report = dense_report(scores, torch.from_numpy(golden[f"{setting}_target"]), seen, unseen)
     for ours, theirs in {"P": "P", "R": "R", "F1": "F"}.items():
         for k in (3, 5):
             expected = float(golden[f"{setting}_{theirs}{k}"])
@@ -116,7 +116,7 @@ def test_skip_agrees_with_scikit_learn(levels):
     kept = [label for label in range(7) if label != 2]
     expected = [average_precision_score((targets[:, label] == 1).numpy(), scores[:, label].numpy()) for label in kept]
     assert same(ours[kept], expected, 1e-12)
-    assert mean_average_precision(scores, targets, "skip") == pytest.approx(float(np.mean(expected)), rel=1e-12)
+    assert mean_average_precision(ours) == pytest.approx(float(np.mean(expected)), rel=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
@@ -126,7 +126,7 @@ def test_micro_precision_and_recall_agree_with_scikit_learn(k, images):
     rows = select_images(targets, images)
     chosen = torch.zeros_like(targets).scatter_(1, top_k_labels(scores, k)[1], 1)[rows].numpy()
     expected = precision_recall_fscore_support((targets[rows] == 1).numpy(), chosen, average="micro")[:3]
-    report = ranking_report(scores, targets, ks=(k,), images=images)
+    report = ranking_report(scores, targets, Protocol(ks=(k,), images=images))
     assert [report[f"{name}@{k}"] for name in ("P", "R", "F1")] == pytest.approx([100 * value for value in expected])
 
 
@@ -135,13 +135,14 @@ def test_threshold_metrics_agree_with_scikit_learn(threshold):
     scores, targets = problem(seed=13)
     predicted, positive = (scores > threshold).numpy(), (targets == 1).numpy()
     expected = precision_recall_fscore_support(positive, predicted, average="micro", zero_division=0)[:3]
-    assert f1_at_threshold(scores, targets, threshold) == pytest.approx(expected)
-    report = ranking_report(scores, targets, images="all-images", threshold=threshold)
+    assert f1_of_choice(scores > threshold, targets) == pytest.approx(expected)
+    report = ranking_report(scores, targets, Protocol(images="all-images", threshold=threshold))
     assert [report[f"{name}@threshold"] / 100 for name in ("P", "R", "F1")] == pytest.approx(expected)
 
 
 def test_a_score_at_the_threshold_is_not_above_it():
-    assert f1_at_threshold(torch.tensor([[0.5, 0.6]]), torch.tensor([[1, 1]]), 0.5) == pytest.approx((1.0, 0.5, 2 / 3))
+    report = ranking_report(torch.tensor([[0.5, 0.6]]), torch.tensor([[1, 1]]), Protocol(threshold=0.5))
+    assert [report[f"{name}@threshold"] for name in ("P", "R", "F1")] == pytest.approx([100, 50, 200 / 3])
 
 
 # --- protocols ---
@@ -157,16 +158,14 @@ def test_protocols_select_their_images():
 
 def test_defaults_are_the_released_codes_protocol():
     scores, targets = problem(seed=33)
-    named = {"ks": (3, 5), "images": "positive-only"}
-    assert ranking_report(scores, targets) == ranking_report(scores, targets, **named)
-    sides = [0, 1, 2], [3, 4, 5, 6, 7]
-    assert zero_shot_report(scores, targets, *sides) == zero_shot_report(scores, targets, *sides, **named)
+    assert Protocol() == Protocol(ks=(3, 5), images="positive-only", threshold=None)
+    assert ranking_report(scores, targets) == ranking_report(scores, targets, Protocol())
     torch.testing.assert_close(average_precision(scores, targets), average_precision(scores, targets, "official"))
 
 
 def test_images_without_positives_lower_precision_but_not_recall():
     scores, targets = problem(seed=15)
-    some, every = (ranking_report(scores, targets, ks=(3,), images=images) for images in IMAGES)
+    some, every = (ranking_report(scores, targets, Protocol(ks=(3,), images=images)) for images in IMAGES)
     assert some["num_images"] < every["num_images"] == 40
     assert every["R@3"] == some["R@3"]
     assert every["P@3"] * every["num_images"] == pytest.approx(some["P@3"] * some["num_images"])
@@ -177,7 +176,7 @@ def test_images_without_positives_lower_precision_but_not_recall():
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_k_times_precision_over_recall_is_the_mean_number_of_labels(images, k):
     scores, targets = problem(seed=16)
-    report = ranking_report(scores, targets, ks=(k,), images=images)
+    report = ranking_report(scores, targets, Protocol(ks=(k,), images=images))
     kept = (targets == 1).sum(dim=1)[select_images(targets, images)]
     assert report["labels_per_image"] == pytest.approx(float(kept.double().mean()))
     for prefix in ("", "ceiling."):
@@ -190,21 +189,19 @@ def test_a_label_without_positives_is_zero_or_left_out():
     official, skip = (average_precision(scores, targets, convention) for convention in ("official", "skip"))
     assert official[2] == 0
     assert math.isnan(skip[2])
-    assert mean_average_precision(scores, targets) == pytest.approx(float(official.sum()) / 9)
-    assert mean_average_precision(scores, targets, "skip") == pytest.approx(float(skip.nansum()) / 8)
+    assert mean_average_precision(official) == pytest.approx(float(official.sum()) / 9)
+    assert mean_average_precision(skip) == pytest.approx(float(skip.nansum()) / 8)
     # Without ties the two conventions differ in nothing else.
-    assert mean_average_precision(scores, targets) == pytest.approx(
-        mean_average_precision(scores, targets, "skip") * 8 / 9
-    )
+    assert mean_average_precision(official) == pytest.approx(mean_average_precision(skip) * 8 / 9)
 
 
 def test_unknown_labels_count_as_negative():
     scores, targets = problem(seed=18)
     assert (targets == -1).any()
     for images in IMAGES:
-        report = ranking_report(scores, targets, images=images)
+        report = ranking_report(scores, targets, Protocol(images=images))
         assert {report.pop(name) > 0 for name in ("num_unknown", "mAP_verified")} == {True}
-        assert report == ranking_report(scores, targets.clamp(min=0), images=images)
+        assert report == ranking_report(scores, targets.clamp(min=0), Protocol(images=images))
 
 
 @pytest.mark.parametrize("levels", [None, 3])
@@ -216,7 +213,7 @@ def test_verified_map_is_scikit_learns_over_the_images_whose_label_is_known(leve
         relevant = targets[known, column] == 1
         if relevant.any():
             expected.append(average_precision_score(relevant.numpy(), scores[known, column].numpy()))
-    report = ranking_report(scores, targets, images="all-images")
+    report = ranking_report(scores, targets, Protocol(images="all-images"))
     assert report["mAP_verified"] == pytest.approx(100 * np.mean(expected), abs=1e-9)
     assert report["mAP_verified"] > report["mAP_skip"]
     assert report["num_unknown"] == int((targets == -1).sum())
@@ -243,7 +240,7 @@ def test_boolean_targets():
 
 def test_counts():
     scores, targets = problem(seed=20)
-    report = ranking_report(scores, targets, images="all-images")
+    report = ranking_report(scores, targets, Protocol(images="all-images"))
     positives = sum(value == 1 for row in targets.tolist() for value in row)
     assert [report[name] for name in COUNTS] == [40, 9, 8, positives, positives / 40]
 
@@ -252,7 +249,7 @@ def test_no_images_and_no_positives_give_zeros():
     scores, targets = problem(seed=21)
     for rows in (slice(0, 0), slice(0, 1)):  # no image; one image without positives
         for images in IMAGES:
-            report = ranking_report(scores[rows], targets[rows], ks=(3,), images=images, threshold=0.0)
+            report = ranking_report(scores[rows], targets[rows], Protocol(ks=(3,), images=images, threshold=0.0))
             ratios = {key: value for key, value in report.items() if not key.startswith("num_")}
             assert set(ratios.values()) == {0.0}
             assert report["num_images"] == (1 if images == "all-images" and rows.stop else 0)
@@ -264,12 +261,13 @@ def test_no_images_and_no_positives_give_zeros():
 @pytest.mark.parametrize("k", [1, 2, 4, 9])
 def test_the_ceiling_is_what_a_perfect_ranking_reaches_and_none_exceeds(k):
     scores, targets = problem(seed=22)
-    ceiling = best_possible_f1_at_k(targets, k)
+    positives = (targets == 1).sum(dim=1)
+    ceiling = best_possible_f1_at_k(positives, k)
     assert f1_at_k((targets == 1).float(), targets, k) == pytest.approx(ceiling)
     for seed in range(5):
         reached = f1_at_k(problem(seed=seed)[0], targets, k)
         assert all(value <= best for value, best in zip(reached, ceiling, strict=True))
-    assert f1_at_k(scores, targets, 9).recall == best_possible_f1_at_k(targets, 9).recall == 1.0
+    assert f1_at_k(scores, targets, 9).recall == best_possible_f1_at_k(positives, 9).recall == 1.0
 
 
 def coco_test_list(shared_data: Path) -> tuple[Tensor, list[int], list[int]]:
@@ -289,7 +287,7 @@ def test_counts_and_ceilings_of_the_coco_test_list(shared_data):
     targets, seen, unseen = coco_test_list(shared_data)
     assert (len(targets), len(seen), len(unseen)) == (6392, 48, 17)
     scores = torch.rand(targets.shape, generator=torch.Generator().manual_seed(0))
-    report = zero_shot_report(scores, targets, seen, unseen)
+    report = dense_report(scores, targets, seen, unseen)
     zero_shot, generalized = (
         [report[f"{setting}.{name}"] for name in ("num_images", "num_positives", "labels_per_image")]
         for setting in ("zero_shot", "generalized")
@@ -322,11 +320,11 @@ def test_counts_of_the_nus_wide_test_images(shared_data):
 def test_order_of_images_and_labels_changes_nothing(images):
     scores, targets = problem(seed=23)
     seen, unseen = [0, 2, 5, 7], [1, 3, 8]
-    expected = zero_shot_report(scores, targets, seen, unseen, images=images, threshold=0.1)
+    expected = dense_report(scores, targets, seen, unseen, images=images, threshold=0.1)
     generator = torch.Generator().manual_seed(24)
     rows, columns = torch.randperm(40, generator=generator), torch.randperm(9, generator=generator)
     place = columns.argsort().tolist()  # where each old column went
-    moved = zero_shot_report(
+    moved = dense_report(
         scores[rows][:, columns],
         targets[rows][:, columns],
         [place[column] for column in seen],
@@ -357,12 +355,12 @@ def test_a_monotone_change_of_the_scores_changes_no_ranking_metric():
 @pytest.mark.parametrize("levels", [None, 3])
 def test_blocks_equal_the_whole(monkeypatch, elements, levels):
     scores, targets = problem(seed=28, levels=levels)
-    whole = ranking_report(scores, targets, images="all-images"), average_precision(scores, targets, "skip")
+    whole = ranking_report(scores, targets, Protocol(images="all-images")), average_precision(scores, targets, "skip")
     assert len(src.metrics.inputs.blocks(40, 9)) == 1
     monkeypatch.setattr(src.metrics.inputs, "_BLOCK_ELEMENTS", elements)
     assert len(src.metrics.inputs.blocks(40, 9)) > 1
     assert len(src.metrics.inputs.blocks(9, 40)) > 1
-    assert ranking_report(scores, targets, images="all-images") == pytest.approx(whole[0], rel=1e-12)
+    assert ranking_report(scores, targets, Protocol(images="all-images")) == pytest.approx(whole[0], rel=1e-12)
     torch.testing.assert_close(average_precision(scores, targets, "skip"), whole[1], rtol=1e-12, atol=0, equal_nan=True)
 
 
@@ -402,7 +400,7 @@ SPLIT_EXPECTED = {
 
 
 def split_report(scores: Tensor, targets: Tensor, seen: list[int], unseen: list[int]) -> dict[str, float]:
-    report = zero_shot_report(scores, targets, seen, unseen, ks=(1, 2))
+    report = dense_report(scores, targets, seen, unseen, ks=(1, 2))
     return {key: report.get(key, math.nan) for key in SPLIT_EXPECTED}
 
 
@@ -437,14 +435,14 @@ def test_labels_on_neither_side_take_no_part():
 def test_each_setting_is_the_ranking_report_of_its_columns(images):
     scores, targets = problem(seed=29, levels=4)
     seen, unseen = [8, 0, 4], [6, 1, 3]
-    report = zero_shot_report(scores, targets, seen, unseen, images=images, threshold=1.0)
+    report = dense_report(scores, targets, seen, unseen, images=images, threshold=1.0)
     for setting, columns in (("zero_shot", [1, 3, 6]), ("generalized", [0, 1, 3, 4, 6, 8])):
-        part = ranking_report(scores[:, columns], targets[:, columns], images=images, threshold=1.0)
+        part = ranking_report(scores[:, columns], targets[:, columns], Protocol(images=images, threshold=1.0))
         assert {f"{setting}.{key}": value for key, value in part.items()} == {
             key: value for key, value in report.items() if key.startswith(f"{setting}.")
         }
     # Ties go to the lower column, so the order in which a split names its labels cannot matter.
-    assert report == zero_shot_report(scores, targets, sorted(seen), sorted(unseen), images=images, threshold=1.0)
+    assert report == dense_report(scores, targets, sorted(seen), sorted(unseen), images=images, threshold=1.0)
 
 
 @pytest.mark.parametrize("as_mask", [True, False])
@@ -453,21 +451,21 @@ def test_each_setting_has_its_own_images(as_mask):
     seen, unseen = [0, 1, 2, 3], [4, 5, 6, 7]
     masks = torch.arange(40) < 25, torch.arange(40) > 10
     rows = masks if as_mask else tuple(mask.nonzero()[:, 0] for mask in masks)
-    report = zero_shot_report(scores, targets, seen, unseen, zero_shot_rows=rows[0], generalized_rows=rows[1])
-    first = zero_shot_report(scores[:25], targets[:25], seen, unseen)
-    second = zero_shot_report(scores[11:], targets[11:], seen, unseen)
+    report = dense_report(scores, targets, seen, unseen, (rows[0], rows[1]))
+    first = dense_report(scores[:25], targets[:25], seen, unseen)
+    second = dense_report(scores[11:], targets[11:], seen, unseen)
     assert report == {
         **{key: value for key, value in first.items() if key.startswith("zero_shot.")},
         **{key: value for key, value in second.items() if key.startswith("generalized.")},
     }
-    whole = zero_shot_report(scores, targets, seen, unseen)
-    only_first = zero_shot_report(scores, targets, seen, unseen, zero_shot_rows=rows[0])
+    whole = dense_report(scores, targets, seen, unseen)
+    only_first = dense_report(scores, targets, seen, unseen, (rows[0], None))
     assert all(only_first[key] == whole[key] for key in whole if key.startswith("generalized."))
 
 
 def test_ks_above_the_number_of_labels_are_left_out():
     scores, targets = problem(seed=31)
-    report = zero_shot_report(scores, targets, [0, 1], [3, 4, 5], ks=(3, 4, 5, 6))
+    report = dense_report(scores, targets, [0, 1], [3, 4, 5], ks=(3, 4, 5, 6))
     found = {key.rpartition("@")[2] for key in report if key.startswith("zero_shot.") and "@" in key}
     assert found == {"3"}
     found = {key.rpartition("@")[2] for key in report if key.startswith("generalized.") and "@" in key}
@@ -476,7 +474,7 @@ def test_ks_above_the_number_of_labels_are_left_out():
 
 def test_a_split_without_unseen_labels_has_no_zero_shot_setting():
     scores, targets = problem(seed=32)
-    report = zero_shot_report(scores, targets, [0, 1, 3], [])
+    report = dense_report(scores, targets, [0, 1, 3], [])
     assert {key.partition(".")[0] for key in report} == {"generalized"}
 
 
@@ -487,13 +485,11 @@ def test_a_split_without_unseen_labels_has_no_zero_shot_setting():
     "measure",
     [
         lambda scores, targets: f1_at_k(scores, targets, 1),
-        lambda scores, targets: f1_at_threshold(scores, targets, 0.0),
         average_precision,
-        mean_average_precision,
         ranking_report,
-        lambda scores, targets: zero_shot_report(scores, targets, [0], [1]),
+        lambda scores, targets: dense_report(scores, targets, [0], [1]),
     ],
-    ids=["f1_at_k", "f1_at_threshold", "average_precision", "mean_average_precision", "ranking", "zero_shot"],
+    ids=["f1_at_k", "average_precision", "ranking", "zero_shot"],
 )
 def test_every_measure_refuses_nan_and_shapes_that_differ(measure):
     targets = torch.ones(5, 3)
@@ -515,20 +511,20 @@ def test_k_out_of_range_is_named(k):
 
 
 def test_k_below_one_is_no_k_above_the_number_of_labels():
-    with pytest.raises(ValueError, match="k must be between 1 and the number of labels 3, got 0"):
-        ranking_report(torch.zeros(2, 3), torch.ones(2, 3), ks=(0,))
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        Protocol(ks=(3, 0))
 
 
 def test_unknown_protocols_and_conventions_are_named():
     with pytest.raises(ValueError, match=r"images must be one of \('positive-only', 'all-images'\), got 'some'"):
-        ranking_report(torch.zeros(2, 3), torch.ones(2, 3), images="some")
+        Protocol(images="some")
     with pytest.raises(ValueError, match="unknown must be 'negative' or 'ignore', got 'absent'"):
         average_precision(torch.zeros(2, 3), torch.ones(2, 3), "skip", "absent")
     with pytest.raises(ValueError, match="convention must be 'official' or 'skip', got 'sklearn'"):
-        mean_average_precision(torch.zeros(2, 3), torch.ones(2, 3), "sklearn")
+        average_precision(torch.zeros(2, 3), torch.ones(2, 3), "sklearn")
 
 
 @pytest.mark.parametrize(("seen", "unseen"), [([0, 1], [1, 2]), ([0, 0], [1]), ([0], [1, 1])])
 def test_a_label_listed_twice_is_refused(seen, unseen):
     with pytest.raises(ValueError, match="a label is listed twice among seen and unseen"):
-        zero_shot_report(torch.zeros(2, 3), torch.ones(2, 3), seen, unseen)
+        dense_report(torch.zeros(2, 3), torch.ones(2, 3), seen, unseen)

@@ -19,7 +19,6 @@ from src.data.metadata import Metadata, load_metadata
 from src.data.official import read_array_pickle
 from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
-from src.metrics.zero_shot import zero_shot_report
 from src.prepare import coco
 from src.prepare.coco_facts import SEEN_48_17, UNSEEN_48_17, UNSEEN_65_15
 from src.prepare.coco_images import ImageIndex, identity, number_in
@@ -31,6 +30,7 @@ from tests.coco_helpers import (
     write_instances,
     write_word_vectors,
 )
+from tests.metric_oracles import dense_report
 from tests.script_helpers import edit_json
 
 # Columns: 0 person, 1 bicycle, 15 cat (unseen), 16 dog (unseen), 9 traffic light (neither).
@@ -651,7 +651,7 @@ def test_the_counts_of_the_test_list(full, shared_data, tmp_path):
         expected[row, list(labels["val2014"][number])] = 1
     assert torch.equal(targets, expected)
     scores = torch.rand(targets.shape, generator=torch.Generator().manual_seed(0))
-    facts = zero_shot_report(scores, targets, split.seen, split.unseen, ks=(3,))
+    facts = dense_report(scores, targets, split.seen, split.unseen, ks=(3,))
     assert (facts["zero_shot.num_images"], facts["zero_shot.num_positives"]) == (2_729, 3_295)
     assert (facts["generalized.num_images"], facts["generalized.num_positives"]) == (6_392, 16_429)
     assert facts["zero_shot.labels_per_image"] == pytest.approx(1.2074, abs=5e-5)

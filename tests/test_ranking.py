@@ -1,7 +1,8 @@
-"""Rankings by whole numbers and tallies over blocks of labels, against plain sorts and loops."""
+"""Rankings by integer keys, and metrics accumulated over blocks of labels, against plain sorts and loops."""
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 
@@ -9,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import src.metrics.average_precision
 import src.metrics.inputs
 import src.metrics.zero_shot
-from src.metrics.accumulator import RankingTally
+from src.choices import IMAGES
+from src.metrics import LabelBlocks, Protocol, rank_settings, ranking_report, zero_shot_report
+from src.metrics.accumulator import RankingAccumulator
 from src.metrics.average_precision import average_precision, average_precisions, ranking_keys
 from src.metrics.precision_recall import best_labels
-from src.metrics.zero_shot import IMAGES, LabelBlocks, ranking_report, zero_shot_report, zero_shot_report_of_blocks
 from src.scoring import top_k_labels
-from tests.metric_oracles import loop_average_precision, plain_report, sorted_average_precision
+from tests.metric_oracles import dense_report, loop_average_precision, plain_report, sorted_average_precision
 from tests.test_metrics import problem
 
 CONVENTIONS = ("official", "skip")
@@ -106,7 +107,8 @@ def test_a_label_has_the_same_average_precision_whatever_labels_stand_beside_it(
 def test_threads_that_share_a_ranking_change_nothing(monkeypatch, threads, labels):
     scores, targets = problem(800, labels, seed=13, levels=90)
     expected = average_precisions(scores, *(targets == 1).t().nonzero(as_tuple=True))
-    monkeypatch.setattr(src.metrics.average_precision, "_FEW_KEYS", 0)
+    module = importlib.import_module("src.metrics.average_precision")  # whose name in the package is the function's
+    monkeypatch.setattr(module, "_FEW_KEYS", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     found = average_precisions(scores, *(targets == 1).t().nonzero(as_tuple=True))
     for ours, theirs in zip(found, expected, strict=True):
@@ -150,24 +152,24 @@ def test_best_labels_of_blocks_are_those_of_the_whole(k, levels):
 
 
 @pytest.mark.parametrize("images", IMAGES)
-def test_a_tally_of_blocks_is_the_report_of_the_whole(monkeypatch, images):
+def test_metrics_accumulated_over_blocks_are_the_report_of_the_whole(monkeypatch, images):
     scores, targets = problem(50, 11, seed=6, levels=6)
-    expected = ranking_report(scores, targets, images=images, threshold=3.0)
+    expected = ranking_report(scores, targets, Protocol(images=images, threshold=3.0))
     rows = src.metrics.inputs.select_images(targets, images)
     for elements, cuts in itertools.product((1 << 21, 40, 1), ([], [4], [1, 2, 3, 7, 10])):
         monkeypatch.setattr(src.metrics.inputs, "_BLOCK_ELEMENTS", elements)
-        tally = RankingTally(rows, 11, threshold=3.0)
+        accumulator = RankingAccumulator(rows, 11, Protocol(threshold=3.0))
         for start, stop in itertools.pairwise([0, *cuts, 11]):
-            tally.add(scores[:, start:stop], targets[:, start:stop])
-        assert tally.report() == expected
+            accumulator.add(scores[:, start:stop], targets[:, start:stop])
+        assert accumulator.report() == expected
 
 
-def test_a_tally_without_ks_ranks_and_looks_for_nan_all_the_same():
+def test_without_ks_labels_are_ranked_and_nan_is_found():
     scores, targets = problem(seed=7)
-    assert ranking_report(scores, targets, ks=())["mAP"] == ranking_report(scores, targets)["mAP"]
+    assert ranking_report(scores, targets, Protocol(ks=()))["mAP"] == ranking_report(scores, targets)["mAP"]
     scores[1, 1] = math.nan
     with pytest.raises(ValueError, match="scores contain NaN"):
-        ranking_report(scores, targets, ks=(), images="all-images")
+        ranking_report(scores, targets, Protocol(ks=(), images="all-images"))
 
 
 # --- both settings, block by block ---
@@ -186,17 +188,7 @@ def test_both_settings_equal_plain_loops_however_labels_are_cut(monkeypatch, ele
     seen, unseen = [11, 0, 3, 4, 9], [2, 7, 10, 5]
     rows = drawn_rows(45, 9), drawn_rows(45, 10)
     monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", elements)
-    report = zero_shot_report(
-        scores,
-        targets,
-        seen,
-        unseen,
-        ks=(1, 3, 5),
-        images=images,
-        threshold=0.5,
-        zero_shot_rows=rows[0],
-        generalized_rows=rows[1],
-    )
+    report = dense_report(scores, targets, seen, unseen, rows, ks=(1, 3, 5), images=images, threshold=0.5)
     expected: dict[str, float] = {}
     for name, columns, own in (("zero_shot", unseen, rows[0]), ("generalized", [*seen, *unseen], rows[1])):
         part = plain_report(scores, targets, columns, own.tolist(), (1, 3, 5), images, 0.5)
@@ -217,10 +209,10 @@ def test_labels_are_asked_for_once_in_order_and_few_at_a_time(monkeypatch):
         return scores[:, labels]
 
     blocks = LabelBlocks(20, torch.device("cpu"), scores_of, lambda labels: targets[:, labels])
-    report = zero_shot_report_of_blocks(blocks, [9, 0, 1, 4, 5], [3, 8])
+    report = zero_shot_report(rank_settings(blocks, [9, 0, 1, 4, 5], [3, 8]))
     assert list(itertools.chain(*asked)) == [0, 1, 3, 4, 5, 8, 9]
     assert max(map(len, asked)) == 3
-    assert report == zero_shot_report(scores, targets, [9, 0, 1, 4, 5], [3, 8])
+    assert report == dense_report(scores, targets, [9, 0, 1, 4, 5], [3, 8])
 
 
 @pytest.mark.parametrize(
@@ -243,10 +235,4 @@ def test_labels_are_cut_into_parts_that_fit(monkeypatch, images, labels, widths)
 
 def test_no_labels_on_either_side_make_an_empty_report():
     scores, targets = problem(seed=12)
-    assert zero_shot_report(scores, targets, [], []) == {}
-
-
-def test_an_unknown_protocol_is_named_before_any_label_is_scored():
-    blocks = LabelBlocks(5, torch.device("cpu"), lambda _: pytest.fail("scored"), lambda _: pytest.fail("looked up"))
-    with pytest.raises(ValueError, match=r"images must be one of \('positive-only', 'all-images'\), got 'some'"):
-        zero_shot_report_of_blocks(blocks, [0], [1], images="some")
+    assert dense_report(scores, targets, [], []) == {}

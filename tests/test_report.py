@@ -1,12 +1,13 @@
-"""Reports as people read them: protocol, counts, ceilings and both settings."""
+"""Formatted reports: protocol, counts, ceilings and both settings."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from src.metrics.table import format_report, summary
-from src.metrics.zero_shot import IMAGES, zero_shot_report
+from src.choices import IMAGES
+from src.metrics import format_report, summary
+from tests.metric_oracles import dense_report
 
 SEEN, UNSEEN = [0, 1, 4], [2, 3, 6]
 
@@ -16,7 +17,7 @@ def report_of(seen: list[int] = SEEN, unseen: list[int] = UNSEEN, **keywords) ->
     scores = torch.randn(1200, 8, generator=generator)
     targets = (torch.rand(1200, 8, generator=generator) < 0.3).int()
     targets[:, [0, 3]] = 0  # labels without a positive, so that the two kinds of mAP differ
-    return zero_shot_report(scores, targets, seen, unseen, **keywords)
+    return dense_report(scores, targets, seen, unseen, **keywords)
 
 
 def table(text: str) -> dict[str, list[tuple[str, str]]]:

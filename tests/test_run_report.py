@@ -17,8 +17,7 @@ from src.data.parts import GroundTruth
 from src.data.split import make_split
 from src.errors import UserError
 from src.evaluation import evaluate
-from src.metrics import Protocol
-from src.metrics.zero_shot import average_precision
+from src.metrics import Protocol, average_precision
 from src.run_report import RunReport, ranking, write_report
 from src.run_report.curves import curves
 from src.run_report.images import confusion_cards, sample_rows

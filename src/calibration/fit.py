@@ -12,7 +12,7 @@ from src.calibration.thresholds import Calibration, best_seen_bias, fit_calibrat
 from src.choices import SeenBias
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
-from src.metrics.zero_shot import PrecisionRecall, f1_at_k, f1_of_choice
+from src.metrics import PrecisionRecall, f1_at_k, f1_of_choice
 from src.scoring import score_labels
 
 

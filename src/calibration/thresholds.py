@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from src.calibration.platt import fit_platt
-from src.metrics.zero_shot import f1_at_k
+from src.metrics import f1_at_k
 
 # Both by cross-validation within halves of Corel5k's test images. A label's best-F1 threshold from a handful of
 # positives is noise: without shrinkage it does worse than the shared one.

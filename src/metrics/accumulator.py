@@ -1,21 +1,20 @@
-"""The metrics of one set of images and labels, gathered while the labels' scores come block by block."""
+"""Metrics of one set of images and labels, accumulated while the labels' scores come block by block."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from src.metrics.average_precision import average_precisions, mean_of_labels
+from src.metrics.average_precision import average_precisions, mean_average_precision
 from src.metrics.inputs import blocks
-from src.metrics.precision_recall import BestLabels, PrecisionRecall, best_labels, ceiling_at_k, ratio
+from src.metrics.precision_recall import BestLabels, PrecisionRecall, best_labels, best_possible_f1_at_k, ratio
+from src.metrics.protocol import DEFAULT_PROTOCOL, Protocol
 
 
-class RankingTally:
-    """Counts, best labels and average precisions of some images over labels that arrive in ascending order.
+class RankingAccumulator:
+    """Accumulate counts, best labels and average precisions of some images over labels that come in ascending order.
 
-    Of the labels that have passed it keeps a few numbers an image (its k best scores) and a label (its average
+    Of the labels added so far it keeps a few numbers an image (its k best scores) and a label (its average
     precisions), never the scores.
 
     Attributes:
@@ -23,21 +22,14 @@ class RankingTally:
 
     Args:
         rows: [n] indices of the images that count among those of every block, on the scores' device.
-        num_labels: C, all labels that will arrive.
-        ks: the K of P/R/F1@K; those above C are left out, since there are no K labels to choose.
-        threshold: also count the labels above this score.
-
-    Raises:
-        ValueError: a k is below 1.
+        num_labels: C, all labels that will be added.
+        protocol: the K of P/R/F1@K, of which those above C are left out, and the threshold. Which images count is
+            decided by ``rows``.
     """
 
-    def __init__(
-        self, rows: Tensor, num_labels: int, *, ks: Sequence[int] = (3, 5), threshold: float | None = None
-    ) -> None:
-        self._ks = [k for k in ks if k <= num_labels]
-        if any(k < 1 for k in self._ks):
-            raise ValueError(f"k must be between 1 and the number of labels {num_labels}, got {min(self._ks)}")
-        self.rows, self._num_labels, self._threshold = rows, num_labels, threshold
+    def __init__(self, rows: Tensor, num_labels: int, protocol: Protocol = DEFAULT_PROTOCOL) -> None:
+        self._ks = [k for k in protocol.ks if k <= num_labels]
+        self.rows, self._num_labels, self._threshold = rows, num_labels, protocol.threshold
         self._parts = blocks(len(rows), num_labels)
         self._best: list[BestLabels | None] = [None] * len(self._parts)
         self._positives = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)  # of every image
@@ -48,7 +40,7 @@ class RankingTally:
         self._label_positives = [torch.zeros(0, dtype=torch.int64)]  # [c] of every block
 
     def add(self, scores: Tensor, targets: Tensor) -> None:
-        """The next labels.
+        """Add the next labels.
 
         Args:
             scores: [N, c].
@@ -72,7 +64,7 @@ class RankingTally:
             )
 
     def _add_images(self, index: int, scores: Tensor, targets: Tensor) -> Tensor:
-        """The next labels of a part of the images. Returns where positives are: rows among all that count, labels."""
+        """Add the labels for a part of the images; return where positives are: rows among all that count, labels."""
         part = self._parts[index]
         rows = self.rows[part]
         scores, positive = scores[rows], targets[rows] == 1
@@ -115,7 +107,7 @@ class RankingTally:
         return torch.cat(best) if best else self.rows.new_empty(0, max(self._ks, default=0))
 
     def report(self) -> dict[str, float]:
-        """All metrics in percent, and the counts, keyed as :func:`src.metrics.zero_shot.ranking_report` does."""
+        """Return all metrics in percent, and the counts, keyed as :func:`src.metrics.zero_shot.ranking_report` does."""
         positives = int(self._positives.sum())
         official, skip, verified = torch.cat(self._precisions, dim=1)
         report: dict[str, float] = {
@@ -128,15 +120,15 @@ class RankingTally:
         for k in self._ks:
             hits = sum(int(best.relevant[:, :k].sum()) for best in self._best if best is not None)
             _add_percent(report, "", f"@{k}", PrecisionRecall.of_counts(hits, len(self.rows) * k, positives))
-            _add_percent(report, "ceiling.", f"@{k}", ceiling_at_k(self._positives, k))
+            _add_percent(report, "ceiling.", f"@{k}", best_possible_f1_at_k(self._positives, k))
         if self._threshold is not None:
             above = PrecisionRecall.of_counts(self._hits_above, self._above, positives)
             _add_percent(report, "", "@threshold", above)
-        report["mAP"] = 100 * mean_of_labels(official)
-        report["mAP_skip"] = 100 * mean_of_labels(skip)
+        report["mAP"] = 100 * mean_average_precision(official)
+        report["mAP_skip"] = 100 * mean_average_precision(skip)
         if self._unknown:
             report["num_unknown"] = self._unknown
-            report["mAP_verified"] = 100 * mean_of_labels(verified)
+            report["mAP_verified"] = 100 * mean_average_precision(verified)
         return report
 
 

@@ -19,16 +19,16 @@ from src.metrics.inputs import blocks, check_numbers, check_shapes
 
 MapConvention = Literal["official", "skip"]
 
-# The released code's guard against division by zero; kept so that its numbers come out to the last digit.
+# The released code's guard against division by zero, kept to reproduce its numbers to the last digit.
 _OFFICIAL_EPSILON = 1e-8
 _ROW_BITS = 32
 _ROW_MASK = (1 << _ROW_BITS) - 1
-_FEW_KEYS = 1 << 16  # sorted sooner than threads start
-_BEHIND_ALL = torch.iinfo(torch.int64).max  # no score has this key, -inf included
+_FEW_KEYS = 1 << 16  # one thread sorts so many before others have started
+_BEHIND_ALL = torch.iinfo(torch.int64).max  # no score has this key, not even -inf
 
 
 class AveragePrecisions(NamedTuple):
-    """Of every label, [C] float64 on the CPU: 0 (``official``) or NaN (``skip``) where there is no positive."""
+    """Average precisions of all labels, [C] float64 on the CPU: 0 (``official``), NaN (``skip``) without a positive."""
 
     official: Tensor
     skip: Tensor
@@ -40,7 +40,7 @@ def average_precision(
     convention: MapConvention = "official",
     unknown: Literal["negative", "ignore"] = "negative",
 ) -> Tensor:
-    """The average precision of every label over the rows.
+    """Compute the average precision of every label over the rows.
 
     ``official``: AP = sum of precision@rank over the ranks of positives / (|positives| + 1e-8); equal scores keep the
     order of the rows. ``skip``: precision is read at the end of each run of equal scores
@@ -49,7 +49,7 @@ def average_precision(
     Args:
         scores, targets: [N, C].
         convention: see above.
-        unknown: what a target of -1 is: ``negative``, or ``ignore``: that image takes no part in that label's AP.
+        unknown: how a target of -1 counts: as ``negative``, or ``ignore``: that image takes no part in that label's AP.
 
     Returns:
         [C] float64 between 0 and 1. A label without any positive is 0 (``official``) or NaN (``skip``).
@@ -72,10 +72,10 @@ def average_precision(
 
 
 def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tensor | None = None) -> AveragePrecisions:
-    """Both conventions of :func:`average_precision` for a block of labels, which is ranked at once.
+    """Compute both conventions of :func:`average_precision` from one ranking of a block of labels.
 
     Args:
-        scores: [n, c]. Beside it about 40 bytes a score are held.
+        scores: [n, c]. Working memory is about 40 bytes a score.
         label, row: [P] column and row of every positive, the columns in ascending order.
         ignored: [n, c] bool, where an image takes no part in a label's AP; no positive is ignored.
 
@@ -115,15 +115,18 @@ def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tens
 
 
 def _mean_precision(hits: Tensor, rank: Tensor, label: Tensor, divisor: Tensor) -> Tensor:
-    """From the positives [P] of labels [c]: how many positives stand up to a positive's rank, and that rank."""
-    # AP = 1/|positives| sum over positives of precision at their rank. Summed one after the other: no other label's
-    # positives, nor how labels are cut into blocks, can change a digit. 0/0 is NaN: no positive.
+    """Average the precision at each positive's rank [P] over the positives of each label [c].
+
+    ``hits`` [P] counts the positives up to that rank.
+    """
+    # AP = 1/|positives| sum over positives of precision at their rank. Summed one after the other, so that neither
+    # other labels nor the cut into blocks change a digit. 0/0 is NaN: no positive.
     summed = torch.zeros(len(divisor), dtype=torch.float64).index_add_(0, label, hits.double() / rank)
     return summed / divisor
 
 
 def ranking_keys(scores: Tensor) -> Tensor:
-    """[n, c] scores without NaN -> [c, n] int64 keys that ascend from the best score to the worst, by row among equals.
+    """Map scores [n, c] without NaN to int64 keys [c, n] that ascend from best to worst score, by row among equals.
 
     The upper 32 bits are the same for equal scores only, the lower 32 bits are the row.
     """
@@ -141,11 +144,11 @@ def ranking_keys(scores: Tensor) -> Tensor:
 
 
 def _sort_rows(keys: Tensor) -> Tensor:
-    """Every row in ascending order; on the CPU in place."""
+    """Sort every row in ascending order; on the CPU in place."""
     if keys.device.type != "cpu":
         return keys.sort(dim=1).values
-    # Several times as fast as torch's sort, which carries an index along with every number. It lets the interpreter go,
-    # so that threads sort side by side.
+    # Several times as fast as torch's sort, which carries an index along with every number; NumPy releases the GIL, so
+    # that threads sort in parallel.
     rows = keys.numpy()
     threads = min(torch.get_num_threads(), len(rows))
     if threads < 2 or rows.size < _FEW_KEYS:
@@ -156,20 +159,7 @@ def _sort_rows(keys: Tensor) -> Tensor:
     return keys
 
 
-def mean_average_precision(
-    scores: Tensor,
-    targets: Tensor,
-    convention: MapConvention = "official",
-    unknown: Literal["negative", "ignore"] = "negative",
-) -> float:
-    """mAP: the mean of :func:`average_precision` over labels, under ``skip`` over those with a positive.
-
-    0 where no label is left to average.
-    """
-    return mean_of_labels(average_precision(scores, targets, convention, unknown))
-
-
-def mean_of_labels(per_label: Tensor) -> float:
-    """The mean of the average precisions that are not NaN, 0 where there is none."""
+def mean_average_precision(per_label: Tensor) -> float:
+    """Average the average precisions [C] of labels, leaving out NaN (``skip``: no positive); 0 where none is left."""
     kept = per_label[~per_label.isnan()]
     return float(kept.mean()) if kept.numel() else 0.0

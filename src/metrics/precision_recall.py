@@ -1,4 +1,4 @@
-"""Micro precision, recall and F1 of the labels that a rule chooses: the k best, those above a threshold, or given ones.
+"""Micro precision, recall and F1 of the k best labels, or of given ones.
 
 Every function takes ``scores`` [N, C] (float) and ``targets`` [N, C] (1 positive, anything else not).
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.metrics.inputs import blocks, check_numbers, check_shapes
+from src.metrics.inputs import blocks, check_shapes
 from src.scoring import top_k_labels
 
 
@@ -69,7 +69,7 @@ def best_labels(
 
 
 def f1_at_k(scores: Tensor, targets: Tensor, k: int) -> PrecisionRecall:
-    """Micro precision, recall and F1 over the k best labels of each row, the measure of this literature.
+    """Compute micro precision, recall and F1 over the k best labels of each row, the measure of this literature.
 
     Pooled over all rows: P = hits / (N k), R = hits / (number of positives), hence K * P / R = mean labels a row. Ties
     at the k-th place go to the label with the lower index.
@@ -95,28 +95,20 @@ def f1_at_k(scores: Tensor, targets: Tensor, k: int) -> PrecisionRecall:
     return PrecisionRecall.of_counts(hits, scores.shape[0] * k, positives)
 
 
-def best_possible_f1_at_k(targets: Tensor, k: int) -> PrecisionRecall:
-    """The ceiling of :func:`f1_at_k` on these targets [N, C]: what a perfect ranking reaches.
+def best_possible_f1_at_k(positives: Tensor, k: int) -> PrecisionRecall:
+    """Compute the ceiling of :func:`f1_at_k`: the result of a perfect ranking.
 
-    It is below 1, since k rarely equals the number of labels. k is at least 1.
+    It is below 1, since k rarely equals the number of labels.
+
+    Args:
+        positives: [N], the number of positive labels of every row.
+        k: at least 1.
     """
-    return ceiling_at_k((targets == 1).sum(dim=1), k)
-
-
-def ceiling_at_k(positives: Tensor, k: int) -> PrecisionRecall:
-    """:func:`best_possible_f1_at_k` from the number of positives of every row [N]."""
     return PrecisionRecall.of_counts(int(positives.clamp(max=k).sum()), len(positives) * k, int(positives.sum()))
 
 
-def f1_at_threshold(scores: Tensor, targets: Tensor, threshold: float) -> PrecisionRecall:
-    """Micro precision, recall and F1 of the labels that score above ``threshold``. Zeros where a denominator is 0."""
-    check_shapes(scores.shape, targets.shape)
-    check_numbers(scores)
-    return f1_of_choice(scores > threshold, targets)
-
-
 def f1_of_choice(chosen: Tensor, targets: Tensor) -> PrecisionRecall:
-    """Micro precision, recall and F1 of the labels that are ``chosen`` [N, C] bool. Zeros where a denominator is 0."""
+    """Compute micro precision, recall and F1 of the labels ``chosen`` [N, C] bool; zeros where a denominator is 0."""
     check_shapes(chosen.shape, targets.shape)
     positive = targets == 1
     return PrecisionRecall.of_counts(int((chosen & positive).sum()), int(chosen.sum()), int(positive.sum()))

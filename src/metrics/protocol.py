@@ -15,7 +15,7 @@ class Protocol:
         ks: the K of P/R/F1@K.
         images: ``positive-only`` counts the images with at least one relevant positive label (the released code,
             DualCoOp, ML-Decoder); ``all-images`` counts every image (LESA, BiAM, Gen-MLZSL).
-        threshold: also measure P/R/F1 of the labels that score above it; None: not.
+        threshold: also measure P/R/F1 of the labels that score above it; None: no such metrics.
 
     Raises:
         ValueError: a K is below 1, or ``images`` is not a known protocol.

@@ -1,4 +1,4 @@
-"""Metrics as text tables that name their protocol."""
+"""Format metrics as text tables that name their protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _ks(report: Mapping[str, float]) -> list[int]:
 
 
 def format_report(report: Mapping[str, float], *, images: str) -> str:
-    """The metrics of :func:`src.metrics.zero_shot.zero_shot_report` as a table with protocol, counts and ceilings.
+    """Format the metrics of :func:`src.metrics.zero_shot.zero_shot_report`, with protocol, counts and ceilings.
 
     Args:
         report: percentages and counts.
@@ -66,7 +66,7 @@ def _align(rows: list[list[str]]) -> str:
 
 
 def summary(report: Mapping[str, float], k: int = 3) -> str:
-    """One line: F1@K and mAP of both settings."""
+    """Return F1@K and mAP of both settings as one line."""
     parts = []
     for key, title in _SETTINGS:
         if f"{key}.mAP" in report:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.metrics.zero_shot import Images, average_precision, select_images
+from src.choices import Images
+from src.metrics import average_precision, select_images
 from src.run_report.report import RunReport
 from src.scoring import score_labels, top_k_labels
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from src.choices import Images
 from src.data.split import ZeroShotSplit
-from src.metrics.zero_shot import Images
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from src.metrics.zero_shot import Images
+from src.choices import Images
 from src.run_report.text import number
 
 SETTINGS = {"zero_shot": "zero-shot", "generalized": "generalised"}

@@ -18,7 +18,7 @@ from src.data.order import EpochOrder, Portion, num_steps, portions
 from src.embedding import Embedded
 from src.errors import NonFiniteRunError, UserError
 from src.loss_functions.SDL_loss import diversity_weight
-from src.metrics.table import summary
+from src.metrics import summary
 from src.models import SDLModel
 from src.models.sdl_model import with_head
 from src.training.batches import Feed
