@@ -25,7 +25,7 @@ from src.errors import NonFiniteRunError, UserError, blaming
 from src.metrics import format_report
 from src.run_report import RunReport, write_report
 from src.training.epoch_evaluation import Judge
-from src.training.mixed_precision import precision_of
+from src.training.mixed_precision import DTYPES, choose_precision
 from src.training.model_selection import Division, divide
 from src.training.run_folder import EVENTS, RunFolder
 from src.training.setup import (
@@ -82,6 +82,8 @@ def train(args: argparse.Namespace, parser: argparse.ArgumentParser, processes: 
     folder = RunFolder(args.path_output, half=args.half_weights, every=args.save_epochs, keep=args.keep)
     stored = processes.from_first(read_state(folder.path) if args.resume and processes.is_first else None)
     seed = processes.from_first(seed_of(args, stored))
+    started_with = None if stored is None else stored["settings"]["precision"]
+    precision = choose_precision(args.precision, bool(args.autocast_enabled), device, started_with)
     seed_everything(seed)  # fresh weights too: a run that goes on makes the same random backbone again
     division = divide(
         training, args.select_on, val_share=args.val_share, held_out_labels=args.held_out_labels, seed=seed
@@ -93,7 +95,7 @@ def train(args: argparse.Namespace, parser: argparse.ArgumentParser, processes: 
         args.batch_size,
         args.workers,
         device,
-        precision_of(args.precision, bool(args.autocast_enabled), device),
+        DTYPES[precision],
         processes,
         on_progress=lambda: check_stop(stop),
     )
@@ -106,7 +108,10 @@ def train(args: argparse.Namespace, parser: argparse.ArgumentParser, processes: 
     total_steps = plan.epochs * steps_of(feed.count, plan, processes)
     criterion = build_criterion(args, metadata, division)
     trained = build_trained(args, feed, criterion, reading, total_steps=total_steps)
-    facts = ({**plain_settings(args), "processes": processes.count}, data_facts(training, metadata.split))
+    facts = (
+        {**plain_settings(args), "precision": precision, "processes": processes.count},
+        data_facts(training, metadata.split),
+    )
     progress = Progress(seed) if stored is None else restore(stored, trained, *facts)
     if processes.is_first:  # only now, when no mistake is left to be found, does an earlier run go
         with blaming("--path_output"):

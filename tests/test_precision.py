@@ -10,7 +10,7 @@ from torch import nn
 
 import src.training.mixed_precision
 from src.errors import UserError
-from src.training.mixed_precision import check_compiler, precision_of, use_sync_bn
+from src.training.mixed_precision import DTYPES, check_compiler, choose_precision, use_sync_bn
 from src.utils.signals import StoppedBySignalError, listening
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -28,12 +28,25 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
     ],
 )
 def test_precision_follows_flag_and_device(name, autocast, device, expected):
-    assert precision_of(name, autocast, device) == expected
+    assert DTYPES[choose_precision(name, autocast, device)] == expected
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize("started_with", ["float32", "bf16"])
+def test_resumed_run_keeps_its_precision_on_another_device(started_with, device):
+    assert choose_precision(None, True, device, started_with) == started_with
+
+
+@pytest.mark.parametrize("flag", [None, "fp16"])
+def test_half_precision_run_is_not_resumed_on_a_cpu(flag):
+    with pytest.raises(UserError, match=r"--resume: .* --precision fp16, .*; resume it on a GPU, or .* --overwrite"):
+        choose_precision(flag, True, CPU, "fp16")
+    assert choose_precision(None, True, GPU, "fp16") == "fp16"
 
 
 def test_a_cpu_does_not_train_in_half_precision():
-    with pytest.raises(UserError, match="--precision fp16: a CPU computes in float32 or bf16; give one of them"):
-        precision_of("fp16", True, CPU)
+    with pytest.raises(UserError, match="--precision fp16: a CPU trains in float32 or bf16; choose one of them"):
+        choose_precision("fp16", True, CPU)
 
 
 @pytest.mark.parametrize(("device", "processes"), [(CPU, 2), (GPU, 1), (CPU, 1)])

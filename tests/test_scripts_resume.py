@@ -165,6 +165,21 @@ def test_other_flags_are_refused_each_with_both_values(stopped):
     assert snapshot(folder) == before  # settings.toml too
 
 
+def test_resumed_run_computes_in_the_precision_of_its_start(sample, tmp_path, monkeypatch):
+    """bf16 stays without the flag; another precision is refused; what only a GPU computes is refused on a CPU."""
+    train_here(sample, tmp_path / "undisturbed", *RUN, "--precision", "bf16")
+    with watched_by(StopAt(7)):
+        attempt(sample, tmp_path / "out", *RUN, "--precision", "bf16")
+    message = user_error(attempt(sample, tmp_path / "out", *RUN, "--resume", "--precision", "float32"))
+    assert "--precision float32 (was bf16)" in message
+    train_here(sample, tmp_path / "out", *RUN, "--resume")
+    same_run(tmp_path / "out", tmp_path / "undisturbed")
+    monkeypatch.setattr(
+        "train.read_state", lambda folder: {**stored(folder / "state.pt"), "settings": {"precision": "fp16"}}
+    )
+    assert "--precision fp16, which a CPU" in user_error(attempt(sample, tmp_path / "out", *RUN, "--resume"))
+
+
 def renamed_image(data: Path) -> None:
     name = file_names(data, "train")[3]
     (data / "images" / name).rename(data / "images" / f"new-{name}")

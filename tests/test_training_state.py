@@ -74,6 +74,16 @@ def test_progress_comes_back_as_it_was(tmp_path):
     assert restore(read_state(tmp_path) or {}, make(), SETTINGS, DATA) == progress
 
 
+@pytest.mark.parametrize("saved", [None, torch.float16])
+def test_state_of_another_precision_is_refused(tmp_path, saved):
+    """float16 has a loss scaler on a CPU too; without one its state is empty."""
+    save_state(tmp_path, make(precision=saved), Progress(5), SETTINGS, DATA)
+    other = make(precision=torch.float16 if saved is None else None)
+    with pytest.raises(UserError, match=r"--resume: .* with(out)? a loss scaler; give the --precision of"):
+        restore(read_state(tmp_path) or {}, other, SETTINGS, DATA)
+    restore(read_state(tmp_path) or {}, make(precision=saved), SETTINGS, DATA)
+
+
 def saved_twice(folder: Path) -> None:
     for epoch in (1, 2):
         save_state(folder, make(), Progress(0, epoch=epoch), SETTINGS, DATA)

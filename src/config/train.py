@@ -173,8 +173,8 @@ def _add_optimisation_flags(parser: ArgumentParser) -> None:
 def _add_speed_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("speed").add_argument
     precision_help = (
-        "of the backbone's arithmetic (fp16 on a GPU, float32 on a CPU); the loss is always float32. fp16 scales the "
-        "loss"
+        "precision of the model's forward pass (fp16 on a GPU, float32 on a CPU, that of the start with --resume); the "
+        "loss is always computed in float32, and scaled with fp16"
     )
     add("--precision", choices=PRECISIONS, help=precision_help)
     autocast_help = "the released code's flag: 0 is --precision float32"

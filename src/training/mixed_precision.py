@@ -1,4 +1,4 @@
-"""Which arithmetic a run uses, and what must be there for it."""
+"""Choose the precision of a run, and check that compiler and GPUs are there for its options."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
+from src.choices import Precision
 from src.errors import UserError
 
-_DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Precision -> dtype of the forward pass under autocast; None computes in float32 without autocast.
+DTYPES: dict[Precision, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def precision_of(name: str | None, autocast_enabled: bool, device: torch.device) -> torch.dtype | None:
-    """The dtype of the forward pass under autocast; None is float32.
+def choose_precision(
+    flag: Precision | None, autocast_enabled: bool, device: torch.device, started_with: Precision | None = None
+) -> Precision:
+    """Choose the precision of a run: of the flag, else of the run that is resumed, else the device's default.
 
     Args:
-        name: ``float32``, ``bf16``, ``fp16``, or None: fp16 on a GPU, as in the released code, float32 on a CPU.
-        autocast_enabled: the released code's flag; without it float32.
+        flag: ``--precision``, or None. The default is fp16 on a GPU, as in the released code, and float32 on a CPU.
+        autocast_enabled: the released code's flag; without it the default is float32.
         device: where the model is.
+        started_with: the precision of the run that is resumed; None for a new run.
 
     Raises:
-        UserError: a CPU does not compute in half precision.
+        UserError: a CPU does not train in fp16.
     """
-    if name is None:
-        return torch.float16 if device.type == "cuda" and autocast_enabled else None
-    if name == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16: a CPU computes in float32 or bf16; give one of them")
-    return _DTYPES[name]
+    default: Precision = "fp16" if device.type == "cuda" and autocast_enabled else "float32"
+    precision = flag or started_with or default
+    if precision == "fp16" and device.type == "cpu":
+        if started_with == "fp16":
+            raise UserError(
+                "--resume: the run was started with --precision fp16, which a CPU does not train in; resume it on a "
+                "GPU, or start a new run with --precision float32 and --overwrite"
+            )
+        raise UserError("--precision fp16: a CPU trains in float32 or bf16; choose one of them")
+    return precision
 
 
 def check_compiler() -> None:

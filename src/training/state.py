@@ -173,6 +173,11 @@ def restore(
     ]
     if changed:
         raise UserError(f"--resume: the data are not those of the run: {', '.join(changed)}")
+    if bool(content["scaler"]) != trained.scaler.is_enabled():
+        with_or_without = "with" if content["scaler"] else "without"
+        raise UserError(
+            f"--resume: the state was saved {with_or_without} a loss scaler; give the --precision of the run's start"
+        )
     trained.module.load_state_dict(content["module"])
     if trained.average is not None:
         trained.average.module.load_state_dict(content["average"])
