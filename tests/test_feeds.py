@@ -22,6 +22,7 @@ from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.training.batches import FeatureFeed, Feed, ImageFeed
 from src.training.engine import EpochSums, TrainBatch, Trained, train_epoch
+from src.training.feature_cache import FeatureSettings
 from src.training.model_selection import Division
 from src.training.optim import MovingAverage, parameter_groups
 from src.utils.progress import progress, warn_about_bad_images
@@ -67,7 +68,15 @@ def image_feed(folder: Path, model: SDLModel, broken: tuple[int, ...] = (BROKEN,
 def feature_feed(folder: Path, model: SDLModel, broken: tuple[int, ...] = (BROKEN,), **options: Any) -> FeatureFeed:
     division = options.pop("division", everything())
     sets = data_sets(folder, broken)
-    return FeatureFeed(model, *sets, division, eval_transform(SIDE), READING, cache=folder / "cache", facts=("tiny",))
+    return FeatureFeed(
+        model,
+        *sets,
+        division,
+        eval_transform(SIDE),
+        READING,
+        cache=folder / "cache",
+        settings=FeatureSettings("tiny", SIDE),
+    )
 
 
 FEEDS = pytest.mark.parametrize("make_feed", [image_feed, feature_feed])

@@ -231,7 +231,7 @@ def test_damaged_cache_is_computed_anew(frozen, sample, tmp_path):
     for path in cache.iterdir():
         path.write_bytes(path.read_bytes()[:100])
     finished = train_frozen(sample, tmp_path / "out", cache, seed=5)
-    assert finished.stderr.count("computing the features anew") == 2
+    assert finished.stderr.count("computing the features again") == 2
     assert log_of(tmp_path / "out") == log_of(frozen["folder"])
     assert {name: size for name, (size, _) in snapshot(cache).items()} == {
         name: size for name, (size, _) in snapshot(frozen["cache"]).items()

@@ -348,3 +348,11 @@ def test_folder_without_training_labels_is_an_error(sample, tmp_path):
     message = user_error(call(train.main, "--data", data, *TINY))
     assert "train.json" in message
     assert str(data) in message
+
+
+def test_feature_cache_tells_precisions_apart(sample, tmp_path):
+    """bfloat16 and float32 have features of their own, and each is served again."""
+    cache = tmp_path / "cache"
+    for count, precision in ((2, "float32"), (4, "bf16"), (4, "bf16")):
+        train_frozen(sample, tmp_path / "out", cache, 5, "--num-epochs", 1, "--precision", precision, "--overwrite")
+        assert len(list(cache.iterdir())) == count

@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.models import SDLModel
 from src.models.sdl_model import freeze_batch_norm
 from src.training.engine import TrainBatch
-from src.training.feature_cache import cached_features, feature_key
+from src.training.feature_cache import FeatureSettings, cached_features, feature_key
 from src.training.model_selection import Division
 from src.utils.distributed import ALONE, first_goes_ahead
 
@@ -130,7 +130,7 @@ class FeatureFeed:
         transform: for all of them.
         reading: how.
         cache: the folder that keeps the features.
-        facts: what the features depend on beside images, weights and precision: they name the cached file.
+        settings: of the features, for the name of the cached file.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class FeatureFeed:
         reading: Reading,
         *,
         cache: Path,
-        facts: tuple[object, ...],
+        settings: FeatureSettings,
     ) -> None:
         self.module: nn.Module = model.embedding
         self._reading = reading
@@ -158,8 +158,8 @@ class FeatureFeed:
             def compute() -> Embedded:
                 return embed_images(model.forward_features, dataset, alone, f"features of the {kind} images")
 
-            key = feature_key(dataset.paths, weights, (*facts, reading.precision is not None))
-            found = cached_features(cache, key, compute)
+            key = feature_key(dataset.paths, weights, settings)
+            found = cached_features(cache, key, (len(paths), model.num_features), compute)
             if len(found.rows) == 0:
                 raise UserError(f"--data: none of the {len(paths)} {kind} images can be read")
             return found

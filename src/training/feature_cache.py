@@ -1,4 +1,4 @@
-"""Backbone features of a fixed set of images, kept on disk: a frozen backbone sees every image once."""
+"""Cache of backbone features on disk: a frozen backbone sees every image once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import PIL
+import timm
 import torch
 from torch import Tensor
 
@@ -19,10 +22,38 @@ from src.models.state_files import read_state_file
 from src.utils.files import atomic_write
 
 
-def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], facts: Sequence[object]) -> str:
-    """A name for features that changes with all they depend on: images, weights, versions, other facts."""
-    versions = [str(package.__version__) for package in (torch, PIL)]
-    digest = hashlib.sha256(repr((*facts, *versions, TRANSFORM_VERSION)).encode())
+def _versions() -> tuple[str, ...]:
+    return tuple(f"{package.__name__} {package.__version__}" for package in (torch, timm, PIL, np))
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Everything that features depend on beside images and weights. Each attribute is part of the cache key.
+
+    Attributes:
+        backbone: its name.
+        image_size, interpolation, exact: of the transform.
+        dtype: of the forward pass.
+        device: its type; rounding differs between devices.
+        channels_last, inplace_abn: options of the model that change the rounding.
+        transform_version, packages: of the code that makes the features.
+    """
+
+    backbone: str
+    image_size: int
+    interpolation: str = "bilinear"
+    exact: bool = False
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    channels_last: bool = False
+    inplace_abn: bool = False
+    transform_version: int = TRANSFORM_VERSION
+    packages: tuple[str, ...] = field(default_factory=_versions)
+
+
+def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], settings: FeatureSettings) -> str:
+    """Name the features of some images; the name changes with images, weights and settings."""
+    digest = hashlib.sha256(repr(settings).encode())
     for path in paths:
         try:
             status = os.stat(path)
@@ -36,19 +67,24 @@ def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], facts: Sequ
     return digest.hexdigest()[:32]
 
 
-def cached_features(folder: Path, key: str, compute: Callable[[], Embedded]) -> Embedded:
-    """The features named ``key`` from ``folder``, or computed and put there. The folder may be deleted at any time.
+def cached_features(folder: Path, key: str, shape: tuple[int, int], compute: Callable[[], Embedded]) -> Embedded:
+    """Read the features named ``key`` from ``folder``, or compute and store them. The folder may be deleted any time.
 
-    A file that cannot be read is computed anew; a folder that cannot be written to is reported, and the features live
-    in memory only.
+    A file that cannot be read, or has another shape, is computed anew; a folder that cannot be written to is reported,
+    and the features live in memory only.
+
+    Args:
+        folder: of the cache.
+        key: see :func:`feature_key`.
+        shape: number of images, unreadable ones included, and of features of each.
+        compute: called where the cache has no such features.
     """
     path = folder / f"{key}.pt"
     if path.is_file():
         try:
-            stored = read_state_file(path)
-            return Embedded(stored["outputs"], stored["rows"], tuple(stored["bad"]))
-        except (UserError, KeyError) as error:
-            print(f"computing the features anew: {error}", file=sys.stderr)
+            return _read(path, shape)
+        except UserError as error:
+            print(f"computing the features again: {error}", file=sys.stderr)
     features = compute()
     try:
         with atomic_write(path) as stream:
@@ -56,3 +92,20 @@ def cached_features(folder: Path, key: str, compute: Callable[[], Embedded]) -> 
     except UserError as error:
         print(f"the features are not kept for the next run: {error}", file=sys.stderr)
     return features
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Embedded:
+    """Read a file of the cache.
+
+    Raises:
+        UserError: it is damaged, or does not hold the features of so many images.
+    """
+    stored = read_state_file(path)
+    outputs, rows, bad = (stored.get(name) for name in ("outputs", "rows", "bad"))
+    if (
+        not isinstance(outputs, Tensor) or not isinstance(rows, Tensor) or not isinstance(bad, list)
+        or outputs.dtype != torch.float32 or outputs.shape != (len(rows), shape[1] if len(rows) else 0)
+        or rows.shape != (shape[0] - len(bad),)
+    ):  # fmt: skip
+        raise UserError(f"{path} does not hold features of {shape[0]} images, {shape[1]} of each")
+    return Embedded(outputs, rows, tuple(bad))

@@ -22,6 +22,7 @@ from src.models.inplace_abn import use_inplace_abn
 from src.models.sdl_model import check_image_size, enable_grad_checkpointing
 from src.training.batches import FeatureFeed, Feed, ImageFeed
 from src.training.engine import Trained
+from src.training.feature_cache import FeatureSettings
 from src.training.mixed_precision import check_compiler, use_sync_bn
 from src.training.model_selection import Division
 from src.training.optim import MovingAverage, make_optimizer, make_schedule, parameter_groups
@@ -81,8 +82,17 @@ def build_feed(
     """Cached features for a frozen backbone, augmented images otherwise."""
     evaluate_as = eval_transform(config.image_size, config.interpolation, exact=args.exact_pictures)
     if args.freeze_backbone:
-        facts = (config.model_name, config.image_size, config.interpolation, args.exact_pictures)
-        return FeatureFeed(model, *sets, evaluate_as, reading, cache=args.feature_cache or cache, facts=facts)
+        settings = FeatureSettings(
+            config.model_name,
+            config.image_size,
+            config.interpolation,
+            args.exact_pictures,
+            reading.precision or torch.float32,
+            reading.device.type,
+            args.channels_last,
+            args.inplace_abn,
+        )
+        return FeatureFeed(model, *sets, evaluate_as, reading, cache=args.feature_cache or cache, settings=settings)
     train_as = train_transform(
         config.image_size, cutout=args.cutout, augmentation=args.augmentation, exact=args.exact_pictures
     )
