@@ -13,6 +13,7 @@ import torch
 
 from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
 from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
+from src.checkpoint.info import ExpectedModel
 from src.config.arguments import run_script
 from src.config.validate import validate_parser
 from src.data.dataset import ImageDataset, naming_dead_workers
@@ -22,7 +23,7 @@ from src.data.transforms import eval_transform
 from src.embedding import Embedded, Reading, embed_images
 from src.errors import UserError, blaming
 from src.evaluation import evaluate
-from src.exported.engines import open_model
+from src.exported.engines import Runtime, open_model
 from src.inference.vocabulary import check_same_space
 from src.metrics import Protocol, format_report
 from src.models.sdl_model import check_image_size
@@ -55,12 +56,8 @@ def validate(args: argparse.Namespace, processes: Processes) -> int:
     with blaming("--model-path"):
         model, info, engine = open_model(
             args.model_path,
-            engine=args.engine,
-            device=device,
-            image_size=args.image_size,
-            model_name=args.model_name,
-            num_rows=args.num_rows,
-            wordvec_dim=args.wordvec_dim,
+            Runtime(args.engine, device, args.image_size),
+            ExpectedModel(args.model_name, args.num_rows, args.wordvec_dim),
         )
     with blaming("--metadata"):
         metadata = find_metadata(args.metadata, args.data, info)

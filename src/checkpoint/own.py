@@ -1,7 +1,7 @@
-"""Checkpoint files: this project's own, and the way in to those of the released code.
+"""Save and load checkpoints of this project; load those of the released code.
 
-This project's file holds all that tagging and validation need: weights, model configuration, preprocessing, labels with
-their word vectors, seen and unseen, further words, metrics, settings and versions; tensors and builtin containers only,
+A checkpoint of this project is self-contained: weights, model configuration, preprocessing, labels with their word
+vectors, seen and unseen, further words, metrics, settings and versions. It holds tensors and builtin containers only,
 so that it loads with ``weights_only=True``.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from src.calibration.thresholds import Calibration
 from src.checkpoint.digest import save_with_digest
-from src.checkpoint.info import FORMAT, CheckpointInfo, check_expected, info_of_dict, info_to_dict
+from src.checkpoint.info import FORMAT, CheckpointInfo, ExpectedModel, info_of_dict, info_to_dict
 from src.checkpoint.released import load_released
 from src.errors import UserError
 from src.models import SDLModel, create_model
@@ -25,11 +25,11 @@ from src.models.state_files import load_strictly, read_state_file
 
 
 def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, half: bool = False) -> None:
-    """Write this project's checkpoint, atomically, and its digest beside it (:mod:`src.checkpoint.digest`).
+    """Write a checkpoint atomically, and its side file (:mod:`src.checkpoint.digest`).
 
     Args:
         path: the file.
-        model: the model; InPlaceABN scales are stored as plain batch normalisation needs them.
+        model: the model; InPlaceABN scales are stored as those of plain batch normalisation.
         info: the rest; ``info.split`` is required; ``kind``, ``versions`` and ``space`` are filled in.
         half: store weight matrices and word vectors in half precision. Scales, biases and batch statistics stay
             float32: a running variance can exceed the range of half precision.
@@ -48,14 +48,14 @@ def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, 
 
 
 def save_with_calibration(source: str | Path, target: str | Path, calibration: Calibration) -> None:
-    """Copy a checkpoint of this project, all else bit for bit as it is, with this calibration in it.
+    """Copy a checkpoint of this project, replacing its calibration; all else stays as it is, bit for bit.
 
     Raises:
-        UserError: ``source`` is no such checkpoint, or ``target`` cannot be written.
+        UserError: ``source`` is no checkpoint of this project, or ``target`` cannot be written.
     """
     content = read_state_file(source)
     if content.get("format") != FORMAT:
-        raise UserError(f"{source} is no checkpoint of this project, so it can hold no calibration")
+        raise UserError(f"{source} is no checkpoint of this project; only those can hold a calibration")
     calibrated = {**content, "calibration": calibration.to_dict()}
     save_with_digest(target, lambda stream: torch.save(calibrated, stream))
 
@@ -65,17 +65,16 @@ def load_checkpoint(
 ) -> tuple[SDLModel, CheckpointInfo]:
     """Load a checkpoint of this project or of the released code.
 
-    The latter is a release file ``{'model', 'num_classes', 'idx_to_class'}`` or a bare state dict of its train.py.
-
-    Weights load strictly. The files of the released code are converted from InPlaceABN's scales; their backbone is told
-    by its width, and M and D by the head's size (D is 300 unless given).
+    Files of the released code are release files ``{'model', 'num_classes', 'idx_to_class'}`` and bare state dicts of
+    its train.py. Their InPlaceABN scales are converted; the backbone follows from the width of its first layer, and M
+    from the size of the head (D is 300 unless given). Weights load strictly.
 
     Args:
         path: the file.
-        model_name, num_rows, wordvec_dim: what the caller expects; None takes what the file says.
+        model_name, num_rows, wordvec_dim: the model that the file must hold; None accepts any.
 
     Returns:
-        (the model in eval mode on the CPU, what else the file says).
+        (the model in eval mode on the CPU, the rest of the file).
 
     Raises:
         UserError: the file cannot be read, is of another kind, does not fit, or contradicts an expectation.
@@ -87,7 +86,7 @@ def load_checkpoint(
         raise UserError(f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}")
     else:
         model, info = load_released(content, path, num_rows, wordvec_dim)
-    check_expected(info, path, model_name=model_name, num_rows=num_rows, wordvec_dim=wordvec_dim)
+    ExpectedModel(model_name, num_rows, wordvec_dim).check(info.config, path)
     return model.eval(), info
 
 

@@ -1,4 +1,4 @@
-"""The two kinds of files of the released code: its release form, and the bare state dict of its train.py."""
+"""Load files of the released code: release files, and bare state dicts of its train.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from src.models import SDLModel, create_model
 from src.models.converters import convert_released_tresnet, is_released_tresnet
 from src.models.state_files import load_strictly, tensors_of
 
-# What the released code does before the model; its release-format files say nothing about it.
+# Preprocessing of the released code; its files do not record it.
 OFFICIAL_IMAGE_SIZE = 224
 OFFICIAL_WORDVEC_DIM = 300
 # Width of the first convolution -> model of the released code.
@@ -22,15 +22,15 @@ _TRESNET_OF_WIDTH = {64: "tresnet_m", 76: "tresnet_l", 83: "tresnet_xl"}
 def load_released(
     content: Mapping[str, Any], path: str | Path, num_rows: int | None, wordvec_dim: int | None
 ) -> tuple[SDLModel, CheckpointInfo]:
-    """The model in such a file, and what else it says; see :func:`src.checkpoint.load_checkpoint`.
+    """Build the model of such a file; see :func:`src.checkpoint.load_checkpoint`.
 
     Args:
-        content: what the file holds.
+        content: the loaded file.
         path: the file, for error messages.
-        num_rows, wordvec_dim: M and D, which it does not say itself; D is 300 unless given, M follows.
+        num_rows, wordvec_dim: M and D, which the file does not record; D is 300 unless given, M follows.
 
     Raises:
-        UserError: it is no model of the released code, or has no head of this size.
+        UserError: the file holds no model of the released code, or no head of this size.
     """
     state = tensors_of(content, path)
     if not is_released_tresnet(state):
@@ -73,7 +73,7 @@ def load_released(
 
 
 def _labels_of(content: Mapping[str, Any], path: str | Path) -> tuple[str, ...]:
-    """The label names of a release file by ascending index, whatever order the dict is in."""
+    """Return the label names of a release file by ascending index."""
     names = content.get("idx_to_class")
     if names is None:
         return ()

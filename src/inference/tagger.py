@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src.calibration.thresholds import Calibration
+from src.checkpoint.info import ExpectedModel
 from src.choices import Engine
 from src.data.images import to_rgb
 from src.data.split import ZeroShotSplit
 from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.exported.engines import Embedder, open_model
+from src.exported.engines import Embedder, Runtime, open_model
 from src.exported.session import ExportedModel
 from src.inference.vocabulary import add_own_tags, labels_for
 from src.scoring import score_labels, top_k_labels
@@ -166,16 +167,8 @@ class Tagger:
         Raises:
             UserError: a file cannot be read or does not fit, or own words have no vector.
         """
-        model, info, used = open_model(
-            path,
-            engine=engine,
-            device=device,
-            image_size=image_size,
-            model_name=model_name,
-            num_rows=num_rows,
-            wordvec_dim=wordvec_dim,
-            calls_at_once=calls_at_once,
-        )
+        runtime = Runtime(engine, device, image_size, calls_at_once)
+        model, info, used = open_model(path, runtime, ExpectedModel(model_name, num_rows, wordvec_dim))
         split = labels_for(info, dataset_path, dataset_type)
         if tags is not None:
             source = None if word_vectors is None else open_word_vectors(word_vectors, flag="--word_vectors")

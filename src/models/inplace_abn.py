@@ -1,8 +1,8 @@
 """InPlaceABN, an optional layer that fuses batch normalisation and activation to save training memory.
 
 "In-Place Activated BatchNorm for Memory-Optimized Training of DNNs" (CVPR 2018). Results equal plain batch
-normalisation as long as the scales are positive; the checkpoints of this project always hold plain scales, so a model
-trained with InPlaceABN loads into plain layers, and the other way unless a scale has turned negative.
+normalisation as long as the scales are positive. Checkpoints of this project always hold plain scales, so that a model
+trained with InPlaceABN loads into plain layers, and vice versa unless a scale has become negative.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def use_inplace_abn(backbone: nn.Module, model_name: str) -> None:
 
 
 def _to_abn(layer: BatchNormAct2d, abn_class: Any) -> nn.Module:
-    """One timm layer -> InPlaceABN with the same function: InPlaceABN's scale is |w| + 1e-5, so w = scale - 1e-5."""
+    """Convert a timm layer to an equal InPlaceABN, whose scale is |w| + 1e-5, so that w = scale - 1e-5."""
     if isinstance(layer.act, nn.LeakyReLU):
         activation, slope = "leaky_relu", layer.act.negative_slope
     elif isinstance(layer.act, nn.Identity):
@@ -62,8 +62,8 @@ def _to_abn(layer: BatchNormAct2d, abn_class: Any) -> nn.Module:
 
 
 def _with_abn_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Released checkpoints have no scale below 1e-5 (it is |w| + 1e-5); timm's zero-initialised last scales land on w =
-    # 0, that is 1e-5. A scale that plain training took below zero has no w at all.
+    # Released checkpoints have no scale below 1e-5. timm initialises some scales with 0, which become 1e-5 (w = 0).
+    # A scale that became negative in plain training has no w.
     lowest = float(state["weight"].min())
     if lowest < -INPLACE_ABN_EPS:
         raise UserError(
@@ -74,10 +74,10 @@ def _with_abn_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """``model.state_dict()`` as plain batch normalisation needs it, whichever layer the model was built with.
+    """Return ``model.state_dict()`` with the scales of plain batch normalisation.
 
-    InPlaceABN's scales become |w| + 1e-5, and the step counter that early versions lack is filled in with 0 (it is only
-    read when ``momentum`` is None).
+    InPlaceABN's scales become |w| + 1e-5, and the step counter that early versions lack becomes 0 (it is only read
+    when ``momentum`` is None).
     """
     state = dict(model.state_dict())
     for name, layer in model.named_modules():

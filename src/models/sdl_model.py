@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -12,18 +11,18 @@ from src.errors import UserError
 
 
 class SDLModel(nn.Module):
-    """Images [B, 3, H, W] in [0, 1] -> principal embedding matrices, flattened to [B, D*M].
+    """Map images [B, 3, H, W] in [0, 1] to principal embedding matrices, flattened to [B, D*M].
 
-    The backbone's pooled features pass through one linear layer without bias. Whatever normalisation the backbone was
-    trained with happens in here, so that every caller feeds [0, 1] (TResNet has none; timm's configuration says what
-    others need).
+    The backbone's pooled features pass through one linear layer without bias. The model applies the normalisation that
+    its backbone was trained with (none for TResNet, that of timm's configuration for others), so that every caller
+    feeds [0, 1].
 
     Args:
         backbone: a module that maps images to pooled features [B, F].
         num_features: F.
         num_rows: M, the number of principal vectors.
         wordvec_dim: D, the length of a word vector.
-        mean, std: the backbone's normalisation, one number a channel, in units of the [0, 1] image.
+        mean, std: normalisation of the backbone, one number per channel, in units of the [0, 1] image.
 
     Raises:
         ValueError: M or D is below 1.
@@ -49,7 +48,7 @@ class SDLModel(nn.Module):
         self.num_features = num_features
         self.backbone = backbone
         self.embedding = nn.Linear(num_features, wordvec_dim * num_rows, bias=False)
-        # Facts of the backbone, not weights: they come from its name and stay out of the state dict.
+        # Not part of the state dict: they follow from the name of the backbone.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self._normalizes = any(mean) or any(value != 1 for value in std)
@@ -71,7 +70,7 @@ class SDLModel(nn.Module):
 
 
 def with_head(model: SDLModel, module: nn.Module) -> SDLModel:
-    """``module`` itself where it is a whole model; where it is a head alone, ``model``'s backbone with that head."""
+    """Return ``module`` if it is a whole model; if it is a head, ``model``'s backbone with this head."""
     if isinstance(module, SDLModel):
         return module
     whole = SDLModel(model.backbone, model.num_features, model.num_rows, model.wordvec_dim)
@@ -98,17 +97,18 @@ def create_model(
         num_rows: M, the number of principal vectors.
         wordvec_dim: D, the length of a word vector.
         image_size: side of the square input in pixels, for backbones that are built for one size (vision transformers).
-        pretrained: download timm's own weights from its hub.
+        pretrained: download timm's weights from its hub.
         grad_checkpointing: recompute activations in the backward pass: less memory, more time, equal loss and
             gradients. Batch norms see each batch twice, so their running statistics follow twice as fast.
-        inplace_abn: TResNet only: use InPlaceABN, which saves training memory, where the ``inplace-abn`` package is
-            installed.
+        inplace_abn: use InPlaceABN, which saves training memory; TResNet only, needs the ``inplace-abn`` package.
         **backbone_options: passed on to ``timm.create_model`` (``drop_path_rate``, ...).
 
     Raises:
         UserError: the name is unknown, an option does not suit the backbone, the download fails, or InPlaceABN is not
             installed.
     """
+    import timm  # takes a second
+
     if not _is_known(model_name):
         similar = ", ".join(timm.list_models(f"*{model_name[:9]}*")[:5])
         raise UserError(
@@ -139,7 +139,9 @@ def create_model(
 
 
 def _is_known(model_name: str) -> bool:
-    """Whether timm has the model, and the pretrained tag behind a dot if there is one."""
+    """Return whether timm has the model, and its pretrained tag if the name has one after a dot."""
+    import timm
+
     try:
         return timm.is_model(model_name) and timm.get_pretrained_cfg(model_name) is not None
     except RuntimeError:  # no such tag
@@ -147,9 +149,9 @@ def _is_known(model_name: str) -> bool:
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
-    """Make every batch norm use its stored statistics, also in training; the next ``module.train()`` undoes it.
+    """Make every batch norm use its stored statistics, until the next ``module.train()``.
 
-    A batch of a small data set has other statistics than the images that the backbone was trained on.
+    Batches of a small data set have other statistics than the images that the backbone was trained on.
     """
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) or type(layer).__name__ == "InPlaceABN":
@@ -170,7 +172,7 @@ def enable_grad_checkpointing(backbone: nn.Module, model_name: str) -> None:
 
 @torch.inference_mode()
 def check_image_size(model: nn.Module, image_size: int, flag: str) -> None:
-    """Run one black image through ``model``, which is left in eval mode.
+    """Check an image size by running one black image through ``model``, which is left in eval mode.
 
     Raises:
         UserError: the backbone takes no images of this size (a vision transformer's patches, TResNet's first layer).

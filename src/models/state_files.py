@@ -1,4 +1,4 @@
-"""Reading files of weights safely and fitting them to a module strictly."""
+"""Read weight files safely, and load them strictly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from src.errors import UserError, name_some
 
-# What torch.load raises on files that are not its own, found by feeding it damaged ones.
+# Raised by torch.load for damaged files and files of other kinds (found by trial).
 _UNREADABLE = (
     AttributeError,
     EOFError,
@@ -30,7 +30,7 @@ _UNREADABLE = (
 
 
 def _safe_globals() -> list[Any]:
-    """NumPy's scalar types, which release files may hold beside the tensors; loading them runs no code."""
+    """List NumPy's scalar types, which release files may hold; loading them runs no code."""
     from numpy._core.multiarray import scalar
 
     return [
@@ -56,11 +56,11 @@ def read_state_file(path: str | Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_safe_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # PyTorch's own message goes on to advise loading it unsafely.
+        # PyTorch's own message advises to load the file unsafely.
         refused = re.search(r"GLOBAL (\S+)", str(error))
         what = f"; it refers to {refused[1]}" if refused else ""
         raise UserError(
-            f"{path} is no checkpoint, or holds other things than tensors and plain containers, which is not safe to "
+            f"{path} is no checkpoint, or holds other objects than tensors and plain containers, which are not safe to "
             f"load{what}"
         ) from error
     except _UNREADABLE as error:
@@ -72,12 +72,12 @@ def read_state_file(path: str | Path) -> dict[str, Any]:
 
 
 def tensors_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The state dict within a loaded file: under ``model`` or ``state_dict``, or the file itself.
+    """Find the state dict of a loaded file: under ``model``, under ``state_dict``, or the file itself.
 
-    The prefix ``module.`` that multi-GPU training leaves is taken off.
+    The prefix ``module.`` of multi-GPU training is removed.
 
     Raises:
-        UserError: there is no state dict in it.
+        UserError: the file holds no state dict.
     """
     state = content.get("model", content.get("state_dict", content))
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -86,10 +86,10 @@ def tensors_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load ``state`` into ``module``; every tensor must have its place and every place its tensor.
+    """Load a state dict whose keys and shapes must be exactly those of the module.
 
     Raises:
-        UserError: the message lists the missing keys, the unexpected keys and the shapes that differ.
+        UserError: keys are missing, unexpected, or of another shape; the message lists them.
     """
     expected = module.state_dict()
     missing = [key for key in expected if key not in state]
