@@ -1,4 +1,4 @@
-"""Command-line parsing shared by the scripts: flags in both spellings, and one-line errors with exit status 2."""
+"""Command-line parsing of all scripts: flags in both spellings, types, shared flags, one-line errors."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ _LONG_FLAG = re.compile(r"(--[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, but not those that say nothing, and leaves the lines of a description as they are."""
+    """Show defaults except None, False and empty lists; keep the lines of a description."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        says_nothing = action.default is None or action.default is False or action.default == []
-        return action.help if says_nothing else super()._get_help_string(action)
+        is_empty = action.default is None or action.default is False or action.default == []
+        return action.help if is_empty else super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with two habits of this project.
+    """argparse that accepts ``-`` and ``_`` alike within flags, and raises errors as :class:`UserError`.
 
-    ``-`` and ``_`` may be exchanged within a flag, and errors are raised as :class:`UserError`. The help shows each
-    flag in the one spelling it was declared with.
+    The help shows each flag in its declared spelling.
     """
 
     def __init__(self, description: str | None = None, **options: object) -> None:
@@ -40,9 +39,9 @@ class ArgumentParser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
-        """As argparse does it, after bringing the flags to the spelling they were declared with."""
+        """Parse like argparse, after converting flags to their declared spelling."""
         arguments = list(sys.argv[1:] if args is None else args)
-        end = arguments.index("--") if "--" in arguments else len(arguments)  # what follows is no flag
+        end = arguments.index("--") if "--" in arguments else len(arguments)  # no flags after it
         flags = [self._declared_spelling(argument) for argument in arguments[:end]]
         return super().parse_known_args(flags + arguments[end:], namespace)
 
@@ -63,10 +62,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run_script(name: str, main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a script's main function; a :class:`UserError` becomes one message on standard error and exit status 2.
+    """Run a script's main function and return the exit status.
 
-    Ctrl-C becomes a line too, with the status 130 that shells have for it; an output that nobody reads any more ends
-    the run quietly with 141.
+    A :class:`UserError` is printed to standard error (status 2). Ctrl-C prints one line (status 130, as in shells). A
+    closed output pipe ends the run silently (status 141).
     """
     try:
         return main(argv)
@@ -76,23 +75,23 @@ def run_script(name: str, main: Callable[[Sequence[str] | None], int], argv: Seq
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # who reads the output, ``head`` say, has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall the last flush complain
+    except BrokenPipeError:  # for example in ``script | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush would raise again
         return 141
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: a whole number from 1."""
+    """Argparse type: a whole number from 1."""
     return _whole_number(text, 1)
 
 
 def non_negative_int(text: str) -> int:
-    """An argparse type: a whole number from 0."""
+    """Argparse type: a whole number from 0."""
     return _whole_number(text, 0)
 
 
 def fraction(text: str) -> float:
-    """An argparse type: a number from 0 to 1."""
+    """Argparse type: a number from 0 to 1."""
     value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
@@ -100,7 +99,7 @@ def fraction(text: str) -> float:
 
 
 def finite_float(text: str) -> float:
-    """An argparse type: a number that is neither infinite nor NaN."""
+    """Argparse type: a finite number."""
     value = _number(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
@@ -108,7 +107,7 @@ def finite_float(text: str) -> float:
 
 
 def positive_float(text: str) -> float:
-    """An argparse type: a finite number above 0."""
+    """Argparse type: a finite number above 0."""
     value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
@@ -116,7 +115,7 @@ def positive_float(text: str) -> float:
 
 
 def _number(text: str) -> float:
-    """The number, or NaN, which is in no range, where the text is none."""
+    """Convert to float; NaN, which is outside of every range, if that fails."""
     try:
         return float(text)
     except ValueError:
@@ -134,29 +133,29 @@ def _whole_number(text: str, low: int) -> int:
 
 
 def add_device_flag(parser: argparse._ActionsContainer) -> None:
-    """``--device``, the same in every script."""
+    """Add ``--device``."""
     parser.add_argument(
         "--device",
         choices=DEVICES,
         default="auto",
-        help="where to compute; auto takes a CUDA GPU where there is one",
+        help="device to compute on; auto is a CUDA GPU if available, else the CPU",
     )
 
 
 def add_engine_flag(parser: argparse._ActionsContainer) -> None:
-    """Add ``--engine``, the same in every script that runs a model."""
+    """Add ``--engine``."""
     parser.add_argument(
         "--engine",
         choices=ENGINES,
         default="auto",
-        help="PyTorch, or ONNX Runtime on the file that export.py made of the checkpoint and that lies beside it. auto "
-        "uses that file on a CPU if it was exported from exactly this checkpoint in float32. A --model_path ending in "
-        ".onnx always runs on ONNX Runtime",
+        help="torch: PyTorch; onnx: ONNX Runtime, with the file of the same name ending in .onnx that export.py made; "
+        "auto: on a CPU, ONNX Runtime if that file is in float32 and was made of this checkpoint, else PyTorch. Models "
+        "given as .onnx files always run on ONNX Runtime",
     )
 
 
 def add_workers_flag(parser: argparse._ActionsContainer) -> None:
-    """``-j/--workers``, the same in every script that reads many images."""
+    """Add ``-j/--workers``."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
         "-j",
@@ -164,15 +163,15 @@ def add_workers_flag(parser: argparse._ActionsContainer) -> None:
         type=non_negative_int,
         default=min(8, processors),
         metavar="N",
-        help="how many read images beside the model; 0 reads them when they are needed",
+        help="processes that read images in the background; 0 reads them in the main process",
     )
 
 
 def add_exact_flag(parser: argparse._ActionsContainer) -> None:
-    """``--exact-pictures``, the same in every script that reads images."""
+    """Add ``--exact-pictures``."""
     parser.add_argument(
         "--exact-pictures",
         action="store_true",
-        help="decode and resize as the released code does, to the bit: slower; else images that shrink differ by a "
+        help="decode and resize images exactly like the released code; slower. Without it, shrunk images differ by a "
         "rounding step (docs/benchmarks.md)",
     )

@@ -11,10 +11,10 @@ from src.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` (a CUDA GPU where there is one), ``cpu`` or ``cuda``.
+    """Return the device for ``auto`` (a CUDA GPU if available), ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: CUDA is asked for and not there.
+        UserError: ``cuda`` without a CUDA GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,10 +26,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def seed_everything(seed: int | None) -> None:
-    """Seed Python, NumPy and PyTorch; None leaves them random.
+    """Seed the random generators of Python, NumPy and PyTorch; None leaves them as they are.
 
     Raises:
-        UserError: PyTorch takes no number as large.
+        UserError: the seed is out of PyTorch's range.
     """
     if seed is not None:
         if not -(2**63) <= seed < 2**64:

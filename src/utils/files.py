@@ -1,4 +1,4 @@
-"""Writing files whole or not at all: a temporary name beside the target, flushed to disk, then renamed over it."""
+"""Read and write files; writing goes to a temporary name, is flushed to disk and renamed over the target."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _T = TypeVar("_T")
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file that replaces ``path`` only if the block ends without an exception.
+    """Open a temporary file that replaces ``path`` if the block ends without an exception.
 
-    A killed or failed run leaves the previous ``path`` untouched.
+    A killed or failed run leaves the previous file untouched.
 
     Args:
-        path: the file to write; its folder is made if it does not exist.
+        path: the file to write; its folder is created if missing.
         mode: ``"wb"`` or ``"w"`` (UTF-8).
 
     Raises:
-        UserError: the folder cannot be made or written to, the disk is full, or ``path`` is a folder.
+        UserError: the folder cannot be created or written to, the disk is full, or ``path`` is a folder.
     """
     path = Path(path)
     try:
@@ -36,7 +36,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; choose an output folder that you may write to"
+            f"cannot write {path}: {error.strerror or error}; choose an output folder that is writable"
         ) from error
     try:
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as stream:
@@ -48,7 +48,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
-        # torch.save hides what went wrong with the stream behind a RuntimeError of its own
+        # torch.save raises a RuntimeError of its own from an OSError of the stream
         failure = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(failure, OSError):
             raise UserError(f"cannot write {path}: {failure.strerror or failure}") from error
@@ -56,10 +56,10 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def check_writable(path: str | Path, flag: str) -> None:
-    """Make sure before a long run that ``path``, the value of ``flag``, can be written in the end; it stays as it is.
+    """Check before a long run that ``path``, the value of ``flag``, can be written; an existing file stays as it is.
 
     Raises:
-        UserError: it is a folder, or its folder cannot be made or written to.
+        UserError: it is a folder, or its folder cannot be created or written to.
     """
     path = Path(path)
     if path.is_dir():
@@ -73,12 +73,12 @@ def check_writable(path: str | Path, flag: str) -> None:
 
 
 def make_readable(path: str | Path, folder: bool = False) -> None:
-    """Give a file or folder that was made for its owner alone (tempfile's habit) the mode that any other would have."""
+    """Give a file or folder from :mod:`tempfile`, which is private to its owner, the usual mode."""
     os.chmod(path, (0o777 if folder else 0o666) & ~_umask())
 
 
 def _umask() -> int:
-    """The process's file mode mask (mkstemp makes files that only the owner may read)."""
+    """Return the file mode mask of the process."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -87,7 +87,9 @@ def _umask() -> int:
 def write_json(path: str | Path, value: object) -> None:
     """Write ``value`` as indented UTF-8 JSON, atomically.
 
-    NaN and infinity, which JSON has no word for, raise ``ValueError``.
+    Raises:
+        ValueError: it contains NaN or infinity, which JSON does not have.
+        UserError: the file cannot be written.
     """
     with atomic_write(path, "w") as stream:
         json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
@@ -98,7 +100,7 @@ def read_json(path: str | Path) -> Any:
     """Read a UTF-8 JSON file (a byte-order mark is allowed).
 
     Raises:
-        UserError: the file is missing, not UTF-8 or not JSON; the message says where it breaks.
+        UserError: the file is missing, not UTF-8 or not JSON; the message says where.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -114,15 +116,15 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_json_as(path: str | Path, form: type[_T], what: str) -> _T:
-    """Read a UTF-8 JSON file (a byte-order mark is allowed) of a known form; keys beyond it are not kept in memory.
+    """Read a UTF-8 JSON file (a byte-order mark is allowed) into a type; other keys are skipped without using memory.
 
     Args:
         path: the file.
-        form: a ``msgspec.Struct``, or any type that msgspec decodes.
-        what: what a file of this form is called, for error messages.
+        form: a ``msgspec.Struct``, or another type that msgspec decodes.
+        what: name of the kind of file, for error messages.
 
     Raises:
-        UserError: the file is missing, not UTF-8, not whole JSON, or of another form; the message says where.
+        UserError: the file is missing, not UTF-8, not JSON, or of another form; the message says where.
     """
     try:
         content = Path(path).read_bytes()
@@ -139,7 +141,7 @@ def read_json_as(path: str | Path, form: type[_T], what: str) -> _T:
 
 
 def read_lines(path: str | Path, flag: str) -> list[str]:
-    """The lines of a UTF-8 text file without white space at their ends; blank ones are kept, but not at the end.
+    """Read the stripped lines of a UTF-8 text file, without blank lines at the end.
 
     A byte-order mark and Windows line ends are allowed.
 
