@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from src.loss_functions.SDL_loss import SDLLoss
 from src.training.engine import EpochSums, NonFiniteLossError, Step, TrainBatch, Trained, train_epoch
-from src.training.optim import MovingAverage, make_schedule, parameter_groups
+from src.training.optim import MovingAverage, make_optimizer, make_schedule, parameter_groups
 from src.utils.distributed import Processes
 from tests.conftest import GOLDEN
 from tests.helpers import golden_model
@@ -102,26 +102,107 @@ def test_an_epoch_equals_a_loop_written_by_hand(precision):
     assert (means["num_images"], means["skipped_steps"]) == (12, len(batches) - len(norms))
 
 
-def test_six_steps_equal_the_released_codes_losses():
+def one_cycle_by_hand(step: int, total: int, peak: float, warm_up: float) -> tuple[float, float]:
+    """Return Adam's learning rate and first momentum of a step: cosines up from 1/25 of the peak, then down to 1e-4 of
+    that; the momentum falls from 0.95 to 0.85 and rises again.
+    """
+    top = warm_up * total - 1
+    if step <= top:
+        (start, end), (first, last), part = (peak / 25, peak), (0.95, 0.85), step / top
+    else:
+        (start, end), (first, last), part = (peak, peak / 25e4), (0.85, 0.95), (step - top) / (total - 1 - top)
+    weight = (1 + math.cos(math.pi * part)) / 2
+    return end + (start - end) * weight, last + (first - last) * weight
+
+
+class AdamByHand:
+    """Adam (Kingma & Ba, algorithm 1) for one weight; decay is L2 in the gradient or, decoupled, that of AdamW."""
+
+    def __init__(self, decay: float, *, decoupled: bool = False) -> None:
+        self._decay, self._decoupled = decay, decoupled
+        self.steps, self._mean, self._square = 0, torch.zeros(()), torch.zeros(())
+
+    def update(self, weight: Tensor, gradient: Tensor, rate: float, beta: float) -> Tensor:
+        """Return the change of ``weight``."""
+        decay = self._decay if weight.ndim > 1 else 0.0
+        if not self._decoupled:
+            gradient = gradient + decay * weight
+        self.steps += 1
+        self._mean = beta * self._mean + (1 - beta) * gradient
+        self._square = 0.999 * self._square + 0.001 * gradient**2
+        mean, square = self._mean / (1 - beta**self.steps), self._square / (1 - 0.999**self.steps)
+        return -rate * mean / (square.sqrt() + 1e-8) - (rate * decay * weight if self._decoupled else 0)
+
+
+def golden_steps() -> tuple[nn.Module, SDLLoss, list[TrainBatch]]:
     golden = np.load(GOLDEN / "tresnet_m_sdl.npz")
-    model = copy.deepcopy(golden_model()).train()
-    optimizer = torch.optim.Adam(parameter_groups(model, 2.5e-5, 3e-4))
-    schedule = make_schedule("one_cycle", optimizer, 6, 0.1)
     batches = [
         TrainBatch(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y), torch.arange(len(y)))
         for x, y in zip(golden["train_x"], golden["train_y"], strict=True)
     ]
-    losses: list[float] = []
-    loss = SDLLoss(weight=0.01, wordvec_array=golden["train_wordvec"])
+    return copy.deepcopy(golden_model()).train(), SDLLoss(0.01, wordvec_array=golden["train_wordvec"]), batches
+
+
+def released_recipe(
+    module: nn.Module, loss: SDLLoss, batches: list[TrainBatch], warm_up: float, on_step: Any
+) -> EpochSums:
+    """Train as train.py does by default."""
+    optimizer = make_optimizer("adam", parameter_groups(module, 2.5e-5, 3e-4), CPU)
+    schedule = make_schedule("one_cycle", optimizer, len(batches), warm_up)
     sums = EpochSums()
-    train_epoch(Trained(model, loss, optimizer, schedule, CPU), batches, sums, lambda step: losses.append(step.loss))
-    expected = golden["train_loss"]
+    train_epoch(Trained(module, loss, optimizer, schedule, CPU), batches, sums, on_step)
+    return sums
+
+
+def test_six_steps_equal_the_released_codes_losses():
+    model, loss, batches = golden_steps()
+    losses: list[float] = []
+    sums = released_recipe(model, loss, batches, 0.1, lambda step: losses.append(step.loss))
+    expected = np.load(GOLDEN / "tresnet_m_sdl.npz")["train_loss"]
     assert losses[0] == pytest.approx(expected[0], rel=1e-5)
     # The first steps of Adam move every weight by the learning rate in the direction of its gradient's sign. Where a
     # gradient is rounding noise, that sign is the machine's own, so two right implementations drift apart.
     np.testing.assert_allclose(losses, expected, rtol=2e-2)
     assert sums.means()["loss"] == pytest.approx(np.mean(losses))
     assert sums.images == 24
+
+
+def test_six_steps_move_the_weights_as_adam_with_l2_by_hand():
+    """Unlike losses, updates tell Adam from AdamW, and the decay from ten times as much."""
+    model, loss, batches = golden_steps()
+    weights = list(model.parameters())[::9]
+    assert {weight.ndim for weight in weights} == {1, 2, 4}
+    recipes: dict[str, dict[str, Any]] = {
+        "adam": {"decay": 3e-4},
+        "adamw": {"decay": 3e-4, "decoupled": True},
+        "ten times the decay": {"decay": 3e-3},
+        "no decay": {"decay": 0.0},
+    }
+    by_hand = {name: [AdamByHand(**recipe) for _ in weights] for name, recipe in recipes.items()}
+    worst = dict.fromkeys(recipes, 0.0)
+    before = [weight.detach().clone() for weight in weights]
+    model_before = copy.deepcopy(model)
+
+    def compare(step: Step) -> None:
+        count = next(iter(by_hand.values()))[0].steps
+        rate, beta = one_cycle_by_hand(count, len(batches), 2.5e-5, 0.5)
+        assert step.lr["head"] == pytest.approx(rate)
+        if count == len(batches) - 1:
+            return  # a rate of 1e-10: float32 rounds these updates away
+        if count == 0:
+            first = loss(model_before(batches[0].inputs), batches[0].targets)
+            expected = torch.autograd.grad(first, list(model_before.parameters())[::9])
+            torch.testing.assert_close([weight.grad for weight in weights], list(expected))
+        for name, optimizers in by_hand.items():
+            for old, weight, optimizer in zip(before, weights, optimizers, strict=True):
+                expected = optimizer.update(old, weight.grad, rate, beta)
+                error = (weight.detach() - old - expected).norm() / expected.norm()
+                worst[name] = max(worst[name], float(error))
+        for old, weight in zip(before, weights, strict=True):
+            old.copy_(weight.detach())
+
+    released_recipe(model, loss, batches, 0.5, compare)
+    assert worst.pop("adam") < 0.03 < min(worst.values())  # float32 rounds weights of 1 to 6e-8, an update of 1e-6
 
 
 def test_accumulated_batches_are_one_large_batch():
