@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint, save_checkpoint
-from src.data.metadata_writer import write_metadata
+from src.data.metadata_writer import MetadataContent, write_metadata
 from src.data.split import ZeroShotSplit, make_split
 from src.models import SDLModel, create_model
 from tests.conftest import GOLDEN
@@ -97,7 +97,7 @@ def save_tiny(path: Path, model: SDLModel | None = None, *, name: str = TINY, **
 
 def write_folder(folder: Path, split: ZeroShotSplit) -> Path:
     """A metadata folder with that split and no images."""
-    write_metadata(folder, split, {}, image_root=None, word_vector_source="drawn")
+    write_metadata(folder, MetadataContent(split, {}, word_vector_source="drawn"))
     return folder
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 import train
 from src.checkpoint.digest import SUFFIX
 from src.data.labels import LabelledImages, LabelMatrix
-from src.data.metadata_writer import write_metadata
+from src.data.metadata_writer import MetadataContent, write_metadata
 from src.data.split import make_split
 from src.training.tensorboard import Watcher
 from tests.conftest import run_script
@@ -238,5 +238,6 @@ def colour_wheel(folder: Path) -> Path:
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(images / name)
         targets = LabelMatrix.from_dense(torch.eye(16, dtype=torch.int8)[columns])
         parts[part] = LabelledImages(tuple(range(len(columns))), names, targets)
-    write_metadata(folder, split, parts, image_root="images", word_vector_source="wheel", move_in=[images])
+    files = {f"images/{path.name}": path.read_bytes() for path in images.iterdir()}
+    write_metadata(folder, MetadataContent(split, parts, image_root="images", word_vector_source="wheel", files=files))
     return folder

@@ -27,6 +27,7 @@ from src.config.arguments import (
     run_script,
 )
 from src.config.infer import infer_parser
+from src.config.prepare import prepare_parser
 from src.config.train import lambda_or_none, train_parser
 from src.config.validate import validate_parser
 from src.errors import UserError, blaming
@@ -105,7 +106,7 @@ def test_the_original_positional_folder_of_validate():
     assert validate_parser(None).parse_args(["images", "--model_path", "m.pth"]).positional_data == "images"
 
 
-@pytest.mark.parametrize("make", [*PARSERS.values(), prepare_data.parser])
+@pytest.mark.parametrize("make", [*PARSERS.values(), prepare_parser])
 def test_help_can_be_shown_and_says_no_empty_defaults(make):
     text = make().format_help()
     assert "default: None" not in text
@@ -151,11 +152,11 @@ def test_the_command_line_is_read_where_no_arguments_are_given(monkeypatch):
 
 def test_sub_commands_take_both_spellings_of_their_own_flags():
     arguments = ["--source", "s", "--output", "o", "--word_vectors", "v", "--extra_words=3", "--overwrite"]
-    parsed = prepare_data.parser().parse_args(["corel5k", *arguments])
+    parsed = prepare_parser().parse_args(["corel5k", *arguments])
     assert (str(parsed.word_vectors), parsed.extra_words, parsed.overwrite) == ("v", 3, True)
-    assert prepare_data.parser().parse_args(["sample", "--output", "o", "--train_images", "5"]).train_images == 5
+    assert prepare_parser().parse_args(["sample", "--output", "o", "--train_images", "5"]).train_images == 5
     with pytest.raises(UserError, match=r"unrecognized arguments: --word_vectors.*prepare_data\.py"):
-        prepare_data.parser().parse_args(["sample", "--output", "o", "--word_vectors", "v"])
+        prepare_parser().parse_args(["sample", "--output", "o", "--word_vectors", "v"])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from src.data import metadata_writer as module
 from src.data.coco import COCO_CLASSES, read_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import ExtraWords, detect_kind, load_metadata
-from src.data.metadata_writer import check_output_folder, write_metadata
+from src.data.metadata_writer import MetadataContent, check_output_folder, write_metadata
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError
 
@@ -32,8 +32,9 @@ def part(first: int) -> LabelledImages:
 
 
 def write(folder: Path, **options: object) -> Path:
-    settings = {"image_root": "images", "word_vector_source": "a test", **options}
-    write_metadata(folder, settings.pop("split", split()), {"train": part(1), "val": part(5)}, **settings)
+    settings = {"split": split(), "image_root": "images", "word_vector_source": "a test", **options}
+    overwrite = settings.pop("overwrite", False)
+    write_metadata(folder, MetadataContent(parts={"train": part(1), "val": part(5)}, **settings), overwrite=overwrite)
     return folder
 
 
@@ -76,7 +77,7 @@ def test_the_folder_holds_no_pickle(tmp_path):
 
 
 def test_only_what_there_is_is_recorded(tmp_path):
-    write_metadata(tmp_path / "m", split(), {"val": part(1)}, image_root=None, word_vector_source="x")
+    write_metadata(tmp_path / "m", MetadataContent(split(), {"val": part(1)}))
     read = load_metadata(tmp_path / "m")
     assert (read.train, read.image_root, read.extra_words) == (None, None, None)
     assert read.val is not None
@@ -260,7 +261,7 @@ def test_a_file_in_the_way_is_refused(tmp_path, overwrite):
     assert (tmp_path / "m").read_text() == "a file"
 
 
-@pytest.mark.parametrize("at", ["word vectors", "first part", "second part", "split file", "moving", "renaming"])
+@pytest.mark.parametrize("at", ["word vectors", "first part", "second part", "split file", "renaming"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["error", "interrupt"])
 @pytest.mark.parametrize("earlier", [False, True], ids=["new", "overwrite"])
 def test_a_failing_write_leaves_no_half_made_folder_and_the_earlier_one_whole(
@@ -270,8 +271,6 @@ def test_a_failing_write_leaves_no_half_made_folder_and_the_earlier_one_whole(
     target.parent.mkdir()
     if earlier:
         write(target)
-    images = tmp_path / "drawn" / "images"
-    images.mkdir(parents=True)
     before = everything_below(target.parent)
     calls = []
 
@@ -289,13 +288,12 @@ def test_a_failing_write_leaves_no_half_made_folder_and_the_earlier_one_whole(
         "first part": (module, "write_coco_labels", 1),
         "second part": (module, "write_coco_labels", 2),
         "split file": (module, "write_json", 1),
-        "moving": (shutil, "move", 1),
         "renaming": (os, "replace", 5 if earlier else 4),  # after those of the three JSON files
     }[at]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, failing(getattr(owner, name), from_call))
         with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
-            write(target, split=split("other"), overwrite=earlier, move_in=[images])
+            write(target, split=split("other"), overwrite=earlier)
     assert len(calls) >= from_call
     if isinstance(error, OSError):
         assert f"--output {target}: cannot be written: disk full" in str(caught.value)
@@ -303,13 +301,10 @@ def test_a_failing_write_leaves_no_half_made_folder_and_the_earlier_one_whole(
     assert [path.name for path in target.parent.iterdir()] == (["m"] if earlier else [])
 
 
-def test_finished_folders_become_part_of_it(tmp_path):
-    images = tmp_path / "images"
-    images.mkdir()
-    (images / "1.jpg").write_text("drawn")
-    write(tmp_path / "m", move_in=[images])
-    assert (tmp_path / "m" / "images" / "1.jpg").read_text() == "drawn"
-    assert not images.exists()
+def test_further_files_become_part_of_the_folder(tmp_path):
+    write(tmp_path / "m", files={"report.txt": b"one\n", "images/1.jpg": b"drawn"})
+    assert (tmp_path / "m" / "report.txt").read_bytes() == b"one\n"
+    assert (tmp_path / "m" / "images" / "1.jpg").read_bytes() == b"drawn"
 
 
 def test_others_may_read_the_folder(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from src.data.coco import COCO_CLASSES, read_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import load_metadata
-from src.data.metadata_writer import write_metadata
+from src.data.metadata_writer import MetadataContent, write_metadata
 from src.data.official import write_official
 from src.data.parts import load_evaluation_set, load_training_set
 from src.data.split import ZeroShotSplit, make_split
@@ -120,15 +120,13 @@ def test_a_label_on_neither_side_cannot_be_said_in_the_nus_wide_form(tmp_path):
     with pytest.raises(UserError, match=r"--official: .*cat, dog; leave the flag out"):
         write_official(tmp_path / "x", form, {})
     with pytest.raises(UserError, match="--official"):
-        write_metadata(tmp_path / "m", form, {}, image_root=None, word_vector_source="x", official=True)
+        write_metadata(tmp_path / "m", MetadataContent(form, {}), official=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_as_a_sub_folder_of_a_metadata_folder(tmp_path):
-    write_metadata(
-        tmp_path / "m", OWN, parts(4, 3), image_root=None, word_vector_source="x", official=True,
-        text_files={"report.txt": ["one", "two ü"]},
-    )  # fmt: skip
+    content = MetadataContent(OWN, parts(4, 3), files={"report.txt": "one\ntwo ü\n".encode()})
+    write_metadata(tmp_path / "m", content, official=True)
     assert load_metadata(tmp_path / "m").kind == "SDL"
     assert load_metadata(tmp_path / "m" / "official").kind == "NUS_WIDE"
     assert (tmp_path / "m" / "report.txt").read_text(encoding="utf-8") == "one\ntwo ü\n"

@@ -12,14 +12,12 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from src.config.arguments import ArgumentParser
 from src.data.coco import COCO_CLASSES, read_coco_labels
 from src.data.labels import LabelledImages
 from src.data.metadata import Metadata, load_metadata
 from src.data.official import read_array_pickle
 from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
-from src.prepare import coco
 from src.prepare.coco_facts import SEEN_48_17, UNSEEN_48_17, UNSEEN_65_15
 from src.prepare.coco_images import ImageIndex, identity, number_in
 from tests.coco_helpers import (
@@ -31,6 +29,7 @@ from tests.coco_helpers import (
     write_word_vectors,
 )
 from tests.metric_oracles import dense_report
+from tests.prepare_helpers import prepare_source
 from tests.script_helpers import edit_json
 
 # Columns: 0 person, 1 bicycle, 15 cat (unseen), 16 dog (unseen), 9 traffic light (neither).
@@ -85,9 +84,7 @@ def prepare(tmp_path, words):
 
 
 def run_coco(*flags: object) -> list[str]:
-    parser = ArgumentParser(prog="coco")
-    coco.add_flags(parser)
-    return coco.run(parser.parse_args([str(flag) for flag in flags]))
+    return prepare_source("coco", *flags)
 
 
 def read_part(metadata: Metadata, part: str) -> LabelledImages:
@@ -141,7 +138,7 @@ def test_the_folder_that_is_made(source, prepare):
     assert "train: 1 images have no label in instances_train2014.json; they are kept" in report
     assert "val: 2 images with an unseen label, 2 unseen labels" in report
     assert "train: hid the unseen labels of 2 images" in report
-    assert "5 val2014 images; published: 40,504; is the file whole?" in report
+    assert "5 val2014 images; published: 40,504; is the file complete?" in report
     training, evaluation = load_training_set(metadata, None), load_evaluation_set(metadata, None)
     assert [path.name[-6:-4] for path in training.paths] == ["09", "25", "36"]
     assert training.num_without_label == 2
@@ -224,7 +221,7 @@ def test_without_images_the_names_stay(tmp_path, prepare):
     metadata, report = prepare("--source", source)
     assert metadata.image_root is None
     assert names_of(metadata, "val") == {number: file_name_of("val2014", number) for number in IMAGES["val"]}
-    assert any(line.startswith("images were not looked for") for line in report)
+    assert any(line.startswith("images were not looked up") for line in report)
     named, _ = prepare("--train", instances(source, "train"), "--val", instances(source, "val"))
     assert named.image_root is None
     assert (named.folder / "val.json").read_bytes() == (metadata.folder / "val.json").read_bytes()
@@ -236,7 +233,7 @@ def test_missing_pictures(source, prepare, tmp_path):
         prepare("--source", source)
     metadata, report = prepare("--source", source, "--missing-pictures", "drop")
     assert sorted(names_of(metadata, "val")) == [42, 73, 133, 136]
-    assert "val: left out 1 images without an image, listed in missing_pictures.txt" in report
+    assert "left out 1 images of instances_val2014.json that are not on disk, listed in missing_pictures.txt" in report
     listed = (metadata.folder / "missing_pictures.txt").read_text()
     assert listed == "COCO_val2014_000000000074.jpg\n"
     shutil.rmtree(source / "val2014")
@@ -384,7 +381,7 @@ def test_a_test_list(source, prepare, tmp_path):
     for ids, message in (
         ((42, 9, 8, 8), r"2 of the 3 ids are not among the validation images \(9, 8\)"),
         (("x",), r"1 of the 1 ids .*\(x\)"),
-        (("", ""), "lists nothing"),
+        (("", ""), "is empty"),
     ):
         with pytest.raises(UserError, match=f"--test-ids .*ids.txt: {message}"):
             prepare("--source", source, "--test-ids", write_lines(path, *ids))
@@ -585,7 +582,7 @@ def test_the_real_form(shared_data, prepare):
         assert json.loads(path.read_text())["categories"] == CATEGORIES
         expected = {number: names - hidden for number, names in by_pycocotools(path).items()}
         assert by_pycocotools(getattr(metadata, part)) == expected
-    assert "50 train2017 images; published: 118,287; is the file whole?" in report
+    assert "50 train2017 images; published: 118,287; is the file complete?" in report
     assert all(path.is_file() for path in load_evaluation_set(metadata, None).paths)
     assert all(path.is_file() for path in load_training_set(metadata, None).paths)
 

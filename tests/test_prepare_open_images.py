@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.config.arguments import ArgumentParser, run_script
+import prepare_data
 from src.data import label_cache
 from src.data.coco import read_coco_labels
 from src.data.label_cache import cached_coco_labels
@@ -20,9 +20,10 @@ from src.data.labels import LabelledImages
 from src.data.metadata import Metadata, load_metadata
 from src.data.official import read_array_pickle
 from src.errors import UserError
-from src.prepare import open_images, open_images_files
+from src.prepare import open_images_files
 from src.prepare.collected import Collected
 from src.prepare.open_images_files import Verdicts, read_verdicts
+from tests.prepare_helpers import collect_source, prepare_source
 from tests.script_helpers import call, snapshot, succeeded, user_error
 
 # Two classes are called Bat, one of them unseen; the last two are on neither side.
@@ -100,29 +101,27 @@ def words(tmp_path):
     return path
 
 
-def arguments(source: Path, *flags: object):
-    parser = ArgumentParser(prog="open-images")
-    open_images.add_flags(parser)
+def run(source: Path, *flags: object) -> list[str]:
     given = ["--source", source, "--output", source.parent / "m", "--word-vectors", source.parent / "vectors.txt"]
-    return parser.parse_args([str(flag) for flag in (*given, *flags)])
+    return prepare_source("open-images", *given, *flags)
 
 
 def collect(source: Path, *flags: object) -> Collected:
-    return open_images.collect(arguments(source, *flags))
+    return collect_source("open-images", "--source", source, *flags)
 
 
 def message(source: Path, *flags: object) -> str:
     """What is wrong; and nothing was left behind."""
     before = snapshot(source.parent)
     with pytest.raises(UserError) as caught:
-        open_images.run(arguments(source, *flags))
+        run(source, *flags)
     assert snapshot(source.parent) == before
     assert not (source.parent / "m").exists()
     return str(caught.value)
 
 
 def prepare(source: Path, *flags: object) -> tuple[Metadata, list[str]]:
-    report = open_images.run(arguments(source, "--overwrite", *flags))
+    report = run(source, "--overwrite", *flags)
     metadata = load_metadata(source.parent / "m")
     assert (metadata.folder / "report.txt").read_text(encoding="utf-8").splitlines() == report
     return metadata, report
@@ -208,7 +207,7 @@ def test_the_true_classes(real_classes):
     assert collected.notes[:3] == [
         "7,186 seen classes, as published",
         "400 unseen classes, as published",
-        "225 classes share their name with another and have their MID behind it",
+        "225 classes share their name with another and have their MID appended",
     ]
     column = collected.labels.index("Bat (/m/01h44)")
     assert collected.parts["train"].targets.positives()[1].tolist() == [column]
@@ -251,12 +250,12 @@ def test_classes_and_verdicts(source):
     assert collected.notes == [
         "3 seen classes; published: 7,186",
         "3 unseen classes; published: 400",
-        "2 classes share their name with another and have their MID behind it",
-        "train: 6 verdicts by people on 3 images",
-        "train: left out 2 verdicts about other classes",
-        "train: left out 1 images with verdicts about other classes only",
-        "val: 4 verdicts by people on 3 images",
-        "val: left out 1 verdicts about other classes",
+        "2 classes share their name with another and have their MID appended",
+        "train: 6 verified labels of 3 images",
+        "train: left out 2 verified labels of other classes",
+        "train: left out 1 images that have labels of other classes only",
+        "val: 4 verified labels of 3 images",
+        "val: left out 1 verified labels of other classes",
     ]
 
 
@@ -283,7 +282,7 @@ def test_against_a_plain_loop(source, words, monkeypatch, seed):
     both = {(image, mid) for image, mid, value in known if value == "1"}
     both &= {(image, mid) for image, mid, value in known if value == "0"}
     assert f"train: {len(both):,} classes of an image are both present and absent; taken as present" in report
-    assert f"train: left out {4_000 - len(known):,} verdicts about other classes" in report
+    assert f"train: left out {4_000 - len(known):,} verified labels of other classes" in report
     for part, labels in (("train", without(trained_on, unseen)), ("val", expected["val"])):
         unknown = len(labels) * len(LABELS) - sum(map(len, labels.values()))
         assert f"{part}: {unknown:,} unknown labels" in report
@@ -376,8 +375,8 @@ def test_machines_speak_where_people_did_not(source):
         "00000000000000ee.jpg": {"Dog": 1},
         "0123456789abcdef.jpg": {'The "Shoe"': 1, "Cat": 0},
     }
-    assert "train: 3 labels by machines that are 0.8 sure or more" in collected.notes
-    assert "val: 2 labels by machines that are 0.8 sure or more" in collected.notes
+    assert "train: 3 machine-generated labels of confidence 0.8 or more" in collected.notes
+    assert "val: 2 machine-generated labels of confidence 0.8 or more" in collected.notes
 
 
 @pytest.mark.parametrize("least", [0, 0.35, 1])
@@ -398,7 +397,7 @@ def test_machines_against_a_plain_loop(source, least):
                 own[label] = 1
     collected = collect(source, "--machine-labels", least)
     assert verdicts_of(collected.parts["train"], LABELS) == {n: own for n, own in sorted(expected.items()) if own}
-    assert f"train: {added:,} labels by machines that are {least:g} sure or more" in collected.notes
+    assert f"train: {added:,} machine-generated labels of confidence {least:g} or more" in collected.notes
 
 
 def test_a_confidence_is_from_0_to_1(source):
@@ -408,7 +407,7 @@ def test_a_confidence_is_from_0_to_1(source):
 
 def str_of_usage(source: Path, *flags: object) -> str:
     with pytest.raises(UserError) as caught:
-        arguments(source, *flags)
+        collect(source, *flags)
     return str(caught.value)
 
 
@@ -491,7 +490,7 @@ def test_people_are_sure(source, words):
 
 def test_bytes_that_are_no_text(source, words):
     with_line(source, b"00000000000000a1,verification,/m/\xff\xfe,1")
-    assert collect(source).notes[4] == "train: left out 1 verdicts about other classes"  # no MID of ours: no matter
+    assert collect(source).notes[4] == "train: left out 1 verified labels of other classes"  # no MID of ours: no matter
     with_line(source, b"\x80" * 500)
     assert "train-annotations-human-imagelabels.csv, line 3: not '16 hex" in message(source)
     assert len(message(source)) < 500
@@ -556,13 +555,6 @@ def test_files_that_say_nothing(source, words, content):
         assert "begins with '', not with" in message(source)
 
 
-def test_a_file_that_cannot_be_read(source, words):
-    path = source / file_of("train")
-    path.unlink()
-    path.symlink_to("gone")
-    assert message(source) == f"cannot read {path}: No such file or directory"
-
-
 # Class files
 
 
@@ -570,12 +562,12 @@ def test_files_that_are_missing_are_named_at_once(tmp_path, words, source):
     (tmp_path / "empty").mkdir()
     said = message(source, "--source", tmp_path / "empty", "--machine-labels", 0.9)
     assert said == (
-        f"--source {tmp_path / 'empty'}: has no class-descriptions.csv, {file_of('train')}, {file_of('test')}, "
-        f"classes-trainable.txt, unseen_labels.pkl, top_400_unseen.csv, {file_of('train', 'machine')}, "
-        f"{file_of('test', 'machine')}; is this the Open Images folder?"
+        f"--source {tmp_path / 'empty'}: 8 files are missing: class-descriptions.csv, {file_of('train')}, "
+        f"{file_of('test')}, {file_of('train', 'machine')}, {file_of('test', 'machine')}, classes-trainable.txt, "
+        "unseen_labels.pkl, top_400_unseen.csv; is this the Open Images folder?"
     )
     assert message(source, "--source", tmp_path / "gone") == f"--source {tmp_path / 'gone'}: no such folder"
-    assert f"has no {file_of('validation')}; is this" in message(source, "--val-part", "validation")
+    assert f"1 files are missing: {file_of('validation')}; is this" in message(source, "--val-part", "validation")
 
 
 def test_files_that_are_there_twice(source, words):
@@ -584,12 +576,12 @@ def test_files_that_are_there_twice(source, words):
     (source / "other").mkdir()
     (source / "other" / "top_400_unseen.csv").write_text("0\n")
     (source / "classes-trainable.txt").unlink()
-    assert message(source).split("\n  ") == [
-        f"--source {source}: {file_of('train')} is there twice: in {source} and in {source / 'copy'}",
-        f"--source {source}: {file_of('test')} is there twice: in {source / 'copy'} and in {source / 'deep' / 'er'}",
-        f"--source {source}: top_400_unseen.csv is there twice: in {source} and in {source / 'other'}",
-        f"--source {source}: has no classes-trainable.txt; is this the Open Images folder?",
-    ]
+    *differing, absent = message(source).split("\n  ")
+    assert absent == f"--source {source}: 1 files are missing: classes-trainable.txt; is this the Open Images folder?"
+    assert differing == [
+        f"--source {source}: {source / 'top_400_unseen.csv'} and {source / 'other' / 'top_400_unseen.csv'} have the "
+        "same name and different content; remove one of them"
+    ]  # the copies of the label files have the same content
 
 
 def test_the_other_evaluation_part(source, words):
@@ -685,7 +677,7 @@ def test_places_out_of_range(source, words, text):
     path = source / "top_400_unseen.csv"
     path.write_text(f"0\n{text}\n", encoding="utf-8")
     wrong = text.splitlines()[0]
-    assert message(source) == f"{path}: not places from 0 to 3, each once: {wrong}; get the file again"
+    assert message(source) == f"{path}: not indices from 0 to 3, each once: {wrong}; get the file again"
 
 
 def test_a_file_of_places_that_is_empty(source, words):
@@ -747,7 +739,7 @@ def test_mistakes_in_own_lists(source, words, tmp_path, flag):
     assert said("Dog\nAxolotl\n") == f"{flag} {path}: names of several classes: Dog; give their MIDs"
     assert said("Axolotl\nAxolotl\n") == f"{flag} {path}: named more than once: Axolotl"
     assert said("Axolotl\n/m/0zzz1\n") == f"{flag} {path}: named more than once: /m/0zzz1"
-    assert said("\n \n") == f"{flag} {path}: names nothing; give one name a line"
+    assert said("\n \n") == f"{flag} {path}: names nothing; give one name per line"
     both = "Cat" if flag == "--seen" else "/m/0bt9lr"
     mid = "/m/01yrx" if flag == "--seen" else "/m/0bt9lr"
     assert said(f"{both}\n") == f"--unseen: classes that are seen as well: {mid}; take them out of one list"
@@ -792,8 +784,8 @@ def test_missing_pictures(source, words, tmp_path):
         "holds them, or --missing-pictures drop to leave them out"
     )
     metadata, report = prepare(source, "--images", folder, "--missing-pictures", "drop")
-    assert f"train: left out 1 images that are not in {folder}" in report
-    assert f"val: left out 1 images that are not in {folder}" in report
+    for part in ("train", "test"):
+        assert f"left out 1 images of {part} labels that are not on disk, listed in missing_pictures.txt" in report
     missing = (metadata.folder / "missing_pictures.txt").read_text().splitlines()
     assert missing == ["00000000000000a1.jpg", "0123456789abcdef.jpg"]
     assert read_part(metadata, "train") == {ALL_IMAGES[1]: {"Dog": 1, "Bat (/m/01h44)": 0}}
@@ -854,17 +846,15 @@ def test_the_released_form_has_positives_only(source, words):
 
 
 def test_the_script(source, words, tmp_path):
-    def main(argv):
-        parser = ArgumentParser(prog="open-images")
-        open_images.add_flags(parser)
-        print("\n".join(open_images.run(parser.parse_args(argv))))
-        return 0
-
     def script(*flags):
-        return call(lambda argv: run_script("prepare_data.py", main, argv), *flags)
+        return call(prepare_data.main, "open-images", *flags)
 
     flags = ("--source", source, "--word-vectors", words, "--output", tmp_path / "out")
-    assert succeeded(script(*flags)).stdout == (tmp_path / "out" / "report.txt").read_text(encoding="utf-8")
+    report, _, written = succeeded(script(*flags)).stdout.rpartition("written to")
+    assert (report, written.strip()) == (
+        (tmp_path / "out" / "report.txt").read_text(encoding="utf-8"),
+        str(tmp_path / "out"),
+    )
     assert "is not empty; choose another folder or give --overwrite" in user_error(script(*flags))
     before = snapshot(tmp_path / "out")
     with_line(source, "cut")

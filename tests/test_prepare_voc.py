@@ -6,13 +6,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from src.config.arguments import ArgumentParser
 from src.data.coco import read_coco_labels
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
 from src.prepare import voc
 from src.prepare.voc_files import read_objects
+from tests.prepare_helpers import collect_source, prepare_source
 
 WORDS = [word for name in voc.CLASSES for word in voc.TEXTS.get(name, name).split()]
 OBJECT = """\t<object>
@@ -80,13 +80,11 @@ def prepare(source: Path, *flags: object, unseen: str | None = "cat\ncow\n") -> 
     """Make the folder ``m`` beside ``source``: the report."""
     beside = source.parent
     (beside / "vectors.txt").write_text("".join(f"{word} 1 {row} {row * row}\n" for row, word in enumerate(WORDS)))
-    parser = ArgumentParser()
-    voc.add_flags(parser)
     arguments = ["--source", source, "--output", beside / "m", "--word-vectors", beside / "vectors.txt", *flags]
     if unseen is not None:
         (beside / "unseen.txt").write_text(unseen)
         arguments += ["--unseen", beside / "unseen.txt"]
-    return voc.run(parser.parse_args([str(argument) for argument in arguments]))
+    return prepare_source("voc", *arguments)
 
 
 def made(source: Path, part: str) -> dict[str, list[int]]:
@@ -172,11 +170,8 @@ def test_the_source_may_be_the_year_or_anything_that_holds_it(devkit, source, pr
 
 def test_a_relative_source(devkit, monkeypatch):
     monkeypatch.chdir(devkit / "VOC2007")
-    parser = ArgumentParser()
-    voc.add_flags(parser)
     (devkit / "unseen.txt").write_text("cat")
-    flags = ["--source", ".", "--output", "unused", "--word-vectors", "unused", "--unseen", str(devkit / "unseen.txt")]
-    collected = voc.collect(parser.parse_args(flags))
+    collected = collect_source("voc", "--source", ".", "--unseen", devkit / "unseen.txt")
     assert collected.image_root == str(devkit / "VOC2007")
     assert collected.parts["val"].file_names[0] == "JPEGImages/000013.jpg"
 
@@ -258,7 +253,7 @@ def test_images_that_are_not_there_may_be_left_out(devkit):
     expected = plainly_parsed(devkit / "VOC2007", "test", -1)
     del expected["VOC2007/JPEGImages/000014.jpg"]
     assert made(devkit, "val") == expected
-    assert "left out 1 images that are not there: VOC2007/JPEGImages/000014.jpg" in report
+    assert "left out 1 images of VOC2007 test that are not on disk, listed in missing_pictures.txt" in report
     assert (devkit.parent / "m" / "missing_pictures.txt").read_text() == "VOC2007/JPEGImages/000014.jpg\n"
 
 
@@ -294,8 +289,8 @@ BOMB = '<!DOCTYPE annotation [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotatio
 @pytest.mark.parametrize(
     ("damage", "flags", "words"),
     [
-        (xml("<annotation>\n<object>\n<name>ca"), [], ["000014.xml", "not whole XML", "line 3"]),
-        (xml(""), [], ["000014.xml", "not whole XML", "no element found"]),
+        (xml("<annotation>\n<object>\n<name>ca"), [], ["000014.xml", "not complete XML", "line 3"]),
+        (xml(""), [], ["000014.xml", "not complete XML", "no element found"]),
         (xml(BOMB), [], ["000014.xml", "document type"]),
         (xml("<kml></kml>"), [], ["000014.xml", "no annotation of VOC", "<kml>"]),
         (xml(ANNOTATION.format(year=1, number=1, objects=OBJECT.format(name="unicorn", difficult=0, parts=""))), [],

@@ -1,6 +1,6 @@
-"""COCO-format label files: the 80 classes, reading image-level labels, and writing them.
+"""COCO-format label files: the 80 classes, and reading and writing image-level labels.
 
-Beside what COCO itself has, two conventions in use elsewhere say that a label is unknown rather than absent:
+Beside COCO's own format, two conventions of other data sets mark a label as unknown rather than absent:
 
     images[i].neg_category_ids      LVIS: the categories that were looked for and not found; any other category that
                                     the image has no annotation of is unknown
@@ -9,11 +9,11 @@ Beside what COCO itself has, two conventions in use elsewhere say that a label i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -23,6 +23,9 @@ from msgspec import Struct
 from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
 from src.utils.files import atomic_write, read_json_as
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
 
 # The 80 classes of COCO detection in the order of their category ids: the column order of the released code's COCO
 # files.
@@ -43,7 +46,7 @@ Id = int | str
 
 
 class CocoImage(Struct, gc=False):
-    """An entry of ``images``, as far as it is read."""
+    """An entry of ``images``, reduced to the keys that are read."""
 
     id: Id
     file_name: str
@@ -51,7 +54,7 @@ class CocoImage(Struct, gc=False):
 
 
 class CocoAnnotation(Struct, gc=False):
-    """An entry of ``annotations``, as far as it is read."""
+    """An entry of ``annotations``, reduced to the keys that are read."""
 
     image_id: Id
     category_id: Id
@@ -60,73 +63,86 @@ class CocoAnnotation(Struct, gc=False):
 
 
 class CocoCategory(Struct, gc=False):
-    """An entry of ``categories``, as far as it is read."""
+    """An entry of ``categories``, reduced to the keys that are read."""
 
     id: Id
     name: str
 
 
 class CocoFile(Struct):
-    """A COCO-format file, as far as it is read: image-level labels need neither boxes nor polygons."""
+    """A COCO-format file, reduced to what image-level labels need: no boxes, no polygons."""
 
     images: list[CocoImage]
     annotations: list[CocoAnnotation]
     categories: list[CocoCategory]
 
 
-def read_coco_file(path: str | Path) -> CocoFile:
-    """Read a COCO-format file; images and categories that it repeats are there once.
+def name_of(source: str | Path | COCO) -> str:
+    """Return the name of a label file for messages: its path, or that it is a ``COCO`` object."""
+    return str(source) if isinstance(source, str | Path) else "the COCO object"
+
+
+def read_coco_file(source: str | Path | COCO) -> CocoFile:
+    """Read COCO-format labels; repeated images and categories are merged.
+
+    Args:
+        source: a JSON file, or a ``pycocotools.coco.COCO`` object, whose ``dataset`` is read: labels can be filtered
+            with the API of pycocotools first.
 
     Raises:
         UserError: the file cannot be read, lacks a section or a key, or gives an id to two images or categories.
     """
-    content = read_json_as(path, CocoFile, "COCO-format file")
-    content.images = list(_by_id(content.images, lambda image: image.file_name, f"{path}", "images").values())
-    content.categories = list(
-        _by_id(content.categories, lambda category: category.name, f"{path}", "categories").values()
-    )
+    name = name_of(source)
+    if isinstance(source, str | Path):
+        content = read_json_as(source, CocoFile, "COCO-format file")
+    else:
+        try:
+            content = msgspec.convert(source.dataset, CocoFile)
+        except msgspec.ValidationError as error:
+            raise UserError(f"{name} is no COCO-format data set: {error}") from error
+    content.images = list(_by_id(content.images, lambda image: image.file_name, name, "images").values())
+    content.categories = list(_by_id(content.categories, lambda category: category.name, name, "categories").values())
     return content
 
 
-def _by_id(entries: Iterable[Any], name: Any, path: str, section: str) -> dict[Id, Any]:
+def _by_id(entries: Iterable[Any], key: Callable[[Any], str], name: str, section: str) -> dict[Id, Any]:
     found: dict[Id, Any] = {}
     for entry in entries:
         first = found.setdefault(entry.id, entry)
-        if name(first) != name(entry):
-            raise UserError(
-                f"{path}: the id {entry.id} of its {section} stands for {name(first)!r} and for {name(entry)!r}"
-            )
+        if key(first) != key(entry):
+            raise UserError(f"{name}: the id {entry.id} of its {section} stands for {key(first)!r} and {key(entry)!r}")
     return found
 
 
-def read_coco_labels(path: str | Path, labels: Sequence[str]) -> LabelledImages:
-    """Read a COCO-format file as image-level labels: see :func:`image_level_labels`.
+def read_coco_labels(source: str | Path | COCO, labels: Sequence[str]) -> LabelledImages:
+    """Read COCO-format labels as image-level labels: see :func:`image_level_labels`.
 
     Args:
-        path: a JSON file with ``images``, ``annotations`` (``image_id``, ``category_id``) and ``categories``.
+        source: a JSON file with ``images``, ``annotations`` (``image_id``, ``category_id``) and ``categories``, or a
+            ``pycocotools.coco.COCO`` object.
         labels: the C labels of the split.
 
     Raises:
         UserError: the file cannot be read, lacks a section, names a category that is no label of the split, or refers
             to an unknown image or category.
     """
-    return image_level_labels(read_coco_file(path), labels, str(path))
+    return image_level_labels(read_coco_file(source), labels, name_of(source))
 
 
-def image_level_labels(content: CocoFile, labels: Sequence[str], path: str) -> LabelledImages:
-    """The image-level labels of a COCO-format file.
+def image_level_labels(content: CocoFile, labels: Sequence[str], name: str) -> LabelledImages:
+    """Turn COCO-format annotations into image-level labels.
 
     A label is positive where the image has an annotation of that category, and unknown where all of these are to be
     ignored, or where the image lists what was looked for and that category is not among it.
 
-    Columns follow ``labels``; categories are found by name, so neither their order in the file nor absent categories
+    Columns follow ``labels``; categories are matched by name, so neither their order in the file nor absent categories
     move a column. Images come in ascending id; those without any annotation are kept (the ``all-images`` protocol
     counts them).
 
     Args:
         content: the file.
         labels: the C labels of the split.
-        path: its name, for error messages.
+        name: of the file, for error messages.
 
     Raises:
         UserError: a category is no label of the split, or an entry refers to an unknown image or category.
@@ -135,7 +151,7 @@ def image_level_labels(content: CocoFile, labels: Sequence[str], path: str) -> L
     unknown = [category.name for category in content.categories if category.name not in column_of]
     if unknown:
         raise UserError(
-            f"{path}: categories that are no label of the split: {name_some(unknown)}; the file and the metadata "
+            f"{name}: categories that are no label of the split: {name_some(unknown)}; the file and the metadata "
             "folder do not belong together"
         )
     column_of_id = {category.id: column_of[category.name] for category in content.categories}
@@ -154,7 +170,7 @@ def image_level_labels(content: CocoFile, labels: Sequence[str], path: str) -> L
             for category in image.neg_category_ids or ()
         )
     except KeyError as error:
-        raise UserError(f"{path}: {what} {error}, which the file does not list") from error
+        raise UserError(f"{name}: {what} {error}, which the file does not list") from error
     unlisted = torch.tensor([0 if image.neg_category_ids is None else -1 for image in images], dtype=torch.int8)
     targets = LabelMatrix.from_entries(
         *torch.cat([listed, absent]).unbind(dim=1), unlisted=unlisted, num_labels=len(labels)
@@ -163,7 +179,7 @@ def image_level_labels(content: CocoFile, labels: Sequence[str], path: str) -> L
 
 
 def _whole_numbers(triples: Iterable[tuple[int, int, int]]) -> torch.Tensor:
-    """[K, 3] int64, without a list of K tuples in between."""
+    """Return [K, 3] int64, without a list of K tuples in between."""
     return torch.from_numpy(np.fromiter(chain.from_iterable(triples), dtype=np.int64).reshape(-1, 3))
 
 
@@ -173,10 +189,10 @@ def write_coco_labels(
     labels: Sequence[str],
     annotation_keys: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write image-level labels as a COCO-format file, an entry a line.
+    """Write image-level labels as a COCO-format file, one entry per line.
 
-    One annotation a positive label, category ids 1 + its column. Where other labels than the listed ones are unknown,
-    the image carries ``neg_category_ids``; a single unknown label is an annotation to ignore.
+    Each positive label is one annotation, with 1 + its column as category id. Where all labels but the listed ones are
+    unknown, the image carries ``neg_category_ids``; a single unknown label is an annotation to ignore.
 
     Args:
         path: the file.

@@ -1,13 +1,13 @@
-"""Writing metadata folders, whole or not at all."""
+"""Writing metadata folders, completely or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from src.utils.files import make_readable, read_json, write_json
 
 
 def check_output_folder(folder: Path, overwrite: bool) -> None:
-    """Raise :class:`UserError` where :func:`write_metadata` would refuse, before time is spent."""
+    """Raise :class:`UserError` where :func:`write_metadata` would refuse, before time is spent on reading."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file; choose a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -35,7 +35,7 @@ def check_output_folder(folder: Path, overwrite: bool) -> None:
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether prepare_data.py made the folder: a ``split.json`` of another program does not make it ours to delete."""
+    """Return whether prepare_data.py made the folder; a ``split.json`` of another program is not ours to delete."""
     try:
         content = read_json(folder / "split.json")
     except UserError:
@@ -43,87 +43,89 @@ def _is_own(folder: Path) -> bool:
     return isinstance(content, dict) and str(content.get("format")).startswith(FORMAT.partition("/")[0])
 
 
+@dataclass(frozen=True)
+class MetadataContent:
+    """Content of a metadata folder.
+
+    Attributes:
+        split: labels, seen, unseen, word vectors.
+        parts: ``train`` and ``val`` labels.
+        image_root: the image folder to record; a relative path is relative to the metadata folder.
+        word_vector_source: origin of the vectors, for people.
+        extra_words: words beyond the labels.
+        files: path in the folder -> content of further files (reports, drawn images).
+    """
+
+    split: ZeroShotSplit
+    parts: Mapping[str, LabelledImages]
+    image_root: str | Path | None = None
+    word_vector_source: str = ""
+    extra_words: ExtraWords | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
 def write_metadata(
-    folder: str | Path,
-    split: ZeroShotSplit,
-    parts: dict[str, LabelledImages],
-    *,
-    image_root: str | Path | None,
-    word_vector_source: str,
-    extra_words: ExtraWords | None = None,
-    overwrite: bool = False,
-    move_in: Sequence[Path] = (),
-    text_files: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    official: bool = False,
+    folder: str | Path, content: MetadataContent, *, overwrite: bool = False, official: bool = False
 ) -> None:
-    """Write a metadata folder of this project's form, whole or not at all.
+    """Write a metadata folder of this project's form, completely or not at all.
 
     It is made under a temporary name beside ``folder`` and renamed; an earlier folder is removed after that.
 
     Args:
         folder: the folder to make.
-        split: labels, seen, unseen, word vectors.
-        parts: ``train`` and ``val`` labels.
-        image_root: the image folder to record; a relative path is relative to ``folder``.
-        word_vector_source: where the vectors are from, for people.
-        extra_words: more words.
+        content: what goes into it.
         overwrite: replace a folder of this form.
-        move_in: finished folders that become part of it (images that were drawn for it).
-        text_files: name -> lines of files for people: what was found, repaired and dropped.
-        official: also write the released code's files, into the sub-folder ``official``.
+        official: also write the files of the released code, into the sub-folder ``official``.
 
     Raises:
         UserError: the folder exists and may not be replaced, or cannot be written, or the released code's files cannot
-            say what the split says.
+            express the split.
     """
     check_output_folder(Path(folder), overwrite)
-    folder = Path(folder).resolve()  # what a link leads to is replaced, not the link
-    content: dict[str, Any] = {
+    folder = Path(folder).resolve()  # replaces the folder behind a link, not the link
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        try:
+            make_readable(temporary, folder=True)
+            _write_files(temporary, content)
+            if official:
+                write_official(temporary / "official", content.split, content.parts)
+            _put_in_place(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_files(folder: Path, content: MetadataContent) -> None:
+    split, extra = content.split, content.extra_words
+    description: dict[str, Any] = {
         "format": FORMAT,
         "name": split.name,
         "labels": list(split.labels),
         "seen": split.names(split.seen),
         "unseen": split.names(split.unseen),
         "word_vectors": "word_vectors.npy",
-        "word_vector_source": word_vector_source,
-        "images": None if image_root is None else os.fspath(image_root),
-        **{part: f"{part}.json" for part in parts},
+        "word_vector_source": content.word_vector_source,
+        "images": None if content.image_root is None else os.fspath(content.image_root),
+        **{part: f"{part}.json" for part in content.parts},
     }
-    if extra_words is not None:
-        content["extra_words"] = {"words": "extra_words.json", "vectors": "extra_words.npy"}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written: {error.strerror or error}") from error
-    try:
-        make_readable(temporary, folder=True)
-        _write_vectors(temporary, split, extra_words)
-        for part, images in parts.items():
-            write_coco_labels(temporary / f"{part}.json", images, split.labels)
-        write_json(temporary / "split.json", content)
-        for name, lines in text_files.items():
-            (temporary / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        if official:
-            write_official(temporary / "official", split, parts)
-        for finished in move_in:
-            shutil.move(finished, temporary / finished.name)
-        _put_in_place(temporary, folder)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_vectors(folder: Path, split: ZeroShotSplit, extra_words: ExtraWords | None) -> None:
     np.save(folder / "word_vectors.npy", split.word_vectors.numpy(), allow_pickle=False)
-    if extra_words is not None:
-        write_json(folder / "extra_words.json", list(extra_words.words))
-        np.save(folder / "extra_words.npy", extra_words.vectors.numpy(), allow_pickle=False)
+    if extra is not None:
+        description["extra_words"] = {"words": "extra_words.json", "vectors": "extra_words.npy"}
+        write_json(folder / "extra_words.json", list(extra.words))
+        np.save(folder / "extra_words.npy", extra.vectors.numpy(), allow_pickle=False)
+    for part, images in content.parts.items():
+        write_coco_labels(folder / f"{part}.json", images, split.labels)
+    write_json(folder / "split.json", description)
+    for name, data in content.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
 
 
 def _put_in_place(new: Path, folder: Path) -> None:
-    """Rename ``new`` to ``folder``, whose earlier content stays until the new one is there."""
+    """Rename ``new`` to ``folder``; earlier content stays until the new folder is in place."""
     if not folder.exists():
         os.replace(new, folder)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def read_nus_wide_split(folder: Path) -> ZeroShotSplit:
     return make_split(labels, seen, unseen, vectors, name=f"nus_wide_{len(seen)}_{len(unseen)}", source=str(folder))
 
 
-def write_official(folder: Path, split: ZeroShotSplit, parts: dict[str, LabelledImages]) -> None:
+def write_official(folder: Path, split: ZeroShotSplit, parts: Mapping[str, LabelledImages]) -> None:
     """Write the released code's files: the COCO form for COCO's 80 classes, the NUS-WIDE form for other labels.
 
     ``zs_split/`` holds the training images, the validation images, and those of them with an unseen label. That

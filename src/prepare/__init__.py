@@ -1,1 +1,1 @@
-"""Data sets into metadata folders: one file a source, and what all of them share."""
+"""Metadata folders from data sets: one module per source, which reads it into a ``Collected``, and what they share."""

@@ -1,17 +1,7 @@
-"""MS-COCO, or own data in COCO format: instances_*.json of training and validation images.
-
-COCO's own layout, which --source takes:
-
-    annotations/instances_train2014.json, instances_val2014.json     or 2017
-    train2014/, val2014/                                             images, in any sub-folders
-
-A label is positive where an image has an annotation of that category. Images are found by their exact name or by the
-id in it, so annotations of 2014 go with images of 2017 and the reverse.
-"""
+"""MS-COCO, or own data in COCO format (see ``CocoSettings`` for the layout)."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from src.config.sources import CocoSettings
 from src.data.coco import COCO_CLASSES
 from src.data.labels import LabelledImages
 from src.data.split import columns_of
@@ -34,82 +25,34 @@ from src.prepare.coco_facts import (
 from src.prepare.coco_files import LabelFile, Parts, differences, label_files, read_parts
 from src.prepare.coco_images import ImageIndex, identity
 from src.prepare.collected import Collected
-from src.prepare.flags import (
-    add_missing_pictures_flag,
-    add_output_flags,
-    add_split_flags,
-    add_vector_flags,
-    read_names,
-    run_source,
-)
-from src.prepare.images import keep_found, list_images
+from src.prepare.files import ImageFilter, list_images, read_names
 from src.utils.files import read_lines
 
-HELP = "MS-COCO 2014 or 2017, or own data in COCO format"
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``prepare_data.py coco``."""
-    parser.add_argument("--train", type=Path, metavar="FILE", help="annotations of the training images, COCO format")
-    parser.add_argument("--val", type=Path, metavar="FILE", help="annotations of the validation images, COCO format")
-    parser.add_argument("--source", type=Path, metavar="DIR", help="instead of both: a folder in COCO's own layout")
-    parser.add_argument(
-        "--year", choices=("2014", "2017"), help="which release in --source; needed where annotations/ has both"
-    )
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="image folder, searched with its sub-folders; the --source folder if left out and it holds images",
-    )
-    add_missing_pictures_flag(parser)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--split", choices=tuple(SPLITS), default="48_17", help="seen and unseen of COCO's 80 classes")
-    which.add_argument("--unseen", type=Path, metavar="FILE", help="instead: labels to hold out, one a line")
-    parser.add_argument("--seen", type=Path, metavar="FILE", help="with --unseen: seen labels, if not all others")
-    parser.add_argument(
-        "--test-ids", type=Path, metavar="FILE", help="validate on these images only, an image id a line"
-    )
-    parser.add_argument(
-        "--crowd",
-        choices=("keep", "drop"),
-        default="keep",
-        help="whether the annotation of a crowd makes a label, as in the released code",
-    )
-    add_output_flags(parser)
-    add_vector_flags(parser)
-    add_split_flags(parser)
-
-
-def run(args: argparse.Namespace) -> list[str]:
-    """``prepare_data.py coco``: the report."""
-    return run_source(args, collect)
-
-
-def collect(args: argparse.Namespace) -> Collected:
+def collect(settings: CocoSettings) -> Collected:
     """Read the label files and find the images.
 
     Raises:
         UserError: flags contradict each other, a file or image is missing or malformed, or does not fit the others.
     """
-    files = label_files(args)
-    seen, unseen = _sides(args)
-    test_ids = None if args.test_ids is None else _read_test_ids(args.test_ids, files)
+    files = label_files(settings)
+    seen, unseen = _sides(settings)
+    test_ids = None if settings.test_ids is None else _read_test_ids(settings.test_ids, files)
     notes: list[str] = []
-    labels, parts = read_parts(files, drop_crowds=args.crowd == "drop", notes=notes)
+    labels, parts = read_parts(files, drop_crowds=settings.crowd == "drop", notes=notes)
     is_coco = labels == COCO_CLASSES
-    _check_sides(args, seen, unseen, labels)
-    comparable = is_coco and args.unseen is None and args.split == "48_17" and args.crowd == "keep"
+    _check_sides(settings, seen, unseen, labels)
+    comparable = is_coco and settings.unseen is None and settings.split == "48_17" and settings.crowd == "keep"
     for part, file in files.items():
         notes += compare_images(file.release, len(parts[part])) if is_coco else []
         if comparable and len(parts[part]) == PUBLISHED_IMAGES.get(file.release):
             notes += compare_labels(file.release, parts[part].targets)
-    if test_ids is not None:
-        parts["val"] = _only(parts["val"], test_ids, args.test_ids, notes)
+    if settings.test_ids is not None and test_ids is not None:
+        parts["val"] = _only(parts["val"], test_ids, settings.test_ids, notes)
         if comparable and files["val"].release == "val2014" and len(parts["val"]) == TEST_LIST_SIZE:
             notes += compare_labels(TEST_LIST, parts["val"].targets)
     missing: list[str] = []
-    image_root = _find_images(parts, files, args, missing, notes)
+    image_root = _find_images(parts, files, settings, missing, notes)
     _check_distinct(parts, files)
     if len(parts) == 2:
         parts["train"] = _without_test_images(parts, files["train"], notes)
@@ -125,49 +68,51 @@ def collect(args: argparse.Namespace) -> Collected:
     )
 
 
-def _sides(args: argparse.Namespace) -> tuple[Sequence[str] | None, Sequence[str]]:
-    """The seen labels, or None for all others, and the unseen ones; whether they are labels is not known yet."""
-    if args.unseen is None:
-        if args.seen is not None:
-            raise UserError(f"--seen {args.seen} needs --unseen; --split says both itself")
-        return SPLITS[args.split]
-    unseen = read_names(args.unseen, "--unseen")
-    if args.seen is None:
+def _sides(settings: CocoSettings) -> tuple[Sequence[str] | None, Sequence[str]]:
+    """Return the seen labels (None for all others) and the unseen ones, before it is known whether they are labels."""
+    if settings.unseen is None:
+        if settings.seen is not None:
+            raise UserError(f"--seen {settings.seen} needs --unseen; --split defines both sides itself")
+        return SPLITS[settings.split]
+    unseen = read_names(settings.unseen, "--unseen")
+    if settings.seen is None:
         return None, unseen
-    seen = read_names(args.seen, "--seen")
+    seen = read_names(settings.seen, "--seen")
     both = [name for name in seen if name in set(unseen)]
     if both:
-        raise UserError(f"--seen {args.seen}: --unseen names these too: {name_some(both)}; a label is on one side only")
+        raise UserError(
+            f"--seen {settings.seen}: --unseen names these too: {name_some(both)}; a label is on one side only"
+        )
     return seen, unseen
 
 
 def _read_test_ids(path: Path, files: Mapping[str, LabelFile]) -> list[str]:
-    """As listed, with repetitions."""
+    """Read the ids as listed, with repetitions."""
     if "val" not in files:
         raise UserError(f"--test-ids {path} chooses among validation images; give --val too")
     ids = [line for line in read_lines(path, "--test-ids") if line]
     if not ids:
-        raise UserError(f"--test-ids {path}: lists nothing; give an image id a line")
+        raise UserError(f"--test-ids {path}: is empty; give one image id per line")
     return ids
 
 
 def _check_sides(
-    args: argparse.Namespace, seen: Sequence[str] | None, unseen: Sequence[str], labels: Sequence[str]
+    settings: CocoSettings, seen: Sequence[str] | None, unseen: Sequence[str], labels: Sequence[str]
 ) -> None:
-    if args.unseen is None:
+    if settings.unseen is None:
         if labels != COCO_CLASSES:
             apart = differences(COCO_CLASSES, labels, "COCO", "the label file")
             raise UserError(
-                f"--split {args.split} is about COCO's 80 classes, which these are not ({apart}); "
+                f"--split {settings.split} is about COCO's 80 classes, which these are not ({apart}); "
                 "give the labels to hold out with --unseen FILE"
             )
         return
-    columns_of(unseen, labels, f"--unseen {args.unseen}")
-    columns_of(seen or (), labels, f"--seen {args.seen}")
+    columns_of(unseen, labels, f"--unseen {settings.unseen}")
+    columns_of(seen or (), labels, f"--seen {settings.seen}")
 
 
 def _only(images: LabelledImages, test_ids: Sequence[str], path: Path, notes: list[str]) -> LabelledImages:
-    """The images with these ids, in the order of the label file."""
+    """Return the images with these ids, in the order of the label file."""
     row_of = {str(image_id): row for row, image_id in enumerate(images.image_ids)}
     chosen = set(test_ids)
     strangers = [image_id for image_id in dict.fromkeys(test_ids) if image_id not in row_of]
@@ -183,34 +128,29 @@ def _only(images: LabelledImages, test_ids: Sequence[str], path: Path, notes: li
 
 
 def _find_images(
-    parts: Parts, files: Mapping[str, LabelFile], args: argparse.Namespace, missing: list[str], notes: list[str]
+    parts: Parts, files: Mapping[str, LabelFile], settings: CocoSettings, missing: list[str], notes: list[str]
 ) -> str | None:
-    """Give the images in ``parts`` the names they have on disk: the folder that these are relative to, or None."""
-    flag, root = ("--images", args.images) if args.images is not None else ("--source", args.source)
+    """Replace the names of the images by those on disk; return the folder that these are relative to, or None."""
+    flag, root = ("--images", settings.images) if settings.images is not None else ("--source", settings.source)
     found = [] if root is None else list_images(root, flag)
-    if not found:
-        if args.images is not None:
+    if root is None or not found:
+        if settings.images is not None:
             raise UserError(f"--images {root}: there are no images in it")
-        if args.missing_pictures == "drop":
+        if settings.missing_pictures == "drop":
             raise UserError("--missing-pictures drop needs the images: give their folder with --images DIR")
-        notes.append("images were not looked for: no --images; their names are those of the label files")
+        notes.append("images were not looked up: no --images; their names are those of the label files")
         return None
-    index = ImageIndex(found)
+    index, on_disk = ImageIndex(found), ImageFilter(settings.missing_pictures, f"{flag} {root}")
     for part, file in files.items():
-        images = parts[part]
-        source, where = file.path.name, f"{flag} {root}"
-        places, num_repeated = index.locate(images, source, where)
-        parts[part] = keep_found(
-            images, places, drop=args.missing_pictures == "drop", missing=missing, source=source, flag=where
-        )
-        lost = len(images) - len(parts[part])
-        if lost:
-            notes.append(f"{part}: left out {lost:,} images without an image, listed in missing_pictures.txt")
+        places, num_repeated = index.locate(parts[part], file.short_name, f"{flag} {root}")
+        parts[part] = on_disk.keep(parts[part], places, file.short_name)
         if num_repeated:
             notes.append(
                 f"{part}: {num_repeated:,} images have several files of their id; took the one of their exact name, or "
                 "else the first"
             )
+    missing += on_disk.missing
+    notes += on_disk.notes
     return os.path.abspath(root)
 
 
@@ -219,20 +159,20 @@ def _check_distinct(parts: Parts, files: Mapping[str, LabelFile]) -> None:
         repeated = [name for name, count in Counter(images.file_names).items() if count > 1]
         if repeated:
             raise UserError(
-                f"{files[part].flag} {files[part].path}: {len(repeated):,} files are listed under several image ids "
+                f"{files[part].flag} {files[part].name}: {len(repeated):,} files are listed under several image ids "
                 f"({name_some(repeated, 3)}); merge these entries"
             )
 
 
 def _without_test_images(parts: Parts, train_file: LabelFile, notes: list[str]) -> LabelledImages:
-    """The training images that are not validated on: the releases, mixed, share images."""
+    """Return the training images that are not validated on: mixed releases share images."""
     train = parts["train"]
     tested = set(_identities(parts["val"]))
     is_shared = torch.tensor([key in tested for key in _identities(train)])
     shared, kept = ((is_shared == side).nonzero()[:, 0] for side in (True, False))
     if not len(kept):
         raise UserError(
-            f"{train_file.flag} {train_file.path}: every training image is a validation image too; give another "
+            f"{train_file.flag} {train_file.name}: every training image is a validation image too; give another "
             "file, or, if other images have the same names, write the sub-folders into file_name"
         )
     if len(shared):

@@ -1,4 +1,4 @@
-"""Facts about MS-COCO: the zero-shot splits of its 80 classes, and counts that tell whether files are whole."""
+"""Zero-shot splits of MS-COCO's 80 classes, and published counts that show whether files are complete."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPLITS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...]]] = {
 PUBLISHED_IMAGES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
 # The test list in circulation for the 48/17 split: a sixth of val2014.
 TEST_LIST, TEST_LIST_SIZE = "test list", 6_392
-# What the 48/17 split makes of the complete labels of COCO 2014, an annotation of a crowd counted as a label.
+# Counts of the complete labels of COCO 2014 in the 48/17 split; annotations of crowds count as labels.
 COUNTS_48_17 = {
     "train2014": {"images with a seen label": 75_406, "images with a seen and without any unseen label": 44_909},
     "val2014": {"images with an unseen label": 16_799},
@@ -41,14 +41,14 @@ COUNTS_48_17 = {
 
 
 def compare_images(release: str, found: int) -> list[str]:
-    """A line on whether a label file has as many images as were published; none where that is not known."""
+    """Compare the number of images of a label file with the published number, where it is known."""
     if release not in PUBLISHED_IMAGES:
         return []
     return [_compare(f"{found:,} {release} images", found, PUBLISHED_IMAGES[release], "published")]
 
 
 def compare_labels(release: str, targets: LabelMatrix) -> list[str]:
-    """Lines on whether labels [N, 80] are as many as the 48/17 split makes of the complete ones."""
+    """Compare labels [N, 80] with the counts of the complete labels in the 48/17 split; lines for the report."""
     seen, unseen = (
         targets.select_columns(columns_of(names, COCO_CLASSES, "48/17")).positives_per_image()
         for names in (SEEN_48_17, UNSEEN_48_17)
@@ -67,4 +67,4 @@ def compare_labels(release: str, targets: LabelMatrix) -> list[str]:
 
 
 def _compare(finding: str, found: int, known: int, how: str) -> str:
-    return f"{finding}, as {how}" if found == known else f"{finding}; {how}: {known:,}; is the file whole?"
+    return f"{finding}, as {how}" if found == known else f"{finding}; {how}: {known:,}; is the file complete?"

@@ -1,4 +1,4 @@
-"""Finding COCO's images, under the names that either release gives them and in whatever folders they lie.
+"""Finding COCO's images under the names that either release gives them, in any sub-folders.
 
 The releases of 2014 and 2017 share images and ids, not names: ``COCO_val2014_000000000042.jpg`` of one is
 ``000000000042.jpg`` of the other, which may lie in another folder too. The id is unique over train and val.
@@ -17,16 +17,16 @@ _NUMBER = re.compile(r"(?<!\d)\d{12}$")
 
 
 def number_in(file_name: str) -> int | None:
-    """The twelve-digit number at the end of the stem, as COCO's file names have it; None where there is none."""
+    """Return the twelve-digit number at the end of the stem, as in COCO's file names; None if there is none."""
     match = _NUMBER.search(os.path.splitext(file_name)[0])
     return None if match is None else int(match[0])
 
 
 def identity(image_id: int | str, file_name: str) -> int | str:
-    """What is equal for two entries that are the same image.
+    """Return a key that is equal for two entries of the same image.
 
-    The id where the file name has it, as in COCO. Ids of other data, which may begin anew in each file, say nothing:
-    there it is the file name.
+    It is the id if the file name contains it, as in COCO. Ids of other data may restart in each file, so there it is
+    the file name.
     """
     number = number_in(file_name)
     return number if number is not None and str(number) == str(image_id) else file_name
@@ -45,16 +45,17 @@ class ImageIndex:
             if number is not None:
                 self._by_number.setdefault((number, _type_of(file)), []).append(file)
 
-    def locate(self, images: LabelledImages, source: str, flag: str) -> tuple[list[str | None], int]:
-        """Where the images lie.
+    def locate(self, images: LabelledImages, source: str, where: str) -> tuple[list[str | None], int]:
+        """Find the images.
 
-        By the exact name, at that place or in any sub-folder; else, if the name holds the image's id, by that id among
-        files of the same type (segmentation masks in PNG files carry the ids of the photographs). Of several files
-        with an image's id the one with the exact name is taken, or else the first.
+        By the exact path or name in any sub-folder; else, if the name holds the image's id, by that id among files of
+        the same type (segmentation masks in PNG files carry the ids of the photographs). Of several files with an
+        image's id the one with the exact name is taken, or else the first.
 
         Args:
             images: N of them.
-            source, flag: what lists them and what says where they are, for the message.
+            source: name of the label file, for messages.
+            where: flag and image folder, for messages.
 
         Returns:
             The places, [N], None where there is none; and how many images have several files with their id.
@@ -77,14 +78,14 @@ class ImageIndex:
             places.append(next(iter(exact or same_id), None))
         if ambiguous:
             raise UserError(
-                f"{flag}: {len(ambiguous):,} file names of {source} are those of several images "
+                f"{where}: {len(ambiguous):,} file names of {source} are those of several images "
                 f"({name_some(ambiguous, 2)}); write the sub-folder into each file_name, or give a folder that holds "
                 "each name once"
             )
         return places, num_repeated
 
     def _exact(self, name: str) -> list[str]:
-        """The file of that very path, or those of that name in sub-folders."""
+        """Return the file of that very path, or those of that name in sub-folders."""
         files = self._by_name.get(name.rpartition("/")[2], [])
         return [name] if name in files else [file for file in files if file.endswith(f"/{name}")]
 

@@ -1,70 +1,37 @@
-"""Corel5k: 4,500 + 499 photographs with 1 to 5 tags each out of 374 words.
-
-"Object Recognition as Machine Translation" (ECCV 2002). The form in circulation:
-
-    words                               a word a line; tag t is line t, from 1
-    training_label, test_label          image id and its tags a line: ``1000 1 2 3 4``
-    images/<id // 1000 * 1000>/<id>.jpeg
-"""
+"""Corel5k (see ``Corel5kSettings`` for the layout)."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from src.config.sources import Corel5kSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.flags import add_output_flags, add_split_flags, add_vector_flags, read_names, run_source
+from src.prepare.files import read_names
 from src.prepare.nus_wide import CONCEPTS_81
 from src.utils.files import read_lines
 
-HELP = "Corel5k: 4,999 photographs, 374 tags"
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``prepare_data.py corel5k``."""
-    parser.add_argument(
-        "--source",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder with words, training_label, test_label and images/",
-    )
-    parser.add_argument(
-        "--unseen",
-        type=Path,
-        metavar="FILE",
-        help="labels to hold out, one a line; those among NUS-WIDE's 81 concepts if left out",
-    )
-    add_output_flags(parser)
-    add_vector_flags(parser)
-    add_split_flags(parser)
-
-
-def run(args: argparse.Namespace) -> list[str]:
-    """``prepare_data.py corel5k``: the report."""
-    return run_source(args, collect)
-
-
-def collect(args: argparse.Namespace) -> Collected:
+def collect(settings: Corel5kSettings) -> Collected:
     """Read Corel5k.
 
     Raises:
         UserError: something is missing or malformed.
     """
-    source: Path = args.source
+    source = settings.source
     words = _read_lines(source, "words")
     if "" in words:
-        raise UserError(f"{source / 'words'}, line {words.index('') + 1}: no word, but tags count the lines")
-    unseen = (
-        [word for word in words if word in CONCEPTS_81] if args.unseen is None else read_names(args.unseen, "--unseen")
-    )
+        raise UserError(f"{source / 'words'}, line {words.index('') + 1}: no word, but tags are line numbers")
+    if settings.unseen is None:
+        unseen = [word for word in words if word in CONCEPTS_81]
+    else:
+        unseen = read_names(settings.unseen, "--unseen")
     columns_of(unseen, words, "--unseen")
     parts, notes = {}, []
     for part, name in (("train", "training_label"), ("val", "test_label")):
@@ -81,7 +48,7 @@ def _read_lines(source: Path, name: str) -> list[str]:
 
 
 def _read_part(source: Path, name: str, words: Sequence[str]) -> tuple[LabelledImages, int]:
-    """One label file -> (labels in the columns of ``words``, number of repeated lines).
+    """Read a label file: the images with labels in the columns of ``words``, and the number of repeated lines.
 
     An image that is listed again (the test list in circulation has one) keeps one row with the tags of all its lines.
     """
@@ -107,13 +74,11 @@ def _read_part(source: Path, name: str, words: Sequence[str]) -> tuple[LabelledI
         num_rows=len(row_of),
         num_labels=len(words),
     )
-    images = LabelledImages(
-        tuple(row_of), tuple(f"{number // 1000 * 1000}/{number}.jpeg" for number in row_of), targets
-    )
-    absent = [file_name for file_name in images.file_names if not (source / "images" / file_name).is_file()]
+    names = tuple(f"{number // 1000 * 1000}/{number}.jpeg" for number in row_of)
+    absent = [file_name for file_name in names if not (source / "images" / file_name).is_file()]
     if absent:
         raise UserError(
-            f"--source {source}: {len(absent)} of the {len(images)} images of {name} are not below images/ "
+            f"--source {source}: {len(absent)} of the {len(names)} images of {name} are not below images/ "
             f"({name_some(absent, 3)})"
         )
-    return images, sum(map(bool, lines)) - len(images)
+    return LabelledImages(tuple(row_of), names, targets), sum(map(bool, lines)) - len(names)

@@ -1,21 +1,7 @@
-r"""NUS-WIDE: 269,648 Flickr photographs; the zero-shot split of 925 seen tags and 81 unseen concepts.
-
-"NUS-WIDE: A Real-World Web Image Database from National University of Singapore" (CIVR 2009). The text files of its
-site, unpacked below --source, however nested:
-
-    TrainImagelist.txt, TestImagelist.txt    an image a line, its photo id last: ``actor\0001_2124494179.jpg``
-    Train_Tags1k.dat, Test_Tags1k.dat        1,000 zeros and ones a line, a line an image of that list
-    TagList1k.txt                            the 1,000 tags, in the order of those columns
-    Concepts81.txt                           the 81 concepts
-    Labels_<concept>_{Train,Test}.txt        a zero or one a line: that concept's ground truth (TrainTestLabels/)
-
-75 of the concepts are tags too: their labels are the ground truth, as those of the other six, and not the tag. All
-1,006 labels are sorted by name, which is the column order of the released code's NUS-WIDE files.
-"""
+"""NUS-WIDE (see ``NusWideSettings`` for the layout)."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,29 +10,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from src.config.sources import NusWideSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.flags import (
-    add_missing_pictures_flag,
-    add_output_flags,
-    add_split_flags,
-    add_vector_flags,
-    read_names,
-    run_source,
-)
-from src.prepare.images import keep_found, list_images
-from src.prepare.nus_wide_files import (
-    Integers,
-    find_photos,
-    list_text_files,
-    pick_files,
-    read_flags,
-    read_image_list,
-)
-
-HELP = "NUS-WIDE: 269,648 photographs, 925 seen tags and 81 unseen concepts"
+from src.prepare.files import ImageFilter, list_files, list_images, pick_files, read_names
+from src.prepare.nus_wide_files import Integers, find_photos, read_flags, read_image_list
 
 # The 81 concepts with ground truth: the unseen labels of the 925/81 zero-shot split.
 CONCEPTS_81 = (
@@ -64,91 +34,60 @@ NUM_TAGS, NUM_SEEN = 1000, 925
 PUBLISHED = {"train": 161_789, "val": 107_859}  # images of the two lists
 
 TAG_LIST, CONCEPT_LIST = "TagList1k.txt", "Concepts81.txt"
-FILES_OF = {"train": "Train", "val": "Test"}  # what this project calls a part -> what its files are called
+FILES_OF = {"train": "Train", "val": "Test"}  # part -> how its files are called
+REMEDY = "unpack ImageList, NUS_WID_Tags, ConceptsList and Groundtruth of the NUS-WIDE site there"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``prepare_data.py nus-wide``."""
-    parser.add_argument(
-        "--source",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder below which the text files lie (ImageList, NUS_WID_Tags, ConceptsList, Groundtruth)",
-    )
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="folder below which the images lie, found by the photo id in their names: <nnnn>_<id>.jpg, <id>.jpg or "
-        "<concept>_<id>_<secret>_m.jpg; if left out, names are recorded as the lists have them",
-    )
-    add_missing_pictures_flag(parser)
-    parser.add_argument(
-        "--unseen", type=Path, metavar="FILE", help="labels to hold out, one a line; the 81 concepts if left out"
-    )
-    add_output_flags(parser)
-    add_vector_flags(parser)
-    add_split_flags(parser)
-
-
-def run(args: argparse.Namespace) -> list[str]:
-    """``prepare_data.py nus-wide``: the report."""
-    return run_source(args, collect)
-
-
-def collect(args: argparse.Namespace) -> Collected:
+def collect(settings: NusWideSettings) -> Collected:
     """Read NUS-WIDE.
 
     Raises:
         UserError: something is missing or malformed, or the lists of tags and concepts are not those of the 925/81
             split and no other is given.
     """
-    if args.missing_pictures != "error" and args.images is None:
-        raise UserError(f"--missing-pictures {args.missing_pictures} needs --images, where images may be missing")
-    places = None if args.images is None else list_images(args.images)
-    files, tags, concepts = _open(args.source)
-    if args.unseen is None:
-        _check_official(args.source, tags, concepts)
+    if settings.missing_pictures != "error" and settings.images is None:
+        raise UserError(f"--missing-pictures {settings.missing_pictures} needs --images, where images may be missing")
+    places = None if settings.images is None else list_images(settings.images)
+    files, tags, concepts = _open(settings.source)
+    if settings.unseen is None:
+        _check_official(settings.source, tags, concepts)
         unseen = concepts
     else:
-        unseen = read_names(args.unseen, "--unseen")
+        unseen = read_names(settings.unseen, "--unseen")
     labels = sorted({*tags, *concepts})
-    columns_of(unseen, labels, f"--unseen {args.unseen}")
+    columns_of(unseen, labels, f"--unseen {settings.unseen}")
     notes = [f"{len({*tags} & {*concepts})} of the {len(concepts)} concepts are tags too: they have their ground truth"]
     parts = {}
     for part in FILES_OF:
-        parts[part], part_notes = _read_part(part, files, tags, concepts, labels)
+        list_path = files[f"{FILES_OF[part]}Imagelist.txt"]
+        entries = _read_labels(part, files, tags, concepts, labels)
+        parts[part], part_notes = _images(part, list_path, entries, len(labels))
         notes += part_notes
     notes += _keep_apart(parts)
-    missing: list[str] = []
+    on_disk = ImageFilter(settings.missing_pictures, "--images")
     if places is not None:
-        notes += _locate(parts, places, drop=args.missing_pictures == "drop", missing=missing)
+        notes += _locate(parts, places, on_disk)
     return Collected(
         "nus_wide",
         labels,
         parts,
-        image_root=None if args.images is None else os.path.abspath(args.images),
+        image_root=None if settings.images is None else os.path.abspath(settings.images),
         unseen=unseen,
         notes=notes,
-        missing_pictures=missing,
+        missing_pictures=on_disk.missing,
     )
 
 
 def _open(source: Path) -> tuple[Mapping[str, Path], list[str], list[str]]:
-    """All files by their official names, the tags in the order of their columns, and the concepts.
-
-    Raises:
-        UserError: files are missing, or there are several different ones of a name: all are listed.
-    """
-    listed = list_text_files(source)
+    """Find all files by their official names; read the tags in the order of their columns, and the concepts."""
+    listed = list_files(source, (".txt", ".dat"))
     concept_lists = listed.get(CONCEPT_LIST.lower())
     concepts = read_names(concept_lists[0], "--source") if concept_lists else list(CONCEPTS_81)
     names = [TAG_LIST, CONCEPT_LIST]
     for kind in FILES_OF.values():
         names += [f"{kind}Imagelist.txt", f"{kind}_Tags1k.dat"]
     names += [_truth_file(concept, part) for part in FILES_OF for concept in concepts]
-    files = pick_files(listed, names, source)
+    files = pick_files(listed, names, f"--source {source}", REMEDY)
     return files, read_names(files[TAG_LIST], "--source"), concepts
 
 
@@ -157,7 +96,7 @@ def _truth_file(concept: str, part: str) -> str:
 
 
 def _check_official(source: Path, tags: Sequence[str], concepts: Sequence[str]) -> None:
-    """Raise :class:`UserError` where the lists do not make the 925/81 split: its unseen labels would be others."""
+    """Raise :class:`UserError` if the lists do not make the 925/81 split: its unseen labels would be others."""
     faults = []
     if len(tags) != NUM_TAGS:
         faults.append(f"{TAG_LIST} has {len(tags):,} tags, not {NUM_TAGS:,}")
@@ -177,46 +116,11 @@ def _check_official(source: Path, tags: Sequence[str], concepts: Sequence[str]) 
         )
 
 
-def _read_part(
-    part: str, files: Mapping[str, Path], tags: Sequence[str], concepts: Sequence[str], labels: Sequence[str]
-) -> tuple[LabelledImages, list[str]]:
-    """The images of one list with all their labels, and what was found.
-
-    A photo that is listed again keeps one row, under the name of its first line and with the labels of all its lines.
-    """
-    list_path = files[f"{FILES_OF[part]}Imagelist.txt"]
-    names, ids = read_image_list(list_path)
-    column_of = {label: column for column, label in enumerate(labels)}
-    lines, columns, lengths = _read_labels(part, files, tags, concepts, column_of)
-    differing = [f"{path} has {length:,}" for path, length in lengths.items() if length != len(names)]
-    if differing:
-        raise UserError(
-            f"--source: {list_path} lists {len(names):,} images, a line each, but {name_some(differing)}; copy the "
-            "files again"
-        )
-    row_of: dict[int, int] = {}
-    name_of: dict[int, str] = {}
-    repeated: list[str] = []
-    for number, name in zip(ids, names, strict=True):
-        if number in row_of:
-            repeated.append(str(number))
-            continue
-        row_of[number] = len(row_of)
-        name_of[number] = name
-    row_of_line = torch.tensor([row_of[number] for number in ids])
-    targets = LabelMatrix.from_positives(
-        row_of_line[torch.from_numpy(lines)], torch.from_numpy(columns), num_rows=len(row_of), num_labels=len(labels)
-    )
-    notes = [f"{part}: {len(names):,} images in {list_path.name}, {PUBLISHED[part]:,} were published"]
-    if repeated:
-        notes.append(f"{part}: merged {len(repeated):,} repeated lines: photos {name_some(repeated)}")
-    return LabelledImages(tuple(row_of), tuple(name_of.values()), targets), notes
-
-
 def _read_labels(
-    part: str, files: Mapping[str, Path], tags: Sequence[str], concepts: Sequence[str], column_of: Mapping[str, int]
+    part: str, files: Mapping[str, Path], tags: Sequence[str], concepts: Sequence[str], labels: Sequence[str]
 ) -> tuple[Integers, Integers, dict[Path, int]]:
-    """(lines [K], label columns [K], number of lines of each file): tags that are no concept, and concepts."""
+    """Read tags that are no concept, and concepts: (lines [K], label columns [K], number of lines of each file)."""
+    column_of = {label: column for column, label in enumerate(labels)}
     path = files[f"{FILES_OF[part]}_Tags1k.dat"]
     with tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=None, leave=False) as bar:
         lines, tag_numbers, length = read_flags(path, len(tags), progress=bar.update)
@@ -232,8 +136,37 @@ def _read_labels(
     return np.concatenate(all_lines), np.concatenate(all_columns), lengths
 
 
+def _images(
+    part: str, list_path: Path, entries: tuple[Integers, Integers, dict[Path, int]], num_labels: int
+) -> tuple[LabelledImages, list[str]]:
+    """Return the images of a list with their labels, and what to report.
+
+    A photo that is listed again keeps one row, under the name of its first line and with the labels of all its lines.
+    """
+    names, ids = read_image_list(list_path)
+    lines, columns, lengths = entries
+    differing = [f"{path} has {length:,}" for path, length in lengths.items() if length != len(names)]
+    if differing:
+        raise UserError(
+            f"--source: {list_path} lists {len(names):,} images, one per line, but {name_some(differing)}; copy the "
+            "files again"
+        )
+    name_of: dict[int, str] = {}
+    for number, name in zip(ids, names, strict=True):
+        name_of.setdefault(number, name)
+    row_of = {number: row for row, number in enumerate(name_of)}
+    row_of_line = torch.tensor([row_of[number] for number in ids])
+    targets = LabelMatrix.from_positives(
+        row_of_line[torch.from_numpy(lines)], torch.from_numpy(columns), num_rows=len(row_of), num_labels=num_labels
+    )
+    notes = [f"{part}: {len(names):,} images in {list_path.name}, {PUBLISHED[part]:,} were published"]
+    if len(row_of) < len(names):
+        notes.append(f"{part}: merged {len(names) - len(row_of):,} repeated lines")
+    return LabelledImages(tuple(row_of), tuple(name_of.values()), targets), notes
+
+
 def _keep_apart(parts: dict[str, LabelledImages]) -> list[str]:
-    """Leave training images that are in the test list too out of training; what was found."""
+    """Leave training images that are in the test list too out of training; return what to report."""
     train = parts["train"]
     tested = set(parts["val"].image_ids)
     both = [str(number) for number in train.image_ids if number in tested]
@@ -245,25 +178,21 @@ def _keep_apart(parts: dict[str, LabelledImages]) -> list[str]:
     return [f"train: left out {len(both):,} images that are in the test list too: photos {name_some(both)}"]
 
 
-def _locate(parts: dict[str, LabelledImages], places: Sequence[str], *, drop: bool, missing: list[str]) -> list[str]:
-    """Give the images the names they have on disk, which is ``places``; what was found. See :func:`keep_found`."""
+def _locate(parts: dict[str, LabelledImages], places: Sequence[str], on_disk: ImageFilter) -> list[str]:
+    """Give the images the names they have on disk, which is ``places``; return what to report."""
     names: dict[int | str, str] = {
         number: name
         for images in parts.values()
         for number, name in zip(images.image_ids, images.file_names, strict=True)
     }
     place_of, several = find_photos(places, names)
-    notes = []
-    if several:
-        numbers = name_some([str(number) for number in several])
-        notes.append(
-            f"{len(several):,} photos have several files below --images, of which the one named as in the list, or the "
-            f"first, is used: {numbers}"
-        )
     for part, images in parts.items():
         places_here = [place_of.get(number) for number in images.image_ids]
-        source = f"{FILES_OF[part]}Imagelist.txt"
-        parts[part] = keep_found(images, places_here, drop=drop, missing=missing, source=source)
-        if len(parts[part]) < len(images):
-            notes.append(f"{part}: left out {len(images) - len(parts[part]):,} images that are not below --images")
-    return notes
+        parts[part] = on_disk.keep(images, places_here, f"{FILES_OF[part]}Imagelist.txt")
+    notes = []
+    if several:
+        notes.append(
+            f"{len(several):,} photos have several files below --images, of which the one named as in the list, or the "
+            f"first, is used: {name_some([str(number) for number in several])}"
+        )
+    return notes + on_disk.notes

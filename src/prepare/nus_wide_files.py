@@ -1,8 +1,7 @@
-"""The files of the NUS-WIDE distribution: finding them, reading lists and flags, and photo ids in image names."""
+"""The files of the NUS-WIDE distribution: lists of images, matrices of flags, and photo ids in image names."""
 
 from __future__ import annotations
 
-import filecmp
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from src.errors import UserError, name_some, raise_collected
+from src.errors import UserError
 from src.utils.files import read_lines
 
 Integers = NDArray[np.int64]
@@ -23,57 +22,8 @@ _SIZE = re.compile(r"_[a-z]$")  # Flickr's letter for the size: _m, _b, ...
 _SECRET = re.compile(r"[0-9a-f]{6,10}")  # what follows the photo id in Flickr's own names
 
 
-def list_text_files(root: Path) -> dict[str, list[Path]]:
-    """All .txt and .dat files below ``root`` by their names in lower case: copies differ in case and nesting.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    if not root.is_dir():
-        raise UserError(f"--source {root}: no such folder")
-    found: dict[str, list[Path]] = {}
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith((".txt", ".dat")) and os.path.isfile(os.path.join(folder, name)):
-                found.setdefault(name.lower(), []).append(Path(folder, name))
-    return found
-
-
-def pick_files(listed: Mapping[str, list[Path]], names: Iterable[str], root: Path) -> dict[str, Path]:
-    """The file of each of these names; of several with the same content the first.
-
-    Args:
-        listed: see :func:`list_text_files`.
-        names: in any case.
-        root: the folder, for messages.
-
-    Raises:
-        UserError: files are missing, or there are different ones of the same name: all are listed.
-    """
-    files, absent, problems = {}, [], []
-    for name in names:
-        if name.lower() not in listed:
-            absent.append(name)
-            continue
-        first, *others = listed[name.lower()]
-        files[name] = first
-        problems += [
-            f"--source {root}: {first} and {other} have the same name and different content; remove one of them"
-            for other in others
-            if not filecmp.cmp(first, other, shallow=False)
-        ]
-    if absent:
-        problems.append(
-            f"--source {root}: {len(absent)} files are not below it: {name_some(absent, 12)}; unpack ImageList, "
-            "NUS_WID_Tags, ConceptsList and Groundtruth of the NUS-WIDE site there"
-        )
-    raise_collected(problems)
-    return files
-
-
 def read_image_list(path: Path) -> tuple[list[str], list[int]]:
-    r"""A list of images, ``actor\0001_2124494179.jpg`` a line: (names with ``/``, photo ids), each [N].
+    r"""Read a list of images, ``actor\0001_2124494179.jpg`` per line: (names with ``/``, photo ids), each [N].
 
     Raises:
         UserError: the file cannot be read, lists nothing, or a line is of another form.
@@ -97,15 +47,15 @@ def read_image_list(path: Path) -> tuple[list[str], list[int]]:
 def read_flags(
     path: Path, width: int, progress: Callable[[int], object] = lambda size: None
 ) -> tuple[Integers, Integers, int]:
-    """A matrix of zeros and ones written as text, ``width`` of them a line, with white space in between.
+    """Read a matrix of zeros and ones written as text, ``width`` of them per line, separated by white space.
 
     It is read in blocks: the 323 MB of a file take a few seconds, and memory for its ones only. Blank lines at the end
-    do not count.
+    are ignored.
 
     Args:
         path: the file.
-        width: flags a line.
-        progress: told the size of each block in bytes.
+        width: flags per line.
+        progress: called with the size of each block in bytes.
 
     Returns:
         Rows [K] and columns [K] of the ones, ascending, and the number of lines.
@@ -129,31 +79,24 @@ def read_flags(
 
 
 def _blocks(path: Path, progress: Callable[[int], object]) -> Iterator[bytes]:
-    """The file without a byte-order mark and without blank lines at its end, in blocks of whole lines.
-
-    A line longer than a block comes in pieces, none of which is a row of flags.
-    """
-    rest = b""
+    """Yield the file in blocks of complete lines, without a byte-order mark and without blank lines at its end."""
+    blank = b""  # lines that count only if others follow
     with open(path, "rb") as stream:
         if stream.read(3) != b"\xef\xbb\xbf":
             stream.seek(0)
-        while chunk := stream.read(_BLOCK):
-            progress(len(chunk))
-            rest += chunk
-            # Blank lines wait for what follows them, if anything does.
-            last_line = len(rest[: rest.rfind(b"\n") + 1].rstrip())
-            end = rest.find(b"\n", last_line) + 1 if last_line else 0
-            if not end and len(rest) >= _BLOCK:
-                end = len(rest)
-            if end:
-                yield rest[:end]
-            rest = rest[end:]
-    if rest.strip():
-        yield rest.rstrip() + b"\n"
+        while lines := stream.readlines(_BLOCK):
+            block = blank + b"".join(lines)
+            progress(len(block) - len(blank))
+            text = block.rstrip()
+            blank = block[len(text) :].partition(b"\n")[2]
+            if text:
+                yield text + b"\n"
+            else:
+                blank = block
 
 
 def _parse(block: bytes, width: int) -> NDArray[np.bool_] | None:
-    """The flags [lines, width] of whole lines, or None if anything is wrong with them."""
+    """Return the flags [lines, width] of complete lines, or None if anything is wrong with them."""
     raw = np.frombuffer(block, dtype=np.uint8)
     is_flag = (raw & 0xFE) == ord("0")  # 0 and 1 differ in the last bit
     if (is_flag[1:] & is_flag[:-1]).any():
@@ -169,21 +112,20 @@ def _parse(block: bytes, width: int) -> NDArray[np.bool_] | None:
 
 
 def _first_fault(block: bytes, width: int, lines_before: int) -> str:
-    """Where and what is the first fault of a block that :func:`_parse` refuses."""
-    lines = block.removesuffix(b"\n").split(b"\n")
-    for number, line in enumerate(lines, start=lines_before + 1):
+    """Describe the first fault of a block that :func:`_parse` refuses, and its place."""
+    for number, line in enumerate(block.split(b"\n"), start=lines_before + 1):
         flags = line.split()
         wrong = [flag for flag in flags if flag not in (b"0", b"1")]
         if wrong:
             shown = repr(wrong[0][:20]).removeprefix("b")
             return f"line {number:,}: flag {flags.index(wrong[0]) + 1:,} is {shown}, neither 0 nor 1"
         if len(flags) != width:
-            return f"line {number:,}: {len(flags):,} flags, not {width:,}"
-    return f"line {lines_before + len(lines):,}: longer than {_BLOCK:,} bytes"
+            break
+    return f"line {number:,}: {len(flags):,} flags, not {width:,}"
 
 
 def photo_id(file_name: str, listed: Collection[int | str]) -> int | None:
-    """The Flickr photo id in the name of an image file, or None if there is none of a listed image.
+    """Return the Flickr photo id in the name of an image file, or None if it is that of no listed image.
 
     Names in use are ``<nnnn>_<id>``, ``<id>``, ``<id>_<secret>_m`` and ``<anything>_<id>_<secret>_m``, where a secret
     is up to ten hexadecimal digits, all of which may be decimal: ``1234_2124494179`` could be read either way. So the
@@ -205,7 +147,7 @@ def photo_id(file_name: str, listed: Collection[int | str]) -> int | None:
 
 
 def find_photos(places: Iterable[str], names: Mapping[int | str, str]) -> tuple[dict[int | str, str], list[int]]:
-    """Which image files are those of these photos.
+    """Find the image files of photos.
 
     Of several files of a photo the one named as in the list is taken, or else the first by name.
 

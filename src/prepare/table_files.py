@@ -1,10 +1,10 @@
-"""Tables of images and tags in the forms in which people keep them."""
+"""Tables of images and tags: CSV, TSV, JSONL, Parquet, and folders named after tags."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from src.errors import UserError, name_some
-from src.prepare.images import list_images
+from src.prepare.files import list_images
 from src.word_vectors.base import first_line, import_extra
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath", "picture")
@@ -24,7 +24,7 @@ Cell = str | list[str]
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that flags name. None: those of path and tags are recognised by their names, split is not used."""
+    """Names of columns. None: path and tags are recognised by their names, split is not used."""
 
     path: str | None = None
     tags: str | None = None
@@ -33,16 +33,16 @@ class Columns:
 
 @dataclass
 class Table:
-    """The rows of a table, as far as they are read; every list is as long as the table.
+    """Rows of a table; every list is as long as the table.
 
     Attributes:
         source: the file or folder.
-        unit: what a row is called there.
+        unit: word for a row in messages.
         numbers: of the rows, from 1.
         paths: of the images, as written.
-        tags: a cell each, either a list of tags or text that may hold several.
-        splits: what the split column says, or None without one.
-        unused: the names of other columns.
+        tags: a cell per row, either a list of tags or text that may hold several.
+        splits: values of the split column, or None without one.
+        unused: names of other columns.
     """
 
     source: Path
@@ -54,34 +54,67 @@ class Table:
     unused: list[str]
 
     def place(self, row: int) -> str:
-        """Where a row is, to begin a message with."""
-        return f"--source {self.source}, {self.unit} {self.numbers[row]}"
+        """Return the place of a row, to begin a message with."""
+        return _place(self.source, self.unit, self.numbers[row])
+
+
+def _place(source: Path, unit: str, number: int) -> str:
+    return f"--source {source}, {unit} {number}"
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Content of a file before its columns are chosen: their names, and the values of each by its index."""
+
+    unit: str
+    numbers: Sequence[int]
+    names: Sequence[str]
+    values: Callable[[int], Sequence[Any]]
 
 
 def read_table(path: Path, columns: Columns) -> Table:
     """Read a CSV, TSV, JSONL or Parquet file, by its suffix.
 
     Raises:
-        UserError: it cannot be read, is damaged, has no rows, or lacks a column; the message says in which line.
+        UserError: it cannot be read, is damaged, has no rows, or lacks a column; the message names the line.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"--source {path}: is none of {', '.join(_READERS)}, nor a folder; save the table as CSV")
-    table = reader(path, columns)
-    if not table.paths:
-        raise UserError(f"--source {path}: has no row of data; write an image and its tags a row")
-    return table
+    raw = reader(path)
+    path_at, tags_at, split_at, unused = _find_columns(columns, raw.names, path)
+    if not raw.numbers:
+        raise UserError(f"--source {path}: has no row of data; write one row per image and its tags")
+    paths = _texts(raw, path_at, path, "path")
+    splits = None if split_at is None else _texts(raw, split_at, path, "split")
+    tags = list(raw.values(tags_at))
+    for number, value in zip(raw.numbers, tags, strict=True):
+        if not (
+            isinstance(value, str | None) or (isinstance(value, list) and all(isinstance(tag, str) for tag in value))
+        ):
+            place = _place(path, raw.unit, number)
+            raise UserError(f"{place}: the tags are {value!r}, neither text nor a list of texts")
+    return Table(path, raw.unit, raw.numbers, paths, [value or "" for value in tags], splits, unused)
+
+
+def _texts(raw: _Raw, column: int, path: Path, what: str) -> list[str]:
+    """Return the values of a column of texts; None is empty text."""
+    values = raw.values(column)
+    for number, value in zip(raw.numbers, values, strict=True):
+        if not isinstance(value, str | None):
+            raise UserError(f"{_place(path, raw.unit, number)}: the {what} is {value!r}, not text")
+    return [value or "" for value in values]
 
 
 def find_tables(folder: Path) -> list[Path]:
-    """The files in a folder that :func:`read_table` reads."""
+    """Return the files in a folder that :func:`read_table` reads."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in _READERS)
 
 
 def read_folder(folder: Path) -> Table:
-    """The images below a folder; each has the names of all folders on the way to it as its tags.
+    """List the images below a folder; the tags of each are the names of all folders on the way to it.
 
-    Where the folders at the top are called train, val, validation or test, and one is train, they are the splits.
+    If the folders at the top are called train, val, validation or test, and one is train, they are the splits.
 
     Raises:
         UserError: there is no image.
@@ -98,36 +131,27 @@ def read_folder(folder: Path) -> Table:
     return Table(folder, "image", range(1, len(paths) + 1), paths, tags, splits, [])
 
 
-def _read_separated(path: Path, columns: Columns) -> Table:
+def _read_separated(path: Path) -> _Raw:
     text = _decode(path)
     delimiter = _delimiter(text) if path.suffix.lower() == ".csv" else "\t"
-    rows = _separated_rows(path, text, delimiter)
-    names = next(rows)[1]
-    path_at, tags_at, split_at, unused = _find_columns(columns, names, path)
-    numbers: list[int] = []
-    table = Table(path, "line", numbers, [], [], None if split_at is None else [], unused)
+    (_, names), *rows = _separated_rows(path, text, delimiter)
     for number, cells in rows:
         if len(cells) != len(names):
             raise UserError(
-                f"--source {path}, line {number}: has {len(cells)} fields, but there are {len(names)} columns; put "
+                f"{_place(path, 'line', number)}: has {len(cells)} fields, but there are {len(names)} columns; put "
                 f"quotation marks around a cell that has a {delimiter!r} in it"
             )
-        numbers.append(number)
-        table.paths.append(cells[path_at])
-        table.tags.append(cells[tags_at])
-        if table.splits is not None and split_at is not None:
-            table.splits.append(cells[split_at])
-    return table
+    return _Raw("line", [number for number, _ in rows], names, lambda column: [cells[column] for _, cells in rows])
 
 
 def _delimiter(text: str) -> str:
-    """What a .csv file has between its columns (for some languages Excel writes semicolons), by its first line."""
+    """Return the separator of a .csv file's columns (in some languages Excel writes semicolons), by its first line."""
     first = text.lstrip().partition("\n")[0]
     return max(",;\t", key=first.count)
 
 
 def _separated_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, with the line in which they begin."""
+    """Yield the rows that are not blank, with the line in which they begin."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     number = 1
     try:
@@ -137,12 +161,12 @@ def _separated_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int
             number = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"--source {path}, line {number}: {error}; a cell with quotation marks needs them at both ends, and "
+            f"{_place(path, 'line', number)}: {error}; a cell with quotation marks needs them at both ends, and "
             "twice where they are part of the text"
         ) from error
 
 
-def _read_json_lines(path: Path, columns: Columns) -> Table:
+def _read_json_lines(path: Path) -> _Raw:
     objects: list[dict[str, Any]] = []
     numbers: list[int] = []
     decoder = msgspec.json.Decoder(dict[str, Any])
@@ -152,60 +176,43 @@ def _read_json_lines(path: Path, columns: Columns) -> Table:
                 objects.append(decoder.decode(line))
             except (msgspec.DecodeError, RecursionError) as error:
                 raise UserError(
-                    f"--source {path}, line {number}: is no JSON object: {error}; write one a line, such as "
+                    f"{_place(path, 'line', number)}: is no JSON object: {error}; write one per line, such as "
                     '{"path": "a.jpg", "tags": ["cat", "dog"]}'
                 ) from error
             numbers.append(number)
     names = list(dict.fromkeys(name for entry in objects for name in entry))
-    path_at, tags_at, split_at, unused = _find_columns(columns, names, path)
-    values = [
-        None if column is None else [entry.get(names[column]) for entry in objects]
-        for column in (path_at, tags_at, split_at)
-    ]
-    return _from_values(Table(path, "line", numbers, [], [], None, unused), *values)
+    return _Raw("line", numbers, names, lambda column: [entry.get(names[column]) for entry in objects])
 
 
-def _read_parquet(path: Path, columns: Columns) -> Table:
+def _read_parquet(path: Path) -> _Raw:
     pyarrow = import_extra("pyarrow", "pyarrow", f"--source {path}")
     parquet = import_extra("pyarrow.parquet", "pyarrow", f"--source {path}")
+
+    def values(column: int) -> list[Any]:
+        try:
+            read: list[Any] = file.read(columns=[names[column]]).column(0).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise damaged(error) from error
+        return read
+
+    def damaged(error: Exception) -> UserError:
+        return UserError(f"--source {path}: cannot be read as Parquet: {first_line(error)}")
+
     try:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
-        path_at, tags_at, split_at, unused = _find_columns(columns, names, path)
-        values = [
-            None if column is None else file.read(columns=[names[column]]).column(0).to_pylist()
-            for column in (path_at, tags_at, split_at)
-        ]
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"--source {path}: cannot be read as Parquet: {first_line(error)}") from error
-    numbers = range(1, file.metadata.num_rows + 1)
-    return _from_values(Table(path, "row", numbers, [], [], None, unused), *values)
+        raise damaged(error) from error
+    return _Raw("row", range(1, file.metadata.num_rows + 1), names, values)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Path], _Raw]] = {
     ".csv": _read_separated,
     ".tsv": _read_separated,
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".parquet": _read_parquet,
 }
-
-
-def _from_values(table: Table, paths: list[Any] | None, tags: list[Any] | None, splits: list[Any] | None) -> Table:
-    """``table`` with these values, which may be of any type; None of them is empty text."""
-    for values, what in ((paths, "path"), (splits, "split")):
-        for row, value in enumerate(values or ()):
-            if not isinstance(value, str | None):
-                raise UserError(f"{table.place(row)}: the {what} is {value!r}, not text")
-    for row, value in enumerate(tags or ()):
-        if not (
-            isinstance(value, str | None) or (isinstance(value, list) and all(isinstance(tag, str) for tag in value))
-        ):
-            raise UserError(f"{table.place(row)}: the tags are {value!r}, neither text nor a list of texts")
-    table.paths = [value or "" for value in paths or ()]
-    table.tags = [value or "" for value in tags or ()]
-    table.splits = None if splits is None else [value or "" for value in splits]
-    return table
 
 
 def _decode(path: Path) -> str:
@@ -223,12 +230,12 @@ def _decode(path: Path) -> str:
             f"--source {path}, line {line}: is not UTF-8 text; save the file as UTF-8 (in Excel: CSV UTF-8)"
         ) from error
     if not text.strip():
-        raise UserError(f"--source {path}: is empty; write a line an image below a line that names the columns")
+        raise UserError(f"--source {path}: is empty; write one line per image below a line that names the columns")
     return text
 
 
 def _find_columns(columns: Columns, names: Sequence[str], source: Path) -> tuple[int, int, int | None, list[str]]:
-    """Where path, tags and split are (or None: no split), and the names of the other columns."""
+    """Return the indices of path, tags and split (None: no split), and the names of the other columns."""
     path = _find_column("--path-column", columns.path, PATH_COLUMNS, names, source)
     tags = _find_column("--tags-column", columns.tags, TAGS_COLUMNS, names, source)
     split = None if columns.split is None else _find_column("--split-column", columns.split, (), names, source)

@@ -1,96 +1,74 @@
-"""Word vectors for the labels of a metadata folder, or for a list of tags.
-
-With --metadata: a new metadata folder with the same labels, split and images, and other vectors. With --tags: a file
-of vectors, OUTPUT.npy [V, D], beside a file of its words, OUTPUT.txt; --word-vectors OUTPUT.npy reads them.
-"""
+"""The vectors of labels, as the flags about word vectors ask for them."""
 
 from __future__ import annotations
 
-import argparse
-import os
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
-
-from src.data.coco import read_coco_labels
-from src.data.metadata import load_metadata
-from src.errors import UserError, blaming
-from src.prepare.collected import Collected, look_up, vector_notes
-from src.prepare.flags import (
-    add_output_flags,
-    add_split_flags,
-    add_vector_flags,
-    read_names,
-    run_source,
-    vector_options,
-)
-from src.utils.files import atomic_write, check_writable
-
-HELP = "other word vectors for a metadata folder, or vectors for a list of tags"
+from src.config.prepare import VectorSettings
+from src.errors import UserError, name_some
+from src.word_vectors.encoders import open_encoder
+from src.word_vectors.lookup import LabelVectors, label_vectors, missing_message, read_aliases
+from src.word_vectors.source import WordSource, open_word_vectors
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``prepare_data.py word-vectors``."""
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--metadata", type=Path, metavar="DIR", help="a folder that prepare_data.py made")
-    what.add_argument("--tags", type=Path, metavar="FILE", help="tags, one a line; --output is then a .npy file")
-    add_output_flags(parser)
-    add_vector_flags(parser)
-    add_split_flags(parser)
+@dataclass(frozen=True)
+class OpenVectors:
+    """An open source of word vectors, and how labels are looked up in it.
+
+    Attributes:
+        source: the words.
+        alias: label -> text to look up instead.
+        drop_missing: leave out labels without a vector, which is otherwise an error.
+        extra_words: how many of the most frequent words to store beside the labels.
+        loose: let plurals, singulars and words run together stand in for words that the source lacks.
+    """
+
+    source: WordSource
+    alias: Mapping[str, str] = field(default_factory=dict)
+    drop_missing: bool = False
+    extra_words: int = 0
+    loose: bool = True
 
 
-def run(args: argparse.Namespace) -> list[str]:
-    """``prepare_data.py word-vectors``: the report."""
-    return write_tag_vectors(args) if args.tags is not None else run_source(args, collect)
-
-
-def collect(args: argparse.Namespace) -> Collected:
-    """What a metadata folder of this project's form holds.
+def open_vectors(settings: VectorSettings) -> OpenVectors:
+    """Open the word vectors or the encoder.
 
     Raises:
-        UserError: the folder cannot be read, or is of another form.
+        UserError: the vectors cannot be opened, or an alias is malformed.
     """
-    with blaming(f"--metadata {args.metadata}"):
-        metadata = load_metadata(args.metadata, kind="SDL")
-        split = metadata.split
-        files = {"train": metadata.train, "val": metadata.val}
-        parts = {part: read_coco_labels(path, split.labels) for part, path in files.items() if path is not None}
-    root = metadata.image_root
-    return Collected(
-        split.name.removesuffix(f"_{len(split.seen)}_{len(split.unseen)}"),
-        split.labels,
-        parts,
-        image_root=None if root is None else os.path.abspath(root),
-        seen=split.names(split.seen),
-        unseen=split.names(split.unseen),
-    )
+    alias = read_aliases(settings.alias or [], settings.alias_file)
+    if settings.encoder is not None:
+        source = open_encoder(settings.encoder, prompt=settings.encoder_prompt)
+    else:
+        source = open_word_vectors(str(settings.word_vectors))
+    return OpenVectors(source, alias, settings.missing == "drop", settings.extra_words, settings.forms == "all")
 
 
-def write_tag_vectors(args: argparse.Namespace) -> list[str]:
-    """Vectors for a list of tags: the report.
+def look_up(texts: Mapping[str, str], vectors: OpenVectors) -> LabelVectors:
+    """Return the vectors of labels, given the text to look up for each.
 
     Raises:
-        UserError: a tag has no vector, a flag makes no sense with a list of tags, or a file is in the way.
+        UserError: labels have no vector and may not be left out, or none has one.
     """
-    output: Path = args.output
-    words = output.with_suffix(".txt")
-    if output.suffix != ".npy":
-        raise UserError(f"--output {output}: with --tags, give the name of a .npy file")
-    for flag, given in (
-        ("--extra-words", args.extra_words),
-        ("--official", args.official),
-        ("--train-with-unseen", args.train_with_unseen != "keep"),
-    ):
-        if given:
-            raise UserError(f"{flag} is about a metadata folder; leave it out with --tags")
-    for path in (output, words):
-        if path.exists() and not args.overwrite:
-            raise UserError(f"--output {output}: {path} is there; choose another name or give --overwrite")
-        check_writable(path, "--output")
-    tags = read_names(args.tags, "--tags")
-    found = look_up({tag: tag for tag in tags}, vector_options(args))
-    with atomic_write(words, "w") as text, atomic_write(output) as binary:
-        text.writelines(f"{label}\n" for label in found.labels)
-        np.save(binary, found.vectors.t().contiguous().numpy(), allow_pickle=False)
-    dim, count = found.vectors.shape
-    return [f"{count:,} vectors of length {dim} from {found.source}, words in {words}", *vector_notes(found)]
+    found = label_vectors(vectors.source, texts, alias=vectors.alias, loose=vectors.loose)
+    if found.missing and not (vectors.drop_missing and found.labels):
+        raise UserError(missing_message(found))
+    return found
+
+
+def vector_notes(found: LabelVectors) -> list[str]:
+    """Report labels that were found under another form, that share a vector, or that were dropped."""
+    notes = list(found.notes)
+    labels_of: dict[bytes, list[str]] = {}
+    for label, vector in zip(found.labels, found.vectors.t().contiguous().numpy(), strict=True):
+        labels_of.setdefault(vector.tobytes(), []).append(label)
+    twins = [" = ".join(labels) for labels in labels_of.values() if len(labels) > 1]
+    if twins:
+        notes.append(f"labels with one and the same word vector, which no model can tell apart: {name_some(twins, 20)}")
+    if found.found_as:
+        spelled = [f"{label} ({how})" for label, how in found.found_as.items()]
+        notes.append(f"word vectors found under another form for {len(spelled)} labels: {name_some(spelled, 20)}")
+    if found.missing:
+        notes.append(f"dropped {len(found.missing)} labels without a word vector: {name_some(found.missing, 20)}")
+    return notes

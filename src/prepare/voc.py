@@ -1,24 +1,7 @@
-"""Pascal VOC 2007 and 2012: photographs with 20 classes of objects.
-
-"The PASCAL Visual Object Classes (VOC) Challenge" (IJCV 2010). --source is VOC2007 or VOC2012, or any folder that holds
-them, such as VOCdevkit:
-
-    VOC2007/ImageSets/Main/{train,val,trainval,test}.txt    an image id a line
-    VOC2007/Annotations/000005.xml                          its objects: name, difficult
-    VOC2007/JPEGImages/000005.jpg
-
-A year may also lie in several folders, each with the lists, annotations and images of its own.
-
-Unless --train-set and --val-set say otherwise, 2007 is trained on trainval and validated on test; 2012, whose test set
-has no public annotations, is trained on train and validated on val. With --train-set trainval all of 2012 is for
-training, and validation is on test of 2007 alone.
-
-No division of the 20 classes into seen and unseen is a standard for tagging, so --unseen is needed.
-"""
+"""Pascal VOC 2007 and 2012 (see ``VocSettings`` for the layout)."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,28 +10,19 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from src.config.sources import VocSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.flags import (
-    add_missing_pictures_flag,
-    add_output_flags,
-    add_split_flags,
-    add_vector_flags,
-    read_names,
-    run_source,
-)
-from src.prepare.images import keep_found
+from src.prepare.files import ImageFilter, read_names
 from src.prepare.voc_files import ImageList, folders_of_years, has_list, read_list, read_objects
-
-HELP = "Pascal VOC 2007 and 2012: 20 classes of objects"
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-# What to look up for the classes that nobody else writes so.
+# Texts to look up for the classes that no word list spells so.
 TEXTS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 # Images of the classification task, from the statistics page of each year; only sets with public annotations.
 PUBLISHED = {
@@ -59,87 +33,45 @@ _COLUMN = {name: column for column, name in enumerate(CLASSES)}
 _VALUE = {"unknown": -1, "positive": 1, "negative": 0}
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``prepare_data.py voc``."""
-    parser.add_argument(
-        "--source", type=Path, required=True, metavar="DIR", help="VOCdevkit, VOC2007, VOC2012, or what holds them"
-    )
-    parser.add_argument(
-        "--year",
-        type=int,
-        nargs="+",
-        choices=tuple(PUBLISHED),
-        help="one, or both as one data set; what is there if left out",
-    )
-    parser.add_argument("--train-set", choices=("trainval", "train"), help="list to train on; see above if left out")
-    parser.add_argument("--val-set", choices=("test", "val"), help="list to validate on; see above if left out")
-    parser.add_argument("--unseen", type=Path, metavar="FILE", help="needed: classes to hold out, one a line")
-    parser.add_argument(
-        "--difficult",
-        choices=tuple(_VALUE),
-        default="unknown",
-        help="what a class is where all its objects are marked as difficult; VOC's own score leaves these out",
-    )
-    add_missing_pictures_flag(parser)
-    add_output_flags(parser)
-    add_vector_flags(parser)
-    add_split_flags(parser)
-
-
-def run(args: argparse.Namespace) -> list[str]:
-    """``prepare_data.py voc``: the report."""
-    _unseen(args.unseen)  # before word vectors are opened, which may take a while
-    return run_source(args, collect)
-
-
-def collect(args: argparse.Namespace) -> Collected:
+def collect(settings: VocSettings) -> Collected:
     """Read Pascal VOC.
 
     Raises:
         UserError: something is missing or malformed, or the parts share images.
     """
-    unseen = _unseen(args.unseen)
-    folders = folders_of_years(args.source)
-    years = sorted(folders if args.year is None else set(args.year))
+    unseen = _unseen(settings.unseen)
+    folders = folders_of_years(settings.source)
+    years = sorted(folders if settings.year is None else set(settings.year))
     absent = [str(year) for year in years if year not in folders]
     if absent:
         there = [str(folder) for found in folders.values() for folder in found]
-        raise UserError(f"--year {' '.join(absent)}: not in --source {args.source}, which holds {name_some(there)}")
+        raise UserError(f"--year {' '.join(absent)}: not in --source {settings.source}, which holds {name_some(there)}")
     lists: dict[str, list[ImageList]] = {"train": [], "val": []}
     notes: list[str] = []
     for year in years:
-        sets, reasons = _sets(year, folders[year], args.train_set, args.val_set)
+        sets, reasons = _sets(year, folders[year], settings.train_set, settings.val_set)
         notes += reasons
         for part, name in sets.items():
             lists[part].append(read_list(year, name, folders[year], f"--{part}-set"))
     _check_apart(lists["train"], lists["val"])
     parts: dict[str, LabelledImages] = {}
-    missing: list[str] = []
+    on_disk = ImageFilter(settings.missing_pictures, f"--source {settings.source}")
     for part, own in lists.items():
         notes += [line for listed in own for line in _count_notes(part, listed)]
-        labels = _read_labels(own, args.source, args.difficult)
+        labels = _read_labels(own, settings.source, settings.difficult)
         if labels.num_difficult:
             why = "as all objects of that class are difficult"
-            notes.append(f"{part}: {labels.num_difficult:,} labels taken as {args.difficult}, {why}")
-        parts[part] = keep_found(
-            labels.images(),
-            labels.places,
-            drop=args.missing_pictures == "drop",
-            missing=missing,
-            source=" and ".join(map(str, own)),
-            flag=f"--source {args.source}",
-        )
-    if missing:
-        notes.append(f"left out {len(missing):,} images that are not there: {name_some(missing, 3)}")
+            notes.append(f"{part}: {labels.num_difficult:,} labels taken as {settings.difficult}, {why}")
+        parts[part] = on_disk.keep(labels.images(), labels.places, " and ".join(map(str, own)))
     return Collected(
         "voc" + "_".join(map(str, years)),
         CLASSES,
         parts,
-        image_root=os.path.abspath(args.source),
+        image_root=os.path.abspath(settings.source),
         unseen=unseen,
         texts=TEXTS,
-        notes=notes,
-        missing_pictures=missing,
+        notes=notes + on_disk.notes,
+        missing_pictures=on_disk.missing,
     )
 
 
@@ -147,7 +79,7 @@ def _unseen(path: Path | None) -> list[str]:
     if path is None:
         raise UserError(
             "--unseen is needed: no division of VOC's classes is a standard for tagging; give a file with the classes "
-            f"to hold out, one a line, out of: {', '.join(CLASSES)}"
+            f"to hold out, one per line, out of: {', '.join(CLASSES)}"
         )
     names = read_names(path, "--unseen")
     columns_of(names, CLASSES, f"--unseen {path}")
@@ -155,7 +87,7 @@ def _unseen(path: Path | None) -> list[str]:
 
 
 def _sets(year: int, folders: Sequence[Path], train: str | None, val: str | None) -> tuple[dict[str, str], list[str]]:
-    """Part -> the list of a year that is used for it, and why where that is not as with 2007."""
+    """Choose the list of a year for each part; explain choices that differ from those of 2007."""
     annotated = "test" in PUBLISHED[year]
     has_test = annotated and has_list(folders, "test")
     notes = []
@@ -197,10 +129,10 @@ def _count_notes(part: str, listed: ImageList) -> list[str]:
 
 @dataclass
 class _Labels:
-    """The labels of a part, as they are read: entries (rows, columns, values) and a row an image.
+    """Labels of a part while they are read: entries (row, column, value), and a row per image.
 
     Attributes:
-        places: like ``file_names``, None where there is no such image.
+        places: like ``file_names``, None for images that are not on disk.
         num_difficult: labels of classes whose objects in the image are all difficult.
     """
 
@@ -211,7 +143,7 @@ class _Labels:
     num_difficult: int = 0
 
     def images(self) -> LabelledImages:
-        """The same as tensors."""
+        """Return the labels as tensors."""
         rows, columns, values = torch.tensor(self.entries, dtype=torch.int64).reshape(-1, 3).unbind(dim=1)
         unlisted = torch.zeros(len(self.image_ids), dtype=torch.int8)
         targets = LabelMatrix.from_entries(rows, columns, values, unlisted=unlisted, num_labels=len(CLASSES))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.parsers import expat
+from xml.etree import ElementTree
 
 from src.errors import UserError
 from src.utils.files import read_lines
@@ -18,13 +18,13 @@ _DEPTH = 3  # VOCtrainval_06-Nov-2007/VOCdevkit/VOC2007
 
 @dataclass(frozen=True)
 class ImageList:
-    """One of the lists of ImageSets/Main.
+    """A list of ImageSets/Main.
 
     Attributes:
         year: of the challenge.
         name: ``train``, ``val``, ``trainval`` or ``test``.
         folder: holds ImageSets, Annotations and JPEGImages.
-        ids: what it lists, each once.
+        ids: the listed images, each once.
         num_repeated: lines left out because they repeat an earlier one.
     """
 
@@ -39,10 +39,10 @@ class ImageList:
 
 
 def folders_of_years(source: Path) -> dict[int, list[Path]]:
-    """The folders in ``source`` that hold ImageSets/Main, by the year in their name, or else in the next name above.
+    """Find the folders in ``source`` that hold ImageSets/Main, by the year in their name or in the next name above.
 
     Raises:
-        UserError: there is none, or no name says of which year it is.
+        UserError: there is none, or no name tells its year.
     """
     if not source.is_dir():
         raise UserError(f"--source {source}: no such folder")
@@ -72,12 +72,12 @@ def _voc_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def list_folder(folder: Path) -> Path:
-    """Where a year's folder has its lists."""
+    """Return the place of the lists in the folder of a year."""
     return folder / "ImageSets" / "Main"
 
 
 def has_list(folders: Sequence[Path], name: str) -> bool:
-    """Whether one of the folders of a year has that list."""
+    """Return whether one of the folders of a year has that list."""
     return any((list_folder(folder) / f"{name}.txt").is_file() for folder in folders)
 
 
@@ -88,7 +88,7 @@ def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> Image
         year: of the challenge.
         name: ``train``, ``val``, ``trainval`` or ``test``.
         folders: those of that year; one of them has the list.
-        flag: what asks for the list, for the message.
+        flag: the flag that asks for the list, for the message.
 
     Raises:
         UserError: no folder has the list, or several have it, or it is empty, or a line is no image id of that year.
@@ -116,7 +116,7 @@ def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> Image
 
 
 def read_objects(path: Path, classes: Mapping[str, int]) -> list[tuple[int, bool]]:
-    """The objects of an annotation file, as (class, whether it is difficult).
+    """Read the objects of an annotation file, as (class, whether it is difficult).
 
     Document types, which can define entities that grow without end, are refused: VOC has none.
 
@@ -126,51 +126,27 @@ def read_objects(path: Path, classes: Mapping[str, int]) -> list[tuple[int, bool
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it cannot be read, is no whole annotation, or has an object of another class.
+        UserError: it cannot be read, is no complete annotation, or has an object of another class.
     """
-    objects: list[tuple[int, bool]] = []
-    names: list[str] = []  # of the elements that are open: annotation, object, name
-    text: list[str] = []
-    found: dict[str, str] = {}  # what the object has directly; its parts (head, hand, foot) have names too
-
-    def refuse(*_: object) -> None:
-        raise UserError(f"{path}: has a document type, which no file of VOC has; copy or unpack it again")
-
-    def start(name: str, _: dict[str, str]) -> None:
-        names.append(name)
-        text.clear()
-
-    def end(name: str) -> None:
-        names.pop()
-        if names == ["annotation", "object"]:
-            found[name] = "".join(text).strip()
-        elif names == ["annotation"] and name == "object":
-            objects.append(_checked(found, classes, path))
-            found.clear()
-        elif not names and name != "annotation":
-            raise UserError(f"{path}: is no annotation of VOC, but <{name}>")
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = text.append
     try:
-        parser.Parse(path.read_bytes(), True)
-    except expat.ExpatError as error:
-        raise UserError(f"{path}: is not whole XML: {error}; copy or unpack it again") from error
+        content = path.read_bytes()
+        root = None if b"<!DOCTYPE" in content else ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path}: is not complete XML: {error}; copy or unpack it again") from error
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if root is None:
+        raise UserError(f"{path}: has a document type, which no file of VOC has; copy or unpack it again")
+    if root.tag != "annotation":
+        raise UserError(f"{path}: is no annotation of VOC, but <{root.tag}>")
+    objects = []
+    for entry in root.findall("object"):
+        name, difficult = (entry.findtext(key, default).strip() for key, default in (("name", ""), ("difficult", "0")))
+        if name not in classes:
+            raise UserError(f"{path}: an object's name is {name!r}, which is none of VOC's {len(classes)} classes")
+        if difficult not in ("0", "1"):
+            raise UserError(f"{path}: an object is difficult = {difficult!r}, neither 0 nor 1")
+        objects.append((classes[name], difficult == "1"))
     return objects
-
-
-def _checked(found: Mapping[str, str], classes: Mapping[str, int], path: Path) -> tuple[int, bool]:
-    name, difficult = found.get("name", ""), found.get("difficult", "0")
-    if name not in classes:
-        raise UserError(f"{path}: an object's name is {name!r}, which is none of VOC's {len(classes)} classes")
-    if difficult not in ("0", "1"):
-        raise UserError(f"{path}: an object is difficult = {difficult!r}, neither 0 nor 1")
-    return classes[name], difficult == "1"

@@ -9,9 +9,7 @@ from src.data.coco import read_coco_labels
 from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set, load_training_set
-from src.errors import UserError
 from src.prepare.sample import HORIZON, LABELS, UNSEEN, draw_image, prepare_sample
-from src.word_vectors.source import open_word_vectors
 
 
 def everything_below(folder):
@@ -104,22 +102,6 @@ def test_the_output_folder_is_protected(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
-@pytest.mark.parametrize(("failure", "seen"), [(MemoryError(), MemoryError), (OSError("disk full"), UserError)])
-def test_a_failure_while_drawing_leaves_nothing(tmp_path, monkeypatch, failure, seen):
-    calls = []
-
-    def failing(random):
-        calls.append(1)
-        if len(calls) == 4:
-            raise failure
-        return draw_image(random)
-
-    monkeypatch.setattr("src.prepare.sample.draw_image", failing)
-    with pytest.raises(seen, match="--output .*disk full" if seen is UserError else None):
-        prepare_sample(tmp_path / "m", num_train=3, num_val=3)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_sub_command(tmp_path, capsys):
     flags = ["sample", "--output", str(tmp_path / "new" / "m"), "--train_images", "3", "--val-images", "2"]
     assert prepare_data.main([*flags, "--seed", "8"]) == 0
@@ -130,12 +112,3 @@ def test_the_sub_command(tmp_path, capsys):
     before = everything_below(tmp_path)
     assert prepare_data.main([*flags, "--seed", "8", "--overwrite"]) == 0
     assert everything_below(tmp_path) == before
-
-
-def test_the_sample_of_an_unknown_vector_space_is_not_half_made(tmp_path, monkeypatch):
-    (tmp_path / "words.txt").write_text("unicorn 1 2 3\n")
-    other = open_word_vectors(tmp_path / "words.txt")
-    monkeypatch.setattr("src.prepare.sample.open_word_vectors", lambda path: other)
-    with pytest.raises(UserError, match="none of the labels has a vector"):
-        prepare_sample(tmp_path / "m", num_train=1, num_val=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["words.txt"]

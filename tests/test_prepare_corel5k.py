@@ -11,6 +11,7 @@ from src.data.coco import read_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import Metadata, load_metadata
 from src.errors import UserError
+from tests.prepare_helpers import prepare_source
 
 WORDS = ["city", "mountain", "sky", "tree", "cat", "jet"]
 TRAINING = "1000 1 2 3  \n1003 4  \n16001 5 1\n"
@@ -39,9 +40,8 @@ def vectors(folder: Path, *without: str) -> Path:
 
 def prepare(source: Path, output: Path, vectors: Path, *flags: object) -> tuple[Metadata, list[str]]:
     """(what was made, the report)."""
-    arguments = ["corel5k", "--source", source, "--output", output, "--word-vectors", vectors, *flags]
-    args = prepare_data.parser().parse_args([str(argument) for argument in arguments])
-    report = args.run(args)
+    arguments = ["--source", source, "--output", output, "--word-vectors", vectors, *flags]
+    report = prepare_source("corel5k", *arguments)
     return load_metadata(output), report
 
 
@@ -173,8 +173,8 @@ def test_the_sub_command(source, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "corel5k_3_2: 3 seen and 2 unseen labels",
         "word vectors of length 3 from vectors.txt, and of 1 further words",
-        "train: 3 images, 4 labels (1.3333 an image), 1 images without any",
-        "val: 2 images, 3 labels (1.5000 an image), 1 images without any",
+        "train: 3 images, 4 labels (1.3333 per image), 1 images without any",
+        "val: 2 images, 3 labels (1.5000 per image), 1 images without any",
         "val: 2 labels without any image: city, cat",
         "val: 1 images with an unseen label, 1 unseen labels",
         "val: merged 1 repeated lines of test_label",

@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.config.prepare import OutputSettings
 from src.data.coco import read_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import load_metadata
 from src.errors import UserError
-from src.prepare.collected import Collected, VectorOptions, prepare
+from src.prepare.collected import Collected
+from src.prepare.folder import make_folder
+from src.prepare.vectors import OpenVectors
 from src.word_vectors.source import open_word_vectors
 
 LABELS = ["ant", "bee", "cat", "dog"]
@@ -20,10 +23,10 @@ VAL = [[1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
 
 @pytest.fixture
 def vectors(tmp_path):
-    def options(*without: str, **keywords: object) -> VectorOptions:
+    def options(*without: str, **keywords: object) -> OpenVectors:
         path = tmp_path / "vectors.txt"
         path.write_text("".join(f"{word} {numbers}\n" for word, numbers in VECTORS.items() if word not in without))
-        return VectorOptions(open_word_vectors(path), **keywords)
+        return OpenVectors(open_word_vectors(path), **keywords)
 
     return options
 
@@ -39,6 +42,10 @@ def collected(**changes: object) -> Collected:
     return Collected("zoo", LABELS, {"train": part(TRAIN), "val": part(VAL)}, **settings)
 
 
+def prepare(source: Collected, vectors: OpenVectors, output: Path, **options: object) -> list[str]:
+    return make_folder(source, vectors, OutputSettings(output=output, **options))
+
+
 def targets(folder: Path, name: str) -> list[list[int]]:
     metadata = load_metadata(folder)
     return read_coco_labels(getattr(metadata, name), metadata.split.labels).targets.dense().tolist()
@@ -51,8 +58,8 @@ def test_unseen_labels_of_training_images_are_hidden(tmp_path, vectors):
     assert report == [
         "zoo_3_1: 3 seen and 1 unseen labels",
         "word vectors of length 3 from vectors.txt",
-        "train: 5 images, 5 labels (1.0000 an image), 1 images without any",
-        "val: 3 images, 3 labels (1.0000 an image), 1 images without any",
+        "train: 5 images, 5 labels (1.0000 per image), 1 images without any",
+        "val: 3 images, 3 labels (1.0000 per image), 1 images without any",
         "val: 1 labels without any image: bee",
         "val: 1 images with an unseen label, 1 unseen labels",
         "train: 4 images with a seen label, 3 of them without any unseen label",
@@ -62,7 +69,7 @@ def test_unseen_labels_of_training_images_are_hidden(tmp_path, vectors):
 
 
 def test_or_these_images_are_left_out(tmp_path, vectors):
-    report = prepare(collected(), vectors(), tmp_path / "m", keep_train_with_unseen=False)
+    report = prepare(collected(), vectors(), tmp_path / "m", train_with_unseen="drop")
     assert targets(tmp_path / "m", "train") == [row for row in TRAIN if not row[2]]
     assert targets(tmp_path / "m", "val") == VAL
     assert report[-1] == "train: left out 1 images with an unseen label"

@@ -16,6 +16,7 @@ from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
 from src.prepare.sample import LABELS
 from src.word_vectors.source import open_word_vectors
+from tests.prepare_helpers import prepare_source
 
 
 def words_file(folder: Path, words: tuple[str, ...], name: str = "words.txt") -> Path:
@@ -26,8 +27,7 @@ def words_file(folder: Path, words: tuple[str, ...], name: str = "words.txt") ->
 
 
 def run(*arguments: object) -> list[str]:
-    args = prepare_data.parser().parse_args(["word-vectors", *map(str, arguments)])
-    return args.run(args)
+    return prepare_source("word-vectors", *arguments)
 
 
 def test_a_folder_gets_other_vectors_and_keeps_all_else(sample, tmp_path):
@@ -79,8 +79,8 @@ def test_vectors_of_a_list_of_tags_are_read_as_word_vectors(tmp_path):
     ("flags", "message"),
     [
         (["--output", "{tmp}/words.txt"], r"--output .*words\.txt: with --tags, give the name of a \.npy file"),
-        (["--output", "{tmp}/there.npy"], r"--output .*there\.npy: .* is there; .*--overwrite"),
-        (["--output", "{tmp}/beside.npy"], r"--output .*beside\.npy: .*beside\.txt is there"),
+        (["--output", "{tmp}/there.npy"], r"--output .*there\.npy: .* exists; .*--overwrite"),
+        (["--output", "{tmp}/beside.npy"], r"--output .*beside\.npy: .*beside\.txt exists"),
         (["--output", "{tmp}/x.npy", "--extra-words", "3"], "--extra-words is about a metadata folder"),
         (["--output", "{tmp}/x.npy", "--official"], "--official is about a metadata folder"),
         (["--output", "{tmp}/x.npy", "--train-with-unseen", "drop"], "--train-with-unseen is about a metadata folder"),
@@ -128,7 +128,7 @@ def test_a_released_folder_is_refused(tmp_path, sample):
 
 
 def test_one_of_the_two_is_needed(tmp_path):
-    with pytest.raises(UserError, match="one of the arguments --metadata --tags is required"):
+    with pytest.raises(UserError, match="give --metadata DIR or --tags FILE"):
         run("--word-vectors", "x", "--output", tmp_path / "x")
 
 

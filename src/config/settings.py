@@ -1,0 +1,37 @@
+"""Settings whose fields are command-line flags: declared once, in a frozen dataclass, and free of PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import MISSING, field, fields
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+def flag(default: Any = MISSING, *, exclusive: str | None = None, **options: Any) -> Any:
+    """Declare a dataclass field that is a flag of the same name.
+
+    Args:
+        default: value without the flag; a flag without a default is required.
+        exclusive: name of a group of flags that exclude each other.
+        options: keywords of ``ArgumentParser.add_argument``.
+    """
+    return field(default=default, metadata={"exclusive": exclusive, "options": options})
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
+    """Add the flags of a settings class to a parser."""
+    groups: dict[str, argparse._ActionsContainer] = {}
+    for one in fields(settings):
+        group = one.metadata["exclusive"]
+        if group is not None and group not in groups:
+            groups[group] = parser.add_mutually_exclusive_group()
+        options = dict(one.metadata["options"])
+        options |= {"required": True} if one.default is MISSING else {"default": one.default}
+        groups.get(group, parser).add_argument(f"--{one.name.replace('_', '-')}", **options)
+
+
+def settings_of(settings: type[_T], args: argparse.Namespace) -> _T:
+    """Return the settings that parsed arguments stand for."""
+    return settings(**{one.name: getattr(args, one.name) for one in fields(settings)})  # type: ignore[arg-type]

