@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from src.data.labels import LabelMatrix
 from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit
 from src.metrics import DEFAULT_PROTOCOL, LabelBlocks, Protocol, RankingAccumulator, rank_settings, zero_shot_report
@@ -61,8 +60,8 @@ def rank(
         ``zero_shot`` (left out if nothing is unseen) and ``generalized``: average precisions and best labels, whose
         labels are those of the setting in ascending order.
     """
-    num_images, targets = len(embeddings), truth.targets
-    check_shapes((num_images, len(split.labels)), targets.shape)
+    num_images = len(embeddings)
+    check_shapes((num_images, len(split.labels)), truth.targets.shape)
     words = split.word_vectors.to(device=device or embeddings.device, dtype=embeddings.dtype)
 
     def scores_of(labels: Tensor) -> Tensor:
@@ -72,12 +71,8 @@ def rank(
             score_labels(part.to(words.device), chosen, out=result)
         return scores
 
-    def targets_of(labels: Tensor) -> Tensor:
-        chosen = targets.select_columns(labels).dense() if isinstance(targets, LabelMatrix) else targets[:, labels]
-        return chosen.to(words.device)
-
     return rank_settings(
-        LabelBlocks(num_images, words.device, scores_of, targets_of),
+        LabelBlocks(num_images, words.device, scores_of, lambda labels: truth.dense(labels).to(words.device)),
         split.seen,
         split.unseen,
         protocol,

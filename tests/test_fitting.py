@@ -1,4 +1,4 @@
-"""Fitting and measuring: the parts are apart, the numbers are those of plain loops, and thresholds are worth having."""
+"""Fitting and measuring: the parts are disjoint, the numbers are those of plain loops, and thresholds help."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
+from src.calibration.options import FitOptions
 from src.calibration.thresholds import Calibration, best_seen_bias, fit_calibration
+from src.choices import IMAGES
+from src.data.labels import LabelMatrix
+from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError
-from src.metrics import f1_of_choice
+from src.evaluation import evaluate
+from src.metrics import DEFAULT_PROTOCOL, Protocol, f1_of_choice
 from src.scoring import score_labels
 
 DIM, ROWS, NUM_LABELS = 16, 2, 20
@@ -43,6 +48,12 @@ def images(count: int = 120, seed: int = 0, unknown: float = 0.05, noise: float 
     return matrices.flatten(1), targets  # A [D, M] in row-major order
 
 
+def fit(
+    embeddings: Tensor, targets: Tensor, split: ZeroShotSplit, protocol: Protocol = DEFAULT_PROTOCOL, **options
+) -> FittedCalibration:
+    return fit_and_measure(embeddings, split, GroundTruth(targets), FitOptions(**options), protocol)
+
+
 def same(one: Calibration, other: Calibration) -> bool:
     left, right = one.to_dict(), other.to_dict()
     return torch.equal(left.pop("thresholds").nan_to_num(nan=1e9), right.pop("thresholds").nan_to_num(nan=1e9)) and (
@@ -59,7 +70,7 @@ def division(count: int, share: float, seed: int) -> tuple[list[int], list[int]]
 
 @pytest.fixture(scope="module")
 def fitted() -> FittedCalibration:
-    return fit_and_measure(*images(), SPLIT)
+    return fit(*images(), SPLIT)
 
 
 # The division
@@ -67,7 +78,7 @@ def fitted() -> FittedCalibration:
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 60), (0.25, 30), (0.7, 84), (0.504, 60), (0.506, 61)])
 def test_sizes_of_the_parts(share, count):
-    metrics = fit_and_measure(*images(), SPLIT, share=share).metrics
+    metrics = fit(*images(), SPLIT, share=share).metrics
     assert (metrics["num_fitted_on"], metrics["num_measured_on"]) == (count, 120 - count)
 
 
@@ -79,7 +90,7 @@ def test_what_is_fitted_is_the_calibration_of_its_part(share, seed, bias):
     scores = score_labels(embeddings[fitting], SPLIT.word_vectors)
     best = best_seen_bias(scores, targets[fitting], SEEN, UNSEEN) if bias == "labels" else None
     expected = fit_calibration(scores, targets[fitting], SEEN, UNSEEN, seen_bias=best)
-    found = fit_and_measure(embeddings, targets, SPLIT, share=share, seed=seed, bias=bias).calibration
+    found = fit(embeddings, targets, SPLIT, share=share, seed=seed, bias=bias).calibration
     assert found.num_images == expected.num_images
     assert found.thresholds.tolist() == pytest.approx(expected.thresholds.tolist(), abs=1e-5, nan_ok=True)
     for name in ("shared_threshold", "seen_bias", "slope", "offset"):
@@ -87,10 +98,10 @@ def test_what_is_fitted_is_the_calibration_of_its_part(share, seed, bias):
 
 
 def test_seed_decides(fitted):
-    again = fit_and_measure(*images(), SPLIT, share=0.5, seed=0)
+    again = fit(*images(), SPLIT, share=0.5, seed=0)
     assert same(again.calibration, fitted.calibration)
     assert again.metrics == fitted.metrics
-    other = fit_and_measure(*images(), SPLIT, seed=1)
+    other = fit(*images(), SPLIT, seed=1)
     assert not same(other.calibration, fitted.calibration)
     assert other.metrics != fitted.metrics
 
@@ -99,7 +110,7 @@ def test_the_global_generator_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    fit_and_measure(*images(), SPLIT)
+    fit(*images(), SPLIT)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -111,12 +122,12 @@ def test_nothing_of_the_measured_part_is_fitted(fitted, value):
     changed[rest] = value
     changed[rest[0], 0] = 1  # else there is nothing to measure
     changed[rest[1], 0] = 0
-    found = fit_and_measure(embeddings, changed, SPLIT)
+    found = fit(embeddings, changed, SPLIT)
     assert same(found.calibration, fitted.calibration)
     assert found.metrics != fitted.metrics
     moved = embeddings.clone()
     moved[rest] = torch.randn(len(rest), embeddings.shape[1], generator=torch.Generator().manual_seed(1))
-    assert same(fit_and_measure(moved, targets, SPLIT).calibration, fitted.calibration)
+    assert same(fit(moved, targets, SPLIT).calibration, fitted.calibration)
 
 
 @pytest.mark.parametrize("bias", ["labels", "gap"])
@@ -126,11 +137,12 @@ def test_ground_truth_of_unseen_labels_decides_the_bias_at_most(bias):
     others = [column for column in range(NUM_LABELS) if column not in SEEN]
     changed = targets.clone()
     changed[:, others] = 1 - targets[:, others].clamp(min=0)
-    before, after = (fit_and_measure(embeddings, truth, SPLIT, bias=bias) for truth in (targets, changed))
+    before, after = (fit(embeddings, truth, SPLIT, bias=bias) for truth in (targets, changed))
     assert (after.calibration.seen_bias == before.calibration.seen_bias) == (bias == "gap")
     assert same(replace(after.calibration, seen_bias=before.calibration.seen_bias), before.calibration)
     for name, number in after.metrics.items():
-        assert (number == before.metrics[name]) == name.startswith(("seen", "num")), name
+        if not name.endswith("num_images"):
+            assert (number == before.metrics[name]) == name.startswith(("seen", "num")), name
 
 
 # The numbers
@@ -159,10 +171,11 @@ def plain_ece(probabilities: list[list[float]], targets: list[list[int]]) -> flo
     return 100 / known * sum(abs(sum(p for p, _ in entries) - sum(right for _, right in entries)) for entries in bins)
 
 
+@pytest.mark.parametrize("protocol", [Protocol(images=images) for images in IMAGES], ids=IMAGES)
 @pytest.mark.parametrize(("share", "seed"), [(0.5, 0), (0.7, 2)])
-def test_metrics_are_those_of_plain_loops_on_the_other_part(share, seed):
+def test_metrics_are_those_of_plain_loops_on_the_other_part(share, seed, protocol):
     embeddings, targets = images(80)
-    found = fit_and_measure(embeddings, targets, SPLIT, share=share, seed=seed)
+    found = fit(embeddings, targets, SPLIT, protocol, share=share, seed=seed)
     made = found.calibration
     _, rest = division(len(targets), share, seed)
     truth = targets[rest].tolist()
@@ -187,24 +200,56 @@ def test_metrics_are_those_of_plain_loops_on_the_other_part(share, seed):
         def part(rows: list[list], columns: list[int] = columns) -> list[list]:
             return [[row[column] for column in columns] for row in rows]
 
+        if side != "generalized":
+            expected[f"{side}.ECE"] = plain_ece(part(probabilities), part(truth))
+        counted = [protocol.images == "all-images" or any(row[column] == 1 for column in columns) for row in truth]
+        expected[f"{side}.num_images"] = sum(counted)
+
+        def part(rows: list[list], columns: list[int] = columns, counted: list[bool] = counted) -> list[list]:
+            return [[row[column] for column in columns] for row, keep in zip(rows, counted, strict=True) if keep]
+
         for k in (3, 5):
             expected[f"{side}.F1@{k}"] = plain_f1([top(row, k) for row in part(scores)], part(truth))
         expected[f"{side}.F1@fitted"] = plain_f1(part(chosen), part(truth))
         if side == "generalized":
             for k in (3, 5):
                 expected[f"{side}.stacked_F1@{k}"] = plain_f1([top(row, k) for row in part(stacked)], part(truth))
-        else:
-            expected[f"{side}.ECE"] = plain_ece(part(probabilities), part(truth))
     assert found.metrics == pytest.approx(expected, abs=1e-3)
     seen_truth = targets[rest][:, list(SEEN)]
     assert int(found.curve.counts.sum()) == int((seen_truth != -1).sum())
     assert 100 * found.curve.error == pytest.approx(found.metrics["seen.ECE"])
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("protocol", [Protocol((1, 3), images) for images in IMAGES], ids=IMAGES)
+def test_the_best_labels_have_the_f1_of_the_evaluation_of_the_same_images(protocol, sparse):
+    """One protocol for both tables of validate.py, the image lists of the settings included."""
+    embeddings, targets = images(150)
+    lists = torch.arange(150) % 3 > 0, torch.arange(150) % 5 > 0
+    truth = GroundTruth(LabelMatrix.from_dense(targets) if sparse else targets, *(one.nonzero()[:, 0] for one in lists))
+    found = fit_and_measure(embeddings, SPLIT, truth, FitOptions(0.4, seed=6), protocol)
+    _, rest = division(150, 0.4, 6)
+    own = GroundTruth(targets[rest], *(one[rest].nonzero()[:, 0] for one in lists))
+    report = evaluate(embeddings[rest], SPLIT, own, protocol)
+    of_seen = evaluate(embeddings[rest], replace(SPLIT, unseen=()), own, protocol)
+    for side, expected, setting in (
+        ("unseen", report, "zero_shot"), ("generalized", report, "generalized"), ("seen", of_seen, "generalized"),
+    ):  # fmt: skip
+        for name in ("num_images", "F1@1", "F1@3"):
+            assert found.metrics[f"{side}.{name}"] == pytest.approx(expected[f"{setting}.{name}"]), (side, name)
+
+
+def test_the_protocols_differ_in_the_images_of_unseen_labels_alone():
+    some, every = (fit(*images(), SPLIT, Protocol(images=images_)).metrics for images_ in IMAGES)
+    assert some["unseen.num_images"] < every["unseen.num_images"] == every["num_measured_on"]
+    assert some["unseen.F1@3"] > every["unseen.F1@3"] + 1
+    assert some["unseen.ECE"] == every["unseen.ECE"]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_fitted_thresholds_do_better_than_five_tags_each(seed):
     """An image has between one and many labels; and calibrated stacking helps unseen ones to their place."""
-    metrics = fit_and_measure(*images(600, seed, unknown=0), SPLIT, seed=seed).metrics
+    metrics = fit(*images(600, seed, unknown=0), SPLIT, seed=seed).metrics
     for side in ("seen", "unseen", "generalized"):
         assert metrics[f"{side}.F1@fitted"] > max(metrics[f"{side}.F1@5"], metrics[f"{side}.F1@3"]) + 2
     assert metrics["seen.ECE"] < 5
@@ -216,7 +261,7 @@ def test_probabilities_of_many_images_can_be_believed():
     split = make_split(list("abcdef"), range(5), [5], torch.eye(6), name="x", source="x")
     embeddings = torch.randn(3000, 6, generator=generator)
     targets = (torch.rand(3000, 6, generator=generator) < torch.sigmoid(2 * embeddings - 1)).int()
-    found = fit_and_measure(embeddings, targets, split)
+    found = fit(embeddings, targets, split)
     assert found.calibration.level_quantile is None
     assert found.calibration.slope == pytest.approx(2, abs=0.1)
     assert found.calibration.offset == pytest.approx(-1, abs=0.1)
@@ -228,19 +273,19 @@ def test_probabilities_of_many_images_can_be_believed():
 
 def test_few_labels_have_no_top_five():
     split = replace(SPLIT, seen=tuple(range(10)), unseen=(10, 11, 12, 13))
-    metrics = fit_and_measure(*images(), split).metrics
+    metrics = fit(*images(), split).metrics
     assert "unseen.F1@3" in metrics
     assert "unseen.F1@5" not in metrics
     assert {"generalized.F1@5", "generalized.stacked_F1@5"} <= metrics.keys()
     fewer = replace(SPLIT, seen=(0, 1), unseen=(2,))
-    names = fit_and_measure(*images(), fewer).metrics.keys()
+    names = fit(*images(), fewer).metrics.keys()
     assert {"seen.F1@3", "unseen.F1@3", "generalized.F1@5"}.isdisjoint(names)
     assert {"generalized.F1@3", "generalized.stacked_F1@3", "unseen.F1@fitted"} <= names
 
 
 def test_a_split_without_unseen_labels():
     split = replace(SPLIT, unseen=())
-    found = fit_and_measure(*images(), split)
+    found = fit(*images(), split)
     assert found.calibration.seen_bias == 0
     assert not any(name.startswith("unseen") or "stacked" in name for name in found.metrics)
     assert found.metrics["generalized.F1@fitted"] == found.metrics["seen.F1@fitted"]
@@ -253,8 +298,8 @@ def test_unseen_labels_without_a_positive_are_not_measured(value):
     embeddings, targets = images()
     targets[:, list(UNSEEN)] = value
     with pytest.raises(UserError, match=r"--fit-bias labels: .* no unseen label; give --fit-bias gap"):
-        fit_and_measure(embeddings, targets, SPLIT)
-    found = fit_and_measure(embeddings, targets, SPLIT, bias="gap")
+        fit(embeddings, targets, SPLIT)
+    found = fit(embeddings, targets, SPLIT, bias="gap")
     assert not any(name.startswith("unseen") for name in found.metrics)
     assert found.metrics["generalized.F1@fitted"] > 0
     assert "nan" not in format_fit(found)
@@ -271,10 +316,12 @@ def test_the_table_shows_the_metrics(fitted):
     for title, side in (("seen", "seen"), ("unseen", "unseen"), ("both", "generalized")):
         names = ("F1@3", "F1@5", "F1@fitted", "stacked_F1@3", "stacked_F1@5")
         numbers = [metrics.get(f"{side}.{name}") for name in names]
-        assert rows[title] == ["-" if number is None else f"{number:.2f}" for number in numbers]
-    assert rows["seen"][3:] == rows["unseen"][3:] == ["-", "-"]
-    assert f"seen {metrics['seen.ECE']:.2f}, unseen {metrics['unseen.ECE']:.2f}" in lines[5]
-    assert f"takes {fitted.calibration.seen_bias:.3f} off" in lines[6]
+        cells = ["-" if number is None else f"{number:.2f}" for number in numbers]
+        assert rows[title] == [str(metrics[f"{side}.num_images"]), *cells]
+    assert rows["seen"][4:] == rows["unseen"][4:] == ["-", "-"]
+    assert lines[5] == "  protocol: positive-only; micro-F1 in percent"
+    assert f"seen {metrics['seen.ECE']:.2f}, unseen {metrics['unseen.ECE']:.2f}" in lines[6]
+    assert f"subtracts {fitted.calibration.seen_bias:.3f} from" in lines[7]
     assert len({len(line) for line in lines[1:5]}) == 1  # columns in line
     assert max(map(len, lines)) <= 120
 
@@ -293,34 +340,34 @@ def test_a_part_without_a_seen_label_is_named(part, value):
         empty[row, list(SEEN)] = value  # unseen labels do not help
     message = f"--fit-thresholds: none of the {len(rows)} images to {part} on has a seen label; give more"
     with pytest.raises(UserError, match=message):
-        fit_and_measure(embeddings, empty, SPLIT, share=0.25)
+        fit(embeddings, empty, SPLIT, share=0.25)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_images(count):
     embeddings, targets = images(count)
     with pytest.raises(UserError, match=r"^--fit-thresholds: "):
-        fit_and_measure(embeddings, targets, SPLIT, share=0.1)
+        fit(embeddings, targets, SPLIT, share=0.1)
 
 
 def test_labels_without_a_known_negative_are_a_mistake():
     embeddings, targets = images()
     targets = torch.where(targets == 0, -1, targets)
     with pytest.raises(UserError, match=r"--fit-thresholds: nothing to fit: .* positives and 0 negatives"):
-        fit_and_measure(embeddings, targets, SPLIT)
+        fit(embeddings, targets, SPLIT)
 
 
 def test_scores_that_do_not_rise_are_a_mistake():
     embeddings, targets = images()
     with pytest.raises(UserError, match="--fit-thresholds: scores do not rise"):
-        fit_and_measure(-embeddings, targets, SPLIT)
+        fit(-embeddings, targets, SPLIT)
 
 
 def test_a_model_that_gives_nan_is_a_mistake():
     embeddings, targets = images()
     embeddings[:, 0] = math.nan
     with pytest.raises(UserError, match="--fit-thresholds: scores contain NaN"):
-        fit_and_measure(embeddings, targets, SPLIT)
+        fit(embeddings, targets, SPLIT)
 
 
 # F1 of a choice, which the thresholds are measured with

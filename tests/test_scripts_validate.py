@@ -1,7 +1,9 @@
-"""validate.py: its numbers are those of training and of an independent computation, and what it says to mistakes."""
+"""validate.py: its numbers are those of training and of an independent computation; messages for mistakes."""
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 
 import src.metrics.zero_shot
+import src.validation
 import train
 import validate
 from src.checkpoint import load_checkpoint
@@ -17,6 +20,7 @@ from src.config.validate import validate_parser
 from src.data.images import read_image
 from src.data.labels import LabelMatrix
 from src.data.transforms import eval_transform
+from tests.conftest import ROOT
 from tests.script_helpers import (
     PLAIN,
     TINY,
@@ -107,7 +111,7 @@ def test_validate_alone_finds_its_data_and_repeats_the_log(trained, last, tmp_pa
     finished = child("validate.py", "--model-path", last, "-b", 8, "--json", report, cwd=tmp_path)
     succeeded(finished)
     content = json.loads(report.read_text(encoding="utf-8"))
-    assert content["metrics"] == log_of(trained)[-1]["metrics"]
+    assert content["metrics"] == pytest.approx(log_of(trained)[-1]["metrics"])
     assert content["bad_images"] == []
     assert content["protocol"]["images"] == "positive-only"
     assert content["checkpoint"] == str(last)
@@ -134,12 +138,22 @@ def test_targets_are_dense_for_a_block_of_labels_at_most(last, tmp_path, monkeyp
     assert max(sizes) <= 4 * num_images  # of 18 labels
 
 
+def test_flags_are_parsed_before_pytorch_is_imported():
+    code = "import sys, validate; validate.main(['--help'])"
+    finished = subprocess.run(
+        [sys.executable, "-c", f"try:\n    {code}\nfinally:\n    assert 'torch' not in sys.modules"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert "--fit-thresholds FILE" in finished.stdout
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_best_checkpoint_has_the_metrics_of_its_epoch(trained, tmp_path, setting):
     path = trained / f"model-best-{setting}.ckpt"
     epoch = load_checkpoint(path)[1].settings["epoch"]
     metrics = metrics_of("--model-path", path, json_file=tmp_path / "r.json")
-    assert metrics == log_of(trained)[epoch - 1]["metrics"]
+    assert metrics == pytest.approx(log_of(trained)[epoch - 1]["metrics"])
 
 
 def test_frozen_run_is_repeated_from_the_images(sample, tmp_path):
@@ -246,7 +260,7 @@ def test_every_way_to_name_the_data_is_the_same(sample, last, tmp_path):
         (),
     ]
     reports = [metrics_of("--model-path", last, *way, json_file=tmp_path / "r.json") for way in ways]
-    assert all(report == reports[0] for report in reports)
+    assert all(report == pytest.approx(reports[0]) for report in reports)
 
 
 def test_images_beside_the_metadata_are_found_again(sample, tmp_path):
@@ -258,7 +272,8 @@ def test_images_beside_the_metadata_are_found_again(sample, tmp_path):
     with without_curves():
         succeeded(call(train.main, *flags, "--path_output", tmp_path / "out"))
     ckpt = tmp_path / "out" / "model-last.ckpt"
-    assert metrics_of("--model-path", ckpt, json_file=tmp_path / "r.json") == log_of(tmp_path / "out")[0]["metrics"]
+    expected = log_of(tmp_path / "out")[0]["metrics"]
+    assert metrics_of("--model-path", ckpt, json_file=tmp_path / "r.json") == pytest.approx(expected)
     shutil.move(tmp_path / "images", tmp_path / "moved")
     message = user_error(call(validate.main, "--model-path", ckpt, "-j", 0))
     assert "--data is needed" in message
@@ -341,7 +356,7 @@ def test_no_readable_image_is_an_error(sample, last, tmp_path):
 
 
 def test_too_large_k_is_found_before_images_are_read(last, monkeypatch):
-    monkeypatch.setattr(validate, "embed_images", lambda *arguments: pytest.fail("the images were read"))
+    monkeypatch.setattr(src.validation, "embed_images", lambda *arguments: pytest.fail("the images were read"))
     message = user_error(call(validate.main, "--model-path", last, "--top_k", 3, 19))
     assert "--top_k 19" in message
     assert "18" in message
@@ -352,8 +367,8 @@ def test_image_size_is_the_checkpoints_unless_given(last, tmp_path):
         metrics_of("--model-path", last, *flags, json_file=tmp_path / "r.json")
         for flags in ((), ("--image-size", 32), ("--image-size", 64))
     )
-    assert default == same
-    assert default != other
+    assert default == pytest.approx(same)
+    assert default != pytest.approx(other)
 
 
 def test_print_freq_and_batch_size_do_not_change_the_numbers(last, tmp_path):

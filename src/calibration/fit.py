@@ -1,4 +1,4 @@
-"""Fitting a calibration on one part of the evaluation images, and measuring it on the other."""
+"""Fit a calibration on one part of the evaluation images, and measure it on the rest."""
 
 from __future__ import annotations
 
@@ -7,123 +7,144 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from src.calibration.options import FitOptions
 from src.calibration.platt import Reliability, reliability
 from src.calibration.thresholds import Calibration, best_seen_bias, fit_calibration
-from src.choices import SeenBias
+from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
-from src.metrics import PrecisionRecall, f1_at_k, f1_of_choice
+from src.metrics import Protocol, f1_at_k, f1_of_choice, select_images
 from src.scoring import score_labels
 
 
 @dataclass(frozen=True)
 class FittedCalibration:
-    """A calibration, and what it is worth on images that it was not fitted on.
+    """A calibration, and its metrics on images that it was not fitted on.
 
     Attributes:
         calibration: what was fitted.
-        metrics: in percent, by name: ``seen.F1@5`` and ``seen.F1@fitted`` (the same for ``unseen`` and
-            ``generalized``), ``generalized.F1@3`` before and ``generalized.stacked_F1@3`` after calibrated stacking,
-            ``seen.ECE`` and ``unseen.ECE`` of the probabilities; and the numbers of images.
-        curve: the reliability of the seen labels' probabilities.
+        protocol: which images the F1 of each side counts, and the K.
+        metrics: in percent, by name. For each side, ``seen``, ``unseen`` and ``generalized``: ``seen.F1@K`` of the K
+            best labels, ``seen.F1@fitted`` of those above their thresholds, and the number of images that count,
+            ``seen.num_images``; ``generalized.stacked_F1@K`` after calibrated stacking; ``seen.ECE`` and ``unseen.ECE``
+            of the probabilities of all measured images; ``num_fitted_on`` and ``num_measured_on``.
+        curve: the reliability of the seen labels' probabilities on all measured images.
     """
 
     calibration: Calibration
+    protocol: Protocol
     metrics: dict[str, float]
     curve: Reliability
 
 
 def fit_and_measure(
-    embeddings: Tensor,
-    targets: Tensor,
-    split: ZeroShotSplit,
-    *,
-    share: float = 0.5,
-    seed: int = 0,
-    bias: SeenBias = "labels",
+    embeddings: Tensor, split: ZeroShotSplit, truth: GroundTruth, options: FitOptions, protocol: Protocol
 ) -> FittedCalibration:
     """Fit on a random part of the images and measure on the rest.
 
+    The fit uses all images of its part. Measured are, as in :func:`src.evaluation.evaluate`, the images of each side's
+    setting that count under the protocol.
+
     Args:
         embeddings: [N, D*M].
-        targets: [N, C], 1 positive, 0 negative, -1 unknown.
-        split: C labels; the ground truth of unseen ones decides the bias, and nothing else that is fitted.
-        share: of the images, to fit on.
-        seed: of the division.
-        bias: how much seen labels lose: by the ``labels`` of the fitting images (:func:`best_seen_bias`), or by the
-            ``gap`` between the two sides' scores, which looks at no unseen label's ground truth.
+        split: C labels; the ground truth of unseen ones sets the bias, and nothing else that is fitted.
+        truth: targets [N, C], and the images of each setting.
+        options: the division of the images, and how the bias is set.
+        protocol: of the measured F1.
 
     Raises:
         UserError: a part has no positive seen label, or scores do not rise with the labels.
     """
-    order = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(seed))
-    count = round(share * len(order))
-    fitting, rest = order[:count].sort().values, order[count:].sort().values
+    order = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(options.seed))
+    fitting, rest = (part.sort().values for part in order.tensor_split([round(options.share * len(order))]))
     scores = score_labels(embeddings, split.word_vectors)
-    seen, unseen = list(split.seen), list(split.unseen)
-    for part, rows in (("to fit on", fitting), ("to measure on", rest)):
-        if not (targets[rows][:, seen] == 1).any():
+    targets = truth.select_rows(fitting).dense()
+    measured = truth.select_rows(rest)
+    _check_positives(targets, measured.dense(), split, options)
+    try:
+        bias = None
+        if split.unseen and options.bias == "labels":
+            bias = best_seen_bias(scores[fitting], targets, split.seen, split.unseen)
+        calibration = fit_calibration(scores[fitting], targets, split.seen, split.unseen, seen_bias=bias)
+    except ValueError as error:
+        raise UserError(f"--fit-thresholds: {error}") from error
+    metrics, curve = _measure(calibration, split, scores[rest], measured, protocol)
+    sizes = {"num_fitted_on": len(fitting), "num_measured_on": len(rest)}
+    return FittedCalibration(calibration, protocol, {**sizes, **metrics}, curve)
+
+
+def _check_positives(fitting: Tensor, rest: Tensor, split: ZeroShotSplit, options: FitOptions) -> None:
+    """Raise UserError where a part of the targets [n, C] has no positive label that it needs."""
+    for part, targets in (("to fit on", fitting), ("to measure on", rest)):
+        if not (targets[:, split.seen] == 1).any():
             raise UserError(
-                f"--fit-thresholds: none of the {len(rows)} images {part} has a seen label; give more labelled ones"
+                f"--fit-thresholds: none of the {len(targets)} images {part} has a seen label; give more labelled ones"
             )
-    if unseen and bias == "labels" and not (targets[fitting][:, unseen] == 1).any():
+    if split.unseen and options.bias == "labels" and not (fitting[:, split.unseen] == 1).any():
         raise UserError(
             "--fit-bias labels: the images to fit on have no unseen label; give --fit-bias gap, or more images"
         )
-    try:
-        best = best_seen_bias(scores[fitting], targets[fitting], seen, unseen) if unseen and bias == "labels" else None
-        calibration = fit_calibration(scores[fitting], targets[fitting], seen, unseen, seen_bias=best)
-    except ValueError as error:
-        raise UserError(f"--fit-thresholds: {error}") from error
-    metrics, curve = _measure(calibration, scores[rest], targets[rest], split)
-    sizes = {"num_fitted_on": float(len(fitting)), "num_measured_on": float(len(rest))}
-    return FittedCalibration(calibration, {**sizes, **metrics}, curve)
 
 
 def _measure(
-    calibration: Calibration, scores: Tensor, targets: Tensor, split: ZeroShotSplit
+    calibration: Calibration, split: ZeroShotSplit, scores: Tensor, truth: GroundTruth, protocol: Protocol
 ) -> tuple[dict[str, float], Reliability]:
+    """Measure a calibration on images with these scores [n, C]; return metrics and the curve of the seen labels."""
+    targets = truth.dense()
     is_seen = torch.zeros(len(split.labels), dtype=torch.bool)
     is_seen[list(split.seen)] = True
     calibrated = calibration.calibrated(scores, scores[:, is_seen], is_seen)
     chosen = calibrated > calibration.threshold_of(range(len(split.labels)))
-    probabilities = calibration.probability(calibrated)
+    probabilities, stacked = calibration.probability(calibrated), calibration.stacked(scores, is_seen)
     metrics: dict[str, float] = {}
-
-    def add(name: str, result: PrecisionRecall) -> None:
-        metrics[name] = 100 * result.f1
-
-    sides = {"seen": list(split.seen), "unseen": list(split.unseen), "generalized": [*split.seen, *split.unseen]}
-    for side, columns in sides.items():
+    for side, labels, setting_rows in (
+        ("seen", split.seen, truth.generalized_rows),
+        ("unseen", split.unseen, truth.zero_shot_rows),
+        ("generalized", (*split.seen, *split.unseen), truth.generalized_rows),
+    ):
+        columns = sorted(labels)
         if not columns or not (targets[:, columns] == 1).any():
             continue
-        for k in (k for k in (3, 5) if k <= len(columns)):
-            add(f"{side}.F1@{k}", f1_at_k(scores[:, columns], targets[:, columns], k))
-        add(f"{side}.F1@fitted", f1_of_choice(chosen[:, columns], targets[:, columns]))
+        rows = torch.arange(len(targets)) if setting_rows is None else setting_rows
+        rows = rows[select_images(targets[rows][:, columns], protocol.images)]
+        of_side = targets[rows][:, columns]
+        metrics[f"{side}.num_images"] = len(rows)
+        for k in (k for k in protocol.ks if k <= len(columns)):
+            metrics[f"{side}.F1@{k}"] = 100 * f1_at_k(scores[rows][:, columns], of_side, k).f1
+            if side == "generalized" and split.unseen:
+                metrics[f"{side}.stacked_F1@{k}"] = 100 * f1_at_k(stacked[rows][:, columns], of_side, k).f1
+        metrics[f"{side}.F1@fitted"] = 100 * f1_of_choice(chosen[rows][:, columns], of_side).f1
         if side != "generalized":
             metrics[f"{side}.ECE"] = 100 * reliability(probabilities[:, columns], targets[:, columns]).error
-        elif split.unseen:
-            stacked = calibration.stacked(scores, is_seen)
-            for k in (k for k in (3, 5) if k <= len(columns)):
-                add(f"{side}.stacked_F1@{k}", f1_at_k(stacked[:, columns], targets[:, columns], k))
     return metrics, reliability(probabilities[:, is_seen], targets[:, is_seen])
 
 
 def format_fit(fitted: FittedCalibration) -> str:
-    """What was measured, as a table."""
-    metrics = fitted.metrics
+    """Format the metrics as a table that names its protocol."""
+    metrics, ks = fitted.metrics, fitted.protocol.ks
+    columns = {
+        "images": "num_images",
+        **{f"top {k}": f"F1@{k}" for k in ks},
+        "fitted thresholds": "F1@fitted",
+        **{f"stacked top {k}": f"stacked_F1@{k}" for k in ks},
+    }
     lines = [
         f"calibration fitted on {metrics['num_fitted_on']:.0f} images, measured on the other "
-        f"{metrics['num_measured_on']:.0f} (micro-F1 in percent):",
-        f"  {'labels':<12}{'top 3':>8}{'top 5':>8}{'fitted thresholds':>20}{'stacked top 3':>16}{'stacked top 5':>16}",
+        f"{metrics['num_measured_on']:.0f}",
+        f"  {'labels':<10}" + "".join(f"{title:>{len(title) + 3}}" for title in columns),
     ]
-    for side, title in (("seen", "seen"), ("unseen", "unseen"), ("generalized", "both")):
+    for side, name in (("seen", "seen"), ("unseen", "unseen"), ("generalized", "both")):
         if f"{side}.F1@fitted" in metrics:
-            names = ("F1@3", "F1@5", "F1@fitted", "stacked_F1@3", "stacked_F1@5")
-            cells = [f"{metrics[f'{side}.{name}']:.2f}" if f"{side}.{name}" in metrics else "-" for name in names]
-            widths = (8, 8, 20, 16, 16)
-            lines.append(f"  {title:<12}" + "".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True)))
+            values = {title: metrics.get(f"{side}.{key}") for title, key in columns.items()}
+            cells = {title: "-" if value is None else f"{value:.2f}" for title, value in values.items()}
+            cells["images"] = f"{metrics[f'{side}.num_images']:.0f}"
+            lines.append(f"  {name:<10}" + "".join(f"{cell:>{len(title) + 3}}" for title, cell in cells.items()))
     errors = [f"{side} {metrics[f'{side}.ECE']:.2f}" for side in ("seen", "unseen") if f"{side}.ECE" in metrics]
-    lines.append(f"  expected calibration error of the probabilities, in points: {', '.join(errors)}")
-    lines.append(f"  stacking takes {fitted.calibration.seen_bias:.3f} off the scores of seen labels")
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            *lines,
+            f"  protocol: {fitted.protocol.images}; micro-F1 in percent",
+            f"  expected calibration error of the probabilities of all measured images, in points: {', '.join(errors)}",
+            f"  stacking subtracts {fitted.calibration.seen_bias:.3f} from the scores of seen labels",
+        ]
+    )

@@ -1,18 +1,18 @@
-"""Calibration: when is a score high enough, how likely is the label, and how do unseen labels compare with seen ones?
+"""Calibration: per-label thresholds, probabilities, and the bias between seen and unseen labels.
 
-Scores are unbounded dot products, and the loss sees only differences between labels of one image, only among seen
-labels: neither an image's level nor the level of the unseen labels is trained. Both are taken out first:
+Scores are unbounded dot products, and the loss sees only differences between seen labels of one image: it constrains
+neither an image's level nor the level of the unseen labels. Both are removed first:
 
     r_c = s_c - level(image) + seen_bias * [c unseen]
 
-* level: a quantile of the image's scores over the split's seen labels, which are at hand for any image.
-* seen_bias: by :func:`best_seen_bias`, with the ground truth of both sides; or, where that of unseen labels may not be
-  looked at or is not there, by :func:`level_gap`. It applies to a user's own words too.
+* level: a quantile of the image's scores over the split's seen labels, which can be computed for any image.
+* seen_bias: by :func:`best_seen_bias`, from the ground truth of both sides; or by :func:`level_gap`, where the ground
+  truth of unseen labels must not be used or is missing. It applies to a user's own words too.
 
-A tag is kept where r_c exceeds the label's threshold (unseen labels and rare ones share one), its probability is
+A label becomes a tag where r_c exceeds its threshold (unseen and rare labels share one), its probability is
 sigmoid(slope * r_c + offset), and ranking by r_c is calibrated stacking. All but seen_bias is fitted on the ground
-truth of seen labels alone; the images should not be those of training, on which seen labels score too high. What each
-choice was measured against stands in docs/results.md.
+truth of seen labels alone; the images should not be those of training, on which seen labels score too high.
+docs/results.md has the measurements behind each choice.
 
 Targets are 1 positive, 0 negative, -1 unknown; unlike in :mod:`src.metrics`, unknown ones are left out (except in
 :func:`best_seen_bias`, which maximises a metric).
@@ -32,11 +32,12 @@ from torch.nn.functional import pad
 from src.calibration.platt import fit_platt
 from src.metrics import f1_at_k
 
-# Both by cross-validation within halves of Corel5k's test images. A label's best-F1 threshold from a handful of
-# positives is noise: without shrinkage it does worse than the shared one.
+# A label with n positives has the own threshold (n * best + SHRINKAGE * shared) / (n + SHRINKAGE), with fewer than
+# MIN_POSITIVES none. Both values are from cross-validation within halves of Corel5k's test images:
+# a best-F1 threshold from a handful of positives is noise, and without shrinkage worse than the shared one.
 MIN_POSITIVES = 3
 SHRINKAGE = 20.0
-# What the level of an image may be; None is no level. The one with the best F1 is taken: a vocabulary of a few labels
+# Candidates for an image's level; None is no level. The one with the best F1 is taken: a vocabulary of a few labels
 # needs another than one of hundreds, where the 0.97 quantile won.
 LEVEL_QUANTILES: tuple[float | None, ...] = (None, 0.5, 0.9, 0.97)
 _BLOCK_ELEMENTS = 1 << 23  # working memory, in numbers
@@ -44,15 +45,15 @@ _BLOCK_ELEMENTS = 1 << 23  # working memory, in numbers
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What :func:`fit_calibration` found; every threshold is one of :meth:`calibrated` scores.
+    """Thresholds and probabilities fitted by :func:`fit_calibration`; thresholds apply to :meth:`calibrated` scores.
 
     Attributes:
-        thresholds: [C] float64, the own threshold of each label of the split; NaN where it has none: not seen in
+        thresholds: [C] float64, the own threshold of each label of the split; NaN for labels without one: not seen in
             training, or rare in the fitting set.
-        shared_threshold: that of all others, a user's own words included.
-        level_quantile: which quantile of its seen scores is an image's level; None: no level.
+        shared_threshold: of all other labels, including a user's own words.
+        level_quantile: quantile of an image's seen scores that is its level; None: no level.
         seen_bias: how much more a seen label scores than an unseen one; 0 where the split has none unseen.
-        slope, offset: Platt's; the slope is positive.
+        slope, offset: of Platt scaling; the slope is positive.
         num_images, num_positives: of the fitting set, over seen labels.
     """
 
@@ -66,44 +67,48 @@ class Calibration:
     num_positives: int
 
     def calibrated(self, scores: Tensor, seen_scores: Tensor, is_seen: Tensor) -> Tensor:
-        """Scores [N, K] of any labels -> r [N, K], comparable between images and between seen and unseen labels.
+        """Map scores [N, K] of any labels to r [N, K], comparable between images and between seen and unseen labels.
 
         Args:
             scores: [N, K].
             seen_scores: [N, S], the same images' scores of all seen labels of the split, in any order.
-            is_seen: [K] bool; false also for a user's own words.
+            is_seen: [K] bool; False for a user's own words too.
         """
         level = image_level(seen_scores, self.level_quantile)
         # r_c = s_c - level + seen_bias [c unseen]
         return scores - level + self.seen_bias * (~is_seen).to(scores)
 
     def threshold_of(self, columns: Sequence[int] | Tensor) -> Tensor:
-        """[K] columns of the split, -1 for a word that it does not have -> [K] float64 thresholds."""
+        """Return the float64 thresholds [K] of columns [K] of the split; -1 stands for a word outside the split."""
         index = torch.as_tensor(columns, dtype=torch.int64)
         own = torch.where(index >= 0, self.thresholds[index.clamp(min=0)], math.nan)
         return own.nan_to_num(nan=self.shared_threshold)
 
     def probability(self, calibrated: Tensor) -> Tensor:
-        """Calibrated scores, any shape -> probabilities; the order stays."""
+        """Map calibrated scores of any shape to probabilities, which rank as the scores do.
+
+        Compute it for whole [B, C] scores and select afterwards: vectorised exponentials may differ in the last bit
+        with the position in memory.
+        """
         return torch.sigmoid(self.slope * calibrated + self.offset)  # p = sigmoid(a r + b)
 
     def stacked(self, scores: Tensor, is_seen: Tensor) -> Tensor:
-        """Calibrated stacking (Chao et al., ECCV 2016): s_c - seen_bias [c seen].
+        """Apply calibrated stacking (Chao et al., ECCV 2016) to scores [N, K]: s_c - seen_bias [c seen].
 
-        Scores [N, K] and is_seen [K] -> [N, K]. It ranks the labels of an image as :meth:`calibrated` does.
+        The labels of an image then rank as by :meth:`calibrated`.
         """
         return scores - self.seen_bias * is_seen.to(scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers and one tensor, as ``torch.load(weights_only=True)`` admits."""
+        """Return numbers and one tensor, which ``torch.load(weights_only=True)`` accepts."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
-        """The inverse of :meth:`to_dict`.
+        """Invert :meth:`to_dict`.
 
         Raises:
-            ValueError: a key is missing or unknown, or a value is none that :func:`fit_calibration` gives.
+            ValueError: a key is missing or unknown, or a value is out of range.
         """
         names = {field.name for field in fields(cls)}
         if set(content) != names:
@@ -120,7 +125,10 @@ class Calibration:
 
 
 def image_level(seen_scores: Tensor, quantile: float | None) -> Tensor:
-    """[N, S] -> [N, 1]: each row's value of rank floor(quantile * (S - 1)), ascending from 0; zeros for None."""
+    """Return the level [N, 1] of images with seen scores [N, S]: the value of rank floor(quantile * (S - 1)), from 0.
+
+    Zeros for None.
+    """
     if quantile is None:
         return seen_scores.new_zeros(len(seen_scores), 1)
     return seen_scores.kthvalue(1 + int(quantile * (seen_scores.shape[1] - 1)), dim=1, keepdim=True).values
@@ -133,27 +141,20 @@ def fit_calibration(
     unseen: Sequence[int],
     *,
     seen_bias: float | None = None,
-    min_positives: int = MIN_POSITIVES,
-    shrinkage: float = SHRINKAGE,
 ) -> Calibration:
-    """Fit everything on the ground truth of seen labels; that of others is not looked at.
+    """Fit everything on the ground truth of seen labels; that of other labels is not used.
 
     Args:
-        scores, targets: [N, C] over all labels of the split. Images without a known seen label take no part.
-        seen, unseen: column indices; labels on neither side take no part.
-        seen_bias: what is known to be best (:func:`best_seen_bias`); None takes :func:`level_gap`, which is right where
-            seen and unseen labels are about as frequent.
-        min_positives: labels with fewer of them get no own threshold.
-        shrinkage: an own threshold is (n * best-F1 threshold + shrinkage * shared threshold) / (n + shrinkage), where
-            n is the label's number of positives.
+        scores, targets: [N, C] over all labels of the split. Images without a known seen label are left out.
+        seen, unseen: column indices; labels on neither side are left out.
+        seen_bias: from :func:`best_seen_bias`; None takes :func:`level_gap`, which suits seen and unseen labels of
+            about the same frequency.
 
     Raises:
         ValueError: shapes, columns or values are wrong; the seen labels have no known positive or no known negative;
             or scores do not rise with the targets.
     """
     _check(scores, targets, seen, unseen)
-    if min_positives < 1 or not shrinkage >= 0:
-        raise ValueError(f"min_positives must be at least 1, shrinkage at least 0: {min_positives}, {shrinkage}")
     columns = torch.as_tensor(seen, dtype=torch.int64)
     rows = (targets[:, columns] != -1).any(dim=1)
     known_scores, seen_targets = scores[rows], targets[rows][:, columns]
@@ -165,17 +166,16 @@ def fit_calibration(
         )
     if seen_bias is None:
         seen_bias = level_gap(seen_scores, known_scores[:, list(unseen)]) if len(unseen) else 0.0
-    f1, quantile, shared = -1.0, None, 0.0
+    best_f1, quantile, shared = -1.0, None, 0.0
     for candidate in LEVEL_QUANTILES:
-        found = best_shared_threshold(seen_scores - image_level(seen_scores, candidate), seen_targets)
-        if found[1] > f1:
-            (shared, f1), quantile = found, candidate
+        threshold, f1 = best_shared_threshold(seen_scores - image_level(seen_scores, candidate), seen_targets)
+        if f1 > best_f1:
+            best_f1, quantile, shared = f1, candidate, threshold
     calibrated = seen_scores - image_level(seen_scores, quantile)
     own, counts = best_f1_thresholds(calibrated, seen_targets)
-    # t_c = (n_c t_own + k t_shared) / (n_c + k)
-    shrunk = (counts * own + shrinkage * shared) / (counts + shrinkage)
+    shrunk = (counts * own + SHRINKAGE * shared) / (counts + SHRINKAGE)  # t_c = (n_c t_own + k t_shared) / (n_c + k)
     thresholds = torch.full((scores.shape[1],), math.nan, dtype=torch.float64)
-    thresholds[columns] = shrunk.masked_fill(counts < min_positives, math.nan).cpu()
+    thresholds[columns] = shrunk.masked_fill(counts < MIN_POSITIVES, math.nan).cpu()
     slope, offset = fit_platt(calibrated, seen_targets)
     return Calibration(thresholds, shared, quantile, seen_bias, slope, offset, int(rows.sum()), num_positives)
 
@@ -193,24 +193,24 @@ def _check(scores: Tensor, targets: Tensor, seen: Sequence[int] = (), unseen: Se
 
 
 def level_gap(seen_scores: Tensor, unseen_scores: Tensor) -> float:
-    """[N, S], [N, U] -> the median over images of best seen minus best unseen score, a ``seen_bias`` without truth.
+    """Return the median over images of the best seen score [N, S] minus the best unseen one [N, U].
 
-    With it, the best label of half the images is a seen one.
+    It is a ``seen_bias`` that needs no ground truth: with it, the best label of half the images is a seen one.
     """
     return float((seen_scores.amax(dim=1) - unseen_scores.amax(dim=1)).double().quantile(0.5))
 
 
 def best_seen_bias(scores: Tensor, targets: Tensor, seen: Sequence[int], unseen: Sequence[int], *, k: int = 3) -> float:
-    """The bias by which calibrated stacking has the best generalised F1@k on labelled images.
+    """Search the bias with which calibrated stacking has the best generalised F1@k on labelled images.
 
-    Unlike all else here it looks at the ground truth of unseen labels: how frequent they are decides how much seen
-    labels must lose, and scores do not tell. Tried are 0 and 21 quantiles of the gap between an image's best seen and
-    best unseen score; of several best ones the first counts.
+    Unlike everything else here it uses the ground truth of unseen labels: the right bias depends on their frequency,
+    which scores do not show. Candidates are 0 and 21 quantiles of the gap between an image's best seen and best unseen
+    score; the first of equally good ones is taken.
 
     Args:
-        scores, targets: [N, C] over all labels of the split; unknown targets count as absent.
-        seen, unseen: column indices; labels on neither side take no part.
-        k: of F1@k; at most as many labels as there are.
+        scores, targets: [N, C] over all labels of the split; unknown targets count as negative.
+        seen, unseen: column indices; labels on neither side are left out.
+        k: of F1@k, at most the number of labels.
 
     Raises:
         ValueError: shapes, columns or values are wrong, a side has no label, or there is no image.
@@ -228,15 +228,15 @@ def best_seen_bias(scores: Tensor, targets: Tensor, seen: Sequence[int], unseen:
 
 
 def _midway(upper: Tensor, lower: Tensor) -> Tensor:
-    """Between two neighbouring scores; just below the upper one where there is no lower one (-inf)."""
+    """Return the middle of two neighbouring scores; just below the upper one if there is no lower one (-inf)."""
     upper, lower = upper.double(), lower.double()
     return torch.where(lower.isinf(), upper.nextafter(lower), (upper + lower) / 2)
 
 
 def best_f1_thresholds(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The threshold of best F1 for every label, in closed form over the sorted scores.
+    """Find the threshold of best F1 for every label, in closed form over the sorted scores.
 
-    Of several best ones the highest is taken; equal scores are never parted.
+    The highest of equally good ones is taken; equal scores are never separated.
 
     Args:
         scores, targets: [N, C].
@@ -269,10 +269,10 @@ def _best_f1_block(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def best_shared_threshold(scores: Tensor, targets: Tensor) -> tuple[float, float]:
-    """The one threshold of best micro-F1 over all known pairs of [N, C], and that F1.
+    """Find the one threshold of best micro-F1 over all known pairs of [N, C]; return it and that F1.
 
-    Only the scores of positives can be the lowest that is kept, so that the pairs are counted between those instead of
-    sorted. Of several best thresholds the highest is taken.
+    Only the score of a positive can be the lowest one kept, so pairs are counted between those scores, not sorted. The
+    highest of equally good thresholds is taken.
 
     Raises:
         ValueError: shapes or values are wrong, or there is no positive.
@@ -286,7 +286,7 @@ def best_shared_threshold(scores: Tensor, targets: Tensor) -> tuple[float, float
     pairs_at = sum(
         torch.bincount(torch.searchsorted(lowest, block, right=True), minlength=len(lowest) + 1) for block in blocks
     )
-    assert isinstance(pairs_at, Tensor)  # [K + 1]: pairs from each kept score up to the next, first those below all
+    assert isinstance(pairs_at, Tensor)  # [K + 1]: pairs from each lowest score up to the next; first, those below all
     hits, predicted = positives_at.flip(0).cumsum(0), pairs_at[1:].flip(0).cumsum(0)  # by descending score
     f1 = 2 * hits.double() / (predicted + hits[-1])  # F1 = 2 TP / (predicted + positives)
     upper = lowest.flip(0)[f1.argmax()]

@@ -1,10 +1,14 @@
-"""The flags of validate.py; those of ASL's validate.py keep their names."""
+"""Flags and settings of validate.py; the flags of ASL's validate.py keep their names."""
 
 from __future__ import annotations
 
+import os
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
-from src.choices import IMAGES, SEEN_BIASES
+from src.calibration.options import FitOptions
+from src.choices import IMAGES, SEEN_BIASES, Device, Engine, Images
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
@@ -16,87 +20,205 @@ from src.config.arguments import (
     non_negative_int,
     positive_int,
 )
+from src.errors import UserError
+from src.utils.files import check_writable
+
+
+@dataclass(frozen=True)
+class ValidateSettings:
+    """Settings of one validation.
+
+    Attributes:
+        model_path: the checkpoint, or a file of export.py.
+        model_name, num_rows, wordvec_dim: what it must hold; None accepts any value.
+        engine, device: where the model runs.
+        data: image folder; None: as recorded in the metadata folder or the checkpoint.
+        metadata: metadata folder; None: ``data``, or as recorded in the checkpoint.
+        image_size: side of the input in pixels; None takes the checkpoint's.
+        exact_pictures: read and resize exactly like the released code.
+        batch_size, workers: images per batch, and processes that read them.
+        half_precision: run the model under float16 autocast on a GPU.
+        print_freq: batches between two updates of the progress bar.
+        ks, images, threshold: the evaluation protocol (:class:`src.metrics.Protocol`).
+        json: file to write protocol and metrics to, or None.
+        fit_thresholds: copy of the checkpoint to write a fitted calibration to, or None.
+        fit: how the calibration is fitted.
+    """
+
+    model_path: Path
+    model_name: str | None
+    num_rows: int | None
+    wordvec_dim: int | None
+    engine: Engine
+    device: Device
+    data: str | None
+    metadata: str | None
+    image_size: int | None
+    exact_pictures: bool
+    batch_size: int
+    workers: int
+    half_precision: bool
+    print_freq: int
+    ks: tuple[int, ...]
+    images: Images
+    threshold: float | None
+    json: Path | None
+    fit_thresholds: Path | None
+    fit: FitOptions
 
 
 def validate_parser(description: str | None) -> ArgumentParser:
-    """The flags; those of ASL's validate.py keep their names."""
-    flags = ArgumentParser(prog="validate.py", description=description)
-    add = flags.add_argument
-    add("positional_data", metavar="DATA", nargs="?", help="image folder, the same as --data")
+    """Build the parser."""
+    parser = ArgumentParser(prog="validate.py", description=description)
+    _add_data_flags(parser)
+    _add_model_flags(parser)
+    _add_protocol_flags(parser)
+    _add_fit_flags(parser)
+    return parser
+
+
+def _add_data_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("positional_data", metavar="DATA", nargs="?", help="image folder, same as --data")
     add(
         "--data",
         metavar="DIR",
-        help="image folder; the one that the metadata folder or the checkpoint records if left out",
+        help="image folder (default: the one recorded in the metadata folder or the checkpoint)",
     )
     add(
         "--metadata",
         metavar="DIR",
-        help="metadata folder; --data itself if it is one, else the one that the checkpoint was trained with",
+        help="metadata folder (default: --data if it is one, else the one of the checkpoint's training run)",
     )
+    add("-b", "--batch-size", type=positive_int, default=32, metavar="N", help="images per batch")
+    add("-p", "--print-freq", type=positive_int, default=1, metavar="N", help="update the progress bar every N batches")
+    add_exact_flag(parser)
+    add_workers_flag(parser)
+
+
+def _add_model_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--model-path",
         type=Path,
         required=True,
         metavar="FILE",
-        help="a checkpoint of train.py or of the released code, or a file of export.py",
+        help="checkpoint of train.py or of the released code, or ONNX file of export.py",
     )
-    add("--model-name", help="the backbone that the checkpoint must hold")
-    add("--num_rows", type=positive_int, help="the number of principal vectors M that the checkpoint must hold")
-    add("--wordvec_dim", type=positive_int, help="the word-vector length D that the checkpoint must hold")
+    add("--model-name", help="backbone that the checkpoint must hold (default: any)")
+    add("--num_rows", type=positive_int, metavar="M", help="principal vectors that the checkpoint must hold")
+    add("--wordvec_dim", type=positive_int, metavar="D", help="word-vector length that the checkpoint must hold")
     add(
         "--image-size",
         type=positive_int,
         metavar="N",
-        help="side of the model's input in pixels; the checkpoint's if left out",
+        help="side of the model's input in pixels (default: the checkpoint's)",
     )
-    add(
-        "-b",
-        "--batch-size",
-        type=positive_int,
-        default=32,
-        metavar="N",
-        help="images that go through the model at once",
-    )
-    add("--top_k", type=positive_int, nargs="+", default=[3, 5], metavar="K", help="the K of P/R/F1@K")
+    add("--autocast-enabled", type=int, choices=(0, 1), default=0, help="1 runs the model in mixed precision on a GPU")
+    add_engine_flag(parser)
+    add_device_flag(parser)
+
+
+def _add_protocol_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--top_k", type=positive_int, nargs="+", default=[3, 5], metavar="K", help="values of K in P/R/F1@K")
     add(
         "--images",
         choices=IMAGES,
         default="positive-only",
-        help="which images count: those with a relevant label (released code), or all",
+        help="images that count: those with a relevant positive label (as in the released code), or all",
     )
     add(
         "--thre",
         type=finite_float,
         metavar="SCORE",
-        help="also report P/R/F1 of the labels that score above this (a raw score, not a probability)",
+        help="also report P/R/F1 of the labels with a raw score above this one",
     )
-    add("-p", "--print-freq", type=positive_int, default=1, metavar="N", help="update the progress bar every N batches")
-    add("--autocast-enabled", type=int, choices=(0, 1), default=0, help="mixed precision on a GPU")
-    add("--json", type=Path, metavar="FILE", help="also write protocol and metrics as JSON")
-    add_engine_flag(flags)
-    _add_fit_flags(flags)
-    add_device_flag(flags)
-    add_exact_flag(flags)
-    add_workers_flag(flags)
-    return flags
+    add("--json", type=Path, metavar="FILE", help="write protocol and metrics to this JSON file")
 
 
-def _add_fit_flags(flags: ArgumentParser) -> None:
-    """``--fit-thresholds`` and what goes with it."""
-    add = flags.add_argument
+def _add_fit_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--fit-thresholds",
         type=Path,
         metavar="FILE",
-        help="fit each label's threshold, probabilities and the bias of seen labels on a part of the images, measure "
-        "them on the rest, and write a copy of the checkpoint that has them, and a plot beside it",
+        help="fit per-label thresholds, probabilities and the bias of seen labels on a part of the images, measure "
+        "them on the rest, and write them to a copy of the checkpoint, with a reliability plot beside it",
     )
-    add("--fit-share", type=fraction, default=0.5, metavar="SHARE", help="of the images that --fit-thresholds fits on")
+    add(
+        "--fit-share",
+        type=fraction,
+        default=0.5,
+        metavar="SHARE",
+        help="share of the images that --fit-thresholds fits on",
+    )
     add(
         "--fit-bias",
         choices=SEEN_BIASES,
         default="labels",
-        help="what tells how much seen labels lose: the labels of the images, unseen ones included, or the gap "
-        "between the scores of both sides, which looks at no unseen label",
+        help="how --fit-thresholds sets the bias of seen labels: from the labels of the images, including unseen ones, "
+        "or from the gap between seen and unseen scores, without any unseen label",
     )
-    add("--seed", type=non_negative_int, default=0, help="of the division of the images for --fit-thresholds")
+    add(
+        "--seed",
+        type=non_negative_int,
+        default=0,
+        help="seed of the random division of the images by --fit-thresholds",
+    )
+
+
+def validate_settings(args: Namespace) -> ValidateSettings:
+    """Check parsed flags and turn them into settings.
+
+    Raises:
+        UserError: flags contradict each other, or a file cannot be written.
+    """
+    if args.data is not None and args.positional_data is not None:
+        raise UserError(f"the image folder is given twice: {args.positional_data} and --data {args.data}; give one")
+    if args.json is not None:
+        check_writable(args.json, "--json")
+    if args.fit_thresholds is not None:
+        _check_fit(args)
+    return ValidateSettings(
+        model_path=args.model_path,
+        model_name=args.model_name,
+        num_rows=args.num_rows,
+        wordvec_dim=args.wordvec_dim,
+        engine=args.engine,
+        device=args.device,
+        data=args.data or args.positional_data,
+        metadata=args.metadata,
+        image_size=args.image_size,
+        exact_pictures=args.exact_pictures,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        half_precision=bool(args.autocast_enabled),
+        print_freq=args.print_freq,
+        ks=tuple(sorted(set(args.top_k))),
+        images=args.images,
+        threshold=args.thre,
+        json=args.json,
+        fit_thresholds=args.fit_thresholds,
+        fit=FitOptions(args.fit_share, args.seed, args.fit_bias),
+    )
+
+
+def _check_fit(args: Namespace) -> None:
+    """Raise UserError if ``--fit-thresholds`` cannot work."""
+    flag = f"--fit-thresholds {args.fit_thresholds}"
+    check_writable(args.fit_thresholds, "--fit-thresholds")
+    if args.model_path.suffix.lower() == ".onnx":
+        raise UserError(
+            f"{flag}: thresholds are written to a copy of a checkpoint, and {args.model_path} is none; give the "
+            "checkpoint, and export the copy"
+        )
+    target = os.path.realpath(args.fit_thresholds)
+    if target == os.path.realpath(args.model_path):
+        raise UserError(f"{flag}: is the checkpoint itself; choose another name")
+    if args.json is not None and target == os.path.realpath(args.json):
+        raise UserError(f"--json and {flag}: the same file; give each its own")
+    if args.seed >= 2**64:
+        raise UserError(f"--seed {args.seed}: must be from 0 to 2**64 - 1")
+    if not 0 < args.fit_share < 1:
+        raise UserError(f"--fit-share {args.fit_share:g}: must leave images to fit on and to measure on; give e.g. 0.5")

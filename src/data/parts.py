@@ -58,6 +58,21 @@ class GroundTruth:
     zero_shot_rows: Tensor | None = None
     generalized_rows: Tensor | None = None
 
+    def dense(self, labels: Tensor | None = None) -> Tensor:
+        """Return the targets of some labels [c], or of all, as a tensor [N, c]."""
+        if isinstance(self.targets, Tensor):
+            return self.targets if labels is None else self.targets[:, labels]
+        return (self.targets if labels is None else self.targets.select_columns(labels)).dense()
+
+    def select_rows(self, rows: Tensor) -> GroundTruth:
+        """Keep some images [n], in this order, each once."""
+        targets = self.targets[rows] if isinstance(self.targets, Tensor) else self.targets.select_rows(rows)
+        settings = (
+            None if setting is None else torch.isin(rows, setting).nonzero()[:, 0]
+            for setting in (self.zero_shot_rows, self.generalized_rows)
+        )
+        return GroundTruth(targets, *settings)
+
 
 @dataclass(frozen=True)
 class EvaluationSet:

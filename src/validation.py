@@ -1,0 +1,167 @@
+"""Validate a checkpoint: embed the images of a zero-shot split, measure, and fit a calibration on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
+from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
+from src.checkpoint.info import ExpectedModel
+from src.config.validate import ValidateSettings
+from src.data.dataset import ImageDataset, naming_dead_workers
+from src.data.metadata import Metadata, detect_kind, load_metadata
+from src.data.parts import EvaluationSet, load_evaluation_set
+from src.data.transforms import eval_transform
+from src.embedding import Embedded, Reading, embed_images
+from src.errors import UserError, blaming
+from src.evaluation import evaluate
+from src.exported.engines import Opened, Runtime, open_model
+from src.inference.vocabulary import check_same_space
+from src.metrics import Protocol, format_report
+from src.models.sdl_model import check_image_size
+from src.utils.distributed import Processes, device_of, joined
+from src.utils.files import write_json
+from src.utils.progress import warn_about_bad_images
+
+
+def validate(settings: ValidateSettings) -> int:
+    """Measure a checkpoint, print a table and write what the settings ask for.
+
+    Several processes (``torchrun``) embed the images together; the first one measures.
+
+    Returns:
+        The exit status: 0, or 1 if some images could not be read.
+
+    Raises:
+        UserError: the checkpoint, the labels or the images do not fit, or cannot be read.
+    """
+    with joined(settings.device) as processes, naming_dead_workers():
+        device = device_of(settings.device, processes)
+        with blaming("--model-path"):
+            opened = open_model(
+                settings.model_path,
+                Runtime(settings.engine, device, settings.image_size),
+                ExpectedModel(settings.model_name, settings.num_rows, settings.wordvec_dim),
+            )
+        with blaming("--metadata"):
+            metadata = find_metadata(settings, opened.info)
+        check_labels(settings, opened.info, metadata)
+        evaluation = load_evaluation_set(metadata, settings.data or images_of_training(metadata, opened.info))
+        embedded = _embed(settings, opened, evaluation, processes)
+        if not processes.is_first:
+            return 0
+    warn_about_bad_images(embedded.bad, set())
+    if len(embedded.rows) == 0:
+        raise UserError(f"--data: none of the {len(evaluation.paths)} images can be read")
+    split, truth = metadata.split, evaluation.ground_truth(embedded.rows)
+    protocol = Protocol(settings.ks, settings.images, settings.threshold)
+    report = evaluate(embedded.outputs, split, truth, protocol, device=device)
+    print(
+        f"{settings.model_path} on {split.name} ({metadata.folder}): {len(split.seen)} seen and {len(split.unseen)} "
+        "unseen labels"
+    )
+    print(format_report(report, images=settings.images))
+    if embedded.bad:
+        print(f"{len(embedded.bad)} of {len(evaluation.paths)} images could not be read and were left out")
+    content: dict[str, object] = {
+        "checkpoint": str(settings.model_path),
+        "engine": opened.engine,
+        "split": split.name,
+        "protocol": {"images": settings.images, "mAP": "official", "mAP_skip": "skip"},
+        "metrics": report,
+        "bad_images": list(embedded.bad),
+        "versions": package_versions(),
+    }
+    if settings.fit_thresholds is not None:
+        fitted = fit_and_measure(embedded.outputs, split, truth, settings.fit, protocol)
+        save_fit(settings.model_path, settings.fit_thresholds, fitted)
+        content["calibration"] = {"protocol": {"images": settings.images, "ECE": "all-images"}, **fitted.metrics}
+    if settings.json is not None:
+        write_json(settings.json, content)
+    return 1 if embedded.bad else 0
+
+
+def _embed(settings: ValidateSettings, opened: Opened, evaluation: EvaluationSet, processes: Processes) -> Embedded:
+    """Run the evaluation images through the model."""
+    model, config = opened.embedder, opened.info.config
+    if settings.image_size is not None and isinstance(model, nn.Module):
+        check_image_size(model, settings.image_size, "--image-size")
+    size = settings.image_size or config.image_size
+    transform = eval_transform(size, config.interpolation, exact=settings.exact_pictures)
+    device = device_of(settings.device, processes)
+    precision = torch.float16 if settings.half_precision and device.type == "cuda" else None
+    reading = Reading(settings.batch_size, settings.workers, device, precision, processes)
+    images = ImageDataset(evaluation.paths, transform)
+    return embed_images(model, images, reading, "images", every=settings.print_freq)
+
+
+def check_labels(settings: ValidateSettings, info: CheckpointInfo, metadata: Metadata) -> None:
+    """Check that the labels of a metadata folder suit the checkpoint and the settings.
+
+    Raises:
+        UserError: they do not.
+    """
+    split = metadata.split
+    num_labels = len(split.seen) + len(split.unseen)
+    if max(settings.ks) > num_labels:
+        raise UserError(f"--top_k {max(settings.ks)}: must be from 1 to the number of labels, {num_labels}")
+    with blaming("--metadata"):
+        check_same_space(info, split, metadata.folder)
+    if settings.fit_thresholds is not None:
+        check_same_labels(info, metadata)
+
+
+def check_same_labels(info: CheckpointInfo, metadata: Metadata) -> None:
+    """Check that a calibration fitted on the labels of a metadata folder can be stored in the checkpoint.
+
+    Raises:
+        UserError: the checkpoint has other labels, or others are seen.
+    """
+    split = metadata.split
+    if info.split is None or (info.split.labels, info.split.seen) != (split.labels, split.seen):
+        raise UserError(
+            f"--fit-thresholds: the labels of {metadata.folder} are not those of the checkpoint; validate with the "
+            "folder that it was trained with"
+        )
+
+
+def find_metadata(settings: ValidateSettings, info: CheckpointInfo) -> Metadata:
+    """Load ``--metadata``; else ``--data`` if it is a metadata folder; else the folder that the checkpoint records.
+
+    Raises:
+        UserError: there is none.
+    """
+    if settings.metadata is not None:
+        return load_metadata(settings.metadata)
+    recorded = info.settings.get("metadata") or info.settings.get("data")
+    for folder in (settings.data, recorded):
+        if folder is not None and detect_kind(Path(folder)) is not None:
+            return load_metadata(folder)
+    raise UserError(
+        "--metadata is needed: a folder with the labels of the images to validate on"
+        + (f" ({recorded}, where the checkpoint was trained, is not there)" if recorded else "")
+    )
+
+
+def images_of_training(metadata: Metadata, info: CheckpointInfo) -> str | None:
+    """Return ``--data`` of the training run, if ``metadata`` is that run's folder and the images are still there."""
+    recorded = info.settings.get("data")
+    same = info.settings.get("metadata") == str(metadata.folder)
+    return recorded if same and recorded is not None and Path(recorded).is_dir() else None
+
+
+def save_fit(checkpoint: Path, target: Path, fitted: FittedCalibration) -> None:
+    """Write a copy of a checkpoint with a calibration, and the reliability plot beside it; print the metrics.
+
+    Raises:
+        UserError: a file cannot be written, or the checkpoint can hold no calibration.
+    """
+    from src.visualize import save_reliability  # matplotlib is slow to import
+
+    plot = target.with_name(f"{target.stem}-reliability.png")
+    save_with_calibration(checkpoint, target, fitted.calibration)
+    save_reliability(fitted.curve, plot)
+    print(f"\n{format_fit(fitted)}\n  written to {target}; plot: {plot}")
