@@ -22,8 +22,7 @@ from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
 from src.embedding import Embedded, Reading
 from src.errors import NonFiniteRunError, UserError, blaming
-from src.metrics import format_report
-from src.run_report import RunReport, write_report
+from src.metrics import Protocol, format_report
 from src.training.epoch_evaluation import Judge
 from src.training.mixed_precision import DTYPES, choose_precision
 from src.training.model_selection import Division, divide
@@ -254,23 +253,25 @@ def report(
     embedded: Embedded,
 ) -> None:
     """``report.html``: the whole run at a glance."""
+    from src.run_report import Evaluated, RunReport, write_report  # matplotlib is slow to import
+
     path = folder.path / "report.html"
     entry = progress.entries[-1]
     split = division.trained_split(metadata.split)
-    truth = evaluation.ground_truth(embedded.rows)
+    evaluated = Evaluated(
+        split=split,
+        paths=[evaluation.paths[row] for row in embedded.rows.tolist()],
+        embeddings=embedded.outputs,
+        truth=evaluation.ground_truth(embedded.rows),
+        protocol=Protocol(images=args.images),
+        metrics=entry["metrics"],
+    )
     content = RunReport(
         title=f"{split.name}: {folder.path.resolve().name}",
+        chosen=how_chosen(entry["epoch"], args),
         settings=plain_settings(args),
         entries=progress.entries,
-        split=split,
-        embeddings=embedded.outputs,
-        targets=evaluation.targets.dense(embedded.rows),
-        paths=[evaluation.paths[row] for row in embedded.rows.tolist()],
-        images=args.images,
-        metrics=entry["metrics"],
-        chosen=how_chosen(entry["epoch"], args),
-        zero_shot_rows=truth.zero_shot_rows,
-        generalized_rows=truth.generalized_rows,
+        evaluated=evaluated,
     )
     write_report(path, content)
     print(f"report: {path}")

@@ -1,4 +1,4 @@
-"""Images for people: tags beside a photo, and training curves. The only importer of matplotlib."""
+"""Figures as image files: tags beside a photo, explanations, calibration and training curves. Imports matplotlib."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from src.calibration.platt import Reliability
@@ -16,12 +16,8 @@ from src.inference.explain import Explanation
 from src.inference.tagger import Tag
 from src.utils.files import atomic_write
 
-matplotlib.use("Agg")
-
-from matplotlib.figure import Figure  # the backend is chosen first
-
-_MAX_PIXELS = 65_000  # a side: JPEG and matplotlib can do little more; reached by 1,600 tags
-_MAX_LETTERS = 56  # of a tag; what fits beside its score in the widest panel
+_MAX_PIXELS = 65_000  # of a side, near the limits of JPEG and matplotlib; reached by 1,600 tags
+_MAX_LETTERS = 56  # of a tag; as many fit beside its score in the widest panel
 _SEEN, _UNSEEN = "#1a1a1a", "#c0392b"
 
 
@@ -46,7 +42,7 @@ def save_tagged_image(
 
 
 def tagged_image(image: Image.Image, tags: Sequence[Tag]) -> Image.Image:
-    """What :func:`save_tagged_image` saves, as an image, RGB."""
+    """Draw the image that :func:`save_tagged_image` saves; RGB."""
     with Image.open(_encoded(_tagged_figure(image, tags, "raw"), "png")) as drawn:
         return drawn.convert("RGB")
 
@@ -76,18 +72,18 @@ def _tagged_figure(image: Image.Image, tags: Sequence[Tag], show: Literal["raw",
 
 
 def _shortened(name: str) -> str:
-    """A longer one would run into its score."""
+    """Cut a name that would run into its score."""
     return name if len(name) <= _MAX_LETTERS else f"{name[: _MAX_LETTERS - 1]}…"
 
 
 def save_explanation(image: Image.Image, tags: Sequence[Tag], explanation: Explanation, path: str | Path) -> None:
     """Save the photo beside a heat map for each tag, named with its score and the principal vector that gave it.
 
-    All maps have one colour scale: what adds to a score is warm, what takes from it is cold, nothing is pale. The mean
-    of a map is the score. The last panel counts how many of the tags each principal vector gave.
+    All maps have one colour scale: positive contributions to a score are warm, negative ones cold, and zero is pale.
+    The mean of a map is the score. The last panel counts the tags by the principal vector that gave them.
 
     Args:
-        image: RGB, as it was before it was squashed to the model's square.
+        image: RGB, before it was resized to the model's square.
         tags: K of them.
         explanation: of the same K tags.
         path: ``.png`` or ``.jpg``.
@@ -124,7 +120,11 @@ def save_explanation(image: Image.Image, tags: Sequence[Tag], explanation: Expla
 
 
 def save_reliability(curve: Reliability, path: str | Path) -> None:
-    """Plot how often tags of each probability are right; on the diagonal they are right as often as they say."""
+    """Plot a reliability diagram, the share of right labels for each probability, above a histogram.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     figure = Figure(figsize=(4.6, 5.4), dpi=110, facecolor="white", layout="constrained")
     shares, counts = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     shares.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
@@ -137,7 +137,15 @@ def save_reliability(curve: Reliability, path: str | Path) -> None:
 
 
 def save_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Plot loss parts and metrics over epochs, from the lines of ``log.jsonl``."""
+    """Plot the parts of the loss and the metrics over epochs.
+
+    Args:
+        epochs: the lines of ``log.jsonl``.
+        path: ``.png`` or ``.jpg``.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     numbers = [entry["epoch"] for entry in epochs]
     figure = Figure(figsize=(12, 3.6), dpi=110, facecolor="white", layout="constrained")
     losses, f1, mean_ap = figure.subplots(1, 3)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_SETTINGS = (("zero_shot", "zero-shot"), ("generalized", "generalised"))
+SETTINGS = {"zero_shot": "zero-shot", "generalized": "generalised"}  # key: as it is printed
 
 
-def _ks(report: Mapping[str, float]) -> list[int]:
+def ks_of(report: Mapping[str, float]) -> list[int]:
+    """Return the K of F1@K among the metrics, ascending."""
     return sorted({int(key.rpartition("@")[2]) for key in report if ".F1@" in key and key.rpartition("@")[2].isdigit()})
 
 
@@ -18,7 +19,7 @@ def format_report(report: Mapping[str, float], *, images: str) -> str:
         report: percentages and counts.
         images: the protocol, ``positive-only`` or ``all-images``.
     """
-    ks = _ks(report)
+    ks = ks_of(report)
     has_threshold = any(key.endswith("F1@threshold") for key in report)
     header = ["setting", "images", "labels", "labels/img"]
     for k in ks:
@@ -26,7 +27,7 @@ def format_report(report: Mapping[str, float], *, images: str) -> str:
     has_unknown = any(key.endswith(".mAP_verified") for key in report)
     header += ["P@thre", "R@thre", "F1@thre"] * has_threshold + ["mAP", "mAP_skip"] + ["mAP_verified"] * has_unknown
     rows = [header]
-    for key, title in _SETTINGS:
+    for key, title in SETTINGS.items():
         if f"{key}.mAP" not in report:
             continue
         row = [
@@ -68,7 +69,7 @@ def _align(rows: list[list[str]]) -> str:
 def summary(report: Mapping[str, float], k: int = 3) -> str:
     """Return F1@K and mAP of both settings as one line."""
     parts = []
-    for key, title in _SETTINGS:
+    for key, title in SETTINGS.items():
         if f"{key}.mAP" in report:
             f1 = f"F1@{k} {report[f'{key}.F1@{k}']:.2f} " if f"{key}.F1@{k}" in report else ""
             parts.append(f"{title} {f1}mAP {report[f'{key}.mAP']:.2f}")

@@ -1,16 +1,16 @@
-"""The part of the page about training: what the lines of ``log.jsonl`` say, as curves."""
+"""The curves of a training run, from the lines of ``log.jsonl``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from src.run_report.results import SETTINGS, ks_of
-from src.run_report.svg import Line, line_chart
+from src.metrics.table import SETTINGS, ks_of
+from src.run_report.charts import Chart, Line, line_chart
 
-Entry = Mapping[str, Any]
+Entries = Sequence[Mapping[str, Any]]
 _COLOURS = {"zero_shot": "unseen", "generalized": "seen"}
-_LOSS = (
+_TRAIN = (
     ("loss", "Training loss", "loss"),
     ("rank", "Ranking term", "L_rank"),
     ("diversity", "Diversity weight", "ω"),
@@ -18,59 +18,46 @@ _LOSS = (
 )
 
 
-def curves(entries: Sequence[Entry]) -> str:
-    """Figures: metrics, loss and its parts, learning rates, gradient norm. What no line holds has no figure."""
+def curves(entries: Entries) -> list[Chart]:
+    """Draw metrics, the metric that selects the best epoch, loss and its parts, learning rates and gradient norm.
+
+    What no line holds has no chart.
+    """
     if not entries:
-        return ""
+        return []
     metrics = [f"F1@{k}" for k in ks_of(entries[-1]["metrics"])[:1]] + ["mAP"]
-    charts = [_metric_chart(entries, metric) for metric in metrics]
-    charts.append(_selection_chart(entries))
-    charts += [line_chart(title, [_line(entries, symbol, ("train", name))]) for name, title, symbol in _LOSS]
+    charts = [line_chart(f"{metric} (%)", _metric_lines(entries, metric)) for metric in metrics]
+    charts.append(line_chart("Metric that selects the best epoch", _selection_lines(entries)))
+    charts += [line_chart(title, [_line(entries, "train", name, symbol)]) for name, title, symbol in _TRAIN]
     rates = [
-        _line(entries, name, ("lr", name), ("seen", "unseen")[place % 2], dashed=place > 1)
+        _line(entries, "lr", name, name, ("seen", "unseen")[place % 2], dashed=place > 1)
         for place, name in enumerate(entries[-1].get("lr", {}))
     ]
     charts.append(line_chart("Learning rate", rates))
-    norms = [_line(entries, "norm", path) for path in (("gradient_norm",), ("train", "gradient_norm"))]
-    charts.append(line_chart("Gradient norm", norms))
-    return "".join(charts)
+    charts.append(line_chart("Gradient norm", [_line(entries, "train", "gradient_norm", "norm")]))
+    return [chart for chart in charts if chart is not None]
 
 
-def _line(
-    entries: Sequence[Entry], name: str, path: Sequence[str], colour: str = "seen", *, dashed: bool = False
-) -> Line:
-    """What stands under ``path`` in the entries of the epochs that have it."""
-    points = [(float(entry["epoch"]), float(value)) for entry in entries if (value := _value(entry, path)) is not None]
-    return Line(name, points, colour, dashed)
+def _line(entries: Entries, part: str, key: str, name: str, colour: str = "seen", *, dashed: bool = False) -> Line:
+    """The value ``entry[part][key]`` of the epochs that have it."""
+    found = ((entry["epoch"], (entry.get(part) or {}).get(key)) for entry in entries)
+    return Line(name, [(epoch, value) for epoch, value in found if value is not None], colour, dashed)
 
 
-def _value(entry: Entry, path: Sequence[str]) -> float | None:
-    found: Any = entry
-    for key in path:
-        found = found.get(key)
-        if found is None:
-            return None
-    return found
-
-
-def _metric_chart(entries: Sequence[Entry], metric: str) -> str:
+def _metric_lines(entries: Entries, metric: str) -> list[Line]:
     """Both settings, and dashed those of the averaged weights."""
     lines = []
     for setting, title in SETTINGS.items():
         key, colour = f"{setting}.{metric}", _COLOURS[setting]
-        lines.append(_line(entries, title, ("metrics", key), colour))
-        lines.append(_line(entries, f"{title}, averaged weights", ("ema_metrics", key), colour, dashed=True))
-    return line_chart(f"{metric} (%)", lines)
+        lines.append(_line(entries, "metrics", key, title, colour))
+        lines.append(_line(entries, "ema_metrics", key, f"{title}, averaged weights", colour, dashed=True))
+    return lines
 
 
-def _selection_chart(entries: Sequence[Entry]) -> str:
-    """What the best epoch is chosen by, where the log says it, and dashed that of the averaged weights."""
-    facts = next((entry["selection"] for entry in reversed(entries) if entry.get("selection")), None)
-    if facts is None:
-        return ""
+def _selection_lines(entries: Entries) -> list[Line]:
+    facts: Mapping[str, Any] = next((entry["selection"] for entry in reversed(entries) if entry.get("selection")), {})
     name = " ".join(str(facts[key]) for key in ("name", "metric") if key in facts)
-    lines = [
-        _line(entries, name, ("selection", "value")),
-        _line(entries, f"{name}, averaged weights", ("ema_selection", "value"), dashed=True),
+    return [
+        _line(entries, "selection", "value", name),
+        _line(entries, "ema_selection", "value", f"{name}, averaged weights", dashed=True),
     ]
-    return line_chart("What chooses the best epoch", lines)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from string import Template
-from typing import Any
+
+import jinja2
 
 from src.checkpoint.info import package_versions
+from src.metrics.table import SETTINGS
+from src.run_report.charts import number
 from src.run_report.curves import curves
-from src.run_report.images import confusion_cards, sample_cards, sample_rows
-from src.run_report.labels import label_charts, label_rows
-from src.run_report.ranking import Ranking, confusions, rank_generalized, rank_zero_shot
+from src.run_report.images import examples, samples, thumbnail
+from src.run_report.ranking import confusions, rank_labels
 from src.run_report.report import RunReport
-from src.run_report.results import PROTOCOLS, SETTINGS, ks_of, results
-from src.run_report.spread import measure_spread
-from src.run_report.text import escape
-from src.run_report.vectors import vector_charts, vector_rows
+from src.run_report.tables import label_charts, label_rows, measured
+from src.run_report.vectors import measure_spread, spread_charts, vector_rows
 from src.utils.files import atomic_write
 
-_PAGE = Path(__file__).with_name("page.html")
-_BEST = 5  # labels of an image that are looked at, at least
+_BEST = 5  # labels of an image that are examined, at least
 _CONFUSIONS = 14  # of each setting
 _CONFUSION_IMAGES = 12  # of all settings
 _SAMPLES = 8
@@ -39,44 +36,63 @@ def write_report(path: str | Path, report: RunReport) -> None:
         UserError: the file cannot be written.
         ValueError: a score is NaN.
     """
-    k = min(ks_of(report.metrics), default=3)
-    generalized = rank_generalized(report, max(k, _BEST))
-    zero_shot = rank_zero_shot(report, k)
-    charts = curves(report.entries)
-    parts = {
-        "title": escape(report.title),
-        "chosen": escape(report.chosen),
-        "facts": _facts(report),
-        "results": results(report.metrics),
-        "protocol": escape(PROTOCOLS[report.images]),
-        "training": _part("training", "Training", "By epoch; the last value of each curve stands below it.", charts),
-        "label_charts": label_charts(report.split, generalized),
-        "label_rows": label_rows(report.split, generalized, zero_shot),
-        "label_note": _means(report.metrics),
-        "confusions": _confusions(report, generalized, zero_shot, k),
-        "k": str(k),
-        "vectors": _vectors(report, generalized),
-        "samples": sample_cards(
-            sample_rows(generalized, zero_shot, _SAMPLES), generalized, report.targets, report.split, report.paths
-        ),
-        "settings": _table(report.settings),
-        "versions": _table(package_versions()),
-    }
-    text = Template(_PAGE.read_text(encoding="utf-8")).substitute(parts)
-    with atomic_write(path, "w") as stream:
-        stream.write(text)
+    evaluated = report.evaluated
+    k = min(evaluated.protocol.ks, default=3)
+    rankings = rank_labels(evaluated, max(k, _BEST))
+    found = {setting: confusions(ranking, evaluated, k, _CONFUSIONS) for setting, ranking in rankings.items()}
+    shown: set[int] = set()
+    with_image = _CONFUSION_IMAGES // len(rankings)
+    rows = label_rows(evaluated.split, rankings)
+    spread = measure_spread(evaluated, rankings["generalized"])
+    text = _template().render(
+        report=report,
+        evaluated=evaluated,
+        facts=_facts(report),
+        measured=measured,
+        settings=SETTINGS,
+        curves=curves(report.entries),
+        label_rows=rows,
+        label_charts=label_charts(rows),
+        k=k,
+        confusions={
+            setting: (list(zip(pairs, examples(pairs[:with_image], shown), strict=False)), pairs[with_image:])
+            for setting, pairs in found.items()
+        },
+        spread=spread,
+        spread_charts=spread_charts(spread) if spread else [],
+        vector_rows=vector_rows(spread) if spread else [],
+        num_best=rankings["generalized"].best.shape[1],
+        samples=samples(rankings, evaluated, _SAMPLES),
+        versions=package_versions(),
+    )
+    with atomic_write(path) as stream:
+        stream.write(text.encode("utf-8", "replace"))  # a file name need not be Unicode
 
 
-def _facts(report: RunReport) -> str:
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.globals["thumbnail"] = thumbnail
+    return environment.get_template("page.html")
+
+
+def _facts(report: RunReport) -> list[str]:
     """Chips below the heading: data, model, length of the training."""
-    split = report.split
+    split, evaluated = report.evaluated.split, report.evaluated
     neither = len(split.labels) - len(split.seen) - len(split.unseen)
     labels = f"{len(split.seen):,} seen and {len(split.unseen):,} unseen labels"
+    vectors = evaluated.num_vectors
     facts = [
         split.name,
         labels + (f" ({neither:,} on neither side)" if neither else ""),
-        f"{report.num_rows} principal vector{'s' * (report.num_rows > 1)} of length {split.wordvec_dim}",
-        f"{len(report.paths):,} evaluation images",
+        f"{vectors} principal vector{'s' * (vectors > 1)} of length {split.wordvec_dim}",
+        f"{len(evaluated.paths):,} evaluation images",
     ]
     if report.entries:
         train = report.entries[-1]["train"]
@@ -85,7 +101,7 @@ def _facts(report: RunReport) -> str:
         facts.append(_duration(sum(entry["seconds"] for entry in report.entries)))
         if train["bad"]:
             facts.append(f"{train['bad']:,} training images could not be read")
-    return "".join(f"<li>{escape(fact)}</li>" for fact in facts)
+    return facts
 
 
 def _duration(seconds: float) -> str:
@@ -93,59 +109,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     return f"{minutes} minutes" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _part(anchor: str, heading: str, lead: str, figures: str, after: str = "") -> str:
-    """A part that is left out where it has no figure."""
-    if not figures:
-        return ""
-    return (
-        f'<section id="{anchor}"><h2>{heading}</h2><p>{lead}</p><div class="figures">{figures}</div>{after}</section>'
-    )
-
-
-def _means(metrics: Mapping[str, float]) -> str:
-    """Which of the headline numbers the two columns of the table average to."""
-    means = [
-        f"The mean of {column} is the {SETTINGS[setting]} mAP_skip, {metrics[f'{setting}.mAP_skip']:.2f}."
-        for column, setting in (("AP", "generalized"), ("the zero-shot column", "zero_shot"))
-        if f"{setting}.mAP_skip" in metrics
-    ]
-    return escape(" ".join(means))
-
-
-def _confusions(report: RunReport, generalized: Ranking, zero_shot: Ranking | None, k: int) -> str:
-    """The most frequent confusions of each setting."""
-    rankings = {"generalized": generalized} if zero_shot is None else {
-        "zero_shot": zero_shot, "generalized": generalized
-    }  # fmt: skip
-    shown: set[int] = set()
-    parts = []
-    for setting, ranking in rankings.items():
-        found = confusions(ranking, report.targets, k, _CONFUSIONS)
-        cards = confusion_cards(found, report.split, report.paths, _CONFUSION_IMAGES // len(rankings), shown)
-        parts.append(f"<h3>{SETTINGS[setting].capitalize()}</h3>{cards if found else '<p>None.</p>'}")
-    return "".join(parts)
-
-
-def _vectors(report: RunReport, ranking: Ranking) -> str:
-    """How the principal vectors spread; nothing where there is but one, or no image."""
-    if report.num_rows == 1 or not len(report.paths):
-        return ""
-    spread = measure_spread(report.embeddings, report.split.word_vectors, ranking.rows, ranking.best)
-    k = ranking.best.shape[1]
-    table = (
-        f'<div class="card"><h3>Which vector gives the {k} best tags of an image</h3>'
-        '<table class="measured wins"><thead><tr><th>vector</th><td></td><td>share</td><td>most frequent tags</td></tr>'
-        f"</thead><tbody>{vector_rows(spread, report.split)}</tbody></table></div>"
-    )
-    lead = "A label's score is its best match among these vectors of an image."
-    return _part("vectors", "Principal vectors", lead, vector_charts(spread), table)
-
-
-def _table(values: Mapping[str, Any]) -> str:
-    """Names and values, a row each."""
-    return "".join(
-        f"<tr><th>{escape(name)}</th><td>{'–' if value is None else escape(value)}</td></tr>"
-        for name, value in values.items()
-    )

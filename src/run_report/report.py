@@ -9,53 +9,62 @@ from typing import Any
 
 from torch import Tensor
 
-from src.choices import Images
+from src.data.labels import LabelMatrix
+from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit
+from src.metrics import Protocol
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """One epoch's embeddings of the N evaluation images that could be read, and their evaluation; tensors on the CPU.
+
+    Attributes:
+        split: the C labels.
+        paths: the N images, which need not exist any more.
+        embeddings: [N, D*M].
+        truth: targets [N, C] and the images of each setting.
+        protocol: of ``metrics``.
+        metrics: of these embeddings, in percent, as :func:`src.evaluation.evaluate` returns them.
+    """
+
+    split: ZeroShotSplit
+    paths: Sequence[Path]
+    embeddings: Tensor
+    truth: GroundTruth
+    protocol: Protocol
+    metrics: Mapping[str, float]
+
+    @property
+    def num_vectors(self) -> int:
+        """M."""
+        return self.embeddings.shape[1] // self.split.wordvec_dim
+
+    def targets(self, rows: Tensor) -> Tensor:
+        """Return the targets of some images, [len(rows), C]."""
+        targets = self.truth.targets
+        return targets.dense(rows) if isinstance(targets, LabelMatrix) else targets[rows]
+
+    def marked(self, column: int) -> str:
+        """Return the name of a label; between asterisks if it is unseen, as everywhere in the project."""
+        name = self.split.labels[column]
+        return f"*{name}*" if column in self.split.unseen else name
 
 
 @dataclass(frozen=True, eq=False)
 class RunReport:
-    """A run, and one epoch's embeddings of the N evaluation images that could be read; tensors are on the CPU.
+    """A training run.
 
     Attributes:
         title: the page's heading.
+        chosen: one sentence: the epoch of ``evaluated``, and how it was chosen.
         settings: flags and the like, by name, in the order in which they are listed.
-        entries: the lines of ``log.jsonl``, one an epoch; none, and the page has no curves.
-        split: the C labels.
-        embeddings: [N, D*M].
-        targets: [N, C] int8: 1 positive, 0 negative, -1 unknown.
-        paths: the N images; one that is gone is said to be gone.
-        images: the protocol of ``metrics``.
-        metrics: of these embeddings, in percent, as :func:`src.metrics.zero_shot.zero_shot_report` gives them.
-        chosen: one sentence: which epoch the embeddings are of, and what chose it.
-        zero_shot_rows, generalized_rows: the images of each setting where a split lists them apart; None means all.
-
-    Raises:
-        ValueError: the sizes do not fit each other.
+        entries: the lines of ``log.jsonl``, one for each epoch. Without any the page has no curves.
+        evaluated: the embeddings that the page examines.
     """
 
     title: str
+    chosen: str
     settings: Mapping[str, Any]
     entries: Sequence[Mapping[str, Any]]
-    split: ZeroShotSplit
-    embeddings: Tensor
-    targets: Tensor
-    paths: Sequence[Path]
-    images: Images
-    metrics: Mapping[str, float]
-    chosen: str
-    zero_shot_rows: Tensor | None = None
-    generalized_rows: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        images, labels, dim = len(self.paths), len(self.split.labels), self.split.wordvec_dim
-        if self.targets.shape != (images, labels):
-            raise ValueError(f"targets must be [N, C] = {(images, labels)}, got {tuple(self.targets.shape)}")
-        shape = tuple(self.embeddings.shape)
-        if len(shape) != 2 or shape[0] != images or shape[1] == 0 or shape[1] % dim:
-            raise ValueError(f"embeddings must be [N, D*M] with N = {images} and D = {dim}, got {shape}")
-
-    @property
-    def num_rows(self) -> int:
-        """M."""
-        return self.embeddings.shape[1] // self.split.wordvec_dim
+    evaluated: Evaluated

@@ -1,58 +1,85 @@
-"""The part of the page about the principal vectors: how far apart they are, and which of them gives the tags."""
+"""How far apart the principal vectors of an image are, and which of them gives the tags."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from src.data.split import ZeroShotSplit
-from src.run_report.spread import Spread
-from src.run_report.svg import heat_map, histogram
-from src.run_report.text import escape, number
+from src.loss_functions.SDL_loss import variance_regularizer
+from src.run_report.charts import Chart, histogram, number
+from src.run_report.ranking import ROWS, Ranking
+from src.run_report.report import Evaluated
+from src.scoring import principal_vectors
 
-_BINS = 40
-_NAMES = 5  # labels named of each principal vector
+_COSINE_IMAGES = 2048  # whose cosines are measured; of more images evenly spaced ones
 
 
-def vector_charts(spread: Spread) -> str:
-    """Figures: variance an image, cosines between the vectors as a histogram and as a mean matrix."""
-    mean = float(spread.variances.mean())
-    return (
-        _histogram(
-            "Spread of an image, ‖Var_m(A[d, m])‖₁",
-            spread.variances,
-            f"The term that the regulariser holds down: {number(mean)} on average. Near 0 all vectors are the same.",
-        )
-        + _histogram(
-            "Cosines between vectors of an image",
-            spread.cosines,
-            f"{number(float(spread.cosines.mean()))} on average. Near 1 the vectors say the same.",
-        )
-        + heat_map("Mean cosine of each pair", spread.mean_cosines.tolist(), "Rows and columns are principal vectors.")
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """The principal vectors of N images.
+
+    Attributes:
+        variances: [N], || Var_m(A[d, m]) ||_1 of each image: the loss's regulariser.
+        mean_cosines: [M, M], the mean over images of the cosines between principal vectors.
+        cosines: [n * M(M-1)/2], the cosines between different vectors of n images.
+        wins: [M, C], how many of the best tags of all images each principal vector gave, label by label.
+    """
+
+    variances: Tensor
+    mean_cosines: Tensor
+    cosines: Tensor
+    wins: Tensor
+
+
+@torch.inference_mode()
+def measure_spread(evaluated: Evaluated, ranking: Ranking) -> Spread | None:
+    """Measure the spread of the evaluated images; None with one principal vector, or without images."""
+    embeddings, word_vectors = evaluated.embeddings, evaluated.split.word_vectors
+    (dim, num_labels), num_vectors = word_vectors.shape, evaluated.num_vectors
+    if num_vectors == 1 or not len(embeddings):
+        return None
+    variances = [variance_regularizer(principal_vectors(part.float(), dim)) for part in embeddings.split(ROWS)]
+    some = embeddings[:: -(-len(embeddings) // _COSINE_IMAGES)].float()
+    directions = normalize(principal_vectors(some, dim), dim=2)  # of zeros: zeros, whose cosines are 0
+    cosines = directions @ directions.transpose(1, 2)  # [n, M, M]
+    above = torch.ones(num_vectors, num_vectors, dtype=torch.bool).triu(diagonal=1)
+    wins = torch.zeros(num_vectors * num_labels, dtype=torch.int64)
+    for rows, labels in zip(ranking.rows.split(ROWS), ranking.best.split(ROWS), strict=True):
+        vectors = principal_vectors(embeddings[rows].float(), dim)  # [b, M, D]
+        # the m of the maximum in s_c = max_m <A[:, m], w_c>
+        winners = torch.einsum("bmd,dbk->bmk", vectors, word_vectors[:, labels]).argmax(dim=1)  # [b, k]
+        wins += torch.bincount((winners * num_labels + labels).flatten(), minlength=len(wins))
+    return Spread(
+        torch.cat(variances), cosines.mean(dim=0), cosines[:, above].flatten(), wins.view(num_vectors, num_labels)
     )
 
 
-def _histogram(title: str, values: Tensor, note: str) -> str:
-    counts, edges = np.histogram(values.numpy(), bins=_BINS)
-    return histogram(title, counts.tolist(), edges.tolist(), note)
+def spread_charts(spread: Spread) -> list[Chart]:
+    """Draw how variance and cosines are distributed."""
+    variance, cosine = number(float(spread.variances.mean())), number(float(spread.cosines.mean()))
+    return [
+        histogram(
+            "Spread of an image, ‖Var_m(A[d, m])‖₁",
+            spread.variances.numpy(),
+            f"The term that the regulariser holds down: {variance} on average. Near 0 all vectors are the same.",
+        ),
+        histogram(
+            "Cosines between vectors of an image",
+            spread.cosines.numpy(),
+            f"{cosine} on average. Near 1 the vectors say the same.",
+        ),
+    ]
 
 
-def vector_rows(spread: Spread, split: ZeroShotSplit) -> str:
-    """Table rows: principal vector, its share of the best tags, and the labels that it gave most often."""
+def vector_rows(spread: Spread, most: int = 5) -> list[tuple[float, list[tuple[int, int]]]]:
+    """For each principal vector: its share of the best tags in percent, and (label, times) of those it gave most."""
     total = max(int(spread.wins.sum()), 1)
-    unseen = set(split.unseen)
     rows = []
-    for vector, wins in enumerate(spread.wins):
-        share = 100 * int(wins.sum()) / total
-        counts, columns = torch.topk(wins, min(_NAMES, len(wins)))
-        names = ", ".join(
-            f"{escape(f'*{split.labels[column]}*' if column in unseen else split.labels[column])} {count:,}"
-            for column, count in zip(columns.tolist(), counts.tolist(), strict=True)
-            if count
-        )
-        rows.append(
-            f'<tr><th>{vector + 1}</th><td class="bar"><span><b style="width:{share:.2f}%"></b></span></td>'
-            f"<td>{share:.1f}%</td><td>{names}</td></tr>"
-        )
-    return "".join(rows)
+    for wins in spread.wins:
+        counts, columns = torch.topk(wins, min(most, len(wins)))
+        pairs = zip(columns.tolist(), counts.tolist(), strict=True)
+        rows.append((100 * int(wins.sum()) / total, [(column, count) for column, count in pairs if count]))
+    return rows
