@@ -14,8 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduce import coco_48_17, corel5k, nus_wide
 from reproduce.common import Stages, add_data_flags, prepared, run_stages, split_arguments, trained
+from reproduce.experiments import COCO_48_17, COREL5K, NUS_WIDE
 from reproduce.tables import SETTINGS, Published, differences, markdown_table, read_published, results, write_text
 from src.config.arguments import ArgumentParser, positive_int
 from src.config.recipes import parse_with_recipe
@@ -24,13 +24,13 @@ from src.errors import UserError
 from src.utils.files import write_json
 
 NAME = "reproduce/ablation_rows.py"
-EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in (nus_wide, coco_48_17, corel5k)}
+EXPERIMENTS = {experiment.name: experiment for experiment in (NUS_WIDE, COCO_48_17, COREL5K)}
 VARIED = {"num_rows": "M", "var_weight": "lambda", "normalization": "normalisation"}  # setting -> its column
 
 
 def parser() -> ArgumentParser:
-    """A sub-command a data set."""
-    flags = ArgumentParser(prog=NAME, description=__doc__, epilog="Flags of train.py go behind --.")
+    """Return the parser: a sub-command per data set."""
+    flags = ArgumentParser(prog=NAME, description=__doc__, epilog="Flags of train.py go after --.")
     sub_commands = flags.add_subparsers(dest="experiment", required=True, metavar="DATA_SET")
     for name, experiment in EXPERIMENTS.items():
         own = sub_commands.add_parser(name, help=read_published(name).title, description=__doc__)
@@ -49,7 +49,7 @@ def parser() -> ArgumentParser:
 
 
 def variants(recipe: str, rows: Sequence[int], lambdas: Sequence[float | None]) -> dict[str, dict[str, Any]]:
-    """Name -> the settings of each run: the recipe's first, then those that differ from it in one of them."""
+    """Return name -> settings of each run: the recipe's first, then those that differ from it in one setting."""
     plain = parse_with_recipe(train_parser(None), ["--recipe", recipe])
     base = {setting: getattr(plain, setting) for setting in VARIED}
     changes: list[tuple[str, Sequence[Any]]] = [
@@ -66,7 +66,7 @@ def variants(recipe: str, rows: Sequence[int], lambdas: Sequence[float | None]) 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, or the status of the stage that failed."""
+    """Run the script; return its exit status, that of the failed stage if one failed."""
     return run_stages(NAME, _main, argv)
 
 
@@ -76,7 +76,7 @@ def _main(argv: Sequence[str]) -> int:
     recipe = args.experiment
     varied = [setting for setting in VARIED if any(_names(argument, setting) for argument in for_train)]
     if varied:
-        raise UserError(f"--{varied[0]} behind --: the script varies it; give --rows and --lambdas before the --")
+        raise UserError(f"--{varied[0]} after --: the script varies it; give --rows and --lambdas before the --")
     parse_with_recipe(train_parser(None), ["--recipe", recipe, *for_train])  # before hours of preparing
     published = read_published(recipe)
     output = Path(os.path.abspath(args.output))
@@ -96,14 +96,14 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _names(argument: str, setting: str) -> bool:
-    """Whether an argument is the flag of a setting."""
+    """Return whether an argument is the flag of a setting."""
     return argument.partition("=")[0].replace("-", "_") == f"__{setting}"
 
 
 def as_markdown(
     published: Published, runs: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]
 ) -> str:
-    """The table of all runs, the last epoch of each, and the reference for the recipe's settings above them."""
+    """Format the table of all runs, at their last epoch, below the reference for the recipe's settings."""
     keys = list(published.metrics())
     titles = [f"{SETTINGS[setting]} {metric}" for setting, _, metric in (key.partition(".") for key in keys)]
     rows = [[published.whose, "", "", "", *(f"{value:g}" for value in published.metrics().values())]]
@@ -115,7 +115,7 @@ def as_markdown(
     reasons = differences(recipe)
     notes = [
         f"- {published.whose.capitalize()}, for the recipe's settings: {published.source}.",
-        f"- Protocol: {published.images}; last epoch; one run a row, seed {recipe['seed']}. One run does not tell "
+        f"- Protocol: {published.images}; last epoch; one run per row, seed {recipe['seed']}. One run does not tell "
         "a small difference from chance.",
         *([f"- **Not the setting of the reference:** {'; '.join(reasons)}."] if reasons else []),
     ]

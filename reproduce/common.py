@@ -1,12 +1,13 @@
-"""What the scripts of this folder share: a data set in, a metadata folder, a run, its metrics and a table out.
+"""Run an experiment from its data set to its table: prepare, train, validate, compare.
 
     OUTPUT/metadata/       prepare_data.py
     OUTPUT/run/            train.py with a recipe
     OUTPUT/validate*.json  validate.py under the protocol of the paper
     OUTPUT/results.md      the table, published beside measured, and results.json
-    OUTPUT/stages.json     which of these are finished, with their arguments: these are not done again
+    OUTPUT/stages.json     the finished stages with their arguments: they are not run again
 
-A script that was stopped goes on where it was: preparation leaves its folder whole or not at all, and training resumes.
+A script that was stopped continues where it stopped: preparation writes its folder completely or not at all, and
+training resumes.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import prepare_data
 import train
 import validate
+from reproduce.experiments import Experiment
 from reproduce.tables import Published, read_published, results, write_results
 from src.config.arguments import ArgumentParser, run_script
 from src.config.recipes import parse_with_recipe
@@ -33,34 +34,13 @@ from src.utils.files import read_json, write_json
 Main = Callable[[Sequence[str] | None], int]
 
 ROOT = Path(__file__).resolve().parent.parent
-# Of a run: how validate.py's file is called, and the checkpoint it is about. The second is there with --ema only.
+# Checkpoints of a run that are validated; the second exists with --ema only.
 CHECKPOINTS = {"last epoch": "model-last.ckpt", "moving average": "model-last-ema.ckpt"}
 SET_HERE = ("--recipe", "--metadata", "--data", "--path-output", "--seed", "--overwrite", "--resume")
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """A table of a paper.
-
-    Attributes:
-        name: of its entry in published.toml, of its recipe and of its script.
-        source: the sub-command of prepare_data.py.
-        data_help: what ``--data`` has to hold.
-        missing: the default of ``--missing``.
-        prepare_flags: the script's arguments -> what that sub-command needs beside them.
-        add_flags: adds flags that only this data set has.
-    """
-
-    name: str
-    source: str
-    data_help: str
-    missing: str = "error"
-    prepare_flags: Callable[[argparse.Namespace], list[str]] = lambda args: []
-    add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
-
-
 class StageFailedError(Exception):
-    """One of the scripts ended with this exit status, and has said why."""
+    """A script ended with this exit status, after printing the reason."""
 
     def __init__(self, script: str, status: int) -> None:
         super().__init__(script, status)
@@ -68,7 +48,7 @@ class StageFailedError(Exception):
 
 
 class Stages:
-    """The stages of one output folder that are finished, and with which arguments: ``stages.json``."""
+    """Finished stages of an output folder and their arguments: ``stages.json``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,16 +56,16 @@ class Stages:
         self._done: dict[str, list[str]] = read_json(self._file) if self._file.exists() else {}
 
     def run(self, name: str, script: str, main: Main, argv: list[str], product: Path, once: Sequence[str] = ()) -> None:
-        """Run ``main(argv + once)``, unless it has been and ``product`` is there.
+        """Run ``main(argv + once)``, unless that was done and ``product`` exists.
 
         Args:
             name: of the stage.
-            script: what ``main`` is the main function of.
+            script: file name of the script whose main function is ``main``.
             once: arguments that do not change the product.
 
         Raises:
-            UserError: it has been run with other arguments.
-            StageFailedError: it failed; nothing is recorded.
+            UserError: the stage was run with other arguments.
+            StageFailedError: the stage failed; nothing is recorded.
         """
         done = self._done.get(name)
         if done is not None and product.exists():
@@ -94,10 +74,10 @@ class Stages:
                     f"--output {self.folder}: {name} was done with other arguments ({_changes(done, argv)}); choose "
                     "another folder"
                 )
-            print(f"{name}: {product} is there already")
+            print(f"{name}: {product} exists already")
             return
         print(f"{name}: python {script} {' '.join(argv)}", flush=True)
-        # what was made from an earlier product is to be made again
+        # later stages depend on this one and are run again
         self._done = dict(itertools.takewhile(lambda entry: entry[0] != name, self._done.items()))
         status = main([*argv, *once])
         if status != 0 and not (main is validate.main and status == 1):  # 1: some images could not be read
@@ -107,7 +87,7 @@ class Stages:
 
 
 def _by_flag(arguments: Sequence[str]) -> list[str]:
-    """Each flag with its values, as one text."""
+    """Join each flag and its values into one text."""
     groups: list[str] = []
     for argument in arguments:
         if argument.startswith("-") or not groups:
@@ -118,29 +98,29 @@ def _by_flag(arguments: Sequence[str]) -> list[str]:
 
 
 def _changes(before: Sequence[str], now: Sequence[str]) -> str:
-    """How two argument lists differ."""
+    """Describe how two argument lists differ."""
     old, new = _by_flag(before), _by_flag(now)
     left, added = ([flag for flag in own if flag not in other] for own, other in ((old, new), (new, old)))
     return f"{' '.join(left) or 'nothing'} before, {' '.join(added) or 'nothing'} now"
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments of the script, and those behind ``--``, which are train.py's.
+    """Separate the arguments of the script from those after ``--``, which are for train.py.
 
     Raises:
-        UserError: train.py is given what the script gives it.
+        UserError: a flag that the script itself gives to train.py.
     """
     end = list(argv).index("--") if "--" in argv else len(argv)
     own, for_train = list(argv[:end]), list(argv[end + 1 :])
     for argument in for_train:
         flag = argument.partition("=")[0].replace("_", "-")
         if flag in SET_HERE:
-            raise UserError(f"{flag} behind --: the script sets it; see its --help for --data, --output and --seed")
+            raise UserError(f"{flag} after --: the script sets it; see its --help for --data, --output and --seed")
     return own, for_train
 
 
 def add_data_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
-    """``--data``, ``--images``, ``--word-vectors``, ``--output``, ``--seed`` and those of the data set."""
+    """Add ``--data``, ``--images``, ``--word-vectors``, ``--output``, ``--seed`` and the flags of the data set."""
     add = parser.add_argument
     add(
         "--data",
@@ -148,11 +128,11 @@ def add_data_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> N
         metavar="DIR",
         help=f"{experiment.data_help}, or a metadata folder that prepare_data.py made of it",
     )
-    add("--images", metavar="DIR", help="image folder, where it lies elsewhere")
+    add("--images", metavar="DIR", help="image folder, if it is not below --data")
     add(
         "--word-vectors",
         metavar="PATH",
-        help="what prepare_data.py takes for it; needed unless --data is a metadata folder",
+        help="word vectors, as for prepare_data.py; needed unless --data is a metadata folder",
     )
     add(
         "--missing",
@@ -165,37 +145,30 @@ def add_data_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> N
         type=Path,
         default=Path("outputs") / "reproduce" / experiment.name,
         metavar="DIR",
-        help="where everything goes; a second call goes on there",
+        help="folder for everything; a second call continues there",
     )
-    add("--seed", type=int, default=0, metavar="N", help="of the training run")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the training run")
     experiment.add_flags(parser)
 
 
-def add_missing_pictures(parser: argparse.ArgumentParser) -> None:
-    """``--missing-pictures``, for data sets whose images may have vanished."""
-    parser.add_argument(
-        "--missing-pictures", choices=("error", "drop"), default="error", help="what to do with images that are gone"
-    )
-
-
 def prepared(stages: Stages, experiment: Experiment, args: argparse.Namespace) -> list[str]:
-    """Make the metadata folder, or take ``--data`` if it is one: the flags for train.py and validate.py.
+    """Make the metadata folder, unless ``--data`` is one; return the flags for train.py and validate.py.
 
     Raises:
-        UserError: word vectors are not given.
+        UserError: word vectors are needed and not given.
         StageFailedError: preparing failed.
     """
     if detect_kind(Path(args.data)) is not None:
         images = [] if args.images is None else ["--data", os.path.abspath(args.images)]
         return ["--metadata", os.path.abspath(args.data), *images]
     if args.word_vectors is None:
-        raise UserError("--word-vectors is needed: --data is no metadata folder; see docs/data.md for what there is")
+        raise UserError("--word-vectors is needed: --data is no metadata folder; see docs/data.md for the choices")
     folder = stages.folder / "metadata"
     argv = [experiment.source, "--source", os.path.abspath(args.data), "--output", str(folder)]
     # the name of an installed package stays as it is
     words = os.path.abspath(args.word_vectors) if os.path.exists(args.word_vectors) else args.word_vectors
     argv += ["--word-vectors", words, "--missing", args.missing, *experiment.prepare_flags(args)]
-    # a folder that is there without being recorded is of a call that was stopped just then
+    # a folder without a record was written by a call that was stopped right after
     stages.run("prepare", "prepare_data.py", prepare_data.main, argv, folder / "split.json", once=["--overwrite"])
     return ["--metadata", str(folder)]
 
@@ -203,7 +176,7 @@ def prepared(stages: Stages, experiment: Experiment, args: argparse.Namespace) -
 def trained(
     stages: Stages, recipe: str, published: Published, data_flags: list[str], seed: int, for_train: list[str]
 ) -> tuple[Path, dict[str, Path], argparse.Namespace]:
-    """Train and validate: (the run's folder, validate.py's file of each checkpoint, the flags of train.py).
+    """Train and validate; return the run folder, validate.py's file of each checkpoint, and the flags of train.py.
 
     Raises:
         UserError: a flag of train.py is wrong, or the folder holds another run.
@@ -226,10 +199,10 @@ def trained(
 
 
 def reproduce(experiment: Experiment, description: str | None, argv: Sequence[str]) -> int:
-    """A script of this folder, from its arguments to its table: the exit status."""
+    """Run an experiment, from the arguments of its script to its table; return the exit status."""
     own, for_train = split_arguments(argv)
     parser = ArgumentParser(
-        prog=f"reproduce/{experiment.name}.py", description=description, epilog="Flags of train.py go behind --."
+        prog=f"reproduce/{experiment.name}.py", description=description, epilog="Flags of train.py go after --."
     )
     add_data_flags(parser, experiment)
     args = parser.parse_args(own)
@@ -244,7 +217,7 @@ def reproduce(experiment: Experiment, description: str | None, argv: Sequence[st
 
 
 def run_reproduction(experiment: Experiment, description: str | None, argv: Sequence[str] | None) -> int:
-    """Run :func:`reproduce` as a script: mistakes are one line and status 2, a failed stage gives its own status."""
+    """Run :func:`reproduce` as a script: a mistake is one line and status 2, a failed stage returns its own status."""
     return run_stages(
         f"reproduce/{experiment.name}.py", lambda arguments: reproduce(experiment, description, arguments), argv
     )
@@ -257,7 +230,7 @@ def run_stages(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[s
         try:
             return main(sys.argv[1:] if arguments is None else arguments)
         except StageFailedError as error:
-            print(f"{name}: {error.script} stopped; the same command goes on from there", file=sys.stderr)
+            print(f"{name}: {error.script} stopped; the same command continues from there", file=sys.stderr)
             return error.status
 
     return run_script(name, guarded, argv)

@@ -9,20 +9,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduce.common import Experiment, run_reproduction
-
-EXPERIMENT = Experiment(
-    "corel5k",
-    "corel5k",
-    "folder of Corel5k (words, training_label, test_label, images/)",
-    missing="drop",  # 73 of the 374 words are not in the NUS-WIDE vocabulary
-    prepare_flags=lambda args: ["--forms", "strict"],
-)
+from reproduce.common import run_reproduction
+from reproduce.experiments import COREL5K
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, or the status of the stage that failed."""
-    return run_reproduction(EXPERIMENT, __doc__, argv)
+    """Run the script; return its exit status, that of the failed stage if one failed."""
+    return run_reproduction(COREL5K, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -3,34 +3,19 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduce.common import Experiment, add_missing_pictures, run_reproduction
-
-
-def prepare_flags(args: argparse.Namespace) -> list[str]:
-    """The images, which lie below --data if they are not elsewhere."""
-    return ["--images", os.path.abspath(args.images or args.data), "--missing-pictures", args.missing_pictures]
-
-
-EXPERIMENT = Experiment(
-    "nus_wide",
-    "nus-wide",
-    "folder with the text files of NUS-WIDE (ImageList, NUS_WID_Tags, Groundtruth, ConceptsList) and the images",
-    prepare_flags=prepare_flags,
-    add_flags=add_missing_pictures,
-)
+from reproduce.common import run_reproduction
+from reproduce.experiments import NUS_WIDE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, or the status of the stage that failed."""
-    return run_reproduction(EXPERIMENT, __doc__, argv)
+    """Run the script; return its exit status, that of the failed stage if one failed."""
+    return run_reproduction(NUS_WIDE, __doc__, argv)
 
 
 if __name__ == "__main__":

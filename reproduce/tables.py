@@ -1,4 +1,4 @@
-"""Tables of a paper: what was published, what was measured, and everything that makes the two differ."""
+"""Tables of a paper: published numbers beside measured ones, and every known difference between the two settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ else:
 
 PUBLISHED = Path(__file__).resolve().parent / "published.toml"
 SETTINGS = {"zero_shot": "zero-shot", "generalized": "generalised"}
-# Flags that change where, not what.
+# Flags that do not change the experiment.
 _OF_THE_MACHINE = ("seed", "device", "workers")
 
 
@@ -31,12 +31,12 @@ class Published:
 
     Attributes:
         title: of the table.
-        whose: ``published``, or how else the reference came about.
-        source: where the reference is printed.
+        whose: ``published``, or another origin of the reference.
+        source: publication and table of the reference.
         images: the protocol, for validate.py.
-        protocol: what is known about it.
+        protocol: known details of the published protocol.
         ks: the K of P/R/F1@K.
-        counts: what validate.py counts on a whole copy of the data set.
+        counts: validate.py's counts on a complete copy of the data set.
         zero_shot, generalized: metric -> percent, under validate.py's names.
     """
 
@@ -51,7 +51,7 @@ class Published:
     generalized: dict[str, float]
 
     def metrics(self) -> dict[str, float]:
-        """Key of validate.py -> percent."""
+        """Return key of validate.py -> percent."""
         return {
             f"{setting}.{metric}": value
             for setting, values in (("zero_shot", self.zero_shot), ("generalized", self.generalized))
@@ -60,7 +60,7 @@ class Published:
 
 
 def read_published(name: str) -> Published:
-    """An entry of published.toml."""
+    """Read an entry of published.toml."""
     entry = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))[name]
     return Published(**{"generalized": {}, **entry})
 
@@ -68,13 +68,13 @@ def read_published(name: str) -> Published:
 def results(
     published: Published, recipe: str, run: Path, files: Mapping[str, Path], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Everything that a table says, as plain values; percentages are not rounded.
+    """Collect the content of a table as plain values; percentages are not rounded.
 
     Args:
         published: the reference.
         recipe: the name of the recipe.
         run: the folder of the training run.
-        files: checkpoint -> what validate.py wrote about it, the one to compare first.
+        files: checkpoint -> validate.py's file about it; the first one is compared with the reference.
         args: the flags of train.py.
     """
     reports = {name: read_json(file) for name, file in files.items()}
@@ -104,9 +104,9 @@ def results(
 
 
 def _images(setting: str, published: Published, metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """How many images and labels an image there were, and the labels an image that the reference implies.
+    """Return the number of images, the labels per image, and the labels per image that the reference implies.
 
-    P = hits / (N K) and R = hits / positives, so that K P / R is the number of positives an image, whoever measured.
+    P = hits / (N K) and R = hits / positives, so K P / R is the number of positives per image in any measurement.
     """
     reference = published.metrics()
     implied = [
@@ -122,7 +122,7 @@ def _images(setting: str, published: Published, metrics: Mapping[str, float]) ->
 
 
 def other_than_recipe(recipe: str, args: argparse.Namespace) -> dict[str, list[Any]]:
-    """Flag -> [the recipe's value or the default, what was used], for the settings that differ."""
+    """Return flag -> [value of the recipe or default, value used], for the settings that differ."""
     parser = train_parser(None)
     plain = effective_settings(parser, parse_with_recipe(parser, ["--recipe", recipe]))[0]
     used = effective_settings(parser, args)[0]
@@ -134,9 +134,9 @@ def other_than_recipe(recipe: str, args: argparse.Namespace) -> dict[str, list[A
 
 
 def differences(found: Mapping[str, Any]) -> list[str]:
-    """Why :func:`results` cannot be held against the reference, a reason each; none if nothing is known to differ."""
+    """List the reasons why :func:`results` are not comparable with the reference; empty if no difference is known."""
     reasons = [
-        f"{key} is {_count(count['found'])}, on the whole data set {_count(count['whole'])}"
+        f"{key} is {_count(count['found'])}, on the complete data set {_count(count['whole'])}"
         for key, count in found["counts"].items()
         if count["found"] != count["whole"]
     ]
@@ -147,7 +147,7 @@ def differences(found: Mapping[str, Any]) -> list[str]:
 
 
 def as_markdown(found: Mapping[str, Any]) -> str:
-    """The table, and below it all that a reader needs to judge it."""
+    """Format the table, with notes below it that qualify the comparison."""
     names = list(found["rows"][0]["measured"])
     recipe, checkpoint, reasons = found["recipe"], found["checkpoint"], differences(found)
     header = ["setting", "metric", found["whose"], *(f"measured, {name}" for name in names), "difference"]
@@ -161,10 +161,10 @@ def as_markdown(found: Mapping[str, Any]) -> str:
         f"{found['whose'].capitalize()}: {found['source']}.",
         f"Protocol: {found['protocol']['images']}, micro P/R/F1@K. {' '.join(found['protocol']['known'].split())}",
         *(_images_line(SETTINGS[setting], of_setting) for setting, of_setting in found["images"].items()),
-        f"Checkpoint: epoch {checkpoint['epoch']} of {checkpoint['num_epochs']}, the last one, whatever it measured.",
+        f"Checkpoint: epoch {checkpoint['epoch']} of {checkpoint['num_epochs']}, the last one, not the best.",
         f"Recipe: {recipe}, seed {found['seed']}; {found['training_seconds']:,.0f} s in its epochs. "
-        f"recipes/{recipe}.toml says what in it is published and what was chosen.",
-        "Nothing is known to differ from the setting of the reference beside what its recipe says."
+        f"recipes/{recipe}.toml marks what is published and what was chosen.",
+        "No difference from the setting of the reference is known, except those that the recipe lists."
         if not reasons
         else "**Not the setting of the reference:** " + "; ".join(reasons) + ".",
     ]
@@ -180,7 +180,7 @@ def _images_line(setting: str, of_setting: Mapping[str, float | None]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
 
 
@@ -193,7 +193,7 @@ def _count(value: float | None) -> str:
 
 
 def write_results(output: Path, found: Mapping[str, Any]) -> str:
-    """Write ``results.json`` and ``results.md``: the latter's text."""
+    """Write ``results.json`` and ``results.md``; return the text of the latter."""
     text = as_markdown(found)
     write_json(output / "results.json", found)
     write_text(output / "results.md", text)
@@ -201,6 +201,6 @@ def write_results(output: Path, found: Mapping[str, Any]) -> str:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with atomic_write(file, "w") as stream:
         stream.write(text + "\n")

@@ -31,7 +31,7 @@ from tests.script_helpers import (
 from tests.test_prepare_nus_wide import official_distribution
 from tests.test_prepare_open_images import file_of, write_rows
 
-# A model of a tenth of a second, behind --
+# A model of a tenth of a second, after --
 FAST = ("--", *TINY, "--num-epochs", 1, "-j", 0, "--device", "cpu", "--augmentation", "none")
 COCO_IMAGES = {
     "train": {9: (45, 49), 25: (23, 2), 36: (0, 9), 49: (15, 16), 61: ()},
@@ -166,7 +166,7 @@ def test_a_small_data_set_is_not_passed_off_as_the_whole(whole):
     expected = tables.read_published(whole.name).counts
     assert set(whole.found["counts"]) == set(expected)
     different = {key for key, count in whole.found["counts"].items() if count["found"] != count["whole"]}
-    assert len([reason for reason in reasons if "on the whole data set" in reason]) == len(different) > 0
+    assert len([reason for reason in reasons if "on the complete data set" in reason]) == len(different) > 0
     assert any(reason.startswith("--image-size 32 instead of") for reason in reasons)
     assert not any("seed" in reason or "device" in reason or "workers" in reason for reason in reasons)
     assert "**Not the setting of the reference:**" in whole.finished.stdout
@@ -309,7 +309,7 @@ def user_error_of_stage(finished: Finished, script: str, status: int) -> str:
     assert finished.returncode == status
     assert "Traceback" not in finished.stderr
     lines = finished.stderr.splitlines()
-    assert lines[-1] == f"reproduce/coco_48_17.py: {script} stopped; the same command goes on from there"
+    assert lines[-1] == f"reproduce/coco_48_17.py: {script} stopped; the same command continues from there"
     return "\n".join(lines)
 
 
@@ -328,8 +328,8 @@ def test_a_run_that_fails_gives_its_own_status(tmp_path, monkeypatch):
         (("--data", "gone"), "--word-vectors is needed: --data is no metadata folder"),
         (("--data", "gone", "--", "--num_rowz", 3), "unrecognized arguments: --num_rowz 3"),
         (("--data", "gone", "--", "--num_rows", 0), "'0' is not a whole number from 1"),
-        (("--data", "gone", "--", "--seed", 3), "--seed behind --: the script sets it"),
-        (("--data", "gone", "--", "--path_output=x"), "--path-output behind --: the script sets it"),
+        (("--data", "gone", "--", "--seed", 3), "--seed after --: the script sets it"),
+        (("--data", "gone", "--", "--path_output=x"), "--path-output after --: the script sets it"),
         (("--data", "gone", "--num_rows", 3), "unrecognized arguments: --num_rows 3"),
     ],
 )
@@ -342,7 +342,7 @@ def test_mistakes(tmp_path, monkeypatch, flags, message):
 def test_arguments_behind_the_dashes():
     assert split_arguments(["--data", "d", "--", "-b", "3"]) == (["--data", "d"], ["-b", "3"])
     assert split_arguments(["--data", "d"]) == (["--data", "d"], [])
-    with pytest.raises(UserError, match="--recipe behind --"):
+    with pytest.raises(UserError, match="--recipe after --"):
         split_arguments(["--", "--recipe", "x"])
 
 
@@ -446,5 +446,5 @@ def test_the_ablation(tmp_path):
 def test_mistakes_of_the_ablation(tmp_path):
     assert "DATA_SET" in user_error(run(ablation_rows))
     flags = ("corel5k", "--data", tmp_path, "--")
-    assert "--num_rows behind --: the script varies it" in user_error(run(ablation_rows, *flags, "--num-rows", 3))
-    assert "--var_weight behind --" in user_error(run(ablation_rows, *flags, "--var_weight=0"))
+    assert "--num_rows after --: the script varies it" in user_error(run(ablation_rows, *flags, "--num-rows", 3))
+    assert "--var_weight after --" in user_error(run(ablation_rows, *flags, "--var_weight=0"))
