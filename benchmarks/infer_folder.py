@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import record
 from src.config.infer import QUICK_START
 from src.errors import UserError
-from src.inference.embedding import calls_at_once
+from src.exported.engines import Runtime
+from src.inference.pipeline import Loading, parallel_calls
 from src.inference.results import record_path
 from src.inference.tagger import Tagger
 
@@ -87,10 +88,10 @@ def _results(record: Path) -> int:
 
 def model_rate(tagger: Tagger, batch_size: int, batches: int) -> float:
     """Images a second through the model alone."""
-    at_once = tagger.calls_at_once
-    shares = [torch.rand(-(-batch_size // at_once), 3, tagger.image_size, tagger.image_size)] * (batches * at_once)
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(tagger.embed, shares[:at_once]))
+    threads, size = tagger.parallel_calls, tagger.transform.image_size
+    shares = [torch.rand(-(-batch_size // threads), 3, size, size)] * (batches * threads)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(tagger.embed, shares[:threads]))
         started = time.perf_counter()
         list(pool.map(tagger.embed, shares))
         return sum(map(len, shares)) / (time.perf_counter() - started)
@@ -139,9 +140,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = []
     for path, engine, folder in itertools.product(args.model_path, args.engine, args.images):
-        at_once = calls_at_once(len(list(folder.iterdir())), batch_size=args.batch_size, workers=args.workers)
+        threads = parallel_calls(len(list(folder.iterdir())), Loading(args.batch_size, args.workers))
         try:
-            tagger = Tagger.load(path, engine=engine, calls_at_once=at_once)
+            tagger = Tagger.load(path, runtime=Runtime(engine, parallel_calls=threads))
         except UserError as error:
             flags.error(str(error))
         rows.append(measure(folder, tagger, path, engine, args))

@@ -15,6 +15,7 @@ from src.data.dataset import (
     collate,
     image_loader,
     locate_images,
+    naming_dead_workers,
     seeded,
 )
 from src.data.images import read_image
@@ -234,3 +235,10 @@ def test_every_folder_is_listed_once(tmp_path, monkeypatch):
     monkeypatch.setattr("src.data.dataset.os.scandir", lambda folder: listed.append(str(folder)) or real(folder))
     assert len(locate_images([f"{number}.jpg" for number in range(50)], tmp_path, "x")) == 50
     assert listed == [str(tmp_path)]
+
+
+def test_dead_worker_is_a_user_error():
+    with pytest.raises(UserError, match="perhaps for want of memory"), naming_dead_workers():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match=r"^size mismatch$"), naming_dead_workers():
+        raise RuntimeError("size mismatch")

@@ -25,7 +25,8 @@ from src.exported.facts import to_metadata
 from src.exported.graph import check_parity, relative_difference, set_metadata
 from src.exported.int8 import float_nodes
 from src.exported.session import ExportedModel
-from src.inference.tagger import Tagger, TagRule
+from src.inference.settings import LabelOptions, TagRule
+from src.inference.tagger import Tagger
 from src.models import create_model
 from src.models.backbones import find_backbone_weights, load_backbone
 from src.scoring import score_labels
@@ -146,7 +147,7 @@ def test_exported_file_holds_all_facts_of_the_checkpoint(plain, tmp_path):
     assert torch.equal(found.split.word_vectors, split.word_vectors)  # no half precision: it would lose bits
     assert torch.equal(found.extra_vectors, EXTRA)
     torch.testing.assert_close(found.calibration.thresholds, CALIBRATION.thresholds, rtol=0, atol=0, equal_nan=True)
-    tagger = Tagger.load(path, tags=["sea"])  # its calibration and its further words at work
+    tagger = Tagger.load(path, labels=LabelOptions(tags=["sea"]))  # its calibration and its further words at work
     (tags,) = tagger.tag([Image.new("RGB", (9, 9))], rule=TagRule(3, scores="probability"))
     assert all(0 <= tag.probability <= 1 for tag in tags)
     assert tagger.split.labels[-1] == "sea"

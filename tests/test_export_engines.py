@@ -14,10 +14,12 @@ import export
 import infer
 import train
 import validate
+from src.config.infer import infer_parser, infer_settings
 from src.errors import UserError
 from src.exported.engines import Runtime, open_model
 from src.exported.session import ExportedModel
-from src.inference.run import tag_images
+from src.inference.run import recorded_settings, tag_images
+from src.inference.settings import TagRule
 from src.inference.tagger import Tagger
 from tests.helpers import save_tiny, write_images
 from tests.script_helpers import PLAIN, TINY, call, child, succeeded, user_error, without_curves
@@ -84,7 +86,7 @@ def test_many_images_are_embedded_by_each_thread_with_its_share_of_the_processor
         taggers.append(tagger)
         return tag_images(tagger, *arguments, **keywords)
 
-    monkeypatch.setattr(infer, "tag_images", recorded)
+    monkeypatch.setattr("src.inference.run.tag_images", recorded)
     rest = ("--pic_path", pair / "images", "--no_picture", "--quiet")
     before = torch.get_num_threads()
     try:
@@ -95,7 +97,7 @@ def test_many_images_are_embedded_by_each_thread_with_its_share_of_the_processor
     finally:
         torch.set_num_threads(before)
     exported, plain = taggers
-    assert (exported.calls_at_once, plain.calls_at_once) == (calls, 1)
+    assert (exported.parallel_calls, plain.parallel_calls) == (calls, 1)
     assert exported.model.session.get_session_options().intra_op_num_threads == threads
     ours, theirs = (tags_of(tmp_path / f"{name}.json") for name in ("m.onnx", "m.ckpt"))
     assert list(ours) == list(theirs)
@@ -137,7 +139,7 @@ def test_auto_takes_the_exported_file_of_this_checkpoint_and_says_so_once(pair, 
     assert str(pair / "m.onnx") in line
     assert "--engine torch" in line
     tags = [[(tag.label, tag.unseen) for tag in of] for of in tagger.tag(drawn(), top_k=4)]
-    plain = Tagger.load(pair / "m.ckpt", engine="torch")
+    plain = Tagger.load(pair / "m.ckpt", runtime=Runtime("torch"))
     assert plain.engine == "torch"
     assert [[(tag.label, tag.unseen) for tag in of] for of in plain.tag(drawn(), top_k=4)] == tags
     assert capsys.readouterr().err == ""
@@ -203,10 +205,10 @@ def test_explain_takes_pytorch_by_itself(pair, tmp_path):
 
 def test_a_run_goes_on_only_with_its_own_engine(pair, tmp_path):
     tagger = {name: Tagger.load(pair / name) for name in ("m.onnx", "m8.onnx")}
-    args = infer.infer_parser(None).parse_args(["--pic_path", "x", "--model_path", str(pair / "m.ckpt")])
-    rule = infer.TagRule(3)
-    plain = infer.settings_of(args, Tagger.load(pair / "m.ckpt", engine="torch"), rule)
-    settings = [plain, *(infer.settings_of(args, each, rule) for each in tagger.values())]
+    args = infer_parser(None).parse_args(["--pic_path", "x", "--model_path", str(pair / "m.ckpt")])
+    given, rule = infer_settings(args), TagRule(3)
+    plain = recorded_settings(given, Tagger.load(pair / "m.ckpt", runtime=Runtime("torch")), rule)
+    settings = [plain, *(recorded_settings(given, each, rule) for each in tagger.values())]
     assert len({each["engine"] for each in settings}) == 3
 
 

@@ -21,6 +21,7 @@ import src.metrics.precision_recall
 import src.scoring
 from src.data.parts import GroundTruth
 from src.data.split import make_split
+from src.data.transforms import eval_transform
 from src.evaluation import evaluate
 from src.inference.tagger import Tagger
 from src.loss_functions.SDL_loss import SDLLoss
@@ -338,7 +339,7 @@ def test_a_stub_in_place_of_the_equation_changes_loss_evaluation_and_tagging(mon
     x, words = normal(6, 12, seed=21), normal(4, 5, seed=22)
     y = (normal(6, 5, seed=23) > 0).int()
     split = make_split("abcde", (0, 1, 2), (3, 4), words, name="five", source="test")
-    tagger = Tagger(pooled_model(), split, image_size=8)
+    tagger = Tagger(pooled_model(), split, transform=eval_transform(8))
     image = Image.new("RGB", (8, 8), (200, 30, 90))
     criterion = SDLLoss(weight=0.3, wordvec_array=words)
 

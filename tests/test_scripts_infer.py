@@ -117,7 +117,7 @@ def test_child_process_prints_saves_and_writes_the_same_tags(model, images, tmp_
             annotated.load()
         assert f"saved {result['annotated']}" in finished.stdout
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
-        "tags.json", *(f"tagged/{path.name}" for path in images[:2]),
+        "tags.json", "tags.json.record.jsonl", *(f"tagged/{path.name}" for path in images[:2]),
     }  # fmt: skip
 
 
@@ -305,7 +305,7 @@ def test_released_checkpoint_needs_a_folder_of_its_vectors(released, sample, tmp
     image = next((folder / "pics").iterdir())
     monkeypatch.chdir(tmp_path)
     flags = ("--model_path", checkpoint, "--pic_path", image)
-    assert "--dataset_path is needed" in user_error(call(infer.main, *flags))
+    assert "--dataset_path is required" in user_error(call(infer.main, *flags))
     message = user_error(call(infer.main, *flags, "--dataset_path", sample))
     assert "length 100" in message
     assert "length 300" in message

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from src.calibration.thresholds import Calibration
 from src.data.split import ZeroShotSplit, make_split
+from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.inference.tagger import Tag, Tagger, TagRule
+from src.inference.settings import LabelOptions, TagRule
+from src.inference.tagger import Tag, Tagger
 from src.scoring import score_labels
 from tests.helpers import SIZE, make_toy_split, save_tiny, tiny_model, write_folder
 
@@ -66,12 +68,12 @@ def checkpoint(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def tagger() -> Tagger:
-    return Tagger(tiny_model(), SPLIT, image_size=SIZE, calibration=CALIBRATION)
+    return Tagger(tiny_model(), SPLIT, transform=eval_transform(SIZE), calibration=CALIBRATION)
 
 
 @pytest.fixture(scope="module")
 def uncalibrated() -> Tagger:
-    return Tagger(tiny_model(), SPLIT, image_size=SIZE)
+    return Tagger(tiny_model(), SPLIT, transform=eval_transform(SIZE))
 
 
 def dot_scores(embedding: list[float], vectors: Tensor) -> list[float]:
@@ -125,7 +127,7 @@ def assert_same_tags(found: list[list[Tag]], expected: list[list[Tag]]) -> None:
 @pytest.mark.parametrize("quantile", [None, 0.5, 0.97])
 def test_tags_are_those_of_a_plain_loop_under_every_rule(quantile):
     calibration = replace(CALIBRATION, level_quantile=quantile)
-    tagger = Tagger(tiny_model(), SPLIT, image_size=SIZE, calibration=calibration)
+    tagger = Tagger(tiny_model(), SPLIT, transform=eval_transform(SIZE), calibration=calibration)
     for rule in RULES:
         tagger.check(rule)
         expected = [plain_tags(row, SPLIT, rule, calibration) for row in embeddings().tolist()]
@@ -187,7 +189,7 @@ def test_a_fitted_threshold_keeps_what_it_was_fitted_to_keep():
     lowest = scores.double().amin(dim=0)
     for thresholds, kept in ((lowest.nextafter(torch.tensor(-math.inf).double()), 7), (lowest, 6)):
         calibration = replace(CALIBRATION, thresholds=thresholds, level_quantile=None, seen_bias=0.0)
-        tagger = Tagger(tiny_model(), SPLIT, image_size=SIZE, calibration=calibration)
+        tagger = Tagger(tiny_model(), SPLIT, transform=eval_transform(SIZE), calibration=calibration)
         found = tagger.choose(embeddings(), TagRule(None, "fitted"))
         for label in SPLIT.labels:
             assert sum(label in [tag.label for tag in tags] for tags in found) == kept
@@ -195,7 +197,7 @@ def test_a_fitted_threshold_keeps_what_it_was_fitted_to_keep():
 
 def test_equal_labels_come_in_the_order_of_the_split():
     split = replace(SPLIT, word_vectors=SPLIT.word_vectors[:, [0] * 8])
-    tagger = Tagger(tiny_model(), split, image_size=SIZE, calibration=CALIBRATION)
+    tagger = Tagger(tiny_model(), split, transform=eval_transform(SIZE), calibration=CALIBRATION)
     for rule in (TagRule(None), TagRule(None, -1e6), TagRule(3, -1e6), TagRule(None, seen_bias=0.0)):
         for tags in tagger.choose(embeddings(), rule):
             assert [tag.label for tag in tags] == list(SPLIT.labels)[: rule.top_k]
@@ -225,7 +227,7 @@ def test_probability_of_a_label_does_not_depend_on_the_selection():
     labels = 61  # no multiple of a vector register's width
     split = make_toy_split(num_labels=labels, num_unseen=7)
     calibration = replace(CALIBRATION, thresholds=torch.full((labels,), NAN, dtype=torch.float64))
-    tagger = Tagger(tiny_model(), split, image_size=SIZE, calibration=calibration)
+    tagger = Tagger(tiny_model(), split, transform=eval_transform(SIZE), calibration=calibration)
 
     def probabilities(rows: Tensor, rule: TagRule) -> list[dict[str, float]]:
         return [{tag.label: tag.probability for tag in tags} for tags in tagger.choose(rows, rule)]
@@ -259,7 +261,9 @@ def test_images_do_not_change_each_other(tagger):
 )
 def test_images_tensors_and_batches_give_the_same_tags(rule):
     vectors = 0.2 * SPLIT.word_vectors  # the random model's scores are large
-    tagger = Tagger(tiny_model(), replace(SPLIT, word_vectors=vectors), image_size=SIZE, calibration=CALIBRATION)
+    tagger = Tagger(
+        tiny_model(), replace(SPLIT, word_vectors=vectors), transform=eval_transform(SIZE), calibration=CALIBRATION
+    )
     images = drawn()
     together = tagger.tag(images, rule=rule)
     assert any(together)
@@ -282,7 +286,7 @@ def test_a_rule_goes_before_top_k_and_the_default_is_ten_of_raw_scores(tagger):
 @pytest.mark.parametrize("only", [False, True])
 def test_own_words_under_every_rule(checkpoint, tags, only):
     """With --only_tags too, an image's level is that of the checkpoint's seen labels."""
-    tagger = Tagger.load(checkpoint, tags=tags, only_tags=only)
+    tagger = Tagger.load(checkpoint, labels=LabelOptions(tags=tags, only_tags=only))
     new = [tag for tag in tags if tag in EXTRA]
     every = torch.cat([SPLIT.word_vectors, EXTRA_VECTORS], dim=1)
     names = [*SPLIT.labels, *EXTRA]
@@ -301,8 +305,10 @@ def test_own_words_under_every_rule(checkpoint, tags, only):
 
 def test_only_tags_gives_each_of_them_what_it_has_among_all(checkpoint):
     tags = ["sun", "tag6", "tag3", "tag0"]
-    among_all = Tagger.load(checkpoint, tags=tags).choose(embeddings(), TagRule(None, "fitted", "probability"))
-    alone = Tagger.load(checkpoint, tags=tags, only_tags=True).choose(
+    among_all = Tagger.load(checkpoint, labels=LabelOptions(tags=tags)).choose(
+        embeddings(), TagRule(None, "fitted", "probability")
+    )
+    alone = Tagger.load(checkpoint, labels=LabelOptions(tags=tags, only_tags=True)).choose(
         embeddings(), TagRule(None, "fitted", "probability")
     )
     assert any(alone)
@@ -310,7 +316,7 @@ def test_only_tags_gives_each_of_them_what_it_has_among_all(checkpoint):
 
 
 def test_own_words_have_the_shared_threshold_and_are_unseen(checkpoint):
-    tagger = Tagger.load(checkpoint, tags=["sun", "tag0"], only_tags=True)
+    tagger = Tagger.load(checkpoint, labels=LabelOptions(tags=["sun", "tag0"], only_tags=True))
     many = embeddings(200)
     tags = tagger.choose(many, TagRule(None))
     assert {(tag.label, tag.unseen, tag.marked) for of_image in tags for tag in of_image} == {
@@ -335,7 +341,7 @@ def test_labels_of_a_folder_keep_the_thresholds_of_their_names(checkpoint, tmp_p
     columns = [6, 4, 0]
     words = torch.cat([SPLIT.word_vectors[:, columns], EXTRA_VECTORS[:, :1]], dim=1)
     split = make_split(["tag6", "tag4", "tag0", "sea"], [1, 2], [0, 3], words, name="new", source="new")
-    tagger = Tagger.load(checkpoint, dataset_path=write_folder(tmp_path / "folder", split))
+    tagger = Tagger.load(checkpoint, labels=LabelOptions(write_folder(tmp_path / "folder", split)))
     for rule in (TagRule(None, "fitted"), TagRule(2, 0.4, "probability"), TagRule(None, seen_bias="fitted")):
         expected = [plain_tags(row, split, rule, CALIBRATION) for row in embeddings().tolist()]
         assert_same_tags(tagger.choose(embeddings(), rule), expected)
@@ -349,7 +355,7 @@ def test_a_loaded_tagger_is_the_one_that_was_saved(checkpoint, tagger):
 
 @pytest.mark.parametrize("tags", [None, ["sun", "tag5"]])
 def test_vectors_of_tags(checkpoint, tags):
-    tagger = Tagger.load(checkpoint, tags=tags, only_tags=tags is not None)
+    tagger = Tagger.load(checkpoint, labels=LabelOptions(tags=tags, only_tags=tags is not None))
     every = dict(zip([*SPLIT.labels, *EXTRA], [*SPLIT.word_vectors.T, *EXTRA_VECTORS.T], strict=True))
     for given in tagger.choose(embeddings(), TagRule(2, -1e6)):
         assert torch.allclose(tagger.vectors_of(given), torch.stack([every[tag.label] for tag in given], dim=1))
@@ -372,7 +378,7 @@ def test_vectors_of_tags(checkpoint, tags):
 def test_a_rule_that_needs_a_calibration_names_its_flag(uncalibrated, tagger, rule, flag):
     rule = replace(rule, top_k=3)
     assert rule.needs_calibration == flag
-    message = f"{flag}: the checkpoint has no calibration; make one that has with validate.py --fit-thresholds"
+    message = f"{flag}: the checkpoint has no calibration; add one with validate.py --fit-thresholds"
     for use in (
         lambda: uncalibrated.check(rule),
         lambda: uncalibrated.tag(drawn(1), rule=rule),

@@ -12,10 +12,13 @@ import torch
 from PIL import Image
 
 from src.checkpoint import CheckpointInfo, ModelConfig
+from src.checkpoint.info import ExpectedModel
 from src.data.images import read_image
 from src.data.split import ZeroShotSplit, make_split
 from src.data.transforms import eval_transform
 from src.errors import UserError
+from src.exported.engines import Runtime
+from src.inference.settings import LabelOptions
 from src.inference.tagger import Tag, Tagger
 from src.inference.vocabulary import check_same_space, labels_for
 from src.scoring import score_labels
@@ -110,7 +113,7 @@ def test_tag_tensors_is_tag_on_transformed_images(tagger):
 
 def test_a_tagger_evaluates_a_model_in_training_mode(tagger):
     model = tiny_model().train()
-    other = Tagger(model, make_toy_split(), image_size=SIZE)
+    other = Tagger(model, make_toy_split(), transform=eval_transform(SIZE))
     assert other.tag(drawn(), 6) == tagger.tag(drawn(), 6)
     assert not model.training
 
@@ -118,9 +121,9 @@ def test_a_tagger_evaluates_a_model_in_training_mode(tagger):
 def test_size_and_interpolation_come_from_the_checkpoint_unless_given(tmp_path):
     save_tiny(tmp_path / "x.ckpt")
     assert Tagger.load(tmp_path / "x.ckpt").transform(drawn(1)[0]).shape == (3, SIZE, SIZE)
-    assert Tagger.load(tmp_path / "x.ckpt", image_size=64).transform(drawn(1)[0]).shape == (3, 64, 64)
+    assert Tagger.load(tmp_path / "x.ckpt", runtime=Runtime(image_size=64)).transform(drawn(1)[0]).shape == (3, 64, 64)
     image = drawn(1)[0]
-    bicubic = Tagger(tiny_model(), make_toy_split(), image_size=SIZE, interpolation="bicubic")
+    bicubic = Tagger(tiny_model(), make_toy_split(), transform=eval_transform(SIZE, "bicubic"))
     assert torch.equal(bicubic.transform(image), eval_transform(SIZE, "bicubic")(image))
     assert not torch.equal(bicubic.transform(image), eval_transform(SIZE)(image))
 
@@ -129,7 +132,7 @@ def test_expectations_are_handed_to_the_checkpoint(tmp_path):
     save_tiny(tmp_path / "x.ckpt")
     for flag, value in (("num_rows", 3), ("wordvec_dim", 5), ("model_name", "tresnet_m")):
         with pytest.raises(UserError, match=f"--{flag.replace('model_name', 'model-name')} {value}"):
-            Tagger.load(tmp_path / "x.ckpt", **{flag: value})
+            Tagger.load(tmp_path / "x.ckpt", expected=ExpectedModel(**{flag: value}))
 
 
 def test_a_marked_tag_shows_whether_it_was_unseen():
@@ -146,7 +149,7 @@ def test_without_a_folder_the_checkpoints_own_labels_are_used():
 
 
 def test_a_kind_without_a_folder_is_refused():
-    with pytest.raises(UserError, match=r"--dataset_type SDL says of which kind --dataset_path is"):
+    with pytest.raises(UserError, match=r"--dataset_type SDL: is the kind of --dataset_path"):
         labels_for(info_of(make_toy_split()), None, "SDL")
 
 
@@ -159,7 +162,7 @@ def test_a_folders_labels_replace_the_checkpoints(tmp_path):
     assert (found.labels, found.unseen) == (("tag4", "tag0", "river"), (2,))
     assert torch.equal(found.word_vectors, words)
     save_tiny(tmp_path / "x.ckpt")
-    (tags,) = Tagger.load(tmp_path / "x.ckpt", dataset_path=folder, dataset_type="SDL").tag(drawn(1), 3)
+    (tags,) = Tagger.load(tmp_path / "x.ckpt", labels=LabelOptions(folder, "SDL")).tag(drawn(1), 3)
     assert {tag.label: tag.unseen for tag in tags} == {"tag4": False, "tag0": False, "river": True}
 
 
@@ -212,7 +215,7 @@ def test_labels_without_a_common_name_pass():
 
 def test_a_released_file_needs_a_folder_and_takes_the_released_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"--dataset_path is needed: the checkpoint holds no word vectors"):
+    with pytest.raises(UserError, match=r"--dataset_path is required: the checkpoint holds no word vectors"):
         labels_for(info_of(None), None)
     write_folder(tmp_path / "data" / "NUS_WIDE", make_toy_split())
     assert labels_for(info_of(None), None).labels == make_toy_split().labels
@@ -222,7 +225,7 @@ def test_a_released_file_needs_a_folder_and_takes_the_released_default(tmp_path,
 
 def test_the_released_inference_gives_the_same_tags(shared_data, tmp_path):
     path = save_golden(tmp_path / "release.pth", num_classes=1006, idx_to_class={})
-    tagger = Tagger.load(path, dataset_path=shared_data / "nus_wide", dataset_type="NUS_WIDE")
+    tagger = Tagger.load(path, labels=LabelOptions(shared_data / "nus_wide", "NUS_WIDE"))
     golden = json.loads((GOLDEN / "infer_nus_top10.json").read_text())
     for name, expected in golden.items():
         (tags,) = tagger.tag([read_image(shared_data / "nus_wide" / "pics" / name)], top_k=10)
@@ -232,7 +235,7 @@ def test_the_released_inference_gives_the_same_tags(shared_data, tmp_path):
 
 def test_a_label_on_neither_side_of_the_split_is_unseen():
     split = dataclasses.replace(make_toy_split(), seen=(0, 1))  # 4 and 5 are unseen, 2 and 3 on neither side
-    tags = Tagger(tiny_model(), split, image_size=SIZE).tag(drawn()[:1], top_k=6)[0]
+    tags = Tagger(tiny_model(), split, transform=eval_transform(SIZE)).tag(drawn()[:1], top_k=6)[0]
     assert {tag.label for tag in tags if not tag.unseen} == {"tag0", "tag1"}
     assert {tag.marked for tag in tags if tag.label == "tag2"} == {"*tag2*"}
 

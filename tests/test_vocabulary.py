@@ -109,17 +109,17 @@ def test_unknown_words_are_all_named_with_similar_ones(split, info, tmp_path):
     with pytest.raises(UserError) as caught:
         add_own_tags(split, info, ["turtel", "bee", "zzz"], source=None, only=False)
     message = str(caught.value)
-    assert "--tags: no word vector for turtel, zzz in the words that the checkpoint carries" in message
-    assert "turtel: similar are turtle" in message
+    assert "--tags: no word vector for turtel, zzz in the checkpoint" in message
+    assert "turtel: did you mean turtle?" in message
     assert "--word_vectors FILE" in message
     source = open_word_vectors(file(tmp_path, same_space()))
-    with pytest.raises(UserError, match=r"--tags: no word vector for wale in vectors\.txt\n  wale: similar are whale"):
+    with pytest.raises(UserError, match=r"--tags: no word vector for wale in vectors\.txt\n  wale: did you mean whale"):
         add_own_tags(split, info, ["wale"], source=source, only=False)
 
 
 @pytest.mark.parametrize("tags", [[], ["", "  "]])
 def test_no_tags(split, info, tags):
-    with pytest.raises(UserError, match="--tags: names no tag"):
+    with pytest.raises(UserError, match="--tags: no word given"):
         add_own_tags(split, info, tags, source=None, only=False)
 
 

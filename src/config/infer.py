@@ -1,11 +1,11 @@
-"""The flags of infer.py; those of the released infer.py keep their names."""
+"""Flags of infer.py, and the settings made from them; flags of the released infer.py keep their names."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from src.choices import DATASET_KINDS, SCORES
+from src.choices import DATASET_KINDS, OUTPUT_FORMATS, SCORES
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
@@ -15,14 +15,24 @@ from src.config.arguments import (
     finite_float,
     positive_int,
 )
+from src.errors import UserError
+from src.inference.settings import InferSettings, LabelOptions, ModelOptions, OutputOptions, TagRule
+from src.utils.files import read_lines
 
 QUICK_START = Path(__file__).resolve().parent.parent.parent / "models" / "sdl_lite0_corel5k.pth"
 
 
 def infer_parser(description: str | None) -> ArgumentParser:
-    """All flags, in groups."""
+    """Build the parser with all flags, in groups."""
     parser = ArgumentParser(prog="infer.py", description=description)
-    _add_image_flags(parser)
+    parser.add_argument(
+        "--pic_path",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="images, folders (searched recursively), quoted patterns, .txt files or @FILE with one path per line, or "
+        "- to read paths from standard input",
+    )
     _add_model_flags(parser)
     _add_tag_flags(parser)
     _add_output_flags(parser)
@@ -30,8 +40,75 @@ def infer_parser(description: str | None) -> ArgumentParser:
     return parser
 
 
+def infer_settings(args: argparse.Namespace) -> InferSettings:
+    """Check the flags against each other and group them.
+
+    Raises:
+        UserError: flags contradict each other, or the file of own words cannot be read.
+    """
+    if args.pretrain_backbone:
+        raise UserError(
+            f"--pretrain-backbone 1: {args.model_path} would be a backbone without a head, which cannot tag; "
+            "train one with train.py"
+        )
+    results = {form: path for form in OUTPUT_FORMATS if (path := getattr(args, form)) is not None}
+    for flag, given in (("--resume", args.resume), ("--overwrite", args.overwrite)):
+        if given and not results:
+            raise UserError(f"{flag} needs an output: give --json, --csv or --parquet")
+    if args.resume and args.overwrite:
+        raise UserError("--resume and --overwrite contradict each other; give one of them")
+    if args.resume and args.html is not None:
+        raise UserError("--resume and --html: the page holds the images of one run only; leave one of them out")
+    return InferSettings(
+        images=tuple(args.pic_path),
+        model=ModelOptions(
+            path=args.model_path,
+            model_name=args.model_name,
+            num_rows=args.num_rows,
+            wordvec_dim=args.wordvec_dim,
+            engine=args.engine,
+            device=args.device,
+            image_size=args.input_size,
+            exact=args.exact_pictures,
+            num_threads=args.num_threads,
+        ),
+        labels=LabelOptions(
+            args.dataset_path, args.dataset_type, _own_words(args), args.only_tags, word_vectors=args.word_vectors
+        ),
+        rule=TagRule(args.top_k, args.threshold, args.scores, args.seen_bias),
+        outputs=OutputOptions(
+            results=results,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            html=args.html,
+            keywords=args.write_keywords,
+            folder=args.path_output,
+            annotate=True if args.annotate else False if args.no_picture else None,
+            explain=args.explain,
+            print_tags=not args.quiet,
+        ),
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
+
+
+def _own_words(args: argparse.Namespace) -> list[str] | None:
+    """Collect the words of ``--tags`` and ``--tags_file``; None if neither is given."""
+    if args.tags is None and args.tags_file is None:
+        for flag, given in (("--only_tags", args.only_tags), ("--word_vectors", args.word_vectors is not None)):
+            if given:
+                raise UserError(f"{flag} needs own words: give --tags or --tags_file too")
+        return None
+    words = [] if args.tags is None else args.tags.split(",")
+    if args.tags_file is not None:
+        words += read_lines(args.tags_file, "--tags_file")
+        if not any(words):
+            raise UserError(f"--tags_file {args.tags_file}: holds no word; write one per line")
+    return words
+
+
 def fitted_or_float(text: str) -> float | str:
-    """An argparse type: a finite number, or ``fitted``."""
+    """Parse a finite number or ``fitted`` (an argparse type)."""
     if text == "fitted":
         return text
     try:
@@ -40,98 +117,105 @@ def fitted_or_float(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'fitted'") from error
 
 
-def _add_image_flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--pic_path",
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="images, folders (with all below them), patterns in quotes, a .txt file or @FILE with a path a line, or "
-        "- for a list on standard input",
-    )
-
-
 def _add_model_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     add(
         "--model_path",
         type=Path,
         default=QUICK_START,
-        help="a checkpoint of train.py or of the released code, or a file of export.py",
+        metavar="FILE",
+        help="checkpoint of train.py or of the released code, or exported model of export.py",
     )
     add(
         "--dataset_path",
         type=Path,
-        help="metadata folder whose labels to use instead of the checkpoint's (released checkpoints: ./data/NUS_WIDE)",
+        metavar="DIR",
+        help="metadata folder whose labels replace the checkpoint's; required for checkpoints of the released code "
+        "unless ./data/NUS_WIDE exists",
     )
-    add("--dataset_type", choices=DATASET_KINDS, help="the kind of --dataset_path; recognised if left out")
-    add("--model_name", help="the backbone that the checkpoint must hold")
-    add("--num_rows", type=positive_int, help="the number of principal vectors M that the checkpoint must hold")
-    add("--wordvec_dim", type=positive_int, help="the word-vector length D that the checkpoint must hold")
-    add("--input_size", type=positive_int, help="side of the model's input in pixels; the checkpoint's if left out")
+    add("--dataset_type", choices=DATASET_KINDS, help="kind of --dataset_path (default: detected)")
+    add("--model_name", metavar="NAME", help="backbone that the checkpoint must have (default: any)")
+    add("--num_rows", type=positive_int, metavar="M", help="number of principal vectors it must have (default: any)")
+    add("--wordvec_dim", type=positive_int, metavar="D", help="word-vector length it must have (default: any)")
+    add(
+        "--input_size",
+        type=positive_int,
+        metavar="PIXELS",
+        help="side of the square that images are resized to (default: the checkpoint's)",
+    )
     add(
         "--pretrain-backbone",
         type=int,
         choices=(0, 1),
         default=0,
-        help="1 says that --model_path is a bare backbone, which cannot tag",
+        help="accepted for compatibility with the released code; 1, a backbone without a head, cannot tag",
     )
 
 
 def _add_tag_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("tags").add_argument
-    add("--top_k", type=positive_int, metavar="K", help="most tags an image (10, or without limit with --threshold)")
+    add(
+        "--top_k",
+        type=positive_int,
+        metavar="K",
+        help="maximum number of tags per image (default: 10; unlimited with --threshold)",
+    )
     add(
         "--threshold",
         type=fitted_or_float,
         metavar="SCORE",
-        help="only tags that score above this, or 'fitted': above each tag's own threshold that validate.py "
-        "--fit-thresholds put into the checkpoint",
+        help="minimum score of a tag, or 'fitted' for each label's own threshold from validate.py --fit-thresholds",
     )
     add(
         "--scores",
         choices=SCORES,
         default="raw",
-        help="what is shown and what --threshold is about: dot products, or calibrated probabilities (validate.py "
-        "--fit-thresholds)",
+        help="scores to show and to compare with --threshold: dot products, or calibrated probabilities (needs "
+        "validate.py --fit-thresholds)",
     )
     add(
         "--seen_bias",
         type=fitted_or_float,
         metavar="BIAS",
-        help="subtract this from the scores of seen labels when ranking, or 'fitted' (calibrated stacking); 0, or "
-        "fitted with --scores probability",
+        help="number to subtract from the scores of seen labels when ranking, or 'fitted' for the calibrated one "
+        "(default: 0, or fitted with --scores probability)",
     )
-    add("--tags", metavar="LIST", help="own words, with commas between them: 'sea turtle, sunset'")
-    add("--tags_file", type=Path, metavar="FILE", help="own words, one a line")
-    add("--only_tags", action="store_true", help="choose among the own words only, not among the checkpoint's labels")
+    add("--tags", metavar="WORDS", help="own words to choose from too, separated by commas: 'sea turtle, sunset'")
+    add("--tags_file", type=Path, metavar="FILE", help="file of own words, one per line")
+    add("--only_tags", action="store_true", help="choose from the own words only, not from the checkpoint's labels")
     add(
         "--word_vectors",
         metavar="PATH",
-        help="where own words have their vectors: what prepare_data.py --word-vectors takes; without it, the words "
-        "that the checkpoint carries",
+        help="word vectors for the own words, as for prepare_data.py --word-vectors (default: the words in the "
+        "checkpoint)",
     )
 
 
 def _add_output_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument_group("output").add_argument
-    add("--json", type=Path, metavar="FILE", help="write tags and scores as JSON")
-    add("--csv", type=Path, metavar="FILE", help="write them as CSV, a row a tag")
-    add("--parquet", type=Path, metavar="FILE", help="write them as Parquet, a row a tag; needs pyarrow")
-    add("--resume", action="store_true", help="skip the images that these files, or a killed run, have already")
-    add("--overwrite", action="store_true", help="start anew where an earlier run was killed")
-    add("--html", type=Path, metavar="FILE", help="write a page of thumbnails that is filtered by tag, for a browser")
+    group = parser.add_argument_group("output")
+    add = group.add_argument
+    add("--json", type=Path, metavar="FILE", help="write tags as JSON")
+    add("--csv", type=Path, metavar="FILE", help="write tags as CSV, one row per tag")
+    add("--parquet", type=Path, metavar="FILE", help="write tags as Parquet, one row per tag; needs pyarrow")
+    add(
+        "--resume",
+        action="store_true",
+        help="continue a stopped or finished run from FILE.record.jsonl, which is kept beside the first of these "
+        "files: skip images that have tags",
+    )
+    add("--overwrite", action="store_true", help="start over, dropping the tags of an interrupted run")
+    add("--html", type=Path, metavar="FILE", help="write a web page of thumbnails that can be filtered by tag")
     add(
         "--write_keywords",
         type=Path,
         metavar="DIR",
-        help="copy the images into this folder with their tags as XMP and IPTC keywords; needs pyexiv2",
+        help="copy the images to this folder and add the tags as XMP and IPTC keywords; needs pyexiv2",
     )
-    add("--path_output", type=Path, default=Path("outputs"), metavar="DIR", help="folder for annotated images")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--no_picture", action="store_true", help="save no annotated images")
-    which.add_argument(
-        "--annotate", action="store_true", help="save annotated images even if there are many (they are slow to draw)"
+    add("--path_output", type=Path, default=Path("outputs"), metavar="DIR", help="folder of annotated images")
+    annotated = group.add_mutually_exclusive_group()
+    annotated.add_argument("--no_picture", action="store_true", help="do not save annotated images")
+    annotated.add_argument(
+        "--annotate", action="store_true", help="save annotated images even of many images (drawing them is slow)"
     )
     add(
         "--explain",
@@ -139,9 +223,9 @@ def _add_output_flags(parser: ArgumentParser) -> None:
         nargs="?",
         const=6,
         metavar="N",
-        help="save, for the N best tags (6), where in the image their scores come from",
+        help="save maps that show where in the image the scores of the N best tags come from (N: 6)",
     )
-    add("--quiet", action="store_true", help="print no tags")
+    add("--quiet", action="store_true", help="do not print tags")
 
 
 def _add_speed_flags(parser: ArgumentParser) -> None:
@@ -151,11 +235,10 @@ def _add_speed_flags(parser: ArgumentParser) -> None:
         type=positive_int,
         default=16,
         metavar="N",
-        help="images that go through the model at once; with ONNX Runtime and more images than that, as many "
-        "threads as --num_threads and --workers allow read and compute a share each",
+        help="images per forward pass; with ONNX Runtime a batch is divided among threads",
     )
     group.add_argument(
-        "--num_threads", type=positive_int, metavar="N", help="threads that a CPU computes with (all, if left out)"
+        "--num_threads", type=positive_int, metavar="N", help="number of CPU threads to compute with (default: all)"
     )
     add_engine_flag(group)
     add_exact_flag(group)

@@ -34,13 +34,16 @@ class Runtime:
         engine: PyTorch or ONNX Runtime; ``auto`` reports on standard error when it uses ONNX Runtime, or cannot.
         device: where PyTorch computes; ONNX Runtime always computes on the CPU.
         image_size: side of the model's input in pixels; None takes the file's.
-        calls_at_once: see :class:`src.exported.session.ExportedModel`; PyTorch ignores it.
+        parallel_calls: see :class:`src.exported.session.ExportedModel`; PyTorch ignores it.
     """
 
     engine: Engine = "auto"
     device: str | torch.device = "cpu"
     image_size: int | None = None
-    calls_at_once: int = 1
+    parallel_calls: int = 1
+
+
+DEFAULT_RUNTIME = Runtime()
 
 
 class Opened(NamedTuple):
@@ -57,7 +60,7 @@ class Opened(NamedTuple):
     engine: str
 
 
-def open_model(path: str | Path, runtime: Runtime = Runtime(), expected: ExpectedModel = ANY_MODEL) -> Opened:
+def open_model(path: str | Path, runtime: Runtime = DEFAULT_RUNTIME, expected: ExpectedModel = ANY_MODEL) -> Opened:
     """Open a checkpoint, or a file that export.py made of one.
 
     Raises:
@@ -68,7 +71,7 @@ def open_model(path: str | Path, runtime: Runtime = Runtime(), expected: Expecte
     if path.suffix.lower() == ".onnx":
         if runtime.engine == "torch":
             raise UserError(f"--engine torch: {path} has no PyTorch weights; give the checkpoint that it was made of")
-        return _opened(ExportedModel(path, runtime.calls_at_once), path, runtime, expected)
+        return _opened(ExportedModel(path, runtime.parallel_calls), path, runtime, expected)
     if runtime.engine == "onnx" or (runtime.engine == "auto" and torch.device(runtime.device).type == "cpu"):
         exported = _exported_beside(path, runtime)
         if exported is not None:
@@ -102,7 +105,7 @@ def _exported_beside(checkpoint: Path, runtime: Runtime) -> ExportedModel | None
     try:
         if not path.is_file():
             raise UserError(f"no exported model {path}")
-        model = ExportedModel(path, runtime.calls_at_once)
+        model = ExportedModel(path, runtime.parallel_calls)
         _check_same_model(model, checkpoint, path, runtime.image_size)
     except UserError as error:
         if not is_auto:

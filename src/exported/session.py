@@ -19,7 +19,7 @@ class ExportedModel:
 
     Args:
         path: a file of export.py.
-        calls_at_once: how many threads will call the model at a time; each call computes with its share of PyTorch's
+        parallel_calls: how many threads will call the model at a time; each call computes with its share of PyTorch's
             number of threads.
 
     Attributes:
@@ -33,11 +33,11 @@ class ExportedModel:
     info: CheckpointInfo
     facts: ExportFacts
 
-    def __init__(self, path: str | Path, calls_at_once: int = 1) -> None:
+    def __init__(self, path: str | Path, parallel_calls: int = 1) -> None:
         if not Path(path).is_file():
             raise UserError(f"no such file: {path}; give the path of a checkpoint or of a file that export.py wrote")
-        self.calls_at_once = calls_at_once
-        self.session = run_session(str(path), str(path), max(1, torch.get_num_threads() // calls_at_once))
+        self.parallel_calls = parallel_calls
+        self.session = run_session(str(path), str(path), max(1, torch.get_num_threads() // parallel_calls))
         self.info, self.facts = of_metadata(self.session.get_modelmeta().custom_metadata_map, path)
 
     def __call__(self, images: Tensor) -> Tensor:

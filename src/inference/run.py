@@ -1,64 +1,49 @@
-"""Tagging many images: reading, scoring and all that is written about each, in the order of the images."""
+"""Run infer.py: load the model, read and tag the images, write the outputs."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any
 
-from PIL import Image
-from torch import Tensor
+import torch
 from tqdm import tqdm
 
-from src.errors import UserError
+from src.checkpoint.digest import file_digest
+from src.checkpoint.info import ExpectedModel
+from src.errors import UserError, blaming
+from src.exported.engines import Runtime
 from src.inference.contact_sheet import ContactSheet
-from src.inference.embedding import embed_images
-from src.inference.explain import explain
-from src.inference.formats import ImageResult, TagRow, printable
-from src.inference.keywords import KeywordsError, KeywordWriter
-from src.inference.results import ResultWriter
-from src.inference.tagger import Tag, Tagger, TagRule
+from src.inference.explain import feature_map
+from src.inference.formats import printable
+from src.inference.input_paths import expand
+from src.inference.keywords import KeywordWriter
+from src.inference.outputs import Outputs, TaggedImage, refuse_overwriting, target_names, write_image
+from src.inference.pipeline import Loading, parallel_calls, read_and_embed
+from src.inference.results import ResultWriter, check_outputs
+from src.inference.settings import InferSettings, OutputOptions, TagRule
+from src.inference.tagger import Tagger
+from src.models.sdl_model import check_image_size
+from src.utils.device import choose_device
+from src.utils.files import check_writable
 
-_DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved in
-
-
-@dataclass
-class Outputs:
-    """What is made of each image's tags; None leaves it out.
-
-    Attributes:
-        results: JSON, CSV and Parquet.
-        sheet: the page of thumbnails.
-        keywords: copies with keywords.
-        annotated: the folder of annotated images.
-        explained: the folder of explanations, and for how many tags.
-        print_tags: on standard output.
-    """
-
-    results: ResultWriter | None = None
-    sheet: ContactSheet | None = None
-    keywords: KeywordWriter | None = None
-    annotated: Path | None = None
-    explained: tuple[Path, int] | None = None
-    print_tags: bool = True
-
-    @property
-    def shows_images(self) -> bool:
-        """Whether the images themselves are needed, beside their tensors."""
-        return self.sheet is not None or self.annotated is not None or self.explained is not None
+DEFAULT_TOP_K = 10
+MANY_IMAGES = 50  # more are annotated on request only: drawing takes longer than tagging
 
 
 @dataclass
 class Summary:
-    """What became of the images.
+    """Counts and problems of a run.
 
     Attributes:
-        tagged: how many have tags now.
-        bad: messages about those that could not be read.
-        without_keywords: messages about those whose format holds no keywords.
+        tagged: number of images that were tagged.
+        bad: messages about unreadable images.
+        without_keywords: messages about images whose format holds no keywords.
     """
 
     tagged: int = 0
@@ -66,18 +51,138 @@ class Summary:
     without_keywords: list[str] = field(default_factory=list)
 
 
-class TargetNames(NamedTuple):
-    """The names of the files that are made of an image.
+def run(settings: InferSettings) -> int:
+    """Tag the images and write the outputs.
 
-    Attributes:
-        copy: with keywords.
-        drawing: with its tags beside it.
-        why: the explanation.
+    Returns:
+        0, or 1 if some of several images could not be read or hold no keywords.
+
+    Raises:
+        UserError: a file cannot be read or written, does not fit, or no image can be read.
     """
+    check_output_files(settings.outputs)
+    if settings.model.num_threads is not None:
+        torch.set_num_threads(settings.model.num_threads)
+    paths = expand(settings.images, sys.stdin)
+    loading = Loading(settings.batch_size, settings.workers)
+    loading = replace(loading, parallel_calls=parallel_calls(len(paths), loading))
+    tagger = load_tagger(settings, loading.parallel_calls)
+    rule = complete_rule(settings.rule, tagger)
+    with ExitStack() as stack:
+        outputs = open_outputs(settings, tagger, rule, len(paths), stack)
+        done = outputs.results.done if outputs.results is not None else set()
+        left = [path for path in paths if printable(path) not in done]
+        if len(left) < len(paths):
+            print(f"{len(paths) - len(left):,} of {len(paths):,} images are done already", file=sys.stderr)
+        summary = tag_images(tagger, rule, left, outputs, loading, all_paths=paths)
+        if summary.bad and not summary.tagged and len(left) == len(paths):
+            raise UserError(f"--pic_path: none of the {len(summary.bad):,} images could be read")
+    if summary.bad:
+        print(f"{len(summary.bad):,} of {len(paths):,} images could not be read and have no tags", file=sys.stderr)
+    if summary.without_keywords:
+        print(f"{len(summary.without_keywords):,} images can hold no keywords and have no copy", file=sys.stderr)
+    return 1 if summary.bad or summary.without_keywords else 0
 
-    copy: str
-    drawing: str
-    why: str
+
+def check_output_files(options: OutputOptions) -> None:
+    """Check before anything is loaded that the outputs can be written.
+
+    Raises:
+        UserError: one cannot be written, or two are the same file.
+    """
+    check_outputs(options.results)
+    if options.html is not None:
+        check_writable(options.html, "--html")
+        for form, path in options.results.items():
+            if os.path.realpath(path) == os.path.realpath(options.html):
+                raise UserError(f"--{form} and --html {options.html}: the same file; give each its own")
+
+
+def load_tagger(settings: InferSettings, threads: int) -> Tagger:
+    """Load the model with its labels and the user's own words, to be called by ``threads`` threads.
+
+    Raises:
+        UserError: a file cannot be read or does not fit.
+    """
+    model, explain = settings.model, settings.outputs.explain is not None
+    engine = "torch" if explain and model.engine == "auto" and model.path.suffix.lower() != ".onnx" else model.engine
+    device = choose_device(model.device)
+    with blaming("--model_path" if settings.labels.dataset_path is None else "--model_path, --dataset_path"):
+        tagger = Tagger.load(
+            model.path,
+            labels=settings.labels,
+            expected=ExpectedModel(model.model_name, model.num_rows, model.wordvec_dim),
+            runtime=Runtime(engine, device, model.image_size, threads),
+            exact=model.exact,
+        )
+    if model.image_size is not None and isinstance(tagger.model, torch.nn.Module):
+        check_image_size(tagger.model, model.image_size, "--input_size")
+    if explain:  # raises for other models, before anything is written
+        size = tagger.transform.image_size
+        feature_map(tagger.model, torch.full((1, 3, size, size), 0.5, device=device))
+    return tagger
+
+
+def complete_rule(rule: TagRule, tagger: Tagger) -> TagRule:
+    """Limit a rule without ``top_k`` and ``threshold`` to the ten best labels.
+
+    Raises:
+        UserError: there are fewer labels than ``--top_k``, or the checkpoint has no calibration.
+    """
+    if rule.top_k is None and rule.threshold is None:
+        rule = replace(rule, top_k=min(DEFAULT_TOP_K, len(tagger.split.labels)))
+    tagger.check(rule)
+    return rule
+
+
+def open_outputs(settings: InferSettings, tagger: Tagger, rule: TagRule, num_images: int, stack: ExitStack) -> Outputs:
+    """Open all outputs; leaving ``stack`` finishes them.
+
+    Raises:
+        UserError: an output cannot be opened.
+    """
+    options = settings.outputs
+    outputs = Outputs(print_tags=options.print_tags)
+    if options.results:
+        writer = ResultWriter(
+            options.results,
+            model=str(settings.model.path),
+            settings=recorded_settings(settings, tagger, rule),
+            resume=options.resume,
+            overwrite=options.overwrite,
+        )
+        outputs.results = stack.enter_context(writer)
+    if options.html is not None:
+        outputs.sheet = stack.enter_context(ContactSheet(options.html, options.html.stem))
+    if options.keywords is not None:
+        outputs.keywords = KeywordWriter(options.keywords)
+    if options.annotate or (options.annotate is None and num_images <= MANY_IMAGES):
+        outputs.annotated = options.folder
+    elif options.annotate is None:
+        print(f"{num_images:,} images: none is annotated unless you give --annotate", file=sys.stderr)
+    if options.explain is not None:
+        outputs.explained = (options.folder, options.explain)
+    return outputs
+
+
+def recorded_settings(settings: InferSettings, tagger: Tagger, rule: TagRule) -> dict[str, Any]:
+    """Return everything that the tags of an image depend on; a resumed run must have the same."""
+    split = tagger.split
+    labels = hashlib.sha256("\n".join(split.labels).encode("utf-8", "surrogateescape"))
+    labels.update(repr(sorted(split.seen)).encode())
+    labels.update(split.word_vectors.contiguous().numpy().tobytes())
+    return {
+        "checkpoint_sha256": file_digest(settings.model.path)[:16],
+        "engine": tagger.engine,
+        "exact_pictures": settings.model.exact,
+        "labels_sha256": labels.hexdigest()[:16],  # with word vectors, seen and unseen
+        "num_labels": len(split.labels),
+        "image_size": tagger.transform.image_size,
+        "top_k": rule.top_k,
+        "threshold": rule.threshold,
+        "scores": rule.scores,
+        "seen_bias": rule.seen_bias,
+    }
 
 
 def tag_images(
@@ -85,163 +190,44 @@ def tag_images(
     rule: TagRule,
     paths: Sequence[Path],
     outputs: Outputs,
+    loading: Loading,
     *,
-    batch_size: int,
-    workers: int,
-    all_paths: Sequence[Path],
+    all_paths: Sequence[Path] | None = None,
 ) -> Summary:
-    """Tag images and write what ``outputs`` says. Bad images are named on standard error, and left out.
+    """Tag images and write each to the outputs. Unreadable ones are reported on standard error and skipped.
 
     Args:
-        tagger, rule: how.
+        tagger: model and labels.
+        rule: which labels become tags.
         paths: the images.
         outputs: what is written.
-        batch_size: images that go through the model at once.
-        workers: threads that read images.
-        all_paths: those of a whole run that this one goes on with, so that copies are called what they would have been.
+        loading: batch size and threads.
+        all_paths: images of the whole run if it is resumed, so that files made of them keep their names.
 
     Raises:
-        UserError: an output cannot be written, or would be an image that was given.
+        UserError: an output cannot be written, or would overwrite an image.
     """
     summary = Summary()
-    names = target_names(all_paths)
-    refuse_overwriting(all_paths, names, outputs)
-    embedded = embed_images(
-        paths,
-        tagger.transform,
-        tagger.embed,
-        batch_size=batch_size,
-        workers=workers,
-        at_once=tagger.calls_at_once,
-        previews=outputs.shows_images,
-    )
-    hidden = None if len(paths) > batch_size else True
+    names = target_names(all_paths or paths)
+    refuse_overwriting(all_paths or paths, names, outputs)
+    loading = replace(loading, parallel_calls=tagger.parallel_calls, previews=outputs.shows_images)
+    hidden = None if len(paths) > loading.batch_size else True
     with tqdm(total=len(paths), unit="img", disable=hidden, leave=False) as bar:
-        for batch, embeddings in embedded:
+        for batch, embeddings in read_and_embed(paths, tagger.transform, tagger.embed, loading):
             for path, problem in batch.problems:
                 with bar.external_write_mode(sys.stderr):
                     print(f"skipped: {printable(problem)}", file=sys.stderr)
                 summary.bad.append(problem)
                 if outputs.results is not None:
                     outputs.results.skip(str(path), problem)
-            if embeddings is not None:
-                of_images = tagger.choose(embeddings, rule)
-                for place, (path, tags) in enumerate(zip(batch.paths, of_images, strict=True)):
-                    preview = batch.previews[place] if batch.previews else None
-                    with bar.external_write_mode(sys.stdout):
-                        _write(tagger, rule, path, names[path], tags, preview, batch.images[place], outputs, summary)
+            tags_of = [] if embeddings is None else tagger.choose(embeddings, rule)
+            for place, (path, tags) in enumerate(zip(batch.paths, tags_of, strict=True)):
+                preview = batch.previews[place] if batch.previews else None
+                image = TaggedImage(path, tags, batch.images[place], preview)
+                with bar.external_write_mode(sys.stdout):
+                    no_keywords = write_image(image, names[path], outputs, tagger, rule.scores)
+                summary.tagged += 1
+                if no_keywords is not None:
+                    summary.without_keywords.append(no_keywords)
             bar.update(len(batch.paths) + len(batch.problems))
     return summary
-
-
-def _write(
-    tagger: Tagger,
-    rule: TagRule,
-    path: Path,
-    names: TargetNames,
-    tags: list[Tag],
-    preview: Image.Image | None,
-    tensor: Tensor,
-    outputs: Outputs,
-    summary: Summary,
-) -> None:
-    """All that is written about one image."""
-    summary.tagged += 1
-    lines = [format_tags(path, tags, rule.scores)]
-    annotated = None
-    if preview is not None and outputs.annotated is not None:
-        from src.visualize import save_tagged_image  # matplotlib is slow to import
-
-        annotated = outputs.annotated / names.drawing
-        save_tagged_image(preview, tags, annotated, show=rule.scores)
-        lines.append(f"      saved {printable(annotated)}")
-    if preview is not None and outputs.explained is not None and tags:
-        folder, most = outputs.explained
-        _explain(tagger, tags[:most], preview, tensor, folder / names.why)
-        lines.append(f"      saved {printable(folder / names.why)}")
-    if preview is not None and outputs.sheet is not None:
-        outputs.sheet.add(preview, tags, path)
-    if outputs.keywords is not None:
-        try:
-            outputs.keywords.write(path, [tag.label for tag in tags], names.copy)
-        except KeywordsError as error:
-            summary.without_keywords.append(str(error))
-            print(f"no keywords: {printable(str(error))}", file=sys.stderr)
-    if outputs.results is not None:  # last: what is in the results is done in all other ways too
-        result = ImageResult(str(path), [TagRow(*tag) for tag in tags], None if annotated is None else str(annotated))
-        outputs.results.write(result)
-    if outputs.print_tags:
-        print("\n".join(lines))
-
-
-def _explain(tagger: Tagger, tags: list[Tag], preview: Image.Image, tensor: Tensor, target: Path) -> None:
-    from src.visualize import save_explanation  # matplotlib is slow to import
-
-    explanation = explain(tagger.model, tensor.to(tagger.device), tagger.vectors_of(tags))
-    save_explanation(preview, tags, explanation, target)
-
-
-def refuse_overwriting(paths: Sequence[Path], names: Mapping[Path, TargetNames], outputs: Outputs) -> None:
-    """Make sure that nothing which is saved takes the place of an image that was given, be it read already or not.
-
-    Raises:
-        UserError: an image would be overwritten, by what is made of the images or by the results.
-    """
-    files: list[tuple[str, Path]] = []
-    if outputs.results is not None:
-        files += [(f"--{form} {path}", path) for form, path in outputs.results.outputs.items()]
-    if outputs.sheet is not None:
-        files.append((f"--html {outputs.sheet.path}", outputs.sheet.path))
-    drawn = outputs.annotated or (outputs.explained[0] if outputs.explained is not None else None)
-    copies = None if outputs.keywords is None else outputs.keywords.folder
-    if drawn is not None and copies is not None and os.path.realpath(drawn) == os.path.realpath(copies):
-        raise UserError(f"--write_keywords {copies}: is --path_output too; choose another folder for one of them")
-    in_folders: list[tuple[str, Path]] = []
-    if outputs.annotated is not None and outputs.annotated.is_dir():
-        in_folders += [(f"--path_output {drawn}", outputs.annotated / names[path].drawing) for path in paths]
-    if outputs.explained is not None and outputs.explained[0].is_dir():
-        in_folders += [(f"--path_output {drawn}", outputs.explained[0] / names[path].why) for path in paths]
-    if copies is not None:
-        in_folders += [(f"--write_keywords {copies}", copies / names[path].copy) for path in paths]
-    given = {os.path.realpath(path) for path in paths}
-    for targets, remedy in ((files, "give another file"), (in_folders, "choose another folder")):
-        for flag, target in targets:
-            if os.path.realpath(target) in given:
-                raise UserError(f"{flag}: would overwrite the image {os.path.realpath(target)}; {remedy}")
-
-
-def target_names(paths: Sequence[Path]) -> dict[Path, TargetNames]:
-    """What is made of images is called as they are, with a number where an earlier one has that name."""
-    copies, drawings = _FreeNames(), _FreeNames()
-    # Drawings are PNG where the image's own format cannot be written, and have one folder with the explanations
-    drawn = [drawings.take(path.name if path.suffix.lower() in _DRAWN_AS_IS else f"{path.stem}.png") for path in paths]
-    return {
-        path: TargetNames(copies.take(path.name), drawing, drawings.take(f"{Path(drawing).stem}-why.png"))
-        for path, drawing in zip(paths, drawn, strict=True)
-    }
-
-
-class _FreeNames:
-    """The names of files in a folder. Some file systems do not tell A.jpg from a.jpg."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}  # each taken name in lower case, and the highest number given to it
-
-    def take(self, name: str) -> str:
-        """``name``, or with the first number that makes it a free one: ``a-2.jpg``."""
-        free, number = name, self._numbers.get(name.lower(), 1)
-        while free.lower() in self._numbers:
-            number += 1
-            free = f"{Path(name).stem}-{number}{Path(name).suffix}"
-        self._numbers[name.lower()] = number
-        self._numbers.setdefault(free.lower(), 1)
-        return free
-
-
-def format_tags(path: Path, tags: Sequence[Tag], scores: Literal["raw", "probability"]) -> str:
-    """A table: rank, tag, score or probability; unseen tags between asterisks."""
-    if not tags:
-        return f"{printable(path)}\n      no tag"
-    width = max(len(tag.marked) for tag in tags)
-    lines = [f"{rank:4d}  {tag.marked:<{width}}  {tag.shown(scores):>8}" for rank, tag in enumerate(tags, start=1)]
-    return "\n".join([printable(path), *lines])

@@ -1,4 +1,4 @@
-"""The labels that a model is used with: a checkpoint's own, a metadata folder's, and words that the user adds."""
+"""Labels that a model chooses from: the checkpoint's own, a metadata folder's, and the user's own words."""
 
 from __future__ import annotations
 
@@ -11,29 +11,43 @@ from src.checkpoint import CheckpointInfo
 from src.data.metadata import load_metadata
 from src.data.split import ZeroShotSplit
 from src.errors import UserError, name_some
+from src.inference.settings import LabelOptions
 from src.word_vectors.arrays import ArrayVectors
 from src.word_vectors.lookup import label_vectors
-from src.word_vectors.source import WordSource
+from src.word_vectors.source import WordSource, open_word_vectors
 from src.word_vectors.space import check_space, space_of
 
-# The released infer.py's default --dataset_path: its checkpoints hold no word vectors.
+# Default --dataset_path of the released infer.py, whose checkpoints hold no word vectors
 OFFICIAL_DATASET_PATH = Path("data/NUS_WIDE")
 
 
-def labels_for(info: CheckpointInfo, dataset_path: str | Path | None, dataset_type: str | None = None) -> ZeroShotSplit:
-    """The labels that a checkpoint is used with: those of ``dataset_path`` if it is given, else the checkpoint's own.
+def choose_labels(info: CheckpointInfo, options: LabelOptions) -> ZeroShotSplit:
+    """Return the labels that a checkpoint is used with.
 
     Raises:
-        UserError: the checkpoint holds no word vectors and there is no folder, or the folder's vectors are of another
-            space than the model's.
+        UserError: a file cannot be read or does not fit, or own words have no vector.
+    """
+    split = labels_for(info, options.dataset_path, options.dataset_type)
+    if options.tags is None:
+        return split
+    source = None if options.word_vectors is None else open_word_vectors(options.word_vectors, flag="--word_vectors")
+    return add_own_tags(split, info, options.tags, source=source, only=options.only_tags)
+
+
+def labels_for(info: CheckpointInfo, dataset_path: str | Path | None, dataset_type: str | None = None) -> ZeroShotSplit:
+    """Return the labels of the folder ``dataset_path`` or, without one, the checkpoint's own.
+
+    Raises:
+        UserError: the checkpoint holds no word vectors and there is no folder, or the folder's word vectors are not
+            those that the model was trained with.
     """
     if info.split is not None and dataset_path is None:
         if dataset_type is not None:
-            raise UserError(f"--dataset_type {dataset_type} says of which kind --dataset_path is; give both or neither")
+            raise UserError(f"--dataset_type {dataset_type}: is the kind of --dataset_path; give both or neither")
         return info.split
     if dataset_path is None and not OFFICIAL_DATASET_PATH.is_dir():
         raise UserError(
-            "--dataset_path is needed: the checkpoint holds no word vectors, and there is no folder "
+            "--dataset_path is required: the checkpoint holds no word vectors, and there is no folder "
             f"{OFFICIAL_DATASET_PATH}"
         )
     folder = OFFICIAL_DATASET_PATH if dataset_path is None else dataset_path
@@ -43,13 +57,13 @@ def labels_for(info: CheckpointInfo, dataset_path: str | Path | None, dataset_ty
 
 
 def check_same_space(info: CheckpointInfo, split: ZeroShotSplit, source: str | Path) -> None:
-    """Refuse word vectors that the model was not trained against: scores would be meaningless and look like scores.
+    """Check that word vectors are those that the model was trained with; other ones give meaningless scores.
 
-    The length must be the model's; labels that the checkpoint knows too must have the same vectors there (each a cosine
-    above 0.99; half-precision storage stays far above).
+    The length must be the model's, and labels that the checkpoint has too must have the same vectors there (cosine of
+    at least 0.99; storage in half precision stays far above).
 
     Raises:
-        UserError: they are of another space.
+        UserError: they are not.
     """
     if split.wordvec_dim != info.config.wordvec_dim:
         raise UserError(
@@ -75,30 +89,31 @@ def check_same_space(info: CheckpointInfo, split: ZeroShotSplit, source: str | P
 def add_own_tags(
     split: ZeroShotSplit, info: CheckpointInfo, tags: Sequence[str], *, source: WordSource | None, only: bool
 ) -> ZeroShotSplit:
-    """The labels of ``split`` and the user's ``tags``, or the latter only.
+    """Add the user's own words to the labels, or replace the labels by them.
 
-    A tag that is a label keeps that label's vector and side; any other is unseen.
+    A word that is a label keeps the label's vector and side; any other is unseen.
 
     Args:
-        split: what the model is used with otherwise.
-        info: of the model's checkpoint.
-        tags: the user's words, in their order; repeated ones count once.
-        source: where their vectors come from; None: the words that the checkpoint carries.
-        only: leave out the labels that are not among ``tags``.
+        split: the labels.
+        info: the rest of the checkpoint.
+        tags: own words in order; repeated ones count once.
+        source: source of their vectors; None uses the words in the checkpoint.
+        only: drop the labels that are not among ``tags``.
 
     Raises:
-        UserError: there are no tags, tags have no vector (with suggestions), or ``source`` is of another space.
+        UserError: there are no words, words have no vector (with suggestions), or ``source`` has other word vectors
+            than the model was trained with.
     """
     tags = list(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
     if not tags:
-        raise UserError("--tags: names no tag; give words, with commas between them")
+        raise UserError("--tags: no word given; separate words by commas")
     column_of = {label: column for column, label in enumerate(split.labels)}
     new = [tag for tag in tags if tag not in column_of]
     if source is not None:
         check_space(info.space or space_of(split.labels, split.word_vectors), source)
     vectors = split.word_vectors
     if new:
-        found = label_vectors(source or carried_words(split, info), new)
+        found = label_vectors(source or checkpoint_words(split, info), new)
         if found.missing:
             raise UserError(_missing_message(found.missing, found.suggestions, source))
         vectors = torch.cat([vectors, found.vectors], dim=1)
@@ -112,8 +127,8 @@ def add_own_tags(
     return ZeroShotSplit(tuple(tags), tuple(seen), tuple(others), vectors[:, kept], split.name)
 
 
-def carried_words(split: ZeroShotSplit, info: CheckpointInfo) -> ArrayVectors:
-    """The words that need no file: the labels', and the further words that the checkpoint carries."""
+def checkpoint_words(split: ZeroShotSplit, info: CheckpointInfo) -> ArrayVectors:
+    """Return the words that have vectors in the checkpoint: the labels and the further words."""
     words, arrays = list(split.labels), [split.word_vectors]
     if info.extra_vectors is not None and info.extra_vectors.shape[0] == split.wordvec_dim:
         words += info.extra_words
@@ -125,10 +140,10 @@ def carried_words(split: ZeroShotSplit, info: CheckpointInfo) -> ArrayVectors:
 def _missing_message(
     missing: Sequence[str], suggestions: Mapping[str, Sequence[str]], source: WordSource | None
 ) -> str:
-    """All unknown tags, each with words of similar spelling."""
-    where = "the words that the checkpoint carries" if source is None else source.name
+    """List all unknown words, each with suggestions of similar spelling."""
+    where = "the checkpoint" if source is None else source.name
     lines = [f"--tags: no word vector for {name_some(list(missing), 40)} in {where}"]
-    lines += [f"{tag}: similar are {', '.join(suggestions[tag])}" for tag in missing if suggestions.get(tag)]
+    lines += [f"{tag}: did you mean {', '.join(suggestions[tag])}?" for tag in missing if suggestions.get(tag)]
     if source is None:
-        lines.append("give --word_vectors FILE, the file that the model's word vectors are from, or other words")
+        lines.append("give other words, or --word_vectors FILE with the word vectors that the model was trained with")
     return "\n  ".join(lines)

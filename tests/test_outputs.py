@@ -1,4 +1,4 @@
-"""The loop over the images: names of what is saved, what is refused, and who is asked for what."""
+"""Outputs of one image, and the loop over the images: file names, refused targets, what is asked of whom."""
 
 from pathlib import Path
 
@@ -7,11 +7,15 @@ import torch
 from PIL import Image
 
 import src.inference.run as run
+from src.data.transforms import eval_transform
 from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
+from src.inference.outputs import Outputs, format_tags, refuse_overwriting, target_names
+from src.inference.pipeline import Loading
 from src.inference.results import ResultWriter
-from src.inference.run import Outputs, Summary, format_tags, refuse_overwriting, tag_images, target_names
-from src.inference.tagger import Tag, Tagger, TagRule
+from src.inference.run import Summary, tag_images
+from src.inference.settings import TagRule
+from src.inference.tagger import Tag, Tagger
 from tests.helpers import SIZE, make_toy_split, tiny_model, write_images
 
 RULE = TagRule(top_k=3)
@@ -19,19 +23,18 @@ RULE = TagRule(top_k=3)
 
 @pytest.fixture(scope="module")
 def tagger() -> Tagger:
-    return Tagger(tiny_model(), make_toy_split(), image_size=SIZE)
+    return Tagger(tiny_model(), make_toy_split(), transform=eval_transform(SIZE))
 
 
-def tag(tagger: Tagger, paths: list[Path], outputs: Outputs | None = None, **options) -> Summary:
-    options = {"batch_size": 4, "workers": 0, "all_paths": paths, **options}
-    return tag_images(tagger, RULE, paths, outputs or Outputs(), **options)
+def tag(tagger: Tagger, paths: list[Path], outputs: Outputs | None = None, *, batch_size=4, all_paths=None) -> Summary:
+    return tag_images(tagger, RULE, paths, outputs or Outputs(), Loading(batch_size), all_paths=all_paths)
 
 
 def names(*paths: str) -> list[tuple[str, str, str]]:
     return [tuple(one) for one in target_names([Path(path) for path in paths]).values()]
 
 
-def test_repeated_names_get_numbers_in_the_order_of_the_images():
+def test_repeated_names_are_numbered_in_order():
     assert names("a/x.jpg", "b/x.jpg", "c/y.png", "d/X.JPG", "e/x.jpg") == [
         ("x.jpg", "x.jpg", "x-why.png"),
         ("x-2.jpg", "x-2.jpg", "x-2-why.png"),
@@ -41,12 +44,12 @@ def test_repeated_names_get_numbers_in_the_order_of_the_images():
     ]
 
 
-def test_a_number_that_a_image_has_of_its_own_is_not_given_again():
+def test_number_in_an_images_own_name_is_not_reused():
     copies = [name[0] for name in names("a/x.jpg", "a/x-2.jpg", "b/x.jpg", "b/x-2.jpg", "c/x-2.jpg")]
     assert copies == ["x.jpg", "x-2.jpg", "x-3.jpg", "x-2-2.jpg", "x-2-3.jpg"]
 
 
-def test_drawings_of_images_that_differ_in_their_format_only_are_several():
+def test_images_that_differ_in_format_only_have_a_drawing_each():
     made = names("a.gif", "a.png", "a.webp", "a.jpg", "a-why.png")
     assert [name[0] for name in made] == ["a.gif", "a.png", "a.webp", "a.jpg", "a-why.png"]
     assert [name[1] for name in made] == ["a.png", "a-2.png", "a-3.png", "a.jpg", "a-why.png"]
@@ -70,7 +73,7 @@ class Keywords:
         self.written.append((image, tags, name))
 
 
-def test_what_would_take_the_place_of_a_image_is_refused_before_anything_is_written(tagger, tmp_path):
+def test_overwriting_an_image_is_refused_before_anything_is_written(tagger, tmp_path):
     (path,) = paths = write_images(tmp_path, 1)
     before = path.read_bytes()
     sheet = ContactSheet(path, "x")
@@ -94,7 +97,7 @@ def test_what_would_take_the_place_of_a_image_is_refused_before_anything_is_writ
     assert sorted(one.name for one in tmp_path.iterdir()) == ["0.gif", "0.png", "link"]
 
 
-def test_an_explanation_that_would_take_the_place_of_a_image_is_refused(tmp_path):
+def test_explanation_that_would_overwrite_an_image_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a-why.png").touch()
     (tmp_path / "link.png").symlink_to(tmp_path / "out" / "a-why.png")
@@ -104,8 +107,8 @@ def test_an_explanation_that_would_take_the_place_of_a_image_is_refused(tmp_path
     refuse_overwriting(given, target_names(given), Outputs(annotated=tmp_path / "other", explained=None))
 
 
-def test_images_that_are_done_count_too(tagger, tmp_path):
-    """A run that goes on must neither name a copy as that of a done image nor overwrite that image."""
+def test_images_done_before_a_resume_count_too(tagger, tmp_path):
+    """A resumed run neither gives a copy the name of a done image nor overwrites that image."""
     done, left = write_images(tmp_path / "a", 1)[0], write_images(tmp_path / "b", 1)[0]
     keywords = Keywords(tmp_path / "out")
     tag(tagger, [left], Outputs(keywords=keywords), all_paths=[done, left])
@@ -114,7 +117,7 @@ def test_images_that_are_done_count_too(tagger, tmp_path):
         tag(tagger, [left], Outputs(annotated=done.parent), all_paths=[done, left])
 
 
-def test_bad_images_are_named_and_left_out(tagger, tmp_path, capsys):
+def test_unreadable_images_are_reported_and_skipped(tagger, tmp_path, capsys):
     paths = write_images(tmp_path, 7, broken=(0, 4, 5, 6))
     summary = tag(tagger, paths, batch_size=2)
     assert summary.tagged == 3
@@ -124,7 +127,7 @@ def test_bad_images_are_named_and_left_out(tagger, tmp_path, capsys):
     assert [line for line in output.splitlines() if not line.startswith(" ")] == [str(path) for path in paths[1:4]]
 
 
-def test_the_model_is_called_for_readable_images_only_and_by_batches(tagger, tmp_path, monkeypatch):
+def test_model_is_called_in_batches_of_readable_images(tagger, tmp_path, monkeypatch):
     sizes = []
     original = Tagger.embed
 
@@ -137,15 +140,15 @@ def test_the_model_is_called_for_readable_images_only_and_by_batches(tagger, tmp
     assert sizes == [2, 3]
 
 
-def test_images_are_read_for_showing_only_where_something_shows_them(tmp_path, tagger, monkeypatch):
+def test_previews_are_read_only_if_an_output_shows_them(tmp_path, tagger, monkeypatch):
     asked = []
-    original = run.embed_images
+    original = run.read_and_embed
 
-    def recorded(*arguments, previews, **options):
-        asked.append(previews)
-        return original(*arguments, previews=previews, **options)
+    def recorded(paths, transform, embed, loading):
+        asked.append(loading.previews)
+        return original(paths, transform, embed, loading)
 
-    monkeypatch.setattr(run, "embed_images", recorded)
+    monkeypatch.setattr(run, "read_and_embed", recorded)
     monkeypatch.setattr("src.visualize.save_tagged_image", lambda *arguments, **options: None)
     monkeypatch.setattr("src.visualize.save_explanation", lambda *arguments, **options: None)
     paths = write_images(tmp_path, 1)
@@ -158,7 +161,7 @@ def test_images_are_read_for_showing_only_where_something_shows_them(tmp_path, t
     assert asked == [False, False, True, True, True]
 
 
-def test_what_is_in_the_results_is_done_in_all_other_ways(tmp_path, tagger):
+def test_image_in_the_record_is_done_in_all_other_ways(tmp_path, tagger):
     """The keywords of the third image fail: it is not among the results, and will be tried again."""
 
     class Full(Keywords):

@@ -1,4 +1,4 @@
-"""Reading beside the model: order, bounded memory, named problems, early ends, and the tensors of one transform."""
+"""Reading and embedding in threads: order, bounded memory, reported problems, early ends, one transform's tensors."""
 
 import threading
 import time
@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from src.data.dataset import naming_dead_workers
 from src.data.images import read_image
 from src.data.transforms import eval_transform
-from src.errors import UserError
-from src.inference.reading import PREVIEW, ReadBatch, read_batches
+from src.inference.pipeline import PREVIEW, EmbeddedBatch, Loading, ReadBatch, read_and_embed, read_batches
 from tests.helpers import write_images
 
 TRANSFORM = eval_transform(32)
 
 
 def read(paths: list[Path], transform=TRANSFORM, *, batch_size=4, workers=0, previews=False) -> list[ReadBatch]:
-    return list(read_batches(paths, transform, batch_size=batch_size, workers=workers, previews=previews))
+    return list(read_batches(paths, transform, Loading(batch_size, workers, previews=previews)))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def paths(tmp_path_factory) -> list[Path]:
 
 @pytest.mark.parametrize("workers", [0, 1, 5])
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 100])
-def test_images_come_in_their_order_and_problems_with_their_paths(paths, workers, batch_size):
+def test_images_keep_their_order_and_problems_have_paths(paths, workers, batch_size):
     batches = read(paths, batch_size=batch_size, workers=workers)
     assert len(batches) == -(-len(paths) // batch_size)
     good = [path for path in paths if path.stem not in ("0", "6", "7", "8", "17")]
@@ -47,7 +46,7 @@ def test_images_come_in_their_order_and_problems_with_their_paths(paths, workers
             assert torch.equal(tensor, TRANSFORM(read_image(path)))
 
 
-def test_order_holds_where_later_images_are_read_sooner(tmp_path):
+def test_order_is_kept_if_later_images_are_read_sooner(tmp_path):
     paths = write_images(tmp_path, 12)
 
     def slow_first(image: Image.Image) -> torch.Tensor:
@@ -66,7 +65,7 @@ def test_no_image_at_all(workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_previews_are_the_images_themselves_but_no_larger_than_is_shown(tmp_path, workers):
+def test_previews_are_the_images_scaled_down(tmp_path, workers):
     sizes = [(40, 30), (3200, 100), (90, 2000), (1600, 1600)] + [(8, 8)] * 6
     paths = []
     for number, size in enumerate(sizes):
@@ -87,7 +86,7 @@ def test_previews_are_the_images_themselves_but_no_larger_than_is_shown(tmp_path
 
 
 @pytest.mark.parametrize("name", ["small.png", "large.jpg"])
-def test_the_tensor_is_the_same_whether_the_image_is_shown_or_not(tmp_path, name):
+def test_previews_do_not_change_the_tensor(tmp_path, name):
     path = tmp_path / name
     Image.effect_noise((60, 40) if name == "small.png" else (2400, 700), 80).convert("RGB").save(path)
     for transform in (TRANSFORM, eval_transform(32, exact=True), lambda image: eval_transform(32)(image)):
@@ -120,9 +119,9 @@ class Counting:
         time.sleep(0.05)
 
 
-def test_one_batch_is_read_ahead_while_the_caller_works_and_no_more(tmp_path):
+def test_exactly_one_batch_is_read_ahead(tmp_path):
     paths, transform = write_images(tmp_path, 20), Counting()
-    batches = read_batches(paths, transform, batch_size=4, workers=3, previews=False)
+    batches = read_batches(paths, transform, Loading(4, workers=3))
     for read_so_far in (8, 12, 16, 20, 20):
         next(batches)
         transform.wait_for(read_so_far)
@@ -131,9 +130,9 @@ def test_one_batch_is_read_ahead_while_the_caller_works_and_no_more(tmp_path):
     assert threading.get_ident() not in transform.threads
 
 
-def test_without_workers_a_batch_is_read_when_it_is_asked_for(tmp_path):
+def test_without_workers_batches_are_read_on_demand(tmp_path):
     paths, transform = write_images(tmp_path, 6), Counting()
-    batches = read_batches(paths, transform, batch_size=2, workers=0, previews=False)
+    batches = read_batches(paths, transform, Loading(2))
     assert transform.calls == 0
     next(batches)
     assert transform.calls == 2
@@ -145,7 +144,7 @@ def readers() -> list[threading.Thread]:
 
 
 @pytest.mark.parametrize("ended_by", [KeyboardInterrupt, ValueError, GeneratorExit])
-def test_an_early_end_reads_no_more_than_what_is_in_hand(tmp_path, ended_by):
+def test_early_end_reads_only_images_in_progress(tmp_path, ended_by):
     paths, gate, started = write_images(tmp_path, 40), threading.Event(), []
 
     def slow(image: Image.Image) -> torch.Tensor:
@@ -154,7 +153,7 @@ def test_an_early_end_reads_no_more_than_what_is_in_hand(tmp_path, ended_by):
             gate.wait(20)
         return TRANSFORM(image)
 
-    batches = read_batches(paths, slow, batch_size=10, workers=2, previews=False)
+    batches = read_batches(paths, slow, Loading(10, workers=2))
     next(batches)
     threading.Timer(0.1, gate.set).start()
     if ended_by is GeneratorExit:
@@ -166,7 +165,7 @@ def test_an_early_end_reads_no_more_than_what_is_in_hand(tmp_path, ended_by):
     assert readers() == []
 
 
-def test_a_fault_of_ours_shows_as_what_it_is_and_leaves_no_thread(paths):
+def test_exception_of_the_transform_is_raised_and_no_thread_left(paths):
     def faulty(image: Image.Image) -> torch.Tensor:
         raise ZeroDivisionError("ours")
 
@@ -176,7 +175,7 @@ def test_a_fault_of_ours_shows_as_what_it_is_and_leaves_no_thread(paths):
     assert readers() == []
 
 
-def test_a_huge_image_is_refused_by_name(tmp_path, monkeypatch):
+def test_decompression_bomb_is_a_problem(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     Image.new("RGB", (40, 40)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
@@ -186,8 +185,122 @@ def test_a_huge_image_is_refused_by_name(tmp_path, monkeypatch):
     assert "decompression bomb" in batch.problems[0][1]
 
 
-def test_a_death_that_shows_elsewhere_is_said_too():
-    with pytest.raises(UserError, match="perhaps for want of memory"), naming_dead_workers():
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-    with pytest.raises(RuntimeError, match=r"^size mismatch$"), naming_dead_workers():
-        raise RuntimeError("size mismatch")
+# Embedding
+
+
+class Embed:
+    """Means of the channels; counts its calls and how many run at a time."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        self.sizes: list[int] = []
+        self.torch_threads: set[int] = set()
+        self.most = self._now = 0
+        self._seconds, self._lock = seconds, threading.Lock()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with self._lock:
+            self.sizes.append(len(images))
+            self.torch_threads.add(torch.get_num_threads())
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(self._seconds * float(images[0, 0, 0, 0]))
+        with self._lock:
+            self._now -= 1
+        return images.mean(dim=(2, 3))
+
+
+def embed(paths: list[Path], model, *, batch_size=4, workers=0, threads=1, previews=False):
+    return read_and_embed(paths, TRANSFORM, model, Loading(batch_size, workers, threads, previews))
+
+
+def flat(batches: list[EmbeddedBatch]) -> tuple[list[Path], list[Path], Tensor]:
+    """Paths of the good and of the bad images, and all embeddings."""
+    return (
+        [path for batch, _ in batches for path in batch.paths],
+        [path for batch, _ in batches for path, _ in batch.problems],
+        torch.cat([embeddings for _, embeddings in batches if embeddings is not None]),
+    )
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(1, 2), (2, 0), (3, 2), (7, 2)])
+@pytest.mark.parametrize("batch_size", [1, 3, 6, 100])
+def test_embeddings_do_not_depend_on_threads_and_batches(paths, threads, workers, batch_size):
+    good, bad, expected = flat(list(embed(paths, Embed())))
+    assert [path.stem for path in bad] == ["0", "6", "7", "8", "17"]
+    model = Embed()
+    found = flat(list(embed(paths, model, batch_size=batch_size, workers=workers, threads=threads)))
+    assert found[:2] == (good, bad)
+    torch.testing.assert_close(found[2], expected)
+    assert sum(model.sizes) == 13
+    assert max(model.sizes) <= -(-batch_size // threads)
+
+
+def test_order_is_kept_if_later_images_are_embedded_sooner(tmp_path):
+    paths = write_images(tmp_path, 24)  # the brighter an image, the longer the model takes
+    model = Embed(seconds=0.05)
+    batches = list(embed(paths[::-1], model, batch_size=8, threads=4))
+    assert flat(batches)[0] == paths[::-1]
+    assert 2 <= model.most <= 4
+
+
+def test_batch_without_readable_images_is_not_embedded(paths):
+    for threads in (1, 3):
+        model = Embed()
+        batches = list(embed(paths, model, batch_size=3 * threads, threads=threads))
+        assert any(embeddings is None for _, embeddings in batches)
+        for batch, embeddings in batches:
+            assert (embeddings is None) == (not batch.paths)
+        assert 0 not in model.sizes
+
+
+def test_each_thread_starts_with_a_single_image(tmp_path):
+    paths = write_images(tmp_path, 20)
+    batches = list(embed(paths, Embed(), batch_size=12, threads=3))
+    assert [len(batch.paths) for batch, _ in batches] == [1, 1, 1, 4, 4, 4, 4, 1]
+    assert [len(batch.paths) for batch, _ in embed(paths[:2], Embed(), batch_size=12, threads=3)] == [1, 1]
+
+
+def test_torch_uses_one_thread_during_parallel_calls_only(paths):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        shared, own = Embed(), Embed()
+        list(embed(paths, shared))
+        list(embed(paths, own, threads=2))
+        assert torch.get_num_threads() == 2
+        early = embed(paths, own, threads=2)
+        next(early)
+        early.close()
+        assert torch.get_num_threads() == 2
+        assert (shared.torch_threads, own.torch_threads) == ({2}, {1})
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("ended_by", [KeyboardInterrupt, ValueError, GeneratorExit])
+def test_early_end_embeds_only_images_in_progress(tmp_path, ended_by):
+    model = Embed(seconds=0.02)
+    batches = embed(write_images(tmp_path, 40), model, batch_size=4, threads=2)
+    next(batches)
+    if ended_by is GeneratorExit:
+        batches.close()
+    else:
+        with pytest.raises(ended_by):
+            batches.throw(ended_by())
+    assert sum(model.sizes) <= 2 * (2 * 2 + 2)  # twice two shares of two on their way, and two in hand
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("image-reader")]
+
+
+def test_exception_of_the_model_is_raised(paths):
+    def faulty(images: Tensor) -> Tensor:
+        raise ZeroDivisionError("a fault of ours")
+
+    for threads in (1, 2):
+        with pytest.raises(ZeroDivisionError, match="a fault of ours"):
+            list(embed(paths, faulty, threads=threads))
+
+
+def test_previews_are_returned_with_embeddings(paths):
+    for threads in (1, 2):
+        batches = list(embed(paths, Embed(), threads=threads, previews=True))
+        assert all(len(batch.previews) == len(batch.paths) for batch, _ in batches)
