@@ -1,11 +1,12 @@
-"""What the benchmarks share: runs that take turns, a matrix product as the machine's limit, and rows of results.
+"""Shared parts of the benchmarks: interleaved runs, a matrix product as the machine's limit, and rows of results.
 
-Every figure that the docs quote is a ratio between runs that took turns in one process, since the speed of a machine
-changes with what else it does. A row is one JSON object with what was measured, and on what.
+Every figure in the docs is a ratio between runs that alternate in one process, since the speed of a machine changes
+with its load. A row is one JSON object with the measurements and the machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -16,11 +17,9 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).resolve().parent / "results"
-
 
 def take_turns(runs: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of every run, ``repeats`` times, the runs taking turns; ``warm_up`` rounds before are not counted."""
+    """Time every run in ``repeats`` rounds over all runs, after ``warm_up`` rounds that do not count; in seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(warm_up + repeats):
         for name, run in runs.items():
@@ -32,19 +31,25 @@ def take_turns(runs: Mapping[str, Callable[[], object]], repeats: int, warm_up: 
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], slow: str, fast: str) -> float:
-    """How many times as long ``slow`` takes as ``fast``: the median over the rounds."""
+    """Return the median over the rounds of the time of ``slow`` divided by that of ``fast``."""
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
 
 
 def median_ms(seconds: Sequence[float]) -> float:
-    """The median in milliseconds."""
+    """Return the median in milliseconds."""
     return round(1000 * statistics.median(seconds), 3)
 
 
 def gemm(flops: float, dtype: torch.dtype = torch.float32, size: int = 1024) -> tuple[Callable[[], object], float]:
-    """A product of square matrices as the limit of the machine: (a run, the floating-point operations of one run).
+    """Prepare products of square matrices, the limit of the machine.
 
-    ``flops`` is about how many one run should do.
+    Args:
+        flops: floating-point operations of one run, approximately.
+        dtype: of the matrices.
+        size: of a side.
+
+    Returns:
+        (a run, its floating-point operations).
     """
     a, b = torch.rand(size, size).to(dtype), torch.rand(size, size).to(dtype)
     times = max(1, round(flops / (2 * size**3)))
@@ -57,7 +62,7 @@ def gemm(flops: float, dtype: torch.dtype = torch.float32, size: int = 1024) -> 
 
 
 def machine() -> dict[str, object]:
-    """What a figure depends on beside the code: processor, threads and versions."""
+    """Return what a figure depends on beside the code: processor, threads and versions."""
     return {
         "device": "cpu",
         "processor": _processor(),
@@ -78,9 +83,22 @@ def _processor() -> str:
     return f"{names[0] if names else platform.machine()} x {len(names)} ({widest})"
 
 
-def record(subject: str, rows: Sequence[Mapping[str, Any]], dtype: str = "float32") -> None:
-    """Print the rows of a subject with the machine's facts, and put them into ``results/<subject>.jsonl``, alone."""
-    RESULTS.mkdir(exist_ok=True)
+def benchmark_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the flags that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="also write the rows to DIR/<benchmark>.jsonl; the published ones are in benchmarks/results",
+    )
+    return parser
+
+
+def record(subject: str, rows: Sequence[Mapping[str, Any]], folder: Path | None, dtype: str = "float32") -> None:
+    """Print the rows of a subject with the machine's facts; with a folder also write ``<subject>.jsonl`` there."""
     lines = [json.dumps({"subject": subject, **row, "dtype": row.get("dtype", dtype), **machine()}) for row in rows]
     print("\n".join(lines), flush=True)
-    (RESULTS / f"{subject}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{subject}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -13,7 +13,6 @@ The peak memory is that of a process that only draws the problem and evaluates i
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
@@ -28,7 +27,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ratio, record, take_turns
+from benchmarks.common import benchmark_parser, ratio, record, take_turns
 from src.data.labels import LabelMatrix
 from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit, make_split
@@ -196,7 +195,7 @@ def measure(images: int, seen: int, unseen: int, repeats: int) -> dict[str, obje
 
 def main() -> None:
     """Measure the row of the docs."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = benchmark_parser(__doc__)
     flags.add_argument("--images", type=int, default=107_859)
     flags.add_argument("--seen", type=int, default=925)
     flags.add_argument("--unseen", type=int, default=81)
@@ -211,7 +210,7 @@ def main() -> None:
         return
     peak = peak_of_a_child(*sizes)
     torch.set_num_threads(args.threads)
-    record("evaluation", [{**measure(*sizes, args.repeats), "peak_mb": peak}])
+    record("evaluation", [{**measure(*sizes, args.repeats), "peak_mb": peak}], args.output)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 """Ten epochs of the head on a frozen backbone's features, as a user waits for them: a whole process of train.py.
 
 Needs a metadata folder (Corel5k in the docs) and the backbone's weights. The features are computed in a first run that
-is not timed. Prints one JSON line, and writes results/frozen_training.jsonl.
+is not timed. Prints one JSON line.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import record
+from benchmarks.common import benchmark_parser, record
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +34,7 @@ def train(metadata: Path, output: Path, epochs: int) -> float:
 
 def main() -> None:
     """Measure."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = benchmark_parser(__doc__)
     flags.add_argument("--metadata", type=Path, required=True, help="metadata folder of Corel5k (docs/data.md)")
     args = flags.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +43,7 @@ def main() -> None:
         lines = (Path(folder) / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     epochs = [json.loads(line)["seconds"] for line in lines]
     row = {"epochs": len(epochs), "seconds": round(seconds, 1), "seconds_of_epochs": round(sum(epochs), 1)}
-    record("frozen_training", [row])
+    record("frozen_training", [row], args.output)
 
 
 if __name__ == "__main__":

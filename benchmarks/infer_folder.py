@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import record
+from benchmarks.common import benchmark_parser, record
 from src.config.infer import QUICK_START
 from src.errors import UserError
 from src.exported.engines import Runtime
@@ -127,7 +127,7 @@ def measure(folder: Path, tagger: Tagger, model_path: Path, engine: str, args: a
 
 def main() -> None:
     """Measure."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = benchmark_parser(__doc__)
     flags.add_argument("--images", type=Path, nargs="+", required=True, metavar="DIR", help="folders of photographs")
     flags.add_argument("--model_path", type=Path, nargs="+", default=[QUICK_START], help="several in turn")
     flags.add_argument("--engine", nargs="+", default=["auto"], help="what infer.py --engine takes; several in turn")
@@ -146,7 +146,7 @@ def main() -> None:
         except UserError as error:
             flags.error(str(error))
         rows.append(measure(folder, tagger, path, engine, args))
-    record("infer_folder", rows)
+    record("infer_folder", rows, args.output)
 
 
 if __name__ == "__main__":

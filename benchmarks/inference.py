@@ -8,7 +8,6 @@ random and images are noise: neither changes the time. What 8 bits cost in accur
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import gemm, median_ms, ratio, record, take_turns
+from benchmarks.common import benchmark_parser, gemm, median_ms, ratio, record, take_turns
 from src.exported.facts import EMBEDDING, INPUT
 from src.exported.graph import trace
 from src.exported.int8 import quantise
@@ -119,7 +118,7 @@ def measure(name: str, size: int, batch: int, repeats: int, compile_too: bool) -
 
 def main() -> None:
     """Measure both backbones."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = benchmark_parser(__doc__)
     flags.add_argument("--models", nargs="+", default=list(MODELS), help="timm's names")
     flags.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     flags.add_argument("--batch", type=int, default=8)
@@ -131,7 +130,7 @@ def main() -> None:
     rows = []
     for name in args.models:
         rows += measure(name, args.size, args.batch, args.repeats, not args.no_compile)
-    record("inference", rows)
+    record("inference", rows, args.output)
 
 
 if __name__ == "__main__":

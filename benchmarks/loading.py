@@ -11,7 +11,6 @@ COCO's enlarged to 4000 x 3000 in a temporary folder. --images measures a folder
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -28,7 +27,7 @@ from torchvision.transforms import InterpolationMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import median_ms, ratio, record, take_turns
+from benchmarks.common import benchmark_parser, median_ms, ratio, record, take_turns
 from src.data.transforms import Cutout, as_floats, eval_transform, packaged_randaugment, train_transform
 from src.utils.device import seed_everything
 
@@ -169,13 +168,13 @@ def enlarged(paths: list[Path], folder: Path) -> list[Path]:
 
 def main() -> None:
     """Measure."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = benchmark_parser(__doc__)
     flags.add_argument("--images", type=Path, metavar="DIR", help="a folder of JPEG files, instead of the three sets")
     flags.add_argument("--repeats", type=int, default=15)
     args = flags.parse_args()
     torch.set_num_threads(1)
     if args.images is not None:
-        record("loading", measure(args.images.name, sorted(args.images.rglob("*.jp*g")), args.repeats))
+        record("loading", measure(args.images.name, sorted(args.images.rglob("*.jp*g")), args.repeats), args.output)
         return
     data = Path(os.environ.get("SDL_SHARED", ROOT.parent / "shared")) / "data"
     coco = sorted((data / "coco_tiny").glob("*2017/*.jpg"))
@@ -186,7 +185,7 @@ def main() -> None:
         large = enlarged(coco[:6], Path(folder))
         rows = [*measure("coco", coco, args.repeats), *measure("corel5k", corel, args.repeats)]
         rows += measure("coco_enlarged", large, max(3, args.repeats // 3))
-    record("loading", rows)
+    record("loading", rows, args.output)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@
 * The limit: the two matrix products that scores and their gradient need, and nothing else.
 * ``--step`` also measures the loss's share of a training step of TResNet-M (half a minute a repeat).
 
-Prints one JSON line a setting, and writes results/loss.jsonl.
+Prints one JSON line for each setting.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import median_ms, ratio, record, take_turns
+from benchmarks.common import benchmark_parser, median_ms, ratio, record, take_turns
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import create_model
 
@@ -109,14 +108,14 @@ def share_of_a_step(batch: int, labels: int, repeats: int) -> dict[str, object]:
 
 def main() -> None:
     """Measure the settings of the docs."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = benchmark_parser(__doc__)
     flags.add_argument("--repeats", type=int, default=9)
     flags.add_argument("--step", action="store_true", help="also the share of a step of TResNet-M")
     args = flags.parse_args()
     rows = [measure(batch, labels, args.repeats) for batch, labels in SETTINGS]
     if args.step:
         rows.append(share_of_a_step(32, 925, 3))
-    record("loss", rows)
+    record("loss", rows, args.output)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ embeddings and word vectors, in a process of their own.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import subprocess
@@ -23,7 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import median_ms, ratio, record, take_turns
+from benchmarks.common import benchmark_parser, median_ms, ratio, record, take_turns
 from benchmarks.evaluation import DIM, NUM_ROWS, memory_mb, plain_scores
 from src.scoring import MAX_BLOCK_ELEMENTS, principal_vectors, score_labels, top_k_labels
 
@@ -100,7 +99,7 @@ def measure(images: int, labels: int, repeats: int) -> dict[str, object]:
 
 def main() -> None:
     """Measure the rows of the docs."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = benchmark_parser(__doc__)
     flags.add_argument("--images", type=int, nargs="+", default=[1, 32], help="a row for each")
     flags.add_argument("--labels", type=int, default=400_000)
     flags.add_argument("--repeats", type=int, default=7, help="timed rounds")
@@ -111,7 +110,7 @@ def main() -> None:
     if args.child:
         print(memory_of_this_process(args.images[0], args.labels))
         return
-    record("scoring", [measure(images, args.labels, args.repeats) for images in args.images])
+    record("scoring", [measure(images, args.labels, args.repeats) for images in args.images], args.output)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ratio, record, take_turns
+from benchmarks.common import benchmark_parser, ratio, record, take_turns
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import create_model
 
@@ -152,7 +152,7 @@ def measure_time(batch: int, args: argparse.Namespace) -> list[dict[str, object]
 
 def main() -> None:
     """Measure what docs/memory.md shows."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = benchmark_parser(__doc__)
     flags.add_argument("--model-name", default="tresnet_m", metavar="NAME", help="backbone")
     flags.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     flags.add_argument("--batches", type=int, nargs="+", default=[8, 32], help="batch sizes; time takes the first")
@@ -166,7 +166,7 @@ def main() -> None:
         return
     rows = [in_a_child(way, batch, args) for batch in args.batches for way in available()]
     rows += measure_time(args.batches[0], args)
-    record("training_memory", [{"model": args.model_name, "size": args.size, **row} for row in rows])
+    record("training_memory", [{"model": args.model_name, "size": args.size, **row} for row in rows], args.output)
 
 
 if __name__ == "__main__":
