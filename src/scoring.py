@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# The largest [B, M, block] intermediate of score_labels: 2**21 float32 numbers are 8 MiB. The maximum then reads what
-# the product has just written from the cache, and the allocator hands the same pages to every block.
+# The largest [B, M, block] intermediate of score_labels: 2**21 float32 numbers are 8 MiB. The maximum then reads the
+# products from the cache, and the allocator reuses the same pages for every block.
 MAX_BLOCK_ELEMENTS = 1 << 21
 
 
@@ -47,21 +47,21 @@ def score_labels(
     """Score every label for every image: s_c = max_m <A[:, m], w_c>.
 
     Works in the embedding's dtype (under autocast, in autocast's) and on its device. Large vocabularies are scored in
-    blocks of labels, so that the [B, M, C] products never exist at once: 400,000 labels for 32 images need two
-    blocks' products, 16 MiB, beside the result, where no gradient is asked for.
+    blocks of labels, so that the [B, M, C] products never exist at once: without a gradient, 400,000 labels for 32
+    images need two blocks' products, 16 MiB, beside the result.
 
     Args:
         embedding: [B, D*M], the model's output.
         word_vectors: [D, C], one column a label; unit norm is expected but not required.
-        max_block_elements: the largest number of products held at once. None never cuts into blocks: their number would
-            depend on B, which a model that is exported for batches of any size does not know.
-        out: [B, C] of the scores' dtype and device to write to. There is no gradient through it.
+        max_block_elements: the largest number of products held at once. None never cuts into blocks: their number
+            depends on B, which a model exported for batches of any size does not know.
+        out: [B, C] tensor of the scores' dtype and device to write to; it carries no gradient.
 
     Returns:
         [B, C] scores, or ``out``. C = 0 gives an empty [B, 0].
 
     Raises:
-        ValueError: the shapes do not fit each other, or ``out`` is given where a gradient is asked for.
+        ValueError: the shapes do not fit each other, or ``out`` is given where a gradient is required.
     """
     if word_vectors.ndim != 2:
         raise ValueError(f"word_vectors must be [D, C], got shape {tuple(word_vectors.shape)}")
@@ -79,17 +79,17 @@ def score_labels(
 
     starts = range(0, max(num_labels, 1), block)
     first = products_of(0)
-    # s_c = max_m <A[:, m], w_c>. max gives the whole gradient to the first of several best principal vectors; amax has
-    # no index to keep and is many times as fast.
+    # s_c = max_m <A[:, m], w_c>. max gives the whole gradient to the first of several best principal vectors; amax
+    # keeps no index and is many times as fast.
     if first.requires_grad:
         if out is not None:
-            raise ValueError("out cannot be written to where a gradient is asked for: leave it out, or use no_grad")
+            raise ValueError("out cannot be written to where a gradient is required: leave it out, or use no_grad")
         parts = [first.max(dim=1).values, *(products_of(start).max(dim=1).values for start in starts[1:])]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     if out is None and len(starts) == 1:
         return first.amax(dim=1)
-    # Straight into the result: a kept part would lie in the room of the last block's products, where the next ones then
-    # find no place.
+    # Straight into the result: a part kept in memory would occupy the pages of the last block's products, which the
+    # next block could then not reuse.
     result = first.new_empty(batch, num_labels) if out is None else out
     torch.amax(first, dim=1, out=result[:, :block])
     del first
@@ -99,10 +99,10 @@ def score_labels(
 
 
 def top_k_labels(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best labels of every image, best first; among equal scores the label with the lower index comes first.
+    """Select the k best labels of every image, best first; among equal scores the lower index comes first.
 
-    ``torch.topk`` promises no order among ties, and a tie at the k-th place would then change precision from machine to
-    machine.
+    ``torch.topk`` guarantees no order among ties, so that a tie at the k-th place would change precision from machine
+    to machine.
 
     Args:
         scores: [B, C].
@@ -117,7 +117,7 @@ def top_k_labels(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     num_labels = scores.shape[1]
     if not 1 <= k <= num_labels:
         raise ValueError(f"k must be between 1 and the number of labels {num_labels}, got {k}")
-    best, labels = scores.topk(min(k + 1, num_labels), dim=1)  # one more tells whether the k-th place is tied
+    best, labels = scores.topk(min(k + 1, num_labels), dim=1)  # one more shows whether the k-th place is tied
     if best.isnan().any():  # topk ranks NaN above every number
         raise ValueError("scores contain NaN")
     labels = labels[:, :k].sort(dim=1).values
@@ -130,7 +130,7 @@ def top_k_labels(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _lowest_top_k(scores: Tensor, kth_best: Tensor, k: int) -> Tensor:
-    """The labels [B, k] above the k-th best score [B, 1], then the lowest that equal it; by ascending index."""
+    """Select the labels [B, k] above the k-th best score [B, 1], and the lowest that equal it; by ascending index."""
     above = scores > kth_best
     tied = scores == kth_best
     places_left = k - above.sum(dim=1, keepdim=True)

@@ -192,12 +192,8 @@ def test_what_is_written_reads_back_equal(tmp_path):
 
 def test_unknown_labels_come_back(tmp_path):
     """A single unknown label is an annotation to ignore; a partly labelled image lists what it was searched for."""
-    complete = LabelMatrix.from_dense(torch.tensor([[1, 0, -1, 1], [0, 0, 0, 0]], dtype=torch.int8))
-    partly = LabelMatrix.from_entries(
-        torch.tensor([0, 0]), torch.tensor([3, 1]), torch.tensor([1, 0]),
-        unlisted=torch.tensor([-1, -1], dtype=torch.int8), num_labels=4,
-    )  # fmt: skip
-    targets = LabelMatrix.concatenate([complete, partly])
+    rows, columns, values = torch.tensor([[0, 0, 0, 2, 2], [0, 2, 3, 3, 1], [1, -1, 1, 1, 0]])
+    targets = LabelMatrix.from_entries(rows, columns, values, unlisted=torch.tensor([0, 0, -1, -1]), num_labels=4)
     write_coco_labels(tmp_path / "x.json", LabelledImages((1, 2, 3, 4), tuple("abcd"), targets), LABELS)
     written = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert [image.get("neg_category_ids") for image in written["images"]] == [None, None, [2], []]

@@ -99,7 +99,7 @@ def test_evaluation_is_the_report_of_the_scores():
     protocol, truth = Protocol((1, 2), "all-images", threshold=0.4), GroundTruth(targets, *rows)
     report = evaluate(x, split_of(words), truth, protocol)
     keywords = {"ks": (1, 2), "images": "all-images", "threshold": 0.4}
-    assert report == dense_report(score_labels(x, words), targets, [0, 3], [1, 4], rows, **keywords)
+    assert report == pytest.approx(dense_report(score_labels(x, words), targets, [0, 3], [1, 4], rows, **keywords))
     for name, value in (("ks", (2,)), ("images", "positive-only"), ("threshold", 0.0)):
         assert report != evaluate(x, split_of(words), truth, replace(protocol, **{name: value})), name
     for name in ("zero_shot_rows", "generalized_rows"):
@@ -109,7 +109,7 @@ def test_evaluation_is_the_report_of_the_scores():
 def test_evaluation_has_the_defaults_of_the_report():
     x, words, targets = evaluation_problem()
     expected = dense_report(score_labels(x, words), targets, [0, 3], [1, 4])
-    assert evaluate(x, split_of(words), GroundTruth(targets)) == expected
+    assert evaluate(x, split_of(words), GroundTruth(targets)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("block", [1, 7, 23, 100])

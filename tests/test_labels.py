@@ -115,12 +115,6 @@ def test_from_dense_and_from_positives():
     assert torch.equal(positives.dense(), (dense == 1).to(torch.int8))
 
 
-def test_concatenated_rows():
-    parts = [matrix(3, seed=1), matrix(0, seed=2), matrix(5, seed=3)]
-    whole = LabelMatrix.concatenate([sparse for sparse, _ in parts])
-    assert torch.equal(whole.dense(), torch.cat([dense for _, dense in parts]))
-
-
 def test_of_several_entries_for_a_label_the_largest_stays():
     values = torch.tensor([-1, 1, 0, 0, -1, -1])
     columns = torch.tensor([0, 0, 0, 1, 1, 2])

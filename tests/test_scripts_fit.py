@@ -109,8 +109,10 @@ def calibration_of(path: Path) -> Calibration:
 def close(one: Calibration, other: Calibration) -> bool:
     """Equal but for rounding, which may differ from run to run."""
     left, right = one.to_dict(), other.to_dict()
-    own = left.pop("thresholds").tolist() == pytest.approx(right.pop("thresholds").tolist(), abs=1e-5, nan_ok=True)
-    return own and left == pytest.approx(right, rel=1e-4, abs=1e-5)
+    thresholds = pytest.approx(right.pop("thresholds").tolist(), abs=1e-5, nan_ok=True)
+    if left.pop("level_quantile") != right.pop("level_quantile") or left.pop("thresholds").tolist() != thresholds:
+        return False
+    return left == pytest.approx(right, rel=1e-4, abs=1e-5)
 
 
 def same_tags(one: list[dict], other: list[dict]) -> bool:

@@ -13,7 +13,7 @@ from src.calibration.thresholds import Calibration, best_seen_bias, fit_calibrat
 from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
-from src.metrics import Protocol, f1_at_k, f1_of_choice, select_images
+from src.metrics import Protocol, f1_of_choice, ranking_report, select_images
 from src.scoring import score_labels
 
 
@@ -108,11 +108,12 @@ def _measure(
         rows = torch.arange(len(targets)) if setting_rows is None else setting_rows
         rows = rows[select_images(targets[rows][:, columns], protocol.images)]
         of_side = targets[rows][:, columns]
-        metrics[f"{side}.num_images"] = len(rows)
-        for k in (k for k in protocol.ks if k <= len(columns)):
-            metrics[f"{side}.F1@{k}"] = 100 * f1_at_k(scores[rows][:, columns], of_side, k).f1
-            if side == "generalized" and split.unseen:
-                metrics[f"{side}.stacked_F1@{k}"] = 100 * f1_at_k(stacked[rows][:, columns], of_side, k).f1
+        report = ranking_report(scores[rows][:, columns], of_side, protocol)
+        f1_names = [name for name in report if name.startswith("F1@") and name != "F1@threshold"]
+        metrics |= {f"{side}.{name}": report[name] for name in ("num_images", *f1_names)}
+        if side == "generalized" and split.unseen:
+            report = ranking_report(stacked[rows][:, columns], of_side, protocol)
+            metrics |= {f"{side}.stacked_{name}": report[name] for name in f1_names}
         metrics[f"{side}.F1@fitted"] = 100 * f1_of_choice(chosen[rows][:, columns], of_side).f1
         if side != "generalized":
             metrics[f"{side}.ECE"] = 100 * reliability(probabilities[:, columns], targets[:, columns]).error

@@ -1,4 +1,4 @@
-"""Image-level labels of many images, stored sparsely: 9 million labels of 7,586 classes fit, a matrix would not."""
+"""Image-level labels of many images, stored sparsely: Open Images (9 million images, 7,586 labels) fits into memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class LabelMatrix:
-    """Labels [N, C]: 1 positive, 0 negative, -1 unknown. Only what differs from the rest of its row is stored.
+    """Labels [N, C]: 1 positive, 0 negative, -1 unknown. Each row has a default, and only other entries are stored.
 
     Attributes:
         offsets: [N + 1] int64; the entries of row i are ``offsets[i]`` to ``offsets[i + 1] - 1``.
         columns: [K] int32, ascending within a row, none twice.
         values: [K] int8, each 1, 0 or -1.
-        unlisted: [N] int8, what the other labels of a row are: 0 where an image is labelled completely, -1 where only
-            the listed labels were verified.
+        unlisted: [N] int8, the default of each row: 0 if an image is labelled completely, -1 if only the listed labels
+            were verified.
         num_labels: C.
     """
 
@@ -32,7 +32,7 @@ class LabelMatrix:
     def from_entries(
         cls, rows: Tensor, columns: Tensor, values: Tensor, *, unlisted: Tensor, num_labels: int
     ) -> LabelMatrix:
-        """From entries in any order; of several about the same label of an image the largest value stays.
+        """Build from entries in any order; of several for the same label of an image the largest value is kept.
 
         Args:
             rows, columns: [K] whole numbers within [N, C].
@@ -40,8 +40,8 @@ class LabelMatrix:
             unlisted: [N].
             num_labels: C.
         """
-        # One number an entry, made and sorted in place: its place in the matrix, and in the last two bits 1 - value, so
-        # that the first of each place has the largest value.
+        # One number per entry, sorted in place: its place in the matrix, and 1 - value in the last two bits, so
+        # that the largest value of each place comes first.
         key = rows.to(torch.int64, copy=True).mul_(num_labels).add_(columns)
         key.mul_(4).add_(1 - values.to(torch.int8))
         key.numpy().sort()  # several times as fast as torch's, which sorts an index along with every number
@@ -57,29 +57,17 @@ class LabelMatrix:
 
     @classmethod
     def from_positives(cls, rows: Tensor, columns: Tensor, *, num_rows: int, num_labels: int) -> LabelMatrix:
-        """Completely labelled images: these entries are 1, all others 0."""
+        """Build from the positive entries of completely labelled images; all others are 0."""
         unlisted = torch.zeros(num_rows, dtype=torch.int8)
         ones = torch.ones(len(rows), dtype=torch.int8)
         return cls.from_entries(rows, columns, ones, unlisted=unlisted, num_labels=num_labels)
 
     @classmethod
     def from_dense(cls, targets: Tensor) -> LabelMatrix:
-        """From a matrix [N, C] of 1, 0 and -1."""
+        """Build from a matrix [N, C] of 1, 0 and -1."""
         rows, columns = targets.nonzero(as_tuple=True)
         unlisted = torch.zeros(targets.shape[0], dtype=torch.int8)
         return cls.from_entries(rows, columns, targets[rows, columns], unlisted=unlisted, num_labels=targets.shape[1])
-
-    @classmethod
-    def concatenate(cls, matrices: Sequence[LabelMatrix]) -> LabelMatrix:
-        """The rows of all; they must have as many labels."""
-        counts = torch.cat([matrix.offsets.diff() for matrix in matrices])
-        return cls(
-            torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
-            torch.cat([matrix.columns for matrix in matrices]),
-            torch.cat([matrix.values for matrix in matrices]),
-            torch.cat([matrix.unlisted for matrix in matrices]),
-            matrices[0].num_labels,
-        )
 
     def __len__(self) -> int:
         return len(self.unlisted)
@@ -90,31 +78,31 @@ class LabelMatrix:
         return len(self), self.num_labels
 
     def entries(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What is stored: (rows, columns, values), each [K], by row and column."""
+        """Return the stored entries (rows, columns, values), each [K], by row and column."""
         rows = torch.repeat_interleave(torch.arange(len(self)), self.offsets.diff())
         return rows, self.columns.long(), self.values
 
     def positives(self) -> tuple[Tensor, Tensor]:
-        """(rows, columns) of the positive labels, by row and column."""
+        """Return (rows, columns) of the positive labels, by row and column."""
         rows, columns, values = self.entries()
         return rows[values == 1], columns[values == 1]
 
     def positives_per_image(self) -> Tensor:
-        """[N] int64."""
+        """Count the positive labels of each image: [N] int64."""
         return torch.bincount(self.positives()[0], minlength=len(self))
 
     def positives_per_label(self) -> Tensor:
-        """[C] int64."""
+        """Count the positive images of each label: [C] int64."""
         return torch.bincount(self.positives()[1], minlength=self.num_labels)
 
     def num_unknown(self) -> int:
-        """How many of the N*C labels are unknown."""
+        """Count the unknown ones of the N*C labels."""
         listed_per_row = self.offsets.diff()
         partly = self.unlisted == -1
         return int((self.values == -1).sum() + (self.num_labels - listed_per_row[partly]).sum())
 
     def dense(self, rows: Tensor | None = None) -> Tensor:
-        """The matrix of some rows, or of all: [len(rows), C] int8."""
+        """Return some rows, or all, as a dense matrix [len(rows), C] int8."""
         rows = torch.arange(len(self)) if rows is None else rows
         which, entry = self._entries_of(rows)
         matrix = self.unlisted[rows][:, None].repeat(1, self.num_labels)
@@ -122,19 +110,19 @@ class LabelMatrix:
         return matrix
 
     def select_rows(self, rows: Tensor) -> LabelMatrix:
-        """These rows, in this order."""
+        """Keep these rows, in this order."""
         which, entry = self._entries_of(rows)
         offsets = _offsets(which, len(rows))
         return LabelMatrix(offsets, self.columns[entry], self.values[entry], self.unlisted[rows], self.num_labels)
 
     def select_columns(self, columns: Sequence[int] | Tensor) -> LabelMatrix:
-        """These columns, in this order; each at most once."""
+        """Keep these columns, in this order; each at most once."""
         chosen = torch.as_tensor(columns, dtype=torch.int64)
         new_column = torch.full((self.num_labels,), -1, dtype=torch.int32)
         new_column[chosen] = torch.arange(len(chosen), dtype=torch.int32)
         moved = new_column.index_select(0, self.columns)
         kept = moved >= 0
-        if bool((chosen[1:] > chosen[:-1]).all()):  # what is left is in order: nothing has to be sorted
+        if bool((chosen[1:] > chosen[:-1]).all()):  # the entries are in order already
             return self._only(kept, moved, len(chosen))
         rows = torch.repeat_interleave(torch.arange(len(self)), self.offsets.diff())[kept]
         return LabelMatrix.from_entries(
@@ -142,19 +130,19 @@ class LabelMatrix:
         )
 
     def forget_columns(self, columns: Sequence[int]) -> LabelMatrix:
-        """The same shape without any entry in these columns."""
+        """Drop all entries in these columns; the shape stays."""
         kept = torch.ones(self.num_labels, dtype=torch.bool)
         kept[torch.as_tensor(columns, dtype=torch.int64)] = False
         return self._only(kept.index_select(0, self.columns), self.columns, self.num_labels)
 
     def _only(self, kept: Tensor, columns: Tensor, num_labels: int) -> LabelMatrix:
-        """The entries that are ``kept`` [K] bool, in ``columns`` [K] that ascend within a row among those."""
-        before = torch.zeros(len(kept) + 1, dtype=torch.int64)  # how many are kept up to each entry
+        """Keep the entries ``kept`` [K] bool, in ``columns`` [K] that ascend within a row among those."""
+        before = torch.zeros(len(kept) + 1, dtype=torch.int64)  # number kept before each entry
         torch.cumsum(kept, dim=0, out=before[1:])
         return LabelMatrix(before[self.offsets], columns[kept], self.values[kept], self.unlisted, num_labels)
 
     def _entries_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """For each entry of these rows: (which of ``rows`` it belongs to, its place in the stored arrays)."""
+        """Return for each entry of these rows: (which of ``rows`` it belongs to, its place in the stored arrays)."""
         counts = self.offsets.diff()[rows]
         which = torch.repeat_interleave(torch.arange(len(rows)), counts)
         within = torch.arange(len(which)) - (counts.cumsum(0) - counts)[which]
@@ -162,7 +150,7 @@ class LabelMatrix:
 
 
 def _offsets(rows: Tensor, num_rows: int) -> Tensor:
-    """Where the entries of each row begin, and where the last one's end: [num_rows + 1]."""
+    """Return where the entries of each row begin, and where the last row ends: [num_rows + 1]."""
     offsets = torch.zeros(num_rows + 1, dtype=torch.int64)
     offsets[1:] = torch.bincount(rows, minlength=num_rows).cumsum(0)
     return offsets
@@ -186,7 +174,7 @@ class LabelledImages:
         return len(self.file_names)
 
     def rows(self, rows: Sequence[int] | Tensor) -> LabelledImages:
-        """Some of the images, in this order."""
+        """Keep some images, in this order."""
         rows = torch.as_tensor(rows, dtype=torch.int64)
         kept = rows.tolist()
         return LabelledImages(
@@ -196,5 +184,5 @@ class LabelledImages:
         )
 
     def with_targets(self, targets: LabelMatrix) -> LabelledImages:
-        """The same images with other labels."""
+        """Replace the labels; the images stay."""
         return LabelledImages(self.image_ids, self.file_names, targets)

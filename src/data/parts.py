@@ -28,7 +28,7 @@ class TrainingSet:
         paths: [N].
         targets: [N, C_seen].
         split: the C_seen labels alone, all seen, with their word vectors [D, C_seen].
-        num_without_label: images left out because they have no seen label.
+        num_without_label: number of images left out because they have no seen label.
     """
 
     paths: list[Path]
@@ -76,13 +76,12 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Images to evaluate on.
+    """Evaluation images.
 
     Attributes:
         paths: [N].
         targets: [N, C], columns in the order of ``split.labels``.
-        in_zero_shot, in_generalized: [N] bool, which images each setting evaluates; all of both, unless the folder
-            lists them apart.
+        in_zero_shot, in_generalized: [N] bool, the images of each setting; all, unless the folder lists them apart.
     """
 
     paths: list[Path]
@@ -100,12 +99,12 @@ class EvaluationSet:
 
 
 def find_image_root(metadata: Metadata, data: str | Path | None) -> Path:
-    """The image folder: ``--data``, or the one that the metadata folder records.
+    """Return the image folder: ``--data``, or the one recorded in the metadata folder.
 
-    The latter also where ``--data`` is the metadata folder itself.
+    The recorded one is also taken if ``--data`` is the metadata folder itself.
 
     Raises:
-        UserError: neither is there.
+        UserError: there is none.
     """
     is_metadata = (
         data is not None and metadata.image_root is not None and Path(data).resolve() == metadata.folder.resolve()
@@ -122,7 +121,7 @@ def find_image_root(metadata: Metadata, data: str | Path | None) -> Path:
 
 
 def load_training_set(metadata: Metadata, data: str | Path | None) -> TrainingSet:
-    """The images that training uses: those with a seen label. Unseen labels of these images never reach the loss.
+    """Load the images with a seen label, and their seen labels; unseen labels never reach the loss.
 
     Raises:
         UserError: the folder has no training labels, images are missing, or none has a seen label.
@@ -141,9 +140,9 @@ def load_training_set(metadata: Metadata, data: str | Path | None) -> TrainingSe
 
 
 def load_evaluation_set(metadata: Metadata, data: str | Path | None) -> EvaluationSet:
-    """The images that validation uses.
+    """Load the evaluation images.
 
-    The released code lists the zero-shot images apart (``val_unseen.json``); each image is still read once.
+    The released code lists the zero-shot images apart (``val_unseen.json``); an image in both lists is read once.
 
     Raises:
         UserError: the folder has no validation labels, or images are missing.
@@ -159,9 +158,9 @@ def load_evaluation_set(metadata: Metadata, data: str | Path | None) -> Evaluati
 
 
 def _join(images: LabelledImages, zero_shot: LabelledImages) -> tuple[LabelledImages, Tensor, Tensor]:
-    """Both lists as one, each image (by file name) once: (all, in ``zero_shot``, in ``images``).
+    """Merge both lists by file name; return (all images, whether each is in ``zero_shot``, whether in ``images``).
 
-    An image in both has the labels of either: a list made for the unseen labels need not repeat the others.
+    An image in both lists has the labels of either: a list made for the unseen labels need not repeat the others.
     """
     row_of = {name: row for row, name in enumerate(images.file_names)}
     added = torch.tensor([name not in row_of for name in zero_shot.file_names], dtype=torch.bool).nonzero()[:, 0]

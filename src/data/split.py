@@ -1,4 +1,4 @@
-"""A zero-shot split: the labels, which of them are seen in training, and a word vector for each."""
+"""A zero-shot split: the labels, their seen and unseen sides, and a word vector for each."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from src.errors import UserError, name_some, raise_collected
 
 @dataclass(frozen=True)
 class ZeroShotSplit:
-    """The C labels of a data set in their one and only column order.
+    """The C labels of a data set in their column order.
 
-    Every target matrix, score matrix and word-vector matrix of the project has its columns in the order of ``labels``;
-    nothing takes an order from a data file.
+    Every target matrix, score matrix and word-vector matrix of the project has its columns in the order of ``labels``,
+    never in the order of a data file.
 
     Attributes:
         labels: C names, unique.
@@ -40,11 +40,11 @@ class ZeroShotSplit:
         return self.word_vectors.shape[0]
 
     def names(self, columns: Sequence[int]) -> list[str]:
-        """The labels of these columns."""
+        """Return the labels of these columns."""
         return [self.labels[column] for column in columns]
 
     def select(self, columns: Sequence[int]) -> ZeroShotSplit:
-        """Keep these labels alone, in this order: names, sides and word vectors together."""
+        """Keep these labels, in this order: names, sides and word vectors together."""
         place = {column: new for new, column in enumerate(columns)}
         return replace(
             self,
@@ -58,14 +58,18 @@ class ZeroShotSplit:
 def make_split(
     labels: Sequence[str], seen: Sequence[int], unseen: Sequence[int], word_vectors: Tensor, *, name: str, source: str
 ) -> ZeroShotSplit:
-    """Check a split and put its columns in ascending order.
+    """Check a split and sort its columns.
 
     Args:
-        source: the file or folder it was read from, for error messages.
+        labels: C names.
+        seen, unseen: columns of each side.
+        word_vectors: [D, C].
+        name: of the split, for reports.
+        source: file or folder that the split was read from, for error messages.
 
     Raises:
-        UserError: all problems at once: repeated labels, a label both seen and unseen, a column out of range, word
-            vectors of the wrong shape, zero or not finite, or no seen label.
+        UserError: repeated labels, a label both seen and unseen, a column out of range, word vectors of the wrong
+            shape, zero or not finite, or no seen label; all problems are reported at once.
     """
     problems = []
     repeated = [label for label, count in Counter(labels).items() if count > 1]
@@ -93,10 +97,10 @@ def make_split(
 
 
 def columns_of(names: Sequence[str], labels: Sequence[str], source: str) -> list[int]:
-    """The columns of ``names`` in ``labels``.
+    """Return the columns of ``names`` in ``labels``.
 
     Raises:
-        UserError: names that are no label, all listed.
+        UserError: some names are no label; the message lists them.
     """
     column_of = {label: column for column, label in enumerate(labels)}
     strangers = [name for name in names if name not in column_of]

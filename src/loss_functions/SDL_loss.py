@@ -24,7 +24,7 @@ from src.scoring import principal_vectors, score_labels
 
 
 class SDLParts(NamedTuple):
-    """The batch means of the loss's three parts, detached, for logging (names as in the paper's equations)."""
+    """Batch means of the three parts of the loss, detached, for logging (names as in the paper's equations)."""
 
     rank: Tensor
     diversity: Tensor
@@ -34,7 +34,7 @@ class SDLParts(NamedTuple):
 def ranking_term(
     scores: Tensor, positive: Tensor, negative: Tensor, normalization: Normalization = "official"
 ) -> Tensor:
-    """L_rank of every image: every positive label should score above every negative one.
+    """Compute L_rank of every image: every positive label should score above every negative one.
 
     Memory and time grow with (number of positives in the batch) x C, not with C x C. ``softplus`` keeps value and
     gradient finite for any gap, where log(1 + exp(gap)) overflows past 88 in float32.
@@ -42,17 +42,16 @@ def ranking_term(
     Args:
         scores: [B, C].
         positive: [B, C] bool.
-        negative: [B, C] bool, disjoint from ``positive``; a label in neither takes no part.
+        negative: [B, C] bool, disjoint from ``positive``; a label in neither is ignored.
         normalization: ``"official"`` divides by |P|; ``"paper"`` by |P||N|. An image with positives and no negative is
-            ranked against a score of zero by ``"official"`` (as the released code does) and is worth 0 under
-            ``"paper"``.
+            ranked against a score of zero by ``"official"`` (as in the released code) and gives 0 under ``"paper"``.
 
     Returns:
-        [B]; an image without positives is worth 0.
+        [B]; 0 for an image without positives.
     """
     image, label = positive.nonzero(as_tuple=True)  # [T], [T]: the T positives of the whole batch
     positive_score = scores[image, label]  # [T]
-    # log(1 + exp(-inf)) is 0, and so is its gradient: what is no negative is taken out once an image, not once a pair
+    # log(1 + exp(-inf)) is 0, and so is its gradient: labels that are not negative are masked per image, not per pair
     negative_score = scores.masked_fill(~negative, -torch.inf)  # [B, C]
     gap = negative_score.index_select(0, image) - positive_score.unsqueeze(1)  # [T, C]: s_n - s_p
     of_positive = softplus(gap).sum(dim=1)  # [T]: sum_n log(1 + exp(s_n - s_p))
@@ -67,7 +66,7 @@ def ranking_term(
 
 
 def diversity_weight(word_vectors: Tensor, positive: Tensor) -> Tensor:
-    """Omega of every image: 1 + sum_d Var_{p in P}(w_p[d]), unbiased.
+    """Compute omega of every image: 1 + sum_d Var_{p in P}(w_p[d]), unbiased.
 
     For unit vectors this is 2 minus the mean pairwise cosine of the positives: 1 for synonyms, 2 for unrelated words.
 
@@ -90,7 +89,7 @@ def diversity_weight(word_vectors: Tensor, positive: Tensor) -> Tensor:
 
 
 def variance_regularizer(vectors: Tensor) -> Tensor:
-    """L_reg of every image: || Var_m(A[d, m]) ||_1 over d, unbiased.
+    """Compute L_reg of every image: || Var_m(A[d, m]) ||_1 over d, unbiased.
 
     It keeps the principal vectors from drifting apart.
 
@@ -98,12 +97,12 @@ def variance_regularizer(vectors: Tensor) -> Tensor:
         vectors: [B, M, D] principal vectors.
 
     Returns:
-        [B]; 0 for M = 1, where there is nothing to spread.
+        [B]; 0 for M = 1.
     """
     rows = vectors.shape[1]  # M
     if rows == 1:
         return vectors.new_zeros(vectors.shape[0])
-    # A small matrix product takes the mean off: torch.var is many times slower over so short and strided a dimension
+    # A small matrix product subtracts the mean: torch.var is many times slower over so short and strided a dimension
     centring = torch.eye(rows, dtype=vectors.dtype, device=vectors.device) - 1 / rows  # [M, M]
     deviations = centring @ vectors  # [B, M, D]: A[d, m] - mean_m A[d, m]
     return deviations.square().sum(dim=(1, 2)) / (rows - 1)  # a variance is never negative: its L1 norm is its sum
@@ -120,7 +119,7 @@ class SDLLoss(nn.Module):
         wordvec_array: word vectors of the C training labels, [D, C] or [1, D, C], tensor or array.
         normalization: ``"official"``, the released code's scale (the default), or ``"paper"``: 1/(|P||N|) and no factor
             2.
-        unknown: what a label of -1 is: ``"negative"`` (as the released code has it) or ``"ignore"``.
+        unknown: how a label of -1 counts: as ``"negative"`` (as in the released code), or ``"ignore"``.
 
     Shape:
         x [B, D*M], y [B, C] with 1 positive, 0 negative, -1 unknown (any integer, floating or boolean dtype) -> scalar.
@@ -169,16 +168,16 @@ class SDLLoss(nn.Module):
         self.reduction = reduction
         self.normalization: Normalization = normalization
         self.unknown = unknown
-        # A copy: the caller may go on to change its array in place.
+        # A copy: the caller may change its array in place.
         own_words = words.clone(memory_format=torch.contiguous_format)
         self.register_buffer("wordvec_array", own_words, persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of the batch, a scalar."""
+        """Return the loss of the batch, a scalar."""
         return self.with_parts(x, y)[0]
 
     def with_parts(self, x: Tensor, y: Tensor) -> tuple[Tensor, SDLParts]:
-        """The loss of the batch, and the batch means of its parts."""
+        """Return the loss of the batch, and the batch means of its parts."""
         words = self.wordvec_array.to(x.device)
         if y.ndim != 2 or y.shape != (x.shape[0], words.shape[1]):
             raise ValueError(f"targets must be [B, C] = {(x.shape[0], words.shape[1])}, got shape {tuple(y.shape)}")
