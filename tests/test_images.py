@@ -1,6 +1,5 @@
 """Images of every kind come out as upright 8-bit RGB with the right colours, and broken ones say what they are."""
 
-import gc
 import io
 import random
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from src.data.images import BadImageError, pixels_of, read_image, to_rgb
+from src.data.images import BadImageError, read_image, to_rgb
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -237,32 +236,6 @@ def test_a_smaller_jpeg_keeps_its_colours_and_is_turned(tmp_path, mode):
     np.testing.assert_allclose(pixels(image), 90, atol=3)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 2), (7, 5), (300, 200), (2500, 2000)])  # the last in several pieces
-@pytest.mark.parametrize("lends", [True, False])
-def test_pixels_without_a_copy_are_the_pixels(size, lends, monkeypatch):
-    values = np.random.RandomState(0).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    image = Image.fromarray(values)
-    if not lends:  # an older Pillow
-        monkeypatch.delattr(Image.Image, "__arrow_c_array__", raising=False)
-    found = pixels_of(image)
-    assert found.dtype == np.uint8
-    assert found.shape[:2] == (size[1], size[0])
-    np.testing.assert_array_equal(found[..., :3], values)
-
-
-def test_pixels_outlive_their_image():
-    values = np.random.RandomState(0).randint(0, 256, (300, 400, 3), dtype=np.uint8)
-    found = pixels_of(Image.fromarray(values))
-    gc.collect()
-    others = [Image.new("RGB", (400, 300), RED) for _ in range(20)]  # would take the place of freed memory
-    np.testing.assert_array_equal(found[..., :3], values)
-    assert len(others) == 20
-
-
-def test_pixels_of_no_pixel():
-    assert pixels_of(Image.new("RGB", (0, 5))).shape[0] == 5
-
-
 def jpeg_bytes() -> bytes:
     stream = io.BytesIO()
     noise = np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -334,3 +307,10 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, suffix, capfd, monkey
     assert reasons
     assert all(str(path) in reason for reason in reasons)
     capfd.readouterr()  # libtiff prints its own complaints
+
+
+def test_earlier_name_of_the_error():
+    """Outside programs import it."""
+    from src.data.images import BadPictureError
+
+    assert BadPictureError is BadImageError

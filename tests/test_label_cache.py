@@ -19,7 +19,7 @@ LABELS = [f"label {column}" for column in range(7)]
 
 @pytest.fixture(autouse=True)
 def cache_small_files(monkeypatch):
-    monkeypatch.setattr(label_cache, "WORTH_CACHING", 0)
+    monkeypatch.setattr(label_cache, "MIN_CACHED_BYTES", 0)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_damaged_file_is_reported_and_made_anew(tmp_path, reads, capsys, damag
     (cached,) = (tmp_path / "cache").iterdir()
     cached.write_bytes(damage(cached.read_bytes()))
     assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
-    assert "reading train.json anew" in capsys.readouterr().err
+    assert "reading train.json again" in capsys.readouterr().err
     assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
     assert len(reads) == 2
 
@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_made_is_reported_and_the_labels_are_read(tmp_pa
     write_coco_labels(path, images(), LABELS)
     (tmp_path / "cache").write_text("a file is in the way")
     assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
-    assert "not kept for the next run" in capsys.readouterr().err
+    assert "the labels are not cached" in capsys.readouterr().err
 
 
 def test_only_files_of_the_same_part_are_replaced(tmp_path):
@@ -126,7 +126,7 @@ def test_only_files_of_the_same_part_are_replaced(tmp_path):
 
 
 def test_small_files_are_not_cached(tmp_path, monkeypatch):
-    monkeypatch.setattr(label_cache, "WORTH_CACHING", 1 << 20)
+    monkeypatch.setattr(label_cache, "MIN_CACHED_BYTES", 1 << 20)
     write_coco_labels(tmp_path / "train.json", images(), LABELS)
     cached_coco_labels(tmp_path / "train.json", LABELS, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

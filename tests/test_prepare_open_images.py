@@ -271,7 +271,7 @@ def test_against_a_plain_loop(source, words, monkeypatch, seed):
     unseen = LABELS[3:]
     assert read_part(metadata, "train") == without(trained_on, unseen)
     assert read_part(metadata, "val") == expected["val"]
-    monkeypatch.setattr(label_cache, "WORTH_CACHING", 0)
+    monkeypatch.setattr(label_cache, "MIN_CACHED_BYTES", 0)
     for _ in range(2):  # made, then read
         for part in ("train", "val"):
             cached = cached_coco_labels(getattr(metadata, part), LABELS, source.parent / "cache")

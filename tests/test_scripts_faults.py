@@ -434,7 +434,7 @@ def test_a_reading_process_that_dies_is_one_line(forks, sample, tmp_path):
     assert run.wait() == 2
     # Python tells of exceptions in destructors by itself, and PyTorch raises this one anywhere
     (line,) = (line for line in run.errors().splitlines() if line.startswith("train.py"))
-    assert line.startswith("train.py: error: --workers: a process that reads images died")
+    assert line.startswith("train.py: error: --workers: a worker process died")
     assert "-j 0" in line
     steps = stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"]
     with watched_by(StopAt(steps + 1)):  # it can be gone on with, in this process alone

@@ -16,7 +16,7 @@ from src.word_vectors.encoders import TextEncoder
 from src.word_vectors.forms import other_number, part_forms, spellings
 from src.word_vectors.lookup import LabelVectors, frequent_words, label_vectors, missing_message, read_aliases
 from src.word_vectors.source import open_word_vectors
-from src.word_vectors.suggestions import edit_distance, nearest_spellings
+from src.word_vectors.suggestions import nearest_spellings
 
 
 def source_of(words: list[str], vectors: object, name: str = "test") -> ArrayVectors:
@@ -370,7 +370,7 @@ def test_suggestions_for_missing_labels():
         "unicornn": ["unicorn", "unicorns"],
         "tennis rackett": ["tennis racket", "tennis rackets", "tennis packet"],
         "qqqq": [],
-        "tenis raket": ["tennis racket"],
+        "tenis raket": ["tennis racket", "tennis rackets", "tennis packet"],
         "zero": [],
     }
     assert missing_message(found).split("\n  ") == [
@@ -378,7 +378,7 @@ def test_suggestions_for_missing_labels():
         "unicornn (similar: unicorn, unicorns)",
         "tennis rackett (similar: tennis racket, tennis rackets, tennis packet)",
         "qqqq",
-        "tenis raket (similar: tennis racket)",
+        "tenis raket (similar: tennis racket, tennis rackets, tennis packet)",
         "zero",
         "give --alias tag=word or --alias-file FILE to look up another word, --missing drop to leave these labels out, "
         "or other word vectors",
@@ -413,13 +413,6 @@ def plain_distance(first: str, second: str) -> int:
     return min(ways)
 
 
-def test_edit_distance_is_what_it_is_defined_to_be():
-    draw = random.Random(0)
-    for _ in range(500):
-        first, second = ("".join(draw.choices("abc", k=draw.randint(0, 6))) for _ in range(2))
-        assert edit_distance(first, second) == plain_distance(first, second)
-
-
 def test_suggestions_against_comparing_with_every_word():
     draw = random.Random(1)
     words = list(dict.fromkeys("".join(draw.choices("abc", k=draw.randint(2, 7))) for _ in range(1000)))
@@ -428,11 +421,7 @@ def test_suggestions_against_comparing_with_every_word():
     for query in queries:
         reach = 1 if len(query) <= 4 else 2
         distances = [(plain_distance(query, word), place, word) for place, word in enumerate(words)]
-        near = [word for distance, _, word in sorted(distances) if 0 < distance <= reach]
-        one_away = [word for distance, _, word in sorted(distances) if distance == 1][:3]
-        assert found[query][: len(one_away)] == one_away
-        assert [word for word in near if word in found[query]] == found[query]
-        assert len(found[query]) == len(set(found[query])) <= 3
+        assert found[query] == [word for distance, _, word in sorted(distances) if 0 < distance <= reach][:3]
 
 
 # Frequent words

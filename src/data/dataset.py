@@ -1,4 +1,4 @@
-"""Images on disk with their labels, as a PyTorch data set that survives images it cannot read."""
+"""Images on disk as PyTorch data sets that tolerate unreadable images."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from src.data.images import BadImageError
 from src.data.transforms import Transform, as_floats, read_transformed
 from src.errors import UserError, name_some
 
-_REPLACEMENTS = 20  # are tried for an image that cannot be read
-# Where people keep the images of a COCO-format set below the folder they name.
+_REPLACEMENTS = 20  # tried for an image that cannot be read
+# Usual sub-folders of the images of a COCO-format set.
 _SUBFOLDERS = ("", "images", "train2014", "val2014", "train2017", "val2017")
 
 
 class Batch(NamedTuple):
-    """Some images.
+    """A batch of images.
 
     Attributes:
         images: [b, 3, H, W] float32 in [0, 1].
         rows: [b] row of each image in the data set.
-        bad: messages about the images of this batch that could not be read; they have no row here.
+        bad: messages about the images of this batch that could not be read; they have no entry here.
     """
 
     images: Tensor
@@ -39,12 +39,12 @@ class Batch(NamedTuple):
     bad: tuple[str, ...]
 
 
-# An image's tensor or None, its row, and why it, or others in its place, could not be read.
+# The tensor of an image or None, its row, and messages about images that could not be read.
 Item = tuple[Tensor | None, int, tuple[str, ...]]
 
 
 class ImageDataset(Dataset[Item]):
-    """The images of these paths; item i is (tensor, i, ()), or (None, i, (reason,)) if it cannot be read."""
+    """Image files; item i is (tensor, i, ()), or (None, i, (reason,)) if it cannot be read."""
 
     def __init__(self, paths: Sequence[Path], transform: Transform) -> None:
         self.paths = [os.fspath(path) for path in paths]
@@ -74,11 +74,12 @@ def collate(items: list[Item]) -> Batch:
 class TrainingImages(Dataset[Item]):
     """Augmented images; item (epoch, i) is (tensor, row, reasons).
 
-    Each draws its augmentation from a random state of its own, made of the seed, the epoch and the row: it is the same
-    whichever process reads it and whatever was read before, so a run can go on in the middle of an epoch.
+    Each item is augmented with its own random state, seeded by the seed, the epoch and the row, whichever process reads
+    it and whatever was read before: a run can be resumed in the middle of an epoch.
 
-    An image that cannot be read is replaced by another one, chosen likewise; ``row`` says by which, and ``reasons``
-    what could not be read. The tensor is None if no replacement could be read either.
+    An image that cannot be read is replaced by another one, drawn with the same random state; ``row`` is that of the
+    replacement, and ``reasons`` are messages about the unreadable ones. The tensor is None if no replacement could be
+    read either.
     """
 
     def __init__(self, paths: Sequence[Path], transform: Transform, seed: int) -> None:
@@ -104,12 +105,12 @@ class TrainingImages(Dataset[Item]):
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Within it Python's, NumPy's and PyTorch's random numbers follow from ``numbers``; afterwards they go on."""
+    """Seed the random numbers of Python, NumPy and PyTorch with ``numbers``; restore their states afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(2, np.uint64).tolist()
     random.seed(seed[0])
     np.random.seed(seed[0] % 2**32)
-    torch.default_generator.manual_seed(seed[1])  # of the CPU alone: images are augmented there
+    torch.default_generator.manual_seed(seed[1])  # only the CPU's: images are augmented there
     try:
         yield
     finally:
@@ -119,7 +120,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 class _Keys(Sampler[list[tuple[int, int]]]):
-    """The keys of each batch of one epoch; they can be changed between epochs."""
+    """Keys of each batch of an epoch; they can be replaced between epochs."""
 
     def __init__(self) -> None:
         self.batches: list[list[tuple[int, int]]] = []
@@ -132,12 +133,12 @@ class _Keys(Sampler[list[tuple[int, int]]]):
 
 
 class TrainingLoader:
-    """Reads the training images of an epoch, batch by batch, beside the model.
+    """Loader of the training images of an epoch, batch by batch.
 
     Args:
         dataset: the images.
-        workers: processes that read; they live as long as this object. 0 reads in this process.
-        pin_memory: for a GPU.
+        workers: number of worker processes, which live as long as this object; 0 reads in this process.
+        pin_memory: pin batches in memory, for a GPU.
     """
 
     def __init__(self, dataset: TrainingImages, *, workers: int, pin_memory: bool = False) -> None:
@@ -153,19 +154,19 @@ class TrainingLoader:
         )
 
     def batches(self, epoch: int, rows: Iterable[Sequence[int]]) -> Iterator[Batch]:
-        """The images of these batches of rows, in this order."""
+        """Yield the images of these batches of rows, in this order."""
         self._keys.batches = [[(epoch, row) for row in batch] for batch in rows]
         return iter(self._loader)
 
 
 def outlive_signals(worker: int) -> None:
-    """Leave what a terminal or a cluster sends to every process to the one that trains: it still needs images."""
+    """Ignore signals that a terminal or a cluster sends to all processes: the trainer handles them and needs images."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _outlive_one)
 
 
 def _outlive_one(number: int, frame: FrameType | None) -> None:
-    """The first SIGTERM may be the cluster's; a second one is the way of Python to end a process that hangs."""
+    """Survive the first SIGTERM, which may be the cluster's; a second one is Python's way to end a hanging process."""
     signal.signal(number, signal.SIG_DFL)
 
 
@@ -177,14 +178,14 @@ def image_loader(
     pin_memory: bool = False,
     rows: Sequence[int] | None = None,
 ) -> DataLoader[Batch]:
-    """A loader of :class:`Batch`, in order.
+    """Return a loader of :class:`Batch`, in order.
 
     Args:
         dataset: the images.
-        batch_size: images a batch.
-        workers: processes that read; 0 reads in this process.
-        pin_memory: for a GPU.
-        rows: of the data set; None: all.
+        batch_size: images per batch.
+        workers: number of worker processes; 0 reads in this process.
+        pin_memory: pin batches in memory, for a GPU.
+        rows: rows of the data set to read; None: all.
     """
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # collate turns items into Batch
@@ -200,13 +201,13 @@ def image_loader(
 
 @contextmanager
 def naming_dead_workers() -> Iterator[None]:
-    """Say what can be done where a process that reads died, for want of memory, say.
+    """Turn the death of a worker process, mostly for lack of memory, into a message with a remedy.
 
-    PyTorch raises that from a signal handler, so wherever this process happens to be. Who asks for a batch just then
-    may learn it sooner: the dead process no longer hands it over.
+    PyTorch raises the error from a signal handler, anywhere in this process; a batch that is just being received may
+    fail first.
 
     Raises:
-        UserError: one died.
+        UserError: a worker process died.
     """
     try:
         yield
@@ -214,20 +215,20 @@ def naming_dead_workers() -> Iterator[None]:
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise UserError(
-            f"--workers: a process that reads images died, perhaps for want of memory ({_first_sentence(error)}); "
-            "give fewer, or -j 0 to read in this process"
+            f"--workers: a worker process died, perhaps for lack of memory ({_first_sentence(error)}); "
+            "give fewer workers, or -j 0 to read in this process"
         ) from error
 
 
 def _first_sentence(error: Exception) -> str:
-    """Of the message; the error's type where there is none."""
+    """Return the first sentence of the message, or the type of an error without one."""
     return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(". ")
 
 
 def locate_images(file_names: Sequence[str], root: Path, source: str) -> list[Path]:
-    """The path of every image below ``root`` or one of the usual sub-folders (``images``, ``train2014``, ...).
+    """Find every image below ``root`` or one of the usual sub-folders (``images``, ``train2014``, ...).
 
-    Folders are listed once each, so that 100,000 names cost no 100,000 look-ups.
+    Each folder is listed once, which is faster than a look-up per name.
 
     Args:
         file_names: names relative to the root, as a COCO-format file has them.

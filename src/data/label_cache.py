@@ -1,4 +1,4 @@
-"""Label files in a form that loads at once: reading the JSON of a large data set takes minutes, its arrays seconds."""
+"""Cache of label files as arrays: the JSON of a large data set takes minutes to read, arrays take seconds."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from src.errors import UserError
 from src.utils.files import atomic_write
 
 VERSION = 1
-WORTH_CACHING = 4 << 20  # bytes; a smaller file is read in a fraction of a second
+MIN_CACHED_BYTES = 4 << 20  # a smaller file is read in a fraction of a second
 _ARRAYS = ("offsets", "columns", "values", "unlisted")
 
 
 def cached_coco_labels(path: Path, labels: Sequence[str], folder: Path) -> LabelledImages:
-    """:func:`src.data.coco.read_coco_labels`, through a file in ``folder`` that may be deleted at any time.
+    """Read labels as :func:`src.data.coco.read_coco_labels` does, through a cache file in ``folder``.
 
-    The cached file is named by a hash of the label file's bytes and of the labels, so it can never be out of date. A
-    damaged one is made anew; where ``folder`` cannot be written to, that is reported and the labels are read each time.
+    The cache file is named by a hash of the label file's bytes and of the labels, so it is never out of date, and may
+    be deleted at any time. A damaged one is written again; if ``folder`` is not writable, that is reported and the
+    labels are read each time.
 
     Raises:
         UserError: as ``read_coco_labels``.
     """
-    if not path.is_file() or path.stat().st_size < WORTH_CACHING:
+    if not path.is_file() or path.stat().st_size < MIN_CACHED_BYTES:
         return read_coco_labels(path, labels)
     cached = folder / f"{path.stem}-{_content_key(path, labels)}.npz"
     if cached.is_file():
         try:
             return _load(cached, len(labels))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            print(f"reading {path.name} anew: {cached} is damaged: {error}", file=sys.stderr)
+            print(f"reading {path.name} again: {cached} is damaged: {error}", file=sys.stderr)
     images = read_coco_labels(path, labels)
     try:
         _save(cached, images)
     except UserError as error:
-        print(f"the labels are not kept for the next run: {error}", file=sys.stderr)
+        print(f"the labels are not cached: {error}", file=sys.stderr)
     else:
         for outdated in set(folder.glob(f"{path.stem}-{'[0-9a-f]' * 32}.npz")) - {cached}:
             outdated.unlink(missing_ok=True)
@@ -76,5 +77,5 @@ def _load(path: Path, num_labels: int) -> LabelledImages:
 
 
 def _as_bytes(values: Sequence[int | str]) -> np.ndarray:
-    """As JSON text: numbers stay apart from strings, and no array is as wide as the longest of them."""
+    """Encode values as JSON text, which keeps numbers and strings apart and needs no fixed width."""
     return np.frombuffer(json.dumps(values).encode(), dtype=np.uint8)

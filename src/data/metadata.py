@@ -1,13 +1,13 @@
-"""Metadata folders: everything about a data set but its images.
+"""Metadata folders: everything about a data set except its images.
 
 This project's form, which holds no pickle (src/data/metadata_writer.py):
 
     split.json          labels, seen and unseen, and the names of the files below
     word_vectors.npy    [D, C] float32
     train.json val.json COCO-format image-level labels
-    extra_words.json extra_words.npy   optional: more words and their vectors [D, V], for tagging with words that are no
-        labels
-    report.txt          what prepare_data.py found, repaired and dropped
+    extra_words.json extra_words.npy   optional: further words and their vectors [D, V], for tagging with words that
+        are not labels
+    report.txt          report of prepare_data.py: what it found, repaired and dropped
     official/           optional: the same in the released code's form
 
 and the two forms of the released code (src/data/official.py), whose label files are
@@ -48,16 +48,16 @@ class ExtraWords:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a metadata folder says.
+    """Content of a metadata folder.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         kind: ``SDL`` (this project's), or ``COCO`` / ``NUS_WIDE`` (the released code's).
         split: labels, seen, unseen, word vectors.
-        train, val: COCO-format files, or None where the folder has none.
+        train, val: COCO-format label files, or None.
         val_unseen: the released code's separate list of zero-shot test images, or None.
-        image_root: the image folder that was recorded when the folder was made, or None.
-        extra_words: or None.
+        image_root: the image folder that prepare_data.py recorded, or None.
+        extra_words: words beyond the labels, or None.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ class Metadata:
 
 
 def detect_kind(folder: Path) -> str | None:
-    """Which of :data:`src.choices.DATASET_KINDS` the folder is, by its files; None if it is none of them."""
+    """Return the kind of a metadata folder (:data:`src.choices.DATASET_KINDS`) by its files, or None."""
     if (folder / "split.json").is_file():
         return "SDL"
     if has_files(folder, COCO_FILES):
@@ -86,10 +86,10 @@ def load_metadata(folder: str | Path, kind: str | None = None) -> Metadata:
 
     Args:
         folder: the folder.
-        kind: which of :data:`src.choices.DATASET_KINDS` it must be; None recognises it.
+        kind: the kind it must be (:data:`src.choices.DATASET_KINDS`); None detects it.
 
     Raises:
-        UserError: the folder is none of the kinds, or not the asked one, or a file in it is missing or wrong.
+        UserError: the folder is of no kind, or not of the wanted one, or a file in it is missing or wrong.
     """
     folder = Path(folder)
     found = detect_kind(folder)
@@ -116,7 +116,7 @@ def _load_own(folder: Path) -> Metadata:
     path = folder / "split.json"
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is not of the format {FORMAT!r}; make it anew with prepare_data.py")
+        raise UserError(f"{path} is not of the format {FORMAT!r}; make it again with prepare_data.py")
     try:
         labels = [str(label) for label in content["labels"]]
         seen, unseen = (columns_of(content[side], labels, f"{path}, {side}") for side in ("seen", "unseen"))

@@ -21,8 +21,8 @@ COCO_FILES = ("cls_ids.pickle", "wordvec_array.pickle")
 NUS_WIDE_FILES = ("classes.pickle", "unseen_classes.pickle", "wordvec_array.pickle")
 SPLIT_FILES = ("train_17_48.json", "val_17_48.json", "val_unseen.json")  # below zs_split/, whatever the split
 
-# All that a pickle of arrays and builtin containers needs. The two module paths of NumPy are those before and since
-# version 2; __builtin__ is what pickle protocols 0 to 2 call builtins.
+# Globals that a pickle of arrays and builtin containers needs. NumPy's module paths differ before and since version 2;
+# pickle protocols 0 to 2 call builtins __builtin__.
 _ADMITTED = {
     *((builtins, name) for builtins in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray")),
     ("collections", "OrderedDict"),
@@ -40,7 +40,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-        # Under NumPy 2 the old path is an alias that it means to drop.
+        # Under NumPy 2 the old path is a deprecated alias.
         return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
 
 
@@ -60,9 +60,9 @@ def read_array_pickle(path: str | Path) -> Any:
 
 
 def read_word_vectors_pickle(path: str | Path) -> Tensor:
-    """``wordvec_array.pickle`` -> [D, C] float32.
+    """Read ``wordvec_array.pickle``: [D, C] float32.
 
-    NUS-WIDE's holds the array [D, C]; COCO's a dict with the array [1, D, C] in half precision.
+    NUS-WIDE's file holds the array [D, C], COCO's a dict with the array [1, D, C] in half precision.
     """
     content = read_array_pickle(path)
     if isinstance(content, dict):
@@ -75,12 +75,12 @@ def read_word_vectors_pickle(path: str | Path) -> Tensor:
 
 
 def has_files(folder: Path, names: tuple[str, ...]) -> bool:
-    """Whether the folder holds all these files."""
+    """Return whether the folder holds all these files."""
     return all((folder / name).is_file() for name in names)
 
 
 def read_coco_split(folder: Path) -> ZeroShotSplit:
-    """``cls_ids.pickle`` ({'train': {columns}, 'test': {columns}} of the 80 classes) and ``wordvec_array.pickle``.
+    """Read ``cls_ids.pickle`` ({'train': {columns}, 'test': {columns}} of the 80 classes) and the word vectors.
 
     Raises:
         UserError: a file is missing, damaged or not of this form.
@@ -96,9 +96,9 @@ def read_coco_split(folder: Path) -> ZeroShotSplit:
 
 
 def read_nus_wide_split(folder: Path) -> ZeroShotSplit:
-    """``classes.pickle`` ({column: name}), ``unseen_classes.pickle`` ([name, ...]) and ``wordvec_array.pickle``.
+    """Read ``classes.pickle`` ({column: name}), ``unseen_classes.pickle`` ([name, ...]) and the word vectors.
 
-    Columns are the dict's keys, whatever order it holds them in.
+    Columns are the keys of the dict, in any order.
 
     Raises:
         UserError: a file is missing, damaged or not of this form, or an unseen name is no label.
@@ -122,11 +122,11 @@ def write_official(folder: Path, split: ZeroShotSplit, parts: Mapping[str, Label
     """Write the released code's files: the COCO form for COCO's 80 classes, the NUS-WIDE form for other labels.
 
     ``zs_split/`` holds the training images, the validation images, and those of them with an unseen label. That
-    form has no unknown labels: only positive ones are written, as annotations with the key ``area`` that the released
-    data set class reads. An image-level label has no area: it is 0.
+    form has no unknown labels: only positive ones are written, as annotations with an ``area`` of 0, a key that the
+    released data set class reads.
 
     Raises:
-        UserError: a label is neither seen nor unseen, and the form cannot say so.
+        UserError: a label is neither seen nor unseen, which the form cannot express.
     """
     neither = sorted(set(range(len(split.labels))) - {*split.seen, *split.unseen})
     is_coco = split.labels == COCO_CLASSES
@@ -163,7 +163,7 @@ def _positive_only(images: LabelledImages) -> LabelledImages:
 
 
 def _dump(value: object, path: Path) -> None:
-    # The released code's environment has NumPy 1, which knows arrays by the module path without the underscore.
+    # The released code runs with NumPy 1, which uses the module path without the underscore.
     content = pickle.dumps(value, protocol=2).replace(
         b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\n_reconstruct\n"
     )

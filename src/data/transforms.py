@@ -1,13 +1,13 @@
 """From an image to the model's input: squashed (not cropped) to a square, in [0, 1], not normalised.
 
-Training adds a cutout and RandAugment (released code, train.py). Normalisation, where a backbone needs it, is the
-model's affair.
+Training adds a cutout and RandAugment (released code, train.py). Normalisation, where a backbone needs it, is part of
+the model.
 
-The released code decodes an image whole and lets Pillow resize it. ``exact=True`` does the same, to the bit. Without
-it the same filters are computed in other ways where that is faster:
+The released code decodes an image at full size and resizes it with Pillow. ``exact=True`` does the same, bit for bit.
+By default the same filters are computed in faster ways:
 
 * PyTorch's vectorised resize of bytes instead of Pillow's, in evaluation only where the image shrinks on both sides:
-  an image that is enlarged, as Corel5k's are, has Pillow's bits. On 100 COCO photographs the square differs by one
+  an enlarged image, as in Corel5k, is bit-identical to Pillow's. On 100 COCO photographs the square differs by one
   step of 255 at most with the bilinear filter, by six with the bicubic one (PSNR over 55 dB for each).
 * A JPEG of more than eight times the square's side is decoded at a half or less of its size, never below
   :data:`SPARE` times the side (PSNR over 36 dB for each COCO photograph and any side from 32, usually 50 to 55 dB).
@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import random
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,26 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from src.choices import Augmentation
-from src.data.images import pixels_of, read_image
+from src.data.images import read_image
 
 Transform = Callable[[Image.Image], Tensor]
 Step = Callable[[Image.Image], Image.Image]
 
-TRANSFORM_VERSION = 2  # is raised when the same image gives other numbers: what was computed from it is then stale
-SPARE = 4  # times the square's side: what a JPEG keeps at least. With 2 some photographs lose more than 35 dB of PSNR
+TRANSFORM_VERSION = 2  # raise it when the output for the same image changes: cached features are then stale
+SPARE = 4  # a JPEG keeps at least this many times the square's side; with 2, PSNR of some photographs is below 35 dB
+# np.asarray() shows the pixels of a Pillow image, read-only; PyTorch warns of such arrays, which are never written here
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 class ImageTransform:
-    """An RGB image or an image file, squashed to [3, S, S]. It can be called in several threads at once.
+    """Squash an RGB image or an image file to [3, S, S]; thread-safe.
 
     Args:
         image_size: side S of the square in pixels.
         interpolation: ``bilinear`` or ``bicubic``, averaged over the source area where the image shrinks.
-        exact: decode whole and resize with Pillow.
+        exact: decode at full size and resize with Pillow.
     """
 
     def __init__(self, image_size: int, interpolation: str = "bilinear", *, exact: bool = False) -> None:
@@ -53,11 +57,11 @@ class ImageTransform:
         self.image_size, self.interpolation, self.exact = image_size, interpolation, exact
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image -> [3, S, S] float32 in [0, 1]."""
+        """Transform an RGB image: [3, S, S] float32 in [0, 1]."""
         return as_floats(self.to_bytes(image))
 
     def read(self, path: str | Path) -> Tensor:
-        """A file -> [3, S, S] float32 in [0, 1].
+        """Read and transform a file: [3, S, S] float32 in [0, 1].
 
         Raises:
             BadImageError: see :func:`src.data.images.read_image`.
@@ -65,34 +69,34 @@ class ImageTransform:
         return as_floats(self.read_bytes(path))
 
     def read_bytes(self, path: str | Path) -> Tensor:
-        """As :meth:`read`, but uint8: a quarter of the memory to hand on. :func:`as_floats` takes whole batches."""
+        """Do as :meth:`read`, but return uint8, a quarter of the memory; :func:`as_floats` converts whole batches."""
         return self.to_bytes(read_image(path, at_least=None if self.exact else SPARE * self.image_size))
 
     def reads_less_of(self, image: Image.Image) -> bool:
-        """Whether :meth:`read` would decode a JPEG of this size at a part of it, so that calling gives other bits."""
+        """Return whether :meth:`read` decodes a JPEG of this size at a reduced size, unlike calling."""
         return not self.exact and min(image.size) >= 2 * SPARE * self.image_size
 
     def to_bytes(self, image: Image.Image) -> Tensor:
-        """RGB image -> [3, S, S] uint8."""
+        """Transform an RGB image: [3, S, S] uint8."""
         if self._vectorised(image):
             return self._resize(image)
         return _to_channels(image.resize((self.image_size, self.image_size), _FILTERS[self.interpolation]))
 
     def _vectorised(self, image: Image.Image) -> bool:
-        """Whether the resize may differ from Pillow's in the last bits."""
+        """Return whether the resize may differ from Pillow's in the last bits."""
         return not self.exact and min(image.size) > self.image_size
 
     def _resize(self, image: Image.Image) -> Tensor:
-        """RGB image -> [3, S, S] uint8, by PyTorch: Pillow's filter with weights of 16 bits instead of 22."""
-        pixels = torch.from_numpy(pixels_of(image)).permute(2, 0, 1)[None]  # [1, 3 or 4, H, W], channels last
+        """Resize with PyTorch, which uses Pillow's filter with weights of 16 bits instead of 22: [3, S, S] uint8."""
+        pixels = torch.from_numpy(np.asarray(image)).permute(2, 0, 1)[None]  # [1, 3, H, W], channels last
         side = (self.image_size, self.image_size)
-        return torch.nn.functional.interpolate(pixels, size=side, mode=self.interpolation, antialias=True)[0, :3]
+        return torch.nn.functional.interpolate(pixels, size=side, mode=self.interpolation, antialias=True)[0]
 
 
 class TrainTransform(ImageTransform):
-    """As :class:`ImageTransform`, with steps between resizing and conversion.
+    """An :class:`ImageTransform` with augmentation steps between resizing and conversion.
 
-    Where there are any, images are enlarged the fast way too: augmentation changes more than the last bits.
+    With such steps, images are enlarged the fast way too: augmentation changes more than the last bits.
     """
 
     def __init__(self, image_size: int, steps: Sequence[Step], *, exact: bool = False) -> None:
@@ -100,7 +104,7 @@ class TrainTransform(ImageTransform):
         self.steps = list(steps)
 
     def to_bytes(self, image: Image.Image) -> Tensor:
-        """RGB image -> [3, S, S] uint8, augmented."""
+        """Transform and augment an RGB image: [3, S, S] uint8."""
         square = super().to_bytes(image)
         if not self.steps:
             return square
@@ -114,17 +118,17 @@ class TrainTransform(ImageTransform):
 
 
 def _to_channels(image: Image.Image) -> Tensor:
-    """RGB image -> [3, H, W] uint8. In NumPy, as PyTorch would start threads for a copy in a reading thread."""
-    return torch.from_numpy(np.ascontiguousarray(pixels_of(image)[..., :3].transpose(2, 0, 1)))
+    """Return an RGB image as [3, H, W] uint8; NumPy copies in this thread, where PyTorch would start threads."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
 
 
 def as_floats(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [0, 1], the same numbers as torchvision's ToTensor; floats are given back as they are."""
+    """Convert uint8 to float32 in [0, 1], as torchvision's ToTensor does; floats are returned unchanged."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 def read_transformed(path: str | Path, transform: Transform) -> Tensor:
-    """An image file through any transform: [3, S, S], uint8 from a :class:`ImageTransform`, else what it gives.
+    """Read an image file through any transform: [3, S, S], uint8 from an :class:`ImageTransform`.
 
     Raises:
         BadImageError: see :func:`src.data.images.read_image`.
@@ -135,13 +139,13 @@ def read_transformed(path: str | Path, transform: Transform) -> Tensor:
 
 
 def eval_transform(image_size: int, interpolation: str = "bilinear", *, exact: bool = False) -> ImageTransform:
-    """RGB image -> [3, image_size, image_size] float32 in [0, 1].
+    """Return the transform of evaluation: RGB image -> [3, image_size, image_size] float32 in [0, 1].
 
     Args:
         image_size: side of the square in pixels.
         interpolation: Pillow's filter: ``bilinear`` (torchvision's default, used in training) or ``bicubic`` (Pillow's
             default, used by the released infer.py). Both average over the source area when they shrink.
-        exact: the released code's bits; see above for how little the others differ.
+        exact: bit-identical to the released code; the module docstring tells the difference otherwise.
 
     Raises:
         ValueError: another filter.
@@ -152,14 +156,14 @@ def eval_transform(image_size: int, interpolation: str = "bilinear", *, exact: b
 def train_transform(
     image_size: int, *, cutout: float = 0.5, augmentation: Augmentation = "randaugment", exact: bool = False
 ) -> TrainTransform:
-    """The eval transform with cutout and RandAugment between resizing and conversion, in the released code's order.
+    """Return the transform of training: cutout and RandAugment after resizing, in the released code's order.
 
     Args:
         image_size: side of the square in pixels.
-        cutout: side of the cutout as a part of the image's side; 0 leaves it out.
+        cutout: side of the cutout as a fraction of the image's side; 0 disables it.
         augmentation: ``randaugment`` (the package of that name, the released code's), ``torchvision`` (its
             RandAugment), or ``none``.
-        exact: the released code's bits before augmentation.
+        exact: bit-identical to the released code before augmentation.
     """
     steps: list[Step] = [Cutout(cutout)] if cutout > 0 else []
     if augmentation == "randaugment":
@@ -172,7 +176,7 @@ def train_transform(
 
 
 class Cutout:
-    """Paint a square of one random colour over a random place.
+    """Paint a square of one random colour at a random place.
 
     The centre is uniform over the image, so the square may hang over the edge.
 
@@ -181,10 +185,10 @@ class Cutout:
     """
 
     def __init__(self, side: float) -> None:
-        self.side = side  # as a part of the image's side
+        self.side = side  # as a fraction of the image's side
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Return a painted copy; the image itself stays as it is."""
+        """Return a painted copy; the image itself is not changed."""
         width, height = image.size
         half_width, half_height = (round(self.side * length) // 2 for length in (width, height))
         x, y = (int(torch.randint(length, ()).item()) for length in (width, height))
@@ -202,7 +206,7 @@ class Cutout:
 
 
 class _NumpyWithInt(types.ModuleType):
-    """NumPy with the alias ``int`` that it dropped in version 1.24."""
+    """NumPy with the alias ``int``, which version 1.24 removed."""
 
     int = int
 
@@ -211,12 +215,12 @@ class _NumpyWithInt(types.ModuleType):
 
 
 class _PackagedRandAugment:
-    """``RandAugment()`` of the ``randaugment`` package with its NumPy mended, also where it is sent to a process.
+    """``RandAugment()`` of the ``randaugment`` package, repaired for current NumPy and picklable.
 
-    The package draws one of all pairs of operations and builds both anew, with the tables of all operations, for every
-    image. Here each operation is built once; draws and images are the package's, to the bit.
+    The package draws one of all pairs of operations and builds both again, with the tables of all operations, for every
+    image. Here each operation is built once; draws and images are bit-identical to the package's.
 
-    A loader's worker that is spawned, not forked, imports the package anew, so the alias is given back on unpickling.
+    A spawned worker process imports the package again, so the alias is restored on unpickling.
     """
 
     def __init__(self) -> None:
@@ -244,9 +248,9 @@ class _PackagedRandAugment:
 
 
 def packaged_randaugment() -> Step:
-    """``RandAugment()`` of the ``randaugment`` package.
+    """Return ``RandAugment()`` of the ``randaugment`` package.
 
-    Version 1.0.2, its last, calls ``np.int``, which NumPy has dropped: every image would fail. The alias is given
-    back inside the package's own module only; NumPy itself stays as it is.
+    Version 1.0.2, its last, calls ``np.int``, which NumPy has removed: every image would fail. The alias is restored
+    inside the package's own module only; NumPy itself is not changed.
     """
     return _PackagedRandAugment()
