@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Evaluation of a NUS-WIDE of full size: every metric of both settings, against the plain loops that formulas suggest.
+"""Evaluate a problem of NUS-WIDE's full size: all metrics of both settings, against plain loops over the formulas.
 
 107,859 images with 7 principal vectors of 300 numbers, 1,006 labels, 81 of them unseen. The plain loops score an
 image at a time, principal vector by principal vector; sort an image's labels for each setting and K; and sort a
-label's images for each setting and mAP convention. Both ways take turns in one process, and so do what no evaluation
-can do without: the score products alone, and one sort a label, with torch and with NumPy. All images and labels are
-timed; nothing is scaled. Embeddings and word vectors are whole numbers whose products are exact in float32 in any
-order of summation, so that both ways must agree in every hit.
+label's images for each setting and mAP convention. Both take turns in one process with the lower bounds of any
+evaluation: the score products alone, and one sort per label, with torch and with NumPy. All images and labels are
+timed; nothing is extrapolated. Embeddings and word vectors are whole numbers whose products are exact in float32 in any
+order of summation, so that both must agree in every hit.
 
-The peak memory is that of a process that only draws the problem and evaluates it.
+Peak memory is measured in a process that only draws the problem and evaluates it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Problem(NamedTuple):
 
 
 def draw(images: int, seen: int, unseen: int) -> Problem:
-    """A problem with a few frequent labels and many rare ones; no temporary is as large as the embeddings."""
+    """Draw a problem with a few frequent labels and many rare ones; no temporary is as large as the embeddings."""
     generator = torch.Generator().manual_seed(0)
     labels = seen + unseen
     embeddings = torch.empty(images, DIM * NUM_ROWS)
@@ -67,7 +67,7 @@ def draw(images: int, seen: int, unseen: int) -> Problem:
 
 
 def plain_scores(embeddings: Tensor, words: Tensor) -> Tensor:
-    """An image at a time: the best of its principal vectors' products."""
+    """Score an image at a time: the best of its principal vectors' products."""
     scores = []
     for flat in embeddings:
         best = torch.full((words.shape[1],), -torch.inf)
@@ -78,7 +78,7 @@ def plain_scores(embeddings: Tensor, words: Tensor) -> Tensor:
 
 
 def plain_f1_at_k(scores: Tensor, targets: Tensor, k: int) -> tuple[float, float, float]:
-    """An image at a time: the k first of its sorted labels."""
+    """Take the k first of each image's sorted labels."""
     hits = 0
     for row, target in zip(scores, targets, strict=True):
         best = row.sort(descending=True, stable=True).indices[:k]
@@ -88,7 +88,7 @@ def plain_f1_at_k(scores: Tensor, targets: Tensor, k: int) -> tuple[float, float
 
 
 def plain_average_precision(scores: Tensor, target: Tensor, convention: str) -> float:
-    """One label: its images sorted, and the precision at the place of every positive."""
+    """Sort the images of one label, and average the precision at the place of every positive."""
     ranked, order = scores.sort(descending=True, stable=True)
     relevant = target[order] == 1
     hits = relevant.cumsum(0)
@@ -104,7 +104,7 @@ def plain_average_precision(scores: Tensor, target: Tensor, convention: str) -> 
 
 
 def plain_evaluation(problem: Problem) -> dict[str, float]:
-    """Every metric by itself, from the whole matrix of scores."""
+    """Compute every metric separately, from the whole matrix of scores."""
     split = problem.split
     scores, targets = plain_scores(problem.embeddings, split.word_vectors), problem.targets.dense()
     report = {}
@@ -123,19 +123,19 @@ def plain_evaluation(problem: Problem) -> dict[str, float]:
 
 
 def fast_evaluation(problem: Problem) -> dict[str, float]:
-    """What train.py and validate.py call."""
+    """Evaluate as train.py and validate.py do."""
     return evaluate(problem.embeddings, problem.split, GroundTruth(problem.targets), Protocol(KS))
 
 
 def products_alone(problem: Problem, block: int = 512) -> None:
-    """The score products: [N * M, D] by [D, C], in blocks of images, nothing kept."""
+    """Compute the score products [N * M, D] by [D, C] in blocks of images, and keep nothing."""
     flat = problem.embeddings[:block].view(-1, DIM, NUM_ROWS).transpose(1, 2).reshape(-1, DIM)
     for part in problem.embeddings.split(block):
         torch.mm(flat[: len(part) * NUM_ROWS], problem.split.word_vectors)
 
 
 def sorts_alone(images: int, labels: int, library: str) -> None:
-    """One sort of ``images`` numbers a label; NumPy's carries no indices along."""
+    """Sort ``images`` numbers per label; NumPy's sort carries no indices."""
     scores = torch.randn(images, generator=torch.Generator().manual_seed(1))
     for _ in range(labels):
         if library == "numpy":
@@ -145,14 +145,14 @@ def sorts_alone(images: int, labels: int, library: str) -> None:
 
 
 def peak_of_a_child(images: int, seen: int, unseen: int) -> int:
-    """The peak resident memory in MB of a process that only draws and evaluates."""
+    """Return the peak resident memory in MB of a process that only draws and evaluates."""
     sizes = [f"--{name}={value}" for name, value in (("images", images), ("seen", seen), ("unseen", unseen))]
     done = subprocess.run([sys.executable, __file__, "--child", *sizes], stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)
 
 
 def memory_mb(field: str) -> int:
-    """Resident memory of this process in MB: ``VmRSS`` is held now, ``VmHWM`` was the most; Linux only."""
+    """Return the resident memory of this process in MB: current (``VmRSS``) or peak (``VmHWM``); Linux only."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     found = re.search(rf"^{field}:\s*(\d+) kB", status, re.MULTILINE)
     assert found is not None, f"no {field}"
@@ -160,7 +160,7 @@ def memory_mb(field: str) -> int:
 
 
 def measure(images: int, seen: int, unseen: int, repeats: int) -> dict[str, object]:
-    """The row: ratios of the ways that take turns, and the peak memory."""
+    """Measure the row: seconds and ratios of the ways that take turns."""
     problem = draw(images, seen, unseen)
     found: dict[str, dict[str, float]] = {}
 
@@ -199,9 +199,9 @@ def main() -> None:
     flags.add_argument("--images", type=int, default=107_859)
     flags.add_argument("--seen", type=int, default=925)
     flags.add_argument("--unseen", type=int, default=81)
-    flags.add_argument("--repeats", type=int, default=3, help="timed rounds; one takes minutes")
-    flags.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor cores to use")
-    flags.add_argument("--child", action="store_true", help="print the peak memory of this process alone")
+    flags.add_argument("--repeats", type=int, default=3, help="timed rounds, of some minutes each")
+    flags.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
+    flags.add_argument("--child", action="store_true", help="print the peak memory of this process and exit")
     args = flags.parse_args()
     sizes = args.images, args.seen, args.unseen
     if args.child:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The SDL loss, forward and backward, beside the plain loop over images, its score products alone, and a whole step.
+"""Measure the SDL loss, forward and backward, against a plain loop, its score products alone, and a whole step.
 
-* The plain loop takes one image and one principal vector at a time, as the formula suggests.
-* The limit: the two matrix products that scores and their gradient need, and nothing else.
-* ``--step`` also measures the loss's share of a training step of TResNet-M (half a minute a repeat).
+* The plain loop takes one image and one principal vector at a time, as in the formula.
+* The lower bound is the two matrix products that scores and their gradient need.
+* ``--step`` also measures the loss's share of a training step of TResNet-M (half a minute per repeat).
 
 Prints one JSON line for each setting.
 """
@@ -27,7 +27,7 @@ SETTINGS = ((32, 48), (16, 925), (32, 925), (64, 925), (128, 925), (64, 1850), (
 
 
 def plain_loss(x: Tensor, y: Tensor, words: Tensor) -> Tensor:
-    """The official loss, one image and one principal vector at a time."""
+    """Compute the official loss, one image and one principal vector at a time."""
     losses = []
     for flat, target in zip(x, y, strict=True):
         matrix = flat.view(words.shape[0], -1)  # [D, M]
@@ -40,7 +40,7 @@ def plain_loss(x: Tensor, y: Tensor, words: Tensor) -> Tensor:
 
 
 def problem(batch: int, labels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings [B, D*M] that want a gradient, targets [B, C], unit word vectors [D, C]."""
+    """Draw embeddings [B, D*M] that require a gradient, targets [B, C], unit word vectors [D, C]."""
     generator = torch.Generator().manual_seed(0)
     words = torch.nn.functional.normalize(torch.randn(DIM, labels, generator=generator), dim=0)
     x = torch.randn(batch, DIM * ROWS, generator=generator).requires_grad_()
@@ -50,7 +50,7 @@ def problem(batch: int, labels: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def measure(batch: int, labels: int, repeats: int) -> dict[str, object]:
-    """One setting."""
+    """Measure one setting."""
     x, y, words = problem(batch, labels)
     criterion = SDLLoss(weight=WEIGHT, wordvec_array=words)
     torch.testing.assert_close(criterion(x, y), plain_loss(x, y, words), rtol=1e-4, atol=1e-4)
@@ -82,7 +82,7 @@ def measure(batch: int, labels: int, repeats: int) -> dict[str, object]:
 
 
 def share_of_a_step(batch: int, labels: int, repeats: int) -> dict[str, object]:
-    """The loss within a step of TResNet-M at 224 pixels: forward, loss, backward and Adam."""
+    """Measure the loss within a step of TResNet-M at 224 pixels: forward, loss, backward and Adam."""
     x, y, words = problem(batch, labels)
     model = create_model("tresnet_m", ROWS, DIM).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
@@ -110,7 +110,7 @@ def main() -> None:
     """Measure the settings of the docs."""
     flags = benchmark_parser(__doc__)
     flags.add_argument("--repeats", type=int, default=9)
-    flags.add_argument("--step", action="store_true", help="also the share of a step of TResNet-M")
+    flags.add_argument("--step", action="store_true", help="also measure the share of a training step of TResNet-M")
     args = flags.parse_args()
     rows = [measure(batch, labels, args.repeats) for batch, labels in SETTINGS]
     if args.step:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The ten best of 400,000 labels for one image and for 32: against the matrix product alone, and against loops.
+"""Measure the ten best of 400,000 labels for one image and for 32, against the matrix product alone, and loops.
 
-A row a number of images. ``fast`` is score_labels and top_k_labels; ``product`` is the matrix product of its blocks,
-nothing kept, which no scoring can do without; ``plain`` scores an image at a time, principal vector by principal
-vector, and sorts all its labels. All take turns in one process. The memory is what scoring and choosing need beside
-embeddings and word vectors, in a process of their own.
+One row per number of images. ``fast`` is score_labels and top_k_labels; ``product`` is the matrix product of its
+blocks, the lower bound of any scoring; ``plain`` scores an image at a time, principal vector by principal vector, and
+sorts all its labels. All take turns in one process. The memory is that of scoring and selecting, without embeddings and
+word vectors, in a process of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOP = 10
 
 
 def draw(images: int, labels: int) -> tuple[Tensor, Tensor]:
-    """Embeddings [B, D*M] and word vectors [D, C] of whole numbers, whose products are exact in any order."""
+    """Draw embeddings [B, D*M] and word vectors [D, C] of whole numbers, whose products are exact in any order."""
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randint(-2047, 2048, (images, DIM * NUM_ROWS), generator=generator).float()
     words = torch.empty(DIM, labels)
@@ -41,13 +41,13 @@ def draw(images: int, labels: int) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def fast(embeddings: Tensor, words: Tensor) -> Tensor:
-    """What tagging does: the indices of the best labels [B, 10]."""
+    """Return the indices of the best labels [B, 10], as tagging does."""
     return top_k_labels(score_labels(embeddings, words), TOP)[1]
 
 
 @torch.inference_mode()
 def product(embeddings: Tensor, words: Tensor) -> None:
-    """The products [B * M, c] of every block of labels."""
+    """Compute the products [B * M, c] of every block of labels."""
     flat = principal_vectors(embeddings, DIM).reshape(-1, DIM)
     for part in words.split(max(1, MAX_BLOCK_ELEMENTS // len(flat)), dim=1):
         torch.mm(flat, part)
@@ -55,22 +55,22 @@ def product(embeddings: Tensor, words: Tensor) -> None:
 
 @torch.inference_mode()
 def plain(embeddings: Tensor, words: Tensor) -> Tensor:
-    """Loops: the same as :func:`fast`."""
+    """Compute the same as :func:`fast` in loops."""
     return plain_scores(embeddings, words).sort(dim=1, descending=True, stable=True).indices[:, :TOP]
 
 
 def memory_of_a_child(images: int, labels: int) -> int:
-    """MB that scoring and choosing need beside their input, in a fresh process."""
+    """Return the MB that scoring and selecting need beside their input, in a fresh process."""
     command = [sys.executable, __file__, "--child", f"--images={images}", f"--labels={labels}"]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def memory_of_this_process(images: int, labels: int) -> int:
-    """The same in this process, which has done nothing else."""
+    """Return the same for this process, which must have done nothing else."""
     fast(*draw(images, 100))  # libraries allocate on first use
     problem = draw(images, labels)
     with suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what drawing has let go of would be used again, and not be counted
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory freed by drawing would be reused, and not counted
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # proc(5): 5 resets VmHWM
     before = memory_mb("VmRSS")
     fast(*problem)
@@ -78,7 +78,7 @@ def memory_of_this_process(images: int, labels: int) -> int:
 
 
 def measure(images: int, labels: int, repeats: int) -> dict[str, object]:
-    """The row of one number of images."""
+    """Measure the row of one number of images."""
     problem = draw(images, labels)
     assert torch.equal(fast(*problem), plain(*problem))
     seconds = take_turns({run.__name__: partial(run, *problem) for run in (fast, product, plain)}, repeats)
@@ -100,11 +100,11 @@ def measure(images: int, labels: int, repeats: int) -> dict[str, object]:
 def main() -> None:
     """Measure the rows of the docs."""
     flags = benchmark_parser(__doc__)
-    flags.add_argument("--images", type=int, nargs="+", default=[1, 32], help="a row for each")
+    flags.add_argument("--images", type=int, nargs="+", default=[1, 32], help="numbers of images, one row each")
     flags.add_argument("--labels", type=int, default=400_000)
     flags.add_argument("--repeats", type=int, default=7, help="timed rounds")
-    flags.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor cores to use")
-    flags.add_argument("--child", action="store_true", help="print the memory of this process alone")
+    flags.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
+    flags.add_argument("--child", action="store_true", help="print the memory of this process and exit")
     args = flags.parse_args()
     torch.set_num_threads(args.threads)
     if args.child:

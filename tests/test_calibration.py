@@ -1,4 +1,4 @@
-"""Calibration: thresholds against plain loops, and the promise that no unseen label's ground truth is looked at."""
+"""Calibration: thresholds against plain loops, and the promise that no unseen ground truth is used."""
 
 import io
 import math
@@ -155,7 +155,7 @@ def test_no_images_and_no_positives():
 
 
 @pytest.mark.parametrize(("quantile", "rank"), [(0.0, 0), (0.5, 2), (0.74, 2), (0.75, 3), (0.97, 3), (1.0, 4)])
-def test_level_is_a_rank_of_the_images_scores(quantile, rank):
+def test_level_is_an_order_statistic_of_the_scores(quantile, rank):
     scores = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
     expected = [[sorted(row)[rank]] for row in scores.tolist()]
     assert image_level(scores, quantile).tolist() == expected
@@ -424,7 +424,7 @@ def test_calibrated_scores_worked_by_hand():
     assert without.calibrated(scores, seen_scores, is_seen).tolist() == [[1.0, 4.0, 5.0], [0.0, 0.0, 2.0]]
 
 
-def test_calibrated_scores_do_not_depend_on_a_images_level_or_the_order_of_seen_scores(fitted):
+def test_calibrated_scores_do_not_depend_on_the_level_of_an_image_or_the_order_of_seen_scores(fitted):
     made = replace(fitted, level_quantile=0.9)
     scores, _ = problem(7)
     is_seen = torch.zeros(NUM_LABELS, dtype=torch.bool)
@@ -434,7 +434,7 @@ def test_calibrated_scores_do_not_depend_on_a_images_level_or_the_order_of_seen_
 
 
 @pytest.mark.parametrize("quantile", LEVEL_QUANTILES)
-def test_stacking_ranks_the_labels_of_a_image_as_calibrated_scores_do(fitted, quantile):
+def test_stacking_ranks_the_labels_of_an_image_as_calibrated_scores_do(fitted, quantile):
     made = replace(fitted, level_quantile=quantile, seen_bias=0.75)
     scores, _ = problem(7)
     scores = scores.double()

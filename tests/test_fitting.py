@@ -86,7 +86,7 @@ def test_sizes_of_the_parts(share, count):
 
 @pytest.mark.parametrize("bias", ["labels", "gap"])
 @pytest.mark.parametrize(("share", "seed"), [(0.5, 0), (0.5, 3), (0.3, 1)])
-def test_what_is_fitted_is_the_calibration_of_its_part(share, seed, bias):
+def test_the_fit_is_the_calibration_of_its_part(share, seed, bias):
     embeddings, targets = images()
     fitting, _ = division(len(targets), share, seed)
     scores = score_labels(embeddings[fitting], SPLIT.word_vectors)
@@ -108,7 +108,7 @@ def test_seed_decides(fitted):
     assert other.metrics != fitted.metrics
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_generator_is_unchanged():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -117,7 +117,7 @@ def test_the_global_generator_is_left_alone():
 
 
 @pytest.mark.parametrize("value", [0, 1, -1])
-def test_nothing_of_the_measured_part_is_fitted(fitted, value):
+def test_the_measured_part_does_not_change_the_fit(fitted, value):
     embeddings, targets = images()
     _, rest = division(len(targets), 0.5, 0)
     changed = targets.clone()
@@ -257,7 +257,7 @@ def test_fitted_thresholds_do_better_than_five_tags_each(seed):
     assert metrics["seen.ECE"] < 5
 
 
-def test_probabilities_of_many_images_can_be_believed():
+def test_probabilities_of_many_images_are_calibrated():
     """Logistic regression's own world: scores decide the odds of a label."""
     generator = torch.Generator().manual_seed(0)
     split = make_split(list("abcdef"), range(5), [5], torch.eye(6), name="x", source="x")

@@ -47,7 +47,7 @@ def test_columns_in_any_order(columns):
 
 
 @pytest.mark.parametrize("columns", [[0, 3, 6], [2], [6, 0, 3], [1, 0]])
-def test_chosen_columns_are_stored_as_if_made_from_their_entries(columns):
+def test_selected_columns_are_stored_as_if_built_from_their_entries(columns):
     sparse, dense = matrix(40, 7, seed=5)
     chosen = sparse.select_columns(columns)
     rows, old, values = sparse.entries()
@@ -62,7 +62,7 @@ def test_chosen_columns_are_stored_as_if_made_from_their_entries(columns):
     assert torch.equal(chosen.dense(), dense[:, columns])
 
 
-def test_columns_in_order_are_chosen_without_rows_or_a_sort():
+def test_ascending_columns_are_selected_without_a_sort():
     """Of 100,000 entries nothing larger than an entry's own numbers is made, and nothing is sorted."""
     rows = torch.arange(100_000)
     sparse = LabelMatrix.from_positives(rows, rows % 50, num_rows=100_000, num_labels=50)
@@ -70,7 +70,7 @@ def test_columns_in_order_are_chosen_without_rows_or_a_sort():
     assert largest_tensor(lambda: sparse.forget_columns(range(0, 50, 2))) == 100_001
 
 
-def test_making_a_matrix_leaves_the_entries_as_they_are():
+def test_building_a_matrix_leaves_the_entries_unchanged():
     rows, columns, values = torch.tensor([1, 0, 1]), torch.tensor([2, 1, 0]), torch.tensor([1, -1, 0])
     before = [tensor.clone() for tensor in (rows, columns, values)]
     LabelMatrix.from_entries(rows, columns, values, unlisted=torch.zeros(2), num_labels=3)
@@ -84,7 +84,7 @@ def test_columns_then_rows_is_rows_then_columns():
     assert torch.equal(one.dense(), other.dense())
 
 
-def test_forgotten_columns_say_what_unlisted_ones_say():
+def test_forgotten_columns_have_the_default_of_their_row():
     sparse, dense = matrix()
     expected = dense.clone()
     expected[:, [2, 4]] = sparse.unlisted[:, None]
@@ -100,7 +100,7 @@ def test_counts():
     assert torch.equal(torch.stack(sparse.positives()), (dense == 1).nonzero().t())
 
 
-def test_entries_make_the_same_matrix_again():
+def test_entries_rebuild_the_same_matrix():
     sparse, dense = matrix()
     again = LabelMatrix.from_entries(*sparse.entries(), unlisted=sparse.unlisted, num_labels=7)
     assert torch.equal(again.dense(), dense)
@@ -115,7 +115,7 @@ def test_from_dense_and_from_positives():
     assert torch.equal(positives.dense(), (dense == 1).to(torch.int8))
 
 
-def test_of_several_entries_for_a_label_the_largest_stays():
+def test_of_several_entries_for_a_label_the_largest_is_kept():
     values = torch.tensor([-1, 1, 0, 0, -1, -1])
     columns = torch.tensor([0, 0, 0, 1, 1, 2])
     for order in (torch.arange(6), torch.arange(6).flip(0)):

@@ -44,7 +44,7 @@ def own(folder: Path, **changes: object) -> Metadata:
     return dataclasses.replace(Metadata(folder, "SDL", SPLIT, image_root=folder / "images"), **changes)
 
 
-def test_training_has_the_images_with_a_seen_label_and_the_seen_columns_in_their_order(folder):
+def test_training_has_the_images_with_a_seen_label_and_the_seen_columns_in_order(folder):
     training = load_training_set(own(folder, train=labels(folder / "train.json", TRAIN)), None)
     assert [path.name for path in training.paths] == ["a.jpg", "c.jpg", "e.jpg"]
     assert SPLIT.names(SPLIT.seen) == ["dog", "cow"]
@@ -53,7 +53,7 @@ def test_training_has_the_images_with_a_seen_label_and_the_seen_columns_in_their
     assert training.num_without_label == 2
 
 
-def test_images_that_training_leaves_out_need_not_be_there(folder):
+def test_images_left_out_of_training_need_not_exist(folder):
     (folder / "images" / "b.jpg").unlink()
     assert len(load_training_set(own(folder, train=labels(folder / "train.json", TRAIN)), None).paths) == 3
 
@@ -99,7 +99,7 @@ VAL = {"a.jpg": "dog cat", "b.jpg": "dog", "c.jpg": "cow fish"}
     ],
     ids=["a subset", "one more", "none in common", "empty"],
 )
-def test_the_released_codes_two_lists_are_joined(folder, unseen, names, zero_shot, generalized):
+def test_the_two_lists_of_the_released_code_are_merged(folder, unseen, names, zero_shot, generalized):
     metadata = own(
         folder,
         kind="COCO",
@@ -116,7 +116,7 @@ def test_the_released_codes_two_lists_are_joined(folder, unseen, names, zero_sho
         assert {LABELS[column] for column in row.nonzero()[:, 0]} == set(expected[path.name].split())
 
 
-def test_the_lists_are_joined_by_file_name_not_by_id(folder):
+def test_lists_are_merged_by_file_name_not_by_id(folder):
     """Both lists number their images from 1."""
     metadata = own(
         folder, val=labels(folder / "v.json", {"a.jpg": "dog"}), val_unseen=labels(folder / "u.json", {"b.jpg": "cat"})
@@ -141,7 +141,7 @@ def test_a_missing_label_file_is_named_as_the_folder_would_have_it(folder, kind,
 
 
 @pytest.mark.parametrize("load", [load_training_set, load_evaluation_set])
-def test_missing_pictures_are_named_with_their_label_file(folder, load):
+def test_missing_images_are_named_with_their_label_file(folder, load):
     (folder / "images" / "c.jpg").unlink()
     path = labels(folder / "labels.json", TRAIN)
     with pytest.raises(UserError) as caught:
@@ -150,7 +150,7 @@ def test_missing_pictures_are_named_with_their_label_file(folder, load):
     assert "labels.json lists are not there (c.jpg)" in str(caught.value)
 
 
-def test_the_recorded_image_folder_serves_without_data(folder):
+def test_without_data_the_recorded_image_folder_is_used(folder):
     assert find_image_root(own(folder), None) == folder / "images"
 
 
@@ -167,16 +167,16 @@ def test_data_that_is_the_metadata_folder_means_its_recorded_images(folder, monk
     assert find_image_root(own(folder), "m") == folder / "images"
 
 
-def test_data_that_is_a_released_metadata_folder_holds_the_images_itself(folder):
+def test_data_that_is_a_released_metadata_folder_holds_the_images(folder):
     assert find_image_root(own(folder, kind="COCO", image_root=None), folder) == folder
 
 
-def test_no_image_folder_at_all(folder):
+def test_no_image_folder(folder):
     with pytest.raises(UserError, match=rf"--data is needed: {folder} does not say where its images are"):
         find_image_root(own(folder, image_root=None), None)
 
 
-def test_a_image_folder_that_is_not_there(folder, tmp_path):
+def test_a_missing_image_folder_is_named(folder, tmp_path):
     with pytest.raises(UserError, match=r"--data .*gone: no such folder$"):
         find_image_root(own(folder), tmp_path / "gone")
     with pytest.raises(UserError, match=rf"--data .*moved: no such folder \(recorded in {folder}; give --data\)"):
@@ -218,7 +218,7 @@ def test_real_images_with_real_labels(shared_data):
     assert read_image(evaluation.paths[0]).mode == "RGB"
 
 
-def test_a_image_in_both_lists_has_the_labels_of_either(folder):
+def test_an_image_in_both_lists_has_the_labels_of_either(folder):
     metadata = own(
         folder,
         val=labels(folder / "v.json", {"a.jpg": "dog", "b.jpg": ""}),

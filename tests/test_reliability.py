@@ -42,7 +42,7 @@ def test_mean_probability_is_the_share_of_positives():
     assert mean == pytest.approx((targets[known] == 1).float().mean().item(), abs=1e-3)
 
 
-def test_scores_that_part_all_targets_give_a_finite_slope():
+def test_separable_targets_give_a_finite_slope():
     scores = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
     slope, offset = fit_platt(scores, torch.tensor([[0, 0, 1, 1]]))
     assert 0 < slope < 100
@@ -65,7 +65,7 @@ def test_scale_and_shift_of_the_scores_do_not_matter():
         ([[1, 0, 0]], "do not rise"),
     ],
 )
-def test_what_cannot_be_fitted_is_named(targets, message):
+def test_problems_without_a_fit_are_named(targets, message):
     with pytest.raises(ValueError, match=message):
         fit_platt(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor(targets))
 
@@ -95,6 +95,6 @@ def test_certain_and_impossible_ones_have_a_bin():
 @pytest.mark.parametrize(
     ("probabilities", "targets"), [([0.5], [1, 0]), ([1.5], [1]), ([-0.1], [1]), ([0.5], [-1]), ([], [])]
 )
-def test_probabilities_that_are_none_are_refused(probabilities, targets):
+def test_invalid_probabilities_are_refused(probabilities, targets):
     with pytest.raises(ValueError, match=r"shapes differ|from 0 to 1"):
         reliability(torch.tensor(probabilities), torch.tensor(targets))

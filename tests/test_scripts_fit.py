@@ -1,4 +1,4 @@
-"""validate.py --fit-thresholds: what it writes is what it measured, infer.py uses it, and mistakes are named."""
+"""validate.py --fit-thresholds: the stored calibration is the measured one, infer.py uses it, mistakes are named."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_report_and_checkpoint_are_those_of_a_fit_by_hand(wheel, trained, run):
         assert getattr(found, name) == pytest.approx(getattr(expected.calibration, name), rel=1e-3)
 
 
-def test_all_else_of_the_checkpoint_stays(trained, run):
+def test_the_rest_of_the_checkpoint_stays(trained, run):
     old, new = stored(trained), stored(run[0])
     assert old.pop("calibration") is None
     assert new.pop("calibration").keys() == calibration_of(run[0]).to_dict().keys()
@@ -170,7 +170,7 @@ def test_the_other_metrics_are_those_without_fitting(trained, run, tmp_path):
     assert others == plain
 
 
-def test_what_was_written_is_printed_and_nothing_else_is_there(run):
+def test_written_files_are_printed_and_no_other_exists(run):
     path, finished, report = run
     plot = path.with_name("fitted-reliability.png")
     assert sorted(entry.name for entry in path.parent.iterdir()) == [
@@ -233,7 +233,7 @@ def test_a_child_process_fits_beside_its_own_folder(trained, tmp_path):
     assert calibration_of(tmp_path / "new.ckpt").num_images == 24
 
 
-def test_broken_images_take_no_part(wheel, trained, tmp_path):
+def test_broken_images_are_left_out(wheel, trained, tmp_path):
     data = copy_of(wheel, tmp_path / "data")
     names = file_names(data, "val")
     for name in names[:3]:
