@@ -274,3 +274,42 @@ def test_real_coco_annotations(shared_data, part):
 
 def test_the_80_classes_are_unique():
     assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == 80
+
+
+def open_quietly(path: Path) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(path))
+
+
+def test_coco_object_equals_its_file(tmp_path):
+    ignored = content()
+    ignored["annotations"].append({"id": 99, "image_id": 20, "category_id": CATEGORY_IDS["bird"], "ignore": 1})
+    ignored["images"][0]["neg_category_ids"] = [CATEGORY_IDS["cat"]]
+    path = file(tmp_path, ignored)
+    by_object, by_path = (read_coco_labels(source, LABELS) for source in (open_quietly(path), path))
+    assert (by_object.image_ids, by_object.file_names) == (by_path.image_ids, by_path.file_names)
+    assert torch.equal(by_object.targets.dense(), by_path.targets.dense())
+    assert -1 in by_path.targets.dense()
+
+
+def test_filtered_coco_object_gives_the_filtered_labels(tmp_path):
+    coco = open_quietly(file(tmp_path, content()))
+    dogs = sorted(coco.getImgIds(catIds=coco.getCatIds(catNms=["dog"])))
+    filtered = COCO()
+    filtered.dataset = {
+        "images": coco.loadImgs(dogs),
+        "annotations": coco.loadAnns(coco.getAnnIds(imgIds=dogs, catIds=coco.getCatIds(catNms=["dog", "fish"]))),
+        "categories": coco.loadCats(coco.getCatIds()),
+    }
+    read = read_coco_labels(filtered, LABELS)
+    assert read.image_ids == (30, 40)
+    assert read.targets.dense().tolist() == [[0, 1, 0, 1], [0, 1, 0, 0]]
+
+
+def test_faulty_coco_object_is_named():
+    with pytest.raises(UserError, match=r"the COCO object is no COCO-format data set: .*images"):
+        read_coco_labels(COCO(), LABELS)
+    broken = COCO()
+    broken.dataset = content(categories=[])
+    with pytest.raises(UserError, match="the COCO object: an annotation refers to the image or category"):
+        read_coco_labels(broken, LABELS)

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from tests.coco_helpers import (
     write_instances,
     write_word_vectors,
 )
+from tests.conftest import ROOT
 from tests.metric_oracles import dense_report
 from tests.prepare_helpers import prepare_source
 from tests.script_helpers import edit_json
@@ -155,6 +157,25 @@ def test_pycocotools_sees_the_same(tmp_path, prepare, year):
         hidden = set(UNSEEN_48_17) if part == "train" else set()
         written = {number: names - hidden for number, names in expected.items()}
         assert by_pycocotools(getattr(metadata, part)) == written
+
+
+def test_documented_filter_with_pycocotools(tmp_path, monkeypatch, words):
+    make_source(tmp_path / "coco")
+    shutil.copy(words, tmp_path / "vectors.txt")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    scope: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], scope)
+    metadata = load_metadata(tmp_path / "data" / "coco_pets")
+    assert scope["report"] == (metadata.folder / "report.txt").read_text().splitlines()
+    for part, hidden in (("train", {"cat", "dog"}), ("val", set())):
+        whole = by_pycocotools(instances(tmp_path / "coco", part))
+        pets = {number: names for number, names in whole.items() if names & {"cat", "dog"}}
+        found = columns_of(metadata, part)
+        assert {number: set(metadata.split.names(columns)) for number, columns in found.items()} == {
+            number: names - hidden for number, names in pets.items()
+        }
+        assert 0 < len(found) < len(whole)
 
 
 def test_crowds_are_labels_unless_dropped(source, prepare):
