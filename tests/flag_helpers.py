@@ -33,6 +33,7 @@ class Effect:
         changes: a key of the result of :func:`observe`.
         base: further flags of both runs; they win over the script's own base flags.
         before: flags of a run in the same folder before each of both runs.
+        leftover: damaged file that an earlier run has left in the folder of both runs.
         needs_gpu: the flag has no effect on a CPU.
     """
 
@@ -40,6 +41,7 @@ class Effect:
     changes: str
     base: str = ""
     before: str | None = None
+    leftover: str | None = None
     needs_gpu: bool = False
 
 

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 import export
 import infer
 import src.exported.graph
+import src.inference.run
 import train
 import validate
 from src.checkpoint import load_checkpoint, save_checkpoint
@@ -134,7 +135,7 @@ VALIDATE = {
 }
 QUIET = "--no_picture --json {out}/tags.json"
 INFER = {
-    "annotate": Covered("tests/test_scripts_infer_many.py::test_many_images_are_annotated_only_if_asked"),
+    "annotate": Effect("--annotate", "files", base="--path_output {out}"),
     "batch_size": Effect("--batch_size 2", "images", base=QUIET),
     "csv": Effect("--csv {out}/tags.csv", "files", base=QUIET),
     "dataset_path": Effect("--dataset_path {labels}", "content", base=QUIET),
@@ -142,19 +143,19 @@ INFER = {
     "device": Effect("--device cuda", "status", base=QUIET),
     "engine": Effect("--engine onnx", "status", base=QUIET),
     "exact-pictures": Effect("--exact-pictures", "images", base=QUIET),
-    "explain": Effect("--explain 1", "files", base="--no_picture"),
+    "explain": Effect("--explain 1", "files", base="--no_picture --pic_path {photos}/0.jpg"),
     "html": Effect("--html {out}/page.html", "files", base=QUIET),
     "input_size": Effect("--input_size 48", "images", base=QUIET),
     "json": Effect("--json {out}/tags.json", "files", base="--no_picture"),
     "model_name": Effect("--model_name tresnet_m", "status", base=QUIET),
     "model_path": Effect("--model_path {other_tagger}", "output", base=QUIET),
-    "no_picture": Effect("--no_picture", "files", base="--path_output {out}"),
+    "no_picture": Effect("--no_picture", "files", base="--path_output {out} --pic_path {photos}/0.jpg"),
     "num_rows": Effect("--num_rows 5", "status", base=QUIET),
     "num_threads": Effect("--num_threads 3", "threads", base=QUIET),
     "only_tags": Effect("--only_tags", "content", base=f"{QUIET} --tags sea"),
-    "overwrite": Covered("tests/test_scripts_tagging.py::test_overwrite_begins_anew"),
+    "overwrite": Effect("--overwrite", "status", base=QUIET, leftover="tags.json.record.jsonl"),
     "parquet": Effect("--parquet {out}/tags.parquet", "files", base=QUIET),
-    "path_output": Effect("--path_output {out}/drawn", "files"),
+    "path_output": Effect("--path_output {out}/drawn", "files", base="--pic_path {photos}/0.jpg"),
     "pic_path": Effect("--pic_path {crowd}", "content", base=QUIET),
     "pretrain-backbone": Effect("--pretrain-backbone 1", "status", base=QUIET),
     "quiet": Effect("--quiet", "output", base=QUIET),
@@ -269,7 +270,7 @@ def draw_photos(folder: Path, count: int) -> None:
 @pytest.fixture(scope="module")
 def run(places, tmp_path_factory):
     """Observe a run of a script with these flags; equal runs are made once."""
-    seen: dict[tuple[str, str, str | None], dict[str, Any]] = {}
+    seen: dict[tuple[str | None, ...], dict[str, Any]] = {}
     graphs: list[Any] = []  # export.py takes seconds to trace one
     asked: list[tuple[Any, ...]] = []
     trace = src.exported.graph.trace
@@ -280,10 +281,12 @@ def run(places, tmp_path_factory):
             graphs.append(trace(module, outputs, image_size))
         return graphs[0]
 
-    def observed(script: str, flags: str, before: str | None) -> dict[str, Any]:
-        key = (script, flags, before)
+    def observed(script: str, flags: str, before: str | None = None, leftover: str | None = None) -> dict[str, Any]:
+        key = (script, flags, before, leftover)
         if key not in seen:
             out = tmp_path_factory.mktemp("out")
+            if leftover is not None:
+                (out / leftover).write_text("damaged\nand more\n")
             values = {**places, "out": out}
             earlier = [] if before is None else [before]
             for more in (*earlier, flags):
@@ -294,6 +297,7 @@ def run(places, tmp_path_factory):
         return seen[key]
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(src.inference.run, "MANY_IMAGES", 2)  # more are drawn on request only
         patch.setattr(src.exported.graph, "trace", trace_once)
         patch.setattr(src.exported.graph, "check_parity", lambda *arguments: 0.0)
         yield observed
@@ -305,8 +309,8 @@ def test_flag_has_an_effect(script, flag, run):
     if effect.needs_gpu and not torch.cuda.is_available():
         pytest.skip("has no effect on a CPU")
     before = None if effect.before is None else f"{effect.base} {effect.before}"
-    without = run(script, effect.base, before)
-    with_flag = run(script, f"{effect.base} {effect.flags}", before)
+    without = run(script, effect.base, before, effect.leftover)
+    with_flag = run(script, f"{effect.base} {effect.flags}", before, effect.leftover)
     if effect.changes != "status":
         assert with_flag["status"] == without["status"] == (0, [])
     assert with_flag[effect.changes] != without[effect.changes]
@@ -321,7 +325,7 @@ def test_flag_has_an_effect(script, flag, run):
 )
 def test_interpolation_of_the_checkpoint_is_used(script, flags, bicubic, run):
     """Two checkpoints that differ in nothing else."""
-    without, with_bicubic = run(script, flags, None), run(script, f"{flags} {bicubic}", None)
+    without, with_bicubic = run(script, flags), run(script, f"{flags} {bicubic}")
     assert without["status"] == with_bicubic["status"] == (0, [])
     assert with_bicubic["images"] != without["images"]
 
@@ -329,5 +333,5 @@ def test_interpolation_of_the_checkpoint_is_used(script, flags, bicubic, run):
 @pytest.mark.parametrize("script", TABLES)
 def test_equal_runs_are_observed_alike(script, run):
     flags = QUIET if script == "infer.py" else ""
-    run(script, flags, None)  # traces the graph of export.py
-    assert run(script, f"{flags} ", None) == run(script, f"{flags}  ", None)
+    run(script, flags)  # traces the graph of export.py
+    assert run(script, f"{flags} ") == run(script, f"{flags}  ")
