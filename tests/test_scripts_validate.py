@@ -19,7 +19,7 @@ from src.checkpoint import load_checkpoint
 from src.config.validate import validate_parser
 from src.data.images import read_image
 from src.data.labels import LabelMatrix
-from src.data.transforms import eval_transform
+from src.data.transforms import Transform, eval_transform
 from tests.conftest import ROOT
 from tests.script_helpers import (
     PLAIN,
@@ -32,6 +32,7 @@ from tests.script_helpers import (
     file_names,
     log_of,
     one_thread,
+    stored,
     succeeded,
     user_error,
     without_curves,
@@ -383,6 +384,26 @@ def test_images_of_other_kinds_are_read(sample, last, tmp_path):
         with Image.open(data / "images" / name) as image:
             image.convert(mode).save(data / "images" / name, format="TIFF" if mode == "CMYK" else "PNG")
     assert report_of("--model-path", last, data, json_file=tmp_path / "r.json")["bad_images"] == []
+
+
+def test_images_are_resized_as_in_training(last, tmp_path, monkeypatch):
+    """By the interpolation that the checkpoint records."""
+    content = stored(last)
+    content["config"]["interpolation"] = "bicubic"
+    torch.save(content, tmp_path / "bicubic.ckpt")
+    used = []
+
+    def recorded(size: int, interpolation: str, *, exact: bool) -> Transform:
+        used.append((size, interpolation))
+        return eval_transform(size, interpolation, exact=exact)
+
+    monkeypatch.setattr(src.validation, "eval_transform", recorded)
+    bilinear, bicubic = (
+        metrics_of("--model-path", path, "--thre", 0, json_file=tmp_path / "r.json")
+        for path in (last, tmp_path / "bicubic.ckpt")
+    )
+    assert used == [(32, "bilinear"), (32, "bicubic")]
+    assert bilinear != pytest.approx(bicubic)
 
 
 MISTAKES = [
