@@ -249,10 +249,10 @@ def test_repairs_are_made_and_told(tmp_path, photos):
     for line in (
         f"{source}: 6 lines, 4 images, 3 tags; most frequent: hot dog (3), cat (2), dog (2)",
         "columns not used: author",
-        "tags in a cell are divided at ',' (of 5 cells, ',' in 3)",
+        "tags in a cell are split at ',' (of 5 cells, ',' in 3)",
         "removed white space of 2 tags: 'Hot  Dog', 'cat '",
         "left out 2 empty tags: '', '-'",
-        "joined 2 tags that differ only in case, blanks, - or _: cat (also Cat), hot dog (also hot_dog, Hot Dog)",
+        "merged 2 tags that differ only in case, blanks, - or _: cat (also Cat), hot dog (also hot_dog, Hot Dog)",
         "2 times an image had the same tag again, which counts once",
         "lines by split: train 3, val 3; all but train are for validation",
         "unseen tags: dog",

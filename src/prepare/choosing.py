@@ -1,4 +1,4 @@
-"""What a user's own images and tags leave open: which labels are unseen, which images are for validation."""
+"""Automatic choice of unseen labels and of validation images for a user's own data."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from src.word_vectors.base import import_extra
 
 
 def unseen_by_clusters(labels: Sequence[str], vectors: Tensor, fraction: float, seed: int) -> list[str]:
-    """Labels to hold out of training: a share of each cluster of related labels, so that each has seen relatives.
+    """Hold out a share of each cluster of related labels, so that each unseen label has seen relatives.
 
     After Bansal et al., Zero-Shot Object Detection, ECCV 2018: k-means on the word vectors, here scaled to length 1;
-    then each cluster gives labels in proportion to its size (largest remainder), drawn at random, and keeps at least
-    one. There are about sqrt(C) clusters, but no more than labels held out (each cluster may give one), and no more
-    than labels that stay seen (each keeps one).
+    then each cluster holds out labels in proportion to its size (largest remainder), drawn at random, and keeps at
+    least one. There are about sqrt(C) clusters, but no more than labels held out (each cluster may give one) or seen
+    (each keeps one).
 
     Args:
         labels: C names, unique. Their order does not matter for the choice.
-        vectors: [D, C], a column a label.
-        fraction: of the labels; exactly ``round(fraction * C)`` are held out.
-        seed: of the clusters and of the draw; the same seed gives the same labels.
+        vectors: [D, C], a column per label.
+        fraction: share of the labels; exactly ``round(fraction * C)`` are held out.
+        seed: random seed of the clusters and of the draw.
 
     Returns:
         The labels held out, in the order of ``labels``.
@@ -61,16 +61,16 @@ def unseen_by_clusters(labels: Sequence[str], vectors: Tensor, fraction: float, 
 def stratified_validation(
     rows: Tensor, columns: Tensor, num_rows: int, num_labels: int, fraction: float, seed: int
 ) -> Tensor:
-    """Rows for validation, such that each label has about the same share of positives there as everywhere.
+    """Choose rows for validation, such that each label has about the same share of positives there as everywhere.
 
     Iterative stratification (Sechidis, Tsoumakas, Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011)
-    on sparse targets, then exchanges that make the size exact. Images without labels are shared out like those of a
-    label of their own. In order of precedence:
+    on sparse targets, then exchanges that make the size exact. Images without labels are treated as a label of their
+    own. In order of precedence:
 
     1. a label with at least 2 positives has one in training;
     2. ``round(fraction * num_rows)`` rows are for validation; fewer only where every further row would break 1;
-    3. a label with at least ``1 / fraction`` positives has one in validation, as far as exchanging two images, tried
-       once a label, can bring that about;
+    3. a label with at least ``1 / fraction`` positives has one in validation, as far as one exchange of two images
+       per label achieves that;
     4. the shares of positives are as even as the method makes them.
 
     Args:
@@ -78,8 +78,8 @@ def stratified_validation(
         columns: [nnz] int64, their labels.
         num_rows: N images.
         num_labels: C.
-        fraction: of the images.
-        seed: of the order in which rows and labels are taken where the method leaves it open.
+        fraction: share of the images.
+        seed: random seed of the order of rows and labels where the method leaves it open.
 
     Returns:
         [about ``fraction * N``] int64, ascending; all other rows are for training.
@@ -103,10 +103,10 @@ def stratified_validation(
 
 
 def _part_of(total: int, fraction: float, flag: str, things: str) -> int:
-    """``round(fraction * total)``, if that is neither none nor all.
+    """Return ``round(fraction * total)``.
 
     Raises:
-        UserError: it is.
+        UserError: that is none or all.
     """
     part = round(fraction * total) if 0 < fraction < 1 else 0
     if total < 2:
@@ -120,15 +120,15 @@ def _part_of(total: int, fraction: float, flag: str, things: str) -> int:
 
 
 def _stratify(rows: np.ndarray, labels: np.ndarray, num_rows: int, num_labels: int, size: int) -> np.ndarray:
-    """Algorithm 1 of the paper for two parts; the last chance of a label to be in training is always taken.
+    """Run algorithm 1 of the paper for two parts; the last chance of a label to be in training is always taken.
 
     Args:
         rows: [nnz] ascending, the rows of the positive targets.
         labels: [nnz], their labels; each row has one at least.
-        size: wanted of validation. The method puts labels first, so it gives only about as many.
+        size: wanted number of validation rows, which the method meets approximately.
 
     Returns:
-        [num_rows] bool, for validation.
+        [num_rows] bool, True for validation.
     """
     totals = np.bincount(labels, minlength=num_labels)
     labels_of = _cut(labels, np.bincount(rows, minlength=num_rows))
@@ -168,7 +168,7 @@ def _stratify(rows: np.ndarray, labels: np.ndarray, num_rows: int, num_labels: i
 
 
 def _cut(values: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
-    """``values`` cut into consecutive lists of these lengths."""
+    """Cut ``values`` into consecutive lists of these lengths."""
     ends, flat = np.cumsum(lengths).tolist(), values.tolist()
     return [flat[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
@@ -176,10 +176,10 @@ def _cut(values: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
 def _exchange(in_val: np.ndarray, rows: np.ndarray, labels: np.ndarray, size: int, due: np.ndarray) -> None:
     """Move rows, in place, until ``size`` are for validation, then give due labels that have none there one.
 
-    Each move is the one that adds least to the sum over the labels of (positives in validation - even share)^2.
+    Each move minimises the sum over the labels of (positives in validation - even share)^2.
 
     Args:
-        in_val: [N] bool, for validation.
+        in_val: [N] bool, True for validation.
         due: [C] bool, labels that should have a row in validation.
     """
     totals = np.bincount(labels)

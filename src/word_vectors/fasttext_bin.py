@@ -1,7 +1,7 @@
-"""Model files of the fastText program (``.bin``), which give words that they do not list a vector from their sub-words.
+"""Model files of the fastText program (``.bin``), which compute vectors of unlisted words from sub-words.
 
-"Enriching Word Vectors with Subword Information" (TACL 2017). Little-endian, format version 12 (11 differs in what it
-means for supervised models):
+"Enriching Word Vectors with Subword Information" (TACL 2017). Little-endian, format version 12 (11 differs for
+supervised models):
 
     int32 magic, version
     int32 dim, ws, epoch, minCount, neg, wordNgrams, loss, model, bucket, minn, maxn, lrUpdateRate; float64 t
@@ -9,7 +9,7 @@ means for supervised models):
     for each entry: its bytes, NUL, int64 count, int8 kind (0 a word, 1 a label)
     pruned * (int32, int32)
     int8 quantised; int64 rows, columns; float32 numbers: first the words' rows, then the sub-words' buckets
-    the output matrix, which is of no use here
+    the output matrix, which is not read
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _END_OF_SENTENCE = b"</s>"
 
 
 def bucket_hash(ngram: bytes) -> int:
-    """32-bit FNV-1a as the fastText program has it: bytes from 0x80 on are signed, so that they flip the upper bits."""
+    """Hash with the fastText program's 32-bit FNV-1a: bytes from 0x80 on are signed, so they flip the upper bits."""
     value = 2166136261
     for byte in ngram:
         value ^= byte if byte < 0x80 else byte | 0xFFFFFF00
@@ -43,7 +43,7 @@ def bucket_hash(ngram: bytes) -> int:
 
 
 def character_ngrams(word: bytes, shortest: int, longest: int) -> list[bytes]:
-    """The character n-grams of ``<word>``, without the single characters ``<`` and ``>``."""
+    """Return the character n-grams of ``<word>``, without the single characters ``<`` and ``>``."""
     marked = b"<" + word + b">"
     starts = [place for place, byte in enumerate(marked) if byte & 0xC0 != 0x80]  # of UTF-8 characters
     bounds = [*starts, len(marked)]
@@ -58,7 +58,7 @@ def character_ngrams(word: bytes, shortest: int, longest: int) -> list[bytes]:
 class FastTextModel:
     """Words and sub-words of a fastText model.
 
-    The file is mapped into memory, so that only the rows that are needed are read. The vector of a listed word is the
+    The file is mapped into memory, so that only the needed rows are read. The vector of a listed word is the
     mean of its own row and its sub-words' rows.
 
     Raises:
@@ -83,11 +83,11 @@ class FastTextModel:
         if version not in (11, 12):
             raise UserError(
                 f"{self._where}: a fastText model of format version {version}, not 11 or 12; take its .vec file, or "
-                "save it anew with fastText 0.2 or later"
+                "save it again with fastText 0.2 or later"
             )
         self.dim, model, self._num_buckets, self._shortest, self._longest = (arguments[i] for i in (0, 7, 8, 9, 10))
         if version == 11 and model == _SUPERVISED:
-            self._longest = 0  # such models were trained without sub-words, whatever they say
+            self._longest = 0  # such models have no sub-words, whatever the header says
         place = len(MAGIC) + _ARGUMENTS.size
         entries, self._num_words, _, _, pruned = _COUNTS.unpack_from(self._content, place)
         self._dictionary = place + _COUNTS.size
@@ -110,7 +110,7 @@ class FastTextModel:
             raise self._cut_short()
 
     def _entries(self) -> Iterator[bytes]:
-        """The words as bytes. The program writes them before the labels."""
+        """Yield the words as bytes; the program writes them before the labels."""
         place = self._dictionary
         for _ in range(self._num_words):
             end = self._content.find(b"\0", place)
@@ -125,7 +125,7 @@ class FastTextModel:
                 yield word, self._mean([row, *self._subword_rows(encoded)], word)
 
     def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
-        """The vectors of words that are not listed: the means of their sub-words; None for a word that has none."""
+        """Return the vectors of unlisted words: the means of their sub-words; None for a word that has none."""
         rows = [self._subword_rows(word.encode()) for word in words]
         return [self._mean(of_word, word) if of_word else None for of_word, word in zip(rows, words, strict=True)]
 

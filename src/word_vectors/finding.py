@@ -1,4 +1,4 @@
-"""Finding texts among the words of a source: which forms of them it has, and which of those is best."""
+"""Finding the best form of a text among the words of a source."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from src.word_vectors.source import WordSource
 
 @dataclass(frozen=True)
 class Found:
-    """A vector and what it belongs to."""
+    """A vector and the word or words that it belongs to."""
 
     vector: np.ndarray  # [D] float64, of length 1
-    how: str  # the form that has it, or what it was computed from
+    how: str  # the form that has it, or the words it was computed from
 
 
-_ROUNDING = 1e-6  # what float32 may leave of a vector of length 1
+_ROUNDING = 1e-6  # tolerance for float32 vectors of length 1
 
 Table = Mapping[str, Found]  # form -> its vector
 
 
 def unit_vector(vector: np.ndarray) -> np.ndarray | None:
-    """The vector at length 1 in float64; None if it is zero. One of length 1 stays as it is, to the bit."""
+    """Scale a vector to length 1 in float64; None if it is zero. A vector of length 1 is not changed."""
     vector = vector.astype(np.float64)
     norm = np.linalg.norm(vector)
     if abs(norm - 1) < _ROUNDING:
@@ -34,9 +34,9 @@ def unit_vector(vector: np.ndarray) -> np.ndarray | None:
 
 
 def read_forms(source: WordSource, texts: Sequence[str], loose: bool = True) -> tuple[dict[str, Found], list[str]]:
-    """(Those forms of the texts that have a vector, notes).
+    """Read the forms of the texts that have a vector; return them and notes for the report.
 
-    Stops once each text is found as it stands: no form is better, and of a repeated word the first counts.
+    Stops once each text is found verbatim: no form is better, and of a repeated word the first counts.
     """
     forms = {form for text in texts for form in _all_forms(text, loose)}
     table: dict[str, Found] = {}
@@ -66,7 +66,7 @@ def _all_forms(text: str, loose: bool) -> Iterator[str]:
 
 
 def find_all(source: WordSource, texts: Sequence[str], table: Table, loose: bool = True) -> dict[str, Found]:
-    """The vector of each text that has one, from the table or as the source computes it."""
+    """Return the vector of each text that has one, from the table or computed by the source."""
     if not source.has_word_list:
         vectors = source.lookup(texts)
         found = [
@@ -91,7 +91,7 @@ def _computed(vector: np.ndarray | None, how: str) -> Found | None:
 
 
 def _find(text: str, table: Table, computed: Table, loose: bool) -> Found | None:
-    """The best form of the text that has a vector; ``computed`` has those of words that are not listed."""
+    """Return the best form of the text that has a vector; ``computed`` has the vectors of unlisted words."""
     whole = next((table[form] for form in spellings(text) if form in table), None)
     if whole is not None:
         return whole
@@ -109,5 +109,5 @@ def _find_part(part: str, table: Table, loose: bool) -> Found | None:
 
 
 def unknown_parts(text: str, table: Table, loose: bool = True) -> list[str]:
-    """The words of the text that have no vector in any form."""
+    """Return the words of the text that have no vector in any form."""
     return [part for part in parts_of(text) if _find_part(part, table, loose) is None]

@@ -1,4 +1,4 @@
-"""The forms under which a list of words may have a label: other separators, cases and numbers."""
+"""Forms of a label in a list of words: other separators, cases and numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TAKES_ES = ("s", "x", "z", "ch", "sh", "o")
 
 
 def parts_of(text: str) -> list[str]:
-    """The words of a label, between white space, underscores and hyphens.
+    """Split a label into words at white space, underscores and hyphens.
 
     >>> parts_of("Traffic_light")
     ['Traffic', 'light']
@@ -19,10 +19,10 @@ def parts_of(text: str) -> list[str]:
 
 
 def spellings(text: str) -> list[str]:
-    """Forms of the whole text, best first: as it stands, in lower case, with other separators, in other cases."""
+    """Return forms of the whole text, best first: verbatim, in lower case, with other separators, in other cases."""
     parts = parts_of(text)
     lower = [part.lower() for part in parts]
-    forms = [text, text.lower(), "-".join(lower)]  # before the given case: what there was before there were more forms
+    forms = [text, text.lower(), "-".join(lower)]
     for separator in "-_ ":
         forms += [separator.join(parts), separator.join(lower)]
     forms += ["_".join(part.capitalize() for part in parts), "_".join(parts).upper()]  # GoogleNews: New_York, USA
@@ -30,15 +30,15 @@ def spellings(text: str) -> list[str]:
 
 
 def part_forms(part: str, loose: bool = True) -> list[str]:
-    """Forms of one word of a label, best first: lower case, as it stands, and with ``loose`` the other number."""
+    """Return forms of one word of a label, best first: lower case, verbatim, and with ``loose`` the other number."""
     lower = part.lower()
     return list(dict.fromkeys([lower, part, *(other_number(lower) if loose else ())]))
 
 
 def joined(text: str) -> list[str]:
-    """The text's words run together ("cell phone": cellphone), if there are several.
+    """Return the words of the text run together ("cell phone": cellphone), if there are several.
 
-    These are for labels whose words are unknown: large lists have rare words of this kind whose vectors mean little.
+    They are a last resort: such words in large lists are rare, and their vectors are poor.
     """
     parts = parts_of(text)
     run = "".join(parts)
@@ -46,7 +46,7 @@ def joined(text: str) -> list[str]:
 
 
 def other_number(word: str) -> list[str]:
-    """What a lower-case English noun may be in the other number, likeliest first.
+    """Return candidates for the other number of a lower-case English noun, likeliest first.
 
     >>> other_number("berries")
     ['berry', 'berrie']

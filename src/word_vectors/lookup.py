@@ -1,4 +1,4 @@
-"""Vectors for labels, what to say of the labels that have none, aliases, and a vocabulary's frequent words."""
+"""Vectors of labels, messages about labels without one, aliases, and the frequent words of a vocabulary."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _NO_ALIAS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class LabelVectors:
-    """What :func:`label_vectors` found.
+    """Result of :func:`label_vectors`.
 
     Attributes:
-        labels: C labels that have a vector, in the order they were asked in.
+        labels: C labels that have a vector, in the given order.
         vectors: [D, C] float32, unit columns.
-        missing: labels that have none.
-        found_as: label -> how it was found, for those that were not found as they stand.
+        missing: labels without a vector.
+        found_as: label -> the form that was found, for labels that were not found verbatim.
         suggestions: missing label -> at most three texts of similar spelling that would be found.
-        source: where the vectors are from.
+        source: name of the source of the vectors.
         flag: the flag that named the source.
-        notes: what else a report should tell, a line each.
+        notes: further lines for the report.
     """
 
     labels: list[str]
@@ -58,17 +58,17 @@ def label_vectors(
 ) -> LabelVectors:
     """Find the vectors of labels in one pass over ``source``.
 
-    The first of these that ``source`` has counts: the text as it stands; in lower case; its words joined by a hyphen in
-    lower case; joined by hyphens, underscores or spaces; with capitals, or in capitals alone; the mean of its words'
-    unit vectors, each in lower case, as it stands, or in the other number (a single word: that word in the other
-    number); its words run together; and where ``source`` computes vectors of sub-words, the mean with those of the
-    words that it does not list. An encoder gets the whole text. A vector of zeros counts as none.
+    The first of these forms that ``source`` has is used: the text verbatim; in lower case; its words joined by a
+    hyphen in lower case; joined by hyphens, underscores or spaces; with capitals, or in capitals alone; the mean of the
+    unit vectors of its words, each in lower case, verbatim, or in the other number (a single word: that word in the
+    other number); its words run together; and if ``source`` computes vectors from sub-words, the mean that includes
+    those of unlisted words. An encoder gets the whole text. A zero vector counts as none.
 
     Args:
         source: the words.
         labels: the labels, or label -> the text to look up for it.
         alias: label -> the text to look up instead.
-        loose: let plurals, singulars and words run together stand in for what ``source`` does not have.
+        loose: let plurals, singulars and words run together stand in for words that ``source`` lacks.
 
     Raises:
         UserError: an alias is for no label, or the source is damaged.
@@ -103,7 +103,7 @@ def label_vectors(
 
 
 def _suggest(source: WordSource, missing: Mapping[str, str], table: Table, loose: bool) -> dict[str, list[str]]:
-    """Missing labels (label -> text) with texts in which words of similar spelling replace the unknown ones."""
+    """Suggest texts for missing labels (label -> text), in which words of similar spelling replace the unknown ones."""
     unknown = {label: unknown_parts(text, table, loose) for label, text in missing.items()}
     near = nearest_spellings(source, {part for parts in unknown.values() for part in parts})
     suggestions: dict[str, list[str]] = {}
@@ -121,9 +121,7 @@ def _suggest(source: WordSource, missing: Mapping[str, str], table: Table, loose
 
 
 def frequent_words(source: WordSource, count: int, leave_out: Collection[str]) -> ExtraWords | None:
-    """The first ``count`` words of letters, apostrophes and hyphens that are not in ``leave_out``, with unit vectors.
-
-    None if ``count`` is 0.
+    """Return the first ``count`` words of letters, apostrophes and hyphens that are not in ``leave_out``, or None.
 
     Raises:
         UserError: the source has no list of words, or is damaged.
@@ -133,7 +131,7 @@ def frequent_words(source: WordSource, count: int, leave_out: Collection[str]) -
     if not source.has_word_list:
         raise UserError(
             f"--extra-words {count}: {source.flag} {source.name} has no list of words; leave --extra-words out, or "
-            "take --word-vectors"
+            "give --word-vectors"
         )
     left_out = set(leave_out)
     vectors: dict[str, np.ndarray] = {}
@@ -149,7 +147,7 @@ def frequent_words(source: WordSource, count: int, leave_out: Collection[str]) -
 
 
 def missing_message(found: LabelVectors) -> str:
-    """The text of a :class:`UserError` about all labels without a vector, each with words of similar spelling."""
+    """Return the message about all labels without a vector, each with words of similar spelling."""
     total = len(found.labels) + len(found.missing)
     how_many = (
         f"no vector for {len(found.missing)} of the {total} labels"
@@ -168,10 +166,10 @@ def missing_message(found: LabelVectors) -> str:
 
 
 def read_aliases(pairs: Sequence[str], file: Path | None) -> dict[str, str]:
-    """What ``--alias tag=word`` and the lines of ``--alias-file`` say: label -> the text to look up instead.
+    """Parse ``--alias tag=word`` and the lines of ``--alias-file``: label -> text to look up instead.
 
-    A line of the file is ``tag=word``, or tag and word with a tab between them; blank lines are left out. Where both
-    name a tag, ``--alias`` counts.
+    A line of the file is ``tag=word``, or tag and word separated by a tab; blank lines are ignored. ``--alias``
+    overrides the file.
 
     Raises:
         UserError: all mistakes at once: an entry without ``=``, tag or word, or a tag with two different words.

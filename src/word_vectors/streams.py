@@ -1,4 +1,4 @@
-"""The bytes of a file of word vectors, plain or packed, read from front to back a block at a time."""
+"""Bytes of a file of word vectors, plain or compressed, read in blocks from front to back."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tqdm import tqdm
 from src.errors import UserError, name_some
 
 BLOCK = 1 << 22  # bytes that are read at once
-SAMPLE = 1 << 20  # bytes from the start that tell the format; more than any line of numbers
-PATIENCE = 3.0  # seconds before a progress bar appears
+SAMPLE = 1 << 20  # bytes from the start that show the format; more than any line of numbers
+BAR_DELAY = 3.0  # seconds before a progress bar appears
 
 _GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
 # zipfile raises RuntimeError for archives with a password or of a method it does not know
@@ -27,14 +27,14 @@ _REPAIR = "damaged, or cut short by a broken download; get the file again"
 
 
 class ByteFile:
-    """A file, or what a ``.gz`` file or one member of a ``.zip`` archive holds.
+    """A file, or the content of a ``.gz`` file or of one member of a ``.zip`` archive.
 
     Attributes:
         path: the file on disk.
         flag: the flag that named it.
         name: its name for people, with the member of an archive.
-        where: how an error message begins: flag and path.
-        packing: ``""``, ``"gzip"`` or ``"zip"``, told from the first bytes.
+        where: start of error messages: flag and path.
+        packing: ``""``, ``"gzip"`` or ``"zip"``, detected from the first bytes.
     """
 
     def __init__(self, path: Path, flag: str, member: str | None = None) -> None:
@@ -56,7 +56,7 @@ class ByteFile:
         self._member = self._choose_member(member) if self.packing == "zip" else ""
 
     def _choose_member(self, member: str | None) -> str:
-        """The archive's only file, or the asked one."""
+        """Return the name of the archive's only file, or the wanted one."""
         with self._damage_named(), zipfile.ZipFile(self.path) as archive:
             members = [
                 info.filename
@@ -82,7 +82,7 @@ class ByteFile:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[IO[bytes], int, Callable[[], int]]]:
-        """(the unpacked bytes, the length that progress counts to, how far it is)."""
+        """Open the file: (stream of unpacked bytes, total of the progress, function of the current progress)."""
         with self._damage_named(), open(self.path, "rb") as raw:
             if self.packing == "gzip":
                 with gzip.open(raw) as unpacked:
@@ -95,12 +95,12 @@ class ByteFile:
 
     @cached_property
     def sample(self) -> bytes:
-        """The first :data:`SAMPLE` unpacked bytes, or all of a smaller file."""
+        """Return the first :data:`SAMPLE` unpacked bytes, or all of a smaller file."""
         with self._open() as (stream, _, _):
             return stream.read(SAMPLE)
 
     def blocks(self) -> Iterator[bytes]:
-        """The unpacked bytes, a block at a time, with a progress bar on a terminal if it takes longer.
+        """Yield the unpacked bytes in blocks, with a progress bar on a terminal if it takes longer.
 
         Raises:
             UserError: the file cannot be read or unpacked.
@@ -115,7 +115,7 @@ class ByteFile:
                 unit_divisor=1024,
                 disable=None,
                 leave=False,
-                delay=PATIENCE,
+                delay=BAR_DELAY,
             ) as bar,
         ):
             while block := stream.read(BLOCK):
@@ -123,15 +123,15 @@ class ByteFile:
                 yield block
 
     def mapped(self, what: str) -> mmap.mmap:
-        """The whole file, mapped into memory: the system reads the pages that are touched.
+        """Map the whole file into memory, so that only the pages in use are read.
 
         Args:
-            what: what is in it, for the error message.
+            what: description of the content, for the error message.
 
         Raises:
-            UserError: the file is packed, so that its places cannot be found without unpacking it.
+            UserError: the file is packed, which rules out random access.
         """
         if self.packing:
-            raise UserError(f"{self.where}: {what} is read at many places at once; unpack it first")
+            raise UserError(f"{self.where}: {what} needs random access; unpack it first")
         with self._damage_named(), open(self.path, "rb") as raw:
             return mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,6 +1,6 @@
-"""Text files of word vectors: a word and D numbers a line, between spaces.
+"""Text files of word vectors: a word and D numbers per line, separated by spaces.
 
-GloVe's form has nothing else. word2vec's text form and fastText's ``.vec`` begin with a line ``V D``.
+GloVe's format has nothing else. word2vec's text format and fastText's ``.vec`` begin with a line ``V D``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def is_number(field: bytes) -> bool:
-    """Whether it is a number as these files write them; words such as ``nan`` and ``infinity`` are none."""
+    """Return whether a field is a number as these files write it; words such as ``nan`` and ``infinity`` are not."""
     return _NUMBER.fullmatch(field) is not None
 
 
 class TextVectors(ListedWords):
     """Word vectors of a text file.
 
-    Only U+0020 separates. A word may hold spaces, as some of glove.840B do: the last D fields of a line are numbers.
-    Bytes of a word that are not UTF-8 become U+FFFD. Every line must have D numbers; they are read as numbers only
-    where the word is wanted.
+    Only U+0020 separates. A word may contain spaces, as some of glove.840B do: the last D fields are numbers.
+    Bytes of a word that are not UTF-8 become U+FFFD. Every line must have D numbers; they are parsed only
+    if the word is wanted.
 
     Raises:
         UserError: the file holds no words, or its first line of numbers is not of this form.
@@ -86,7 +86,7 @@ class TextVectors(ListedWords):
         return UserError(f"{self._file.where}, line {number}: longer than a line of numbers; is this another format?")
 
     def _word(self, line: bytes, number: int) -> bytes:
-        """The word of a line that may have too few fields, or spaces in its word."""
+        """Return the word of a line that may have too few fields, or spaces in its word."""
         count = line.count(b" ")
         head = line.rsplit(b" ", self.dim)[0]
         extra = [field for field in head.split(b" ")[1:] if is_number(field)]

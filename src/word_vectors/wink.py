@@ -13,7 +13,7 @@ from src.word_vectors.streams import ByteFile
 
 
 class _Content(msgspec.Struct):
-    """``vectors``: word -> [D numbers, their norm, the word's index], which stay undecoded."""
+    """Content of the file; ``vectors`` maps a word to [D numbers, their norm, its index], decoded on demand."""
 
     dimensions: int
     words: list[str]
@@ -21,7 +21,7 @@ class _Content(msgspec.Struct):
 
 
 class WinkVectors(ListedWords):
-    """Word vectors of such a file, which is mapped into memory and checked as a whole.
+    """Word vectors of such a file, which is mapped into memory and checked completely.
 
     Raises:
         UserError: the file is damaged or of another form.
@@ -34,7 +34,7 @@ class WinkVectors(ListedWords):
             self._content = msgspec.json.decode(content, type=_Content)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(
-                f"{self._where}: not the whole JSON file of a wink-embeddings package: {error}; get the file again"
+                f"{self._where}: not a complete JSON file of a wink-embeddings package: {error}; get the file again"
             ) from error
         self.dim = self._content.dimensions
         if self.dim < 1 or not self._content.words:
