@@ -1,4 +1,4 @@
-"""Embedding the images of a data set: read beside the model, behind a progress bar, in one process or several."""
+"""Compute the embeddings of a data set, in one process or several."""
 
 from __future__ import annotations
 
@@ -34,11 +34,14 @@ def embed(
     """Run images through ``forward`` (a model or its ``forward_features``); the outputs are float32 on the CPU.
 
     Args:
+        forward: images [b, 3, S, S] to outputs [b, K].
+        loader: gives the images.
+        device: where ``forward`` computes.
         precision: dtype under autocast; None computes in float32.
-        on_batch: called after each batch with the number of images it held, unreadable ones included.
+        on_batch: called after each batch with its number of images, including unreadable ones.
 
     Returns:
-        Outputs [n, K]; where no image can be read, n is 0 and K too, since nothing says what it is.
+        Outputs [n, K]; [0, 0] if no image can be read.
     """
     outputs: list[Tensor] = []
     rows: list[Tensor] = []
@@ -59,16 +62,16 @@ def embed(
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How images are read and brought to the model.
+class LoaderConfig:
+    """How images are loaded and run through the model.
 
     Attributes:
-        batch_size: images a batch, in each process.
-        workers: processes that read.
-        device: where the model is.
+        batch_size: images of a batch, in each process.
+        workers: processes that read images.
+        device: of the model.
         precision: dtype under autocast; None computes in float32.
-        processes: how many read and compute together.
-        on_progress: called while the evaluation images are embedded; what it raises ends that.
+        processes: the processes that share the images.
+        on_batch: called after each batch of :func:`embed_images`; it may raise to stop.
     """
 
     batch_size: int
@@ -76,44 +79,45 @@ class Reading:
     device: torch.device
     precision: torch.dtype | None = None
     processes: Processes = ALONE
-    on_progress: Callable[[], None] = lambda: None
+    on_batch: Callable[[], None] = lambda: None
 
 
 def embed_images(
-    forward: Callable[[Tensor], Tensor], dataset: ImageDataset, reading: Reading, title: str, every: int = 1
+    forward: Callable[[Tensor], Tensor], dataset: ImageDataset, config: LoaderConfig, title: str, every: int = 1
 ) -> Embedded:
-    """Run images through a model behind a progress bar; with several processes each takes a share of the batches.
+    """Run images through a model behind a progress bar; several processes share the batches.
 
-    The batches are those of a single process, so the outputs are too, to the last bit.
+    The batches are those of a single process, so the outputs are equal to the last bit.
 
     Args:
         forward: images [b, 3, S, S] to outputs [b, K].
         dataset: the images.
-        reading: how.
+        config: of the loader and the processes.
         title: of the progress bar.
-        every: batches between two updates of it.
+        every: batches between two updates of the bar.
 
     Returns:
-        All outputs in the first process, in the others their own.
+        All outputs in the first process, in the others only their own.
     """
-    processes, size = reading.processes, reading.batch_size
+    processes, size = config.processes, config.batch_size
     batches = torch.arange(len(dataset)).split(size)[processes.rank :: processes.count]
     rows = torch.cat(batches).tolist() if batches else []
     loader = image_loader(
-        dataset, batch_size=size, workers=reading.workers, pin_memory=reading.device.type == "cuda", rows=rows
+        dataset, batch_size=size, workers=config.workers, pin_memory=config.device.type == "cuda", rows=rows
     )
     with progress(len(rows), title, every * size) as advance:
 
         def on_batch(count: int) -> None:
             advance(count)
-            reading.on_progress()
+            config.on_batch()
 
-        own = embed(forward, loader, device=reading.device, precision=reading.precision, on_batch=on_batch)
-    return own if processes.count == 1 else _joined(processes, own)
+        own = embed(forward, loader, device=config.device, precision=config.precision, on_batch=on_batch)
+    return own if processes.count == 1 else _join(processes, own)
 
 
-def _joined(processes: Processes, own: Embedded) -> Embedded:
-    bad = tuple(message for of_process in processes.gather(own.bad) for message in of_process)
+def _join(processes: Processes, own: Embedded) -> Embedded:
+    """Collect the outputs of all processes in the first one, in the order of the rows."""
+    bad = tuple(message for messages in processes.gather(own.bad) for message in messages)
     outputs, rows = processes.tensors_to_first(own.outputs), processes.tensors_to_first(own.rows)
     if not processes.is_first:
         return own

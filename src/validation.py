@@ -15,7 +15,7 @@ from src.data.dataset import ImageDataset, naming_dead_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
-from src.embedding import Embedded, Reading, embed_images
+from src.embedding import Embedded, LoaderConfig, embed_images
 from src.errors import UserError, blaming
 from src.evaluation import evaluate
 from src.exported.engines import Opened, Runtime, open_model
@@ -93,9 +93,9 @@ def _embed(settings: ValidateSettings, opened: Opened, evaluation: EvaluationSet
     transform = eval_transform(size, config.interpolation, exact=settings.exact_pictures)
     device = device_of(settings.device, processes)
     precision = torch.float16 if settings.half_precision and device.type == "cuda" else None
-    reading = Reading(settings.batch_size, settings.workers, device, precision, processes)
+    loader = LoaderConfig(settings.batch_size, settings.workers, device, precision, processes)
     images = ImageDataset(evaluation.paths, transform)
-    return embed_images(model, images, reading, "images", every=settings.print_freq)
+    return embed_images(model, images, loader, "images", every=settings.print_freq)
 
 
 def check_labels(settings: ValidateSettings, info: CheckpointInfo, metadata: Metadata) -> None:

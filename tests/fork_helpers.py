@@ -20,9 +20,10 @@ from tests.script_helpers import one_thread
 # are counted in a file, so that who kills the run knows how far it was.
 _DRIVER = """
 import json, os, sys, train
-from src.training.tensorboard import Watcher
+import src.training.setup, src.training.tensorboard
+from src.training.tensorboard import Logger
 
-class Counting(Watcher):
+class Counting(Logger):
     def step(self, global_step, scalars):
         os.pwrite(counter, b"%12d" % global_step, 0)
 
@@ -34,7 +35,7 @@ for line in sys.stdin:
         for number, name in ((0, os.devnull), (1, home + "/out"), (2, home + "/err")):
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
         counter = os.open(home + "/steps", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        train.open_watcher = lambda folder: Counting()
+        src.training.tensorboard.open_logger = lambda folder: Counting()
         status = train.main(argv)
         sys.stdout.flush()
         sys.stderr.flush()

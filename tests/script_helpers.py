@@ -25,7 +25,7 @@ from src.checkpoint.digest import SUFFIX
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata_writer import MetadataContent, write_metadata
 from src.data.split import make_split
-from src.training.tensorboard import Watcher
+from src.training.tensorboard import Logger
 from tests.conftest import run_script
 
 # A random timm backbone that does an epoch of the drawn images in a tenth of a second.
@@ -166,7 +166,7 @@ def same_tree(one: Any, other: Any) -> bool:
     return one == other
 
 
-class StopAt(Watcher):
+class StopAt(Logger):
     """Asks the run in this process to end after these steps, counted over all epochs, as Ctrl-C would."""
 
     def __init__(self, *steps: int, number: int = signal.SIGINT, times: int = 1) -> None:
@@ -178,9 +178,9 @@ class StopAt(Watcher):
                 os.kill(os.getpid(), self._number)
 
 
-def watched_by(watcher: Watcher) -> contextlib.AbstractContextManager[Any]:
-    """Within it runs of train.py in this process tell ``watcher`` of their steps."""
-    return mock.patch("train.open_watcher", return_value=watcher)
+def logged_by(logger: Logger) -> contextlib.AbstractContextManager[Any]:
+    """Within it runs of train.py in this process tell ``logger`` of their steps."""
+    return mock.patch("src.training.tensorboard.open_logger", return_value=logger)
 
 
 def file_names(metadata: Path, part: str) -> list[str]:

@@ -389,7 +389,7 @@ def test_backbones_and_files_that_do_not_fit_are_described(tmp_path):
 
 def test_training_state_is_described(tmp_path):
     content = {
-        "format": "sdl-training-state/1",
+        "format": "sdl-training-state/2",
         "module": tiny_model().state_dict(),
         "progress": {"epoch": 4, "step": 17, "entries": [{}], "best": {}, "finished": False},
         "settings": {"lr": 0.5},
@@ -403,7 +403,7 @@ def test_training_state_is_described(tmp_path):
     assert "training state for --resume" in text
     assert "epoch 4, step 17" in text
     assert "lr 0.5" in text
-    torch.save({"format": "sdl-training-state/1"}, tmp_path / "bare.pt")
+    torch.save({"format": "sdl-training-state/2"}, tmp_path / "bare.pt")
     assert "training state" in describe(inspect_file(tmp_path / "bare.pt"))
 
 

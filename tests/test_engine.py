@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from src.loss_functions.SDL_loss import SDLLoss
-from src.training.engine import EpochSums, NonFiniteLossError, Step, TrainBatch, Trained, train_epoch
+from src.training.engine import EpochSums, Learner, NonFiniteLossError, StepMetrics, TrainBatch, train_epoch
 from src.training.optim import MovingAverage, make_optimizer, make_schedule, parameter_groups
 from src.utils.distributed import Processes
 from tests.conftest import GOLDEN
@@ -45,10 +45,10 @@ def batch(size: int, seed: int, weight: float = 1.0, ends_step: bool = True) -> 
     return TrainBatch(draw(size, INPUTS, seed=seed), targets, torch.arange(size), weight, ends_step)
 
 
-def trained(module: nn.Module, loss: SDLLoss | None = None, **options: Any) -> Trained:
+def trained(module: nn.Module, loss: SDLLoss | None = None, **options: Any) -> Learner:
     optimizer = torch.optim.Adam(parameter_groups(module, 0.02, 0.05))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.02, total_steps=8, pct_start=0.3)
-    return Trained(module, loss or criterion(), optimizer, schedule, CPU, **options)
+    return Learner(module, loss or criterion(), optimizer, schedule, CPU, **options)
 
 
 def run_epoch(module: nn.Module, batches: Iterable[TrainBatch], on_step=lambda step: None, **options: Any) -> EpochSums:
@@ -65,7 +65,7 @@ def same_weights(ours: nn.Module, theirs: nn.Module) -> bool:
 def test_an_epoch_equals_a_loop_written_by_hand(precision):
     ours, theirs = linear(), linear()
     batches = [batch(4, 2), batch(4, 3), batch(1, 4), batch(3, 5)]
-    steps: list[Step] = []
+    steps: list[StepMetrics] = []
     sums = run_epoch(ours, batches, steps.append, precision=precision)
 
     loss_of = criterion()
@@ -150,7 +150,7 @@ def released_recipe(
     optimizer = make_optimizer("adam", parameter_groups(module, 2.5e-5, 3e-4), CPU)
     schedule = make_schedule("one_cycle", optimizer, len(batches), warm_up)
     sums = EpochSums()
-    train_epoch(Trained(module, loss, optimizer, schedule, CPU), batches, sums, on_step)
+    train_epoch(Learner(module, loss, optimizer, schedule, CPU), batches, sums, on_step)
     return sums
 
 
@@ -183,7 +183,7 @@ def test_six_steps_move_the_weights_as_adam_with_l2_by_hand():
     before = [weight.detach().clone() for weight in weights]
     model_before = copy.deepcopy(model)
 
-    def compare(step: Step) -> None:
+    def compare(step: StepMetrics) -> None:
         count = next(iter(by_hand.values()))[0].steps
         rate, beta = one_cycle_by_hand(count, len(batches), 2.5e-5, 0.5)
         assert step.lr["head"] == pytest.approx(rate)
@@ -212,9 +212,9 @@ def test_accumulated_batches_are_one_large_batch():
         for rows, last in ((slice(0, 4), False), (slice(4, 6), False), (slice(6, 9), True))
     ]
     ours, theirs = linear(), linear()
-    steps: list[Step] = []
+    steps: list[StepMetrics] = []
     sums = run_epoch(ours, [*parts, batch(3, 4)], steps.append)
-    expected: list[Step] = []
+    expected: list[StepMetrics] = []
     expected_sums = run_epoch(theirs, [whole, batch(3, 4)], expected.append)
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, other)
@@ -255,8 +255,8 @@ def test_a_repeated_image_of_an_empty_process_counts_nothing():
 
 def test_long_gradients_are_cut_to_the_norm_and_logged_as_they_were():
     free, clipped = linear(), linear()
-    free_steps: list[Step] = []
-    steps: list[Step] = []
+    free_steps: list[StepMetrics] = []
+    steps: list[StepMetrics] = []
     run_epoch(free, [batch(4, 2)], free_steps.append)
     run_epoch(clipped, [batch(4, 2)], steps.append, clip_norm=0.01)
     assert steps[0].gradient_norm == pytest.approx(free_steps[0].gradient_norm)
@@ -272,7 +272,7 @@ def test_a_gradient_that_overflows_half_precision_is_skipped_and_counted():
     state = trained(module, precision=torch.float16)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)  # the scaled gradient overflows float32 too
     sums = EpochSums()
-    steps: list[Step] = []
+    steps: list[StepMetrics] = []
     train_epoch(state, [batch(4, 2)], sums, steps.append)
     assert same_weights(module, linear())
     assert (sums.steps, sums.skipped, sums.gradient_norm) == (1, 1, 0)
@@ -285,7 +285,7 @@ def test_the_moving_average_follows_each_step():
     average = MovingAverage(module, 0.75)
     expected = [parameter.detach().clone() for parameter in module.parameters()]
 
-    def follow(step: Step) -> None:
+    def follow(step: StepMetrics) -> None:
         for mean, parameter in zip(expected, module.parameters(), strict=True):
             mean.mul_(0.75).add_(parameter.detach(), alpha=0.25)
 
@@ -297,7 +297,7 @@ def test_the_moving_average_follows_each_step():
 
 def test_an_epoch_without_images_changes_nothing():
     module = linear()
-    steps: list[Step] = []
+    steps: list[StepMetrics] = []
     sums = run_epoch(module, [], steps.append)
     assert same_weights(module, linear())
     assert sums == EpochSums()
@@ -329,7 +329,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_parts_and_ima
     spoiled.inputs[1, 2] = value
     module, untouched = linear(), linear()
     run_epoch(untouched, [batch(4, 2)], precision=precision)
-    steps: list[Step] = []
+    steps: list[StepMetrics] = []
     with pytest.raises(
         NonFiniteLossError, match=r"^loss (nan|inf), rank (nan|inf), diversity \d[\d.]*, regularizer (nan|inf)$"
     ) as caught:
@@ -365,7 +365,7 @@ def test_step_reads_from_the_device_once(monkeypatch, options):
         monkeypatch.setattr(Tensor, name, counted(name, getattr(Tensor, name)))
     module = linear()
     optimizer = torch.optim.SGD(parameter_groups(module, 0.02, 0.05))  # Adam counts its steps on the CPU
-    state = Trained(module, criterion(), optimizer, make_schedule("constant", optimizer, 2), CPU, **options)
+    state = Learner(module, criterion(), optimizer, make_schedule("constant", optimizer, 2), CPU, **options)
     parts = [batch(2, seed, 0.25, ends_step=seed == 3) for seed in range(4)]
     reads.clear()
     train_epoch(state, parts * 2, EpochSums())
@@ -410,6 +410,6 @@ def test_the_message_tells_the_part_that_is_at_fault():
 def test_a_gradient_that_is_not_finite_stops_without_a_scaler():
     module = nn.Sequential(linear(), nn.Identity())
     module[1].register_full_backward_pre_hook(lambda layer, gradients: (gradients[0] * math.inf,))
-    with pytest.raises(NonFiniteLossError, match=r"^the loss is finite, the length of its gradient is (nan|inf)"):
+    with pytest.raises(NonFiniteLossError, match=r"^the loss is finite, the norm of its gradient is (nan|inf)"):
         run_epoch(module, [batch(4, 2)])
     assert same_weights(module[0], linear())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.data.order import EpochOrder, num_steps, portions
+from src.data.order import EpochOrder, micro_batches, num_steps
 
 
 def test_an_order_follows_from_seed_and_epoch_alone():
@@ -32,40 +32,40 @@ def test_the_orders_are_the_permutations_of_one_generator():
 def test_every_image_has_one_place_and_the_weights_of_a_step_add_up(count, batch_size, accumulate, processes):
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     taken = [
-        portions(order, batch_size, accumulate=accumulate, process=process, processes=processes)
+        micro_batches(order, batch_size, accumulate=accumulate, process=process, processes=processes)
         for process in range(processes)
     ]
-    counted = [row for own in taken for portion in own if portion.weight for row in portion.rows]
+    counted = [row for own in taken for micro_batch in own if micro_batch.weight for row in micro_batch.rows]
     assert sorted(counted) == list(range(count))
-    ends = [[portion.ends_step for portion in own] for own in taken]
+    ends = [[micro_batch.ends_step for micro_batch in own] for own in taken]
     assert all(one == ends[0] for one in ends)  # every process goes backward as often
     steps = num_steps(count, batch_size, accumulate=accumulate, processes=processes)
     assert sum(ends[0]) == steps
-    assert all(portion.rows for own in taken for portion in own)
+    assert all(micro_batch.rows for own in taken for micro_batch in own)
     start = 0
     for place, ends_step in enumerate(ends[0]):
         if ends_step:
-            of_step = [portion for own in taken for portion in own[start : place + 1] if portion.weight]
-            assert sum(portion.weight for portion in of_step) == pytest.approx(1)
-            each = 1 / sum(len(portion.rows) for portion in of_step)  # no image counts more than another
-            assert all(portion.weight / len(portion.rows) == pytest.approx(each) for portion in of_step)
+            of_step = [micro_batch for own in taken for micro_batch in own[start : place + 1] if micro_batch.weight]
+            assert sum(micro_batch.weight for micro_batch in of_step) == pytest.approx(1)
+            each = 1 / sum(len(micro_batch.rows) for micro_batch in of_step)  # no image counts more than another
+            assert all(micro_batch.weight / len(micro_batch.rows) == pytest.approx(each) for micro_batch in of_step)
             start = place + 1
 
 
 def test_a_step_is_the_same_images_however_it_is_shared_out():
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
-    expected = [set(portion.rows) for portion in portions(order, 16)]
+    expected = [set(micro_batch.rows) for micro_batch in micro_batches(order, 16)]
     for batch_size, accumulate, processes in ((8, 2, 1), (8, 1, 2), (4, 2, 2)):
         taken = [
-            portions(order, batch_size, accumulate=accumulate, process=process, processes=processes)
+            micro_batches(order, batch_size, accumulate=accumulate, process=process, processes=processes)
             for process in range(processes)
         ]
         steps = [
             {
                 row
                 for own in taken
-                for portion in own[step * accumulate : (step + 1) * accumulate]
-                for row in portion.rows
+                for micro_batch in own[step * accumulate : (step + 1) * accumulate]
+                for row in micro_batch.rows
             }
             for step in range(4)
         ]
@@ -74,19 +74,25 @@ def test_a_step_is_the_same_images_however_it_is_shared_out():
 
 def test_what_is_left_of_an_epoch_is_its_end():
     order = torch.randperm(23, generator=torch.Generator().manual_seed(0))
-    whole = portions(order, 4, accumulate=2)
+    whole = micro_batches(order, 4, accumulate=2)
     steps = num_steps(23, 4, accumulate=2)
     for done in range(steps + 1):
-        left = portions(order, 4, accumulate=2, start=done)
+        left = micro_batches(order, 4, accumulate=2, start=done)
         assert left == whole[len(whole) - len(left) :]
-        assert sum(portion.ends_step for portion in left) == steps - done
+        assert sum(micro_batch.ends_step for micro_batch in left) == steps - done
 
 
 def test_a_single_last_image_joins_the_step_before_it():
     order = torch.arange(9)
-    assert [portion.rows for portion in portions(order, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
-    assert [len(portion.rows) for portion in portions(order, 1)] == [1] * 9  # asked for
-    assert [portion.rows for portion in portions(torch.arange(10), 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert [portion.rows for portion in portions(torch.arange(1), 4)] == [[0]]
+    assert [micro_batch.rows for micro_batch in micro_batches(order, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
+    assert [len(micro_batch.rows) for micro_batch in micro_batches(order, 1)] == [1] * 9  # asked for
+    assert [micro_batch.rows for micro_batch in micro_batches(torch.arange(10), 4)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9],
+    ]
+    assert [micro_batch.rows for micro_batch in micro_batches(torch.arange(1), 4)] == [[0]]
     # two processes: three left would give one of them a single image
-    assert [portion.rows for portion in portions(torch.arange(11), 4, process=0, processes=2)] == [[0, 1, 2, 3, 4, 5]]
+    assert [micro_batch.rows for micro_batch in micro_batches(torch.arange(11), 4, process=0, processes=2)] == [
+        [0, 1, 2, 3, 4, 5]
+    ]

@@ -20,8 +20,8 @@ class Run:
     def __init__(self, path: Path, *, overwrite: bool = False, **options: Any) -> None:
         self.path = path
         self.folder = RunFolder(path, half=True, **options)
-        self.folder.check(goes_on=False, resume=False, overwrite=overwrite)
-        self.folder.start(goes_on=False)
+        self.folder.check(has_state=False, resume=False, overwrite=overwrite)
+        self.folder.start(resumed=False)
         self.entries: list[dict[str, Any]] = []
         self.best: dict[str, tuple[float, int]] = {}
 
@@ -127,19 +127,21 @@ def test_half_written_files_of_a_killed_run_are_all_that_goes_where_it_goes_on(t
     whole = run.files()
     (tmp_path / ".model-last.ckpt.abc.tmp").write_text("half")
     (tmp_path / "mine.tmp").write_text("mine")
-    run.folder.check(goes_on=True, resume=True, overwrite=False)
-    run.folder.start(goes_on=True)
+    run.folder.check(has_state=True, resume=True, overwrite=False)
+    run.folder.start(resumed=True)
     assert run.files() == sorted([*whole, "mine.tmp"])
 
 
 def test_resuming_without_a_state_loses_no_run(tmp_path):
     run = Run(tmp_path)
-    run.folder.check(goes_on=False, resume=True, overwrite=False)  # without a line in its log there is nothing to lose
+    run.folder.check(
+        has_state=False, resume=True, overwrite=False
+    )  # without a line in its log there is nothing to lose
     run.record(1, seen=50.0)
-    message = r"holds a training run without a state to go on from; choose another folder, or give --overwrite"
+    message = r"holds a training run without a state to resume from; choose another folder, or give --overwrite"
     with pytest.raises(UserError, match=message):
-        run.folder.check(goes_on=False, resume=True, overwrite=False)
-    run.folder.check(goes_on=False, resume=True, overwrite=True)
+        run.folder.check(has_state=False, resume=True, overwrite=False)
+    run.folder.check(has_state=False, resume=True, overwrite=True)
 
 
 def test_an_output_folder_below_a_file_is_a_user_error(tmp_path):

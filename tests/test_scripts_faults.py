@@ -32,6 +32,7 @@ from tests.script_helpers import (
     file_names,
     first_loss,
     log_of,
+    logged_by,
     one_thread,
     same_run,
     snapshot,
@@ -39,7 +40,6 @@ from tests.script_helpers import (
     train_frozen,
     train_here,
     user_error,
-    watched_by,
     weights_of,
 )
 
@@ -57,7 +57,7 @@ def undisturbed(sample, tmp_path_factory):
 @pytest.fixture
 def stopped(sample, tmp_path):
     """The same run, stopped in its second epoch with two states in its folder."""
-    with watched_by(StopAt(STEPS + 3)):
+    with logged_by(StopAt(STEPS + 3)):
         attempt(sample, tmp_path / "out", *RUN)
     assert {"state.pt", "state-previous.pt"} <= set(snapshot(tmp_path / "out"))
     return tmp_path / "out"
@@ -88,7 +88,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before_it(stopped, undisturb
     damage(stopped / "state.pt")
     finished = train_here(sample, stopped, *RUN, "--resume")
     (line,) = finished.stderr.splitlines()
-    assert line.startswith(f"going on from {stopped / 'state-previous.pt'}")
+    assert line.startswith(f"resuming from {stopped / 'state-previous.pt'}")
     assert f"{stopped / 'state.pt'} cannot be read" in line
     same_run(stopped, undisturbed)
 
@@ -100,7 +100,7 @@ def test_two_damaged_states_are_one_line(stopped, sample, damage):
     before = snapshot(stopped)
     message = user_error(attempt(sample, stopped, *RUN, "--resume"))
     assert f"--resume: no state in {stopped} can be read" in message
-    assert "give --overwrite to start anew" in message
+    assert "give --overwrite to start a new run" in message
     assert snapshot(stopped) == before
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_dies_while_it_replaces_another_is_not_taken_for_it(
         assert snapshot(folder) == snapshot(undisturbed)
         assert "--num_epochs 1 (was 3)" in user_error(attempt(sample, folder, *another))
     elif left == "no state":
-        assert "without a state to go on from" in user_error(attempt(sample, folder, *another))
+        assert "without a state to resume from" in user_error(attempt(sample, folder, *another))
     else:  # the earlier run's checkpoints, some of them, beside a log without a line
         train_here(sample, folder, *another)
         assert {path.name for path in folder.iterdir()} == RUN_FILES - {"curves.png"}  # which are not drawn here
@@ -220,7 +220,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(sample, tmp_p
     """The state of a head alone is smaller than the checkpoint of the whole model."""
     cache, folder = tmp_path / "cache", tmp_path / "out"
     train_frozen(sample, tmp_path / "undisturbed", cache, 3, *RUN)
-    with watched_by(StopAt(STEPS + 3)):
+    with logged_by(StopAt(STEPS + 3)):
         frozen = ("--freeze-backbone", "--feature-cache", cache)
         assert attempt(sample, folder, *RUN, *frozen).returncode == 130
     sizes = [(folder / name).stat().st_size for name in ("state.pt", "model-last.ckpt")]
@@ -290,7 +290,7 @@ def test_too_many_broken_images_end_the_run_which_goes_on_if_more_are_allowed(sa
     message = user_error(attempt(data, tmp_path / "out", *RUN, *frozen, "--max_bad_images", 2))
     assert "--max_bad_images 2: 3 training images cannot be read" in message
     assert any(str(path) in message for path in bad)
-    assert "mend the images, or allow more" in message
+    assert "repair the images, or allow more" in message
     train_here(data, tmp_path / "out", *RUN, *frozen, "--max_bad_images", 3, "--resume")
     train_here(data, tmp_path / "undisturbed", *RUN, *frozen)  # ten are allowed at least
     same_run(tmp_path / "out", tmp_path / "undisturbed")
@@ -299,7 +299,7 @@ def test_too_many_broken_images_end_the_run_which_goes_on_if_more_are_allowed(sa
 def test_a_run_that_goes_on_names_no_image_again(sample, tmp_path):
     data = copy_of(sample, tmp_path / "data")
     (path,) = broken(data, "train", 2)
-    with watched_by(StopAt(STEPS + 2)):  # every image was read once
+    with logged_by(StopAt(STEPS + 2)):  # every image was read once
         assert attempt(data, tmp_path / "out", *RUN).stderr.count(str(path)) == 1
     finished = train_here(data, tmp_path / "out", *RUN, "--resume")
     assert finished.stderr == ""
@@ -353,12 +353,12 @@ def test_the_message_names_epoch_step_and_the_part_at_fault(stopped, sample, mon
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_after_the_step(undisturbed, sample, tmp_path, number, status):
-    with watched_by(StopAt(7, number=number)):
+    with logged_by(StopAt(7, number=number)):
         finished = attempt(sample, tmp_path / "out", *RUN)
     assert finished.returncode == status
     asked, ended = finished.stderr.split("\n\n")[-1].strip().splitlines()
-    assert asked == "stopping after this step; once more to stop at once"
-    assert ended == f"train.py: stopped ({number.name}); the same command with --resume goes on"
+    assert asked == "stopping after this step; interrupt again to stop at once"
+    assert ended == f"train.py: stopped ({number.name}); resume with the same command and --resume"
     progress = stored(tmp_path / "out" / "state.pt")["progress"]
     assert (progress["epoch"], progress["step"]) == (2, 2)
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)  # as before the run
@@ -383,7 +383,7 @@ def test_ctrl_c_while_features_are_computed(sample, tmp_path, monkeypatch):
 
 
 def test_a_second_ctrl_c_ends_at_once(undisturbed, sample, tmp_path):
-    with watched_by(StopAt(7, times=2)):
+    with logged_by(StopAt(7, times=2)):
         finished = attempt(sample, tmp_path / "out", *RUN)
     assert finished.returncode == 130
     assert finished.stderr.splitlines()[-1] == "train.py: interrupted"
@@ -421,8 +421,8 @@ def test_a_signal_to_all_processes_reaches_those_that_read_too(forks, sample, tm
     run.signal_all(number)
     assert run.wait() == status
     assert run.errors().strip().splitlines() == [
-        "stopping after this step; once more to stop at once",
-        f"train.py: stopped ({number.name}); the same command with --resume goes on",
+        "stopping after this step; interrupt again to stop at once",
+        f"train.py: stopped ({number.name}); resume with the same command and --resume",
     ]
     assert stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"] == run.steps()
 
@@ -437,7 +437,7 @@ def test_a_reading_process_that_dies_is_one_line(forks, sample, tmp_path):
     assert line.startswith("train.py: error: --workers: a worker process died")
     assert "-j 0" in line
     steps = stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"]
-    with watched_by(StopAt(steps + 1)):  # it can be gone on with, in this process alone
+    with logged_by(StopAt(steps + 1)):  # it can be gone on with, in this process alone
         finished = attempt(sample, tmp_path / "out", *LONG, "-j", 0, "--resume")
     assert finished.returncode == 130
     assert stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"] == steps + 1

@@ -10,7 +10,7 @@ import pytest
 import torch.nn.functional as nnf
 
 from src.models import create_model
-from src.training.epoch_evaluation import Judge
+from src.training.epoch_evaluation import EpochEvaluator
 from tests.script_helpers import (
     FULL,
     StopAt,
@@ -19,12 +19,12 @@ from tests.script_helpers import (
     edit_json,
     file_names,
     log_of,
+    logged_by,
     same_run,
     snapshot,
     stored,
     train_here,
     user_error,
-    watched_by,
 )
 
 STEPS = 5  # an epoch of the 24 training images, five a batch
@@ -39,10 +39,10 @@ EVERYTHING = (
 def stop_and_go(data: Path, folder: Path, stops: list[int], *flags: object, seed: int | None = 3):
     """A run that is asked to end after each of these steps, counted over all epochs, and gone on with each time."""
     for step in stops:
-        with watched_by(StopAt(step)):
+        with logged_by(StopAt(step)):
             finished = attempt(data, folder, "--resume", *flags, seed=seed)
         assert finished.returncode == 130, finished.stderr
-        assert "the same command with --resume goes on" in finished.stderr
+        assert "resume with the same command and --resume" in finished.stderr
         assert stored(folder / "state.pt")["scheduler"]["last_epoch"] == step  # saved, and nothing done after it
     train_here(data, folder, "--resume", *flags, seed=seed)
 
@@ -58,7 +58,7 @@ def dropout(monkeypatch):
         )
         return model
 
-    monkeypatch.setattr("src.training.starting_model.create_model", with_dropout)
+    monkeypatch.setattr("src.training.initial_model.create_model", with_dropout)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_dropout_is_there_to_be_repeated(dropout, undisturbed, sample, tmp_path)
 
 def test_stopped_during_evaluation(undisturbed, sample, tmp_path, monkeypatch):
     """The second epoch's training is saved, its evaluation done again."""
-    judge, calls = Judge.__call__, []
+    judge, calls = EpochEvaluator.__call__, []
 
     def interrupted(self, module):
         calls.append(1)
@@ -112,7 +112,7 @@ def test_stopped_during_evaluation(undisturbed, sample, tmp_path, monkeypatch):
             StopAt(0).step(0, {})
         return judge(self, module)
 
-    monkeypatch.setattr(Judge, "__call__", interrupted)
+    monkeypatch.setattr(EpochEvaluator, "__call__", interrupted)
     finished = attempt(sample, tmp_path / "out", *RUN)
     assert finished.returncode == 130
     progress = stored(tmp_path / "out" / "state.pt")["progress"]
@@ -138,7 +138,7 @@ def test_resume_without_a_run_starts_one(undisturbed, sample, tmp_path):
 
 
 def test_flags_that_change_no_number_may_differ(undisturbed, sample, tmp_path):
-    with watched_by(StopAt(7)):
+    with logged_by(StopAt(7)):
         attempt(sample, tmp_path / "out", *RUN, "--save-steps", 2)
     others = ("-j", 1, "--device", "cpu", "--save-steps", 3, "--keep", 2, "--max_bad_images", 4)
     train_here(sample, tmp_path / "out", *RUN, "--resume", *others)
@@ -149,7 +149,7 @@ def test_flags_that_change_no_number_may_differ(undisturbed, sample, tmp_path):
 def stopped(sample, tmp_path):
     """A folder with a run that was stopped in its first epoch, and its data, which may be changed."""
     data = copy_of(sample, tmp_path / "data")
-    with watched_by(StopAt(2)):
+    with logged_by(StopAt(2)):
         attempt(data, tmp_path / "out", *RUN)
     return data, tmp_path / "out"
 
@@ -168,14 +168,15 @@ def test_other_flags_are_refused_each_with_both_values(stopped):
 def test_resumed_run_computes_in_the_precision_of_its_start(sample, tmp_path, monkeypatch):
     """bf16 stays without the flag; another precision is refused; what only a GPU computes is refused on a CPU."""
     train_here(sample, tmp_path / "undisturbed", *RUN, "--precision", "bf16")
-    with watched_by(StopAt(7)):
+    with logged_by(StopAt(7)):
         attempt(sample, tmp_path / "out", *RUN, "--precision", "bf16")
     message = user_error(attempt(sample, tmp_path / "out", *RUN, "--resume", "--precision", "float32"))
     assert "--precision float32 (was bf16)" in message
     train_here(sample, tmp_path / "out", *RUN, "--resume")
     same_run(tmp_path / "out", tmp_path / "undisturbed")
     monkeypatch.setattr(
-        "train.read_state", lambda folder: {**stored(folder / "state.pt"), "settings": {"precision": "fp16"}}
+        "src.training.setup.read_state",
+        lambda folder: {**stored(folder / "state.pt"), "settings": {"precision": "fp16"}},
     )
     assert "--precision fp16, which a CPU" in user_error(attempt(sample, tmp_path / "out", *RUN, "--resume"))
 
@@ -235,6 +236,6 @@ def test_a_run_without_a_state_is_not_replaced_by_resume(undisturbed, sample, tm
         (folder / name).unlink()
     before = snapshot(folder)
     message = user_error(attempt(sample, folder, *RUN, "--resume"))
-    assert f"--path_output {folder} holds a training run without a state to go on from" in message
+    assert f"--path_output {folder} holds a training run without a state to resume from" in message
     assert "--overwrite" in message
     assert snapshot(folder) == before

@@ -1,19 +1,19 @@
-"""train.py --select-on and the rest of choosing an epoch: what is held back, what chooses, when a run ends early."""
+"""train.py --select-on: what is held out, what selects the best epoch, and when a run stops early."""
 
 import json
 
 import pytest
 import torch
 
-import train
 import validate
 from src.checkpoint import load_checkpoint
-from src.config.train import train_parser
+from src.config.train import SelectionSettings, complete, train_parser, train_settings
 from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
-from src.training.model_selection import divide
+from src.training.model_selection import split_training_set
+from src.training.run_summary import describe_choice
 from tests.script_helpers import (
     attempt,
     call,
@@ -50,18 +50,18 @@ def chosen(request, sample, cache, tmp_path_factory):
 @pytest.fixture(scope="module")
 def division_of(sample):
     training = load_training_set(load_metadata(sample), None)
-    return lambda name: divide(training, name, val_share=0.25, held_out_labels=0.4, seed=3)
+    return lambda name: split_training_set(training, SelectionSettings("positive-only", name, 0.25, 0.4, "F1@3"), 3)
 
 
-def test_what_is_held_back_is_not_trained_on(chosen, division_of):
+def test_held_out_images_are_not_trained_on(chosen, division_of):
     division = division_of(chosen["name"])
-    assert len(division.held_rows) == 6
+    assert len(division.val_rows) == 6
     for entry in chosen["entries"]:
         assert entry["train"]["num_images"] == len(division.train_rows) <= 18
     out = chosen["finished"].stdout
-    posing = " and 5 labels pose as unseen" if chosen["name"] == "held-out" else ""
-    assert f"to choose an epoch 6 training images are held back{posing}\n" in out
-    assert "(chosen on the training images that were held back)" in out
+    pseudo_unseen = " and 5 labels are pseudo-unseen" if chosen["name"] == "held-out" else ""
+    assert f"to select an epoch 6 training images are held out{pseudo_unseen}\n" in out
+    assert "(selected on the held-out training images)" in out
 
 
 def test_the_best_epoch_has_the_largest_value(chosen):
@@ -76,11 +76,11 @@ def test_the_best_epoch_has_the_largest_value(chosen):
     assert {path.name for path in chosen["folder"].glob("*.ckpt")} == {"model-last.ckpt", f"model-best-{name}.ckpt"}
 
 
-def test_labels_that_pose_as_unseen_are_on_neither_side_of_the_checkpoint(chosen, division_of, sample):
+def test_pseudo_unseen_labels_are_on_neither_side_of_the_checkpoint(chosen, division_of, sample):
     split = load_metadata(sample).split
     division = division_of(chosen["name"])
     stored_split = load_checkpoint(chosen["folder"] / "model-last.ckpt")[1].split
-    assert stored_split.seen == tuple(split.seen[column] for column in division.columns)
+    assert stored_split.seen == tuple(split.seen[column] for column in division.val.split.seen)
     assert stored_split.unseen == split.unseen
     assert len(split.seen) - len(stored_split.seen) == (5 if chosen["name"] == "held-out" else 0)
     # The log's seen labels are those that were trained on, so validate.py finds the same.
@@ -98,11 +98,11 @@ def test_the_value_is_the_metric_of_the_posing_labels(chosen, division_of, sampl
     division, metadata = division_of("held-out"), load_metadata(sample)
     training = load_training_set(metadata, None)
     model, info = load_checkpoint(chosen["folder"] / "model-last.ckpt")
-    words = metadata.split.word_vectors[:, [metadata.split.seen[column] for column in division.posing]]
+    words = metadata.split.word_vectors[:, [metadata.split.seen[column] for column in division.val.split.unseen]]
     transform = eval_transform(info.config.image_size, info.config.interpolation)
     found = there = shown = 0
-    for row in division.held_rows.tolist():
-        targets = training.targets.dense(torch.tensor([row]))[0, list(division.posing)]
+    for row in division.val_rows.tolist():
+        targets = training.targets.dense(torch.tensor([row]))[0, list(division.val.split.unseen)]
         if not (targets == 1).any():
             continue  # positive-only
         with torch.inference_mode():
@@ -208,14 +208,14 @@ def test_the_average_is_that_of_the_weights_after_each_step(sample, tmp_path):
 
 
 IMPOSSIBLE = [
-    ("--select-on seen --val-share 0.01", ["--val-share 0.01", "of 24 training images", "0 to choose on"]),
+    ("--select-on seen --val-share 0.01", ["--val-share 0.01", "of 24 training images", "0 to select on"]),
     ("--select-on seen --val-share 0.99", ["--val-share 0.99", "0 to train on", "--select-on test"]),
     ("--select-on held-out --held-out-labels 0.01", ["--held-out-labels 0.01", "0 of 12 seen labels"]),
     ("--select-on held-out --held-out-labels 0.99", ["--held-out-labels 0.99", "12 of 12 seen labels"]),
     ("--select-on held-out --held-out-labels 0.7 --val-share 0.05", ["--held-out-labels 0.7", "larger --val-share"]),
     (
         "--select-on held-out --held-out-labels 0.25 --val-share 0.25 --best-metric F1@5",
-        ["--best-metric F1@5", "fewer labels to choose on", "--held-out-labels"],
+        ["--best-metric F1@5", "too few labels to select on", "--held-out-labels"],
     ),
 ]
 
@@ -229,6 +229,7 @@ def test_impossible_shares_are_one_line(sample, tmp_path, flags, named):
 
 def test_the_report_says_when_early_stopping_chose_the_last_epoch():
     args = train_parser(None).parse_args(["--num-epochs", "9", "--select-on", "seen", "--best-metric", "mAP"])
-    assert train.how_chosen(9, args) == "The last epoch, 9 of 9: nothing was chosen."
-    stopped = train.how_chosen(4, args)
+    settings = train_settings(complete(args))
+    assert describe_choice(settings, 9) == "The last epoch, 9 of 9: nothing was selected."
+    stopped = describe_choice(settings, 4)
     assert stopped == "The last epoch, 4 of at most 9: --early-stopping ended the run by mAP, --select-on seen."

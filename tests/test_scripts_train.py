@@ -120,7 +120,7 @@ def test_final_table_shows_the_last_epoch_and_the_best_ones(trained):
         assert f"{metrics[f'{setting}.F1@3']:.2f}" in cells
         assert f"{metrics[f'{setting}.mAP']:.2f}" in cells
         best = max(entry["metrics"][f"{setting}.F1@3"] for entry in entries)
-        assert re.search(rf"best {setting}\.F1@3: {best:.2f} in epoch \d \(chosen on the evaluation images", out)
+        assert re.search(rf"best {setting}\.F1@3: {best:.2f} in epoch \d \(selected on the evaluation images", out)
     assert "protocol: positive-only" in out
     assert sum(line.startswith("epoch ") for line in out.splitlines()) == 3
 

@@ -22,7 +22,7 @@ from src.errors import UserError, name_some
 from src.models.converters import is_released_tresnet
 from src.models.state_files import read_state_file, tensors_of
 
-TRAINING_STATE = "sdl-training-state/1"  # the format of src.training.state
+TRAINING_STATE = "sdl-training-state/2"  # the format of src.training.state
 KINDS = {
     "sdl": "checkpoint of this project",
     "release": "release file of the released code",

@@ -1,9 +1,13 @@
-"""The flags of train.py; those of the released train.py keep their names."""
+"""Flags of train.py, and the settings that they give. The flags of the released train.py keep their names."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from src.choices import (
     AUGMENTATIONS,
@@ -15,6 +19,16 @@ from src.choices import (
     SCHEDULES,
     SELECTIONS,
     UNKNOWNS,
+    Augmentation,
+    Device,
+    DistBN,
+    Images,
+    Normalization,
+    Optimizer,
+    Precision,
+    Schedule,
+    Selection,
+    Unknown,
 )
 from src.config.arguments import (
     ArgumentParser,
@@ -28,22 +42,186 @@ from src.config.arguments import (
 )
 
 IMAGE_SIZE = 224
-
 LR_FINE_TUNING = 2.5e-5  # the released COCO script
-LR_FROZEN = 1e-3  # a fresh head on fixed features bears more (chosen on Corel5k, docs/results.md)
+LR_FROZEN = 1e-3  # a fresh head on fixed features takes a larger one (chosen on Corel5k, docs/results.md)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the data is and how images are read; the attributes are the flags of the same names."""
+
+    metadata: str | None
+    data: str | None
+    wordvec_dim: int | None
+    augmentation: Augmentation
+    cutout: float
+    exact_pictures: bool
+    workers: int
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The model, what it starts from and which of it is trained; the attributes are the flags of the same names."""
+
+    model_name: str | None = None
+    model_path: str = "auto"
+    pretrain_backbone: int | None = None
+    num_classes: int | None = None
+    num_rows: int | None = None
+    image_size: int | None = None
+    freeze_backbone: bool = False
+    feature_cache: Path | None = None
+    freeze_bn: bool = False
+    grad_checkpointing: bool = False
+    inplace_abn: bool = False
+    channels_last: bool = False
+    sync_bn: bool = False
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The loss; the attributes are the flags of the same names."""
+
+    var_weight: float | None
+    normalization: Normalization
+    unknown: Unknown
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """The optimisation step; the attributes are the flags of the same names."""
+
+    optimizer: Optimizer
+    lr: float
+    lr_backbone_scale: float
+    schedule: Schedule
+    warm_up: float
+    weight_decay: float
+    clip_grad_norm: float | None
+    ema: float | None
+    compile: bool
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Length of the run, and what its epochs and steps consist of; the attributes are the flags of the same names."""
+
+    num_epochs: int
+    batch_size: int
+    accumulate: int
+    early_stopping: int | None
+    save_steps: int
+    max_bad_images: int | None
+    dist_bn: DistBN
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """How the best epoch is selected; the attributes are the flags of the same names."""
+
+    images: Images
+    select_on: Selection
+    val_share: float
+    held_out_labels: float
+    best_metric: str
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """The output folder; the attributes are the flags of the same names."""
+
+    path_output: Path
+    overwrite: bool
+    resume: bool
+    save_epochs: int | None
+    keep: int | None
+    tensorboard: bool
+    half_weights: bool
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All settings of train.py.
+
+    Attributes:
+        data, model, loss, optim, run, selection, output: the flags in groups.
+        device, precision, autocast_enabled, seed: the flags of these names.
+        flags: all flags by name, as plain values, for checkpoints and reports.
+    """
+
+    data: DataSettings
+    model: ModelSettings
+    loss: LossSettings
+    optim: OptimSettings
+    run: RunSettings
+    selection: SelectionSettings
+    output: OutputSettings
+    device: Device
+    precision: Precision | None
+    autocast_enabled: bool
+    seed: int | None
+    flags: Mapping[str, Any]
+
+
+def complete(args: argparse.Namespace) -> argparse.Namespace:
+    """Fill in the flags whose defaults depend on others."""
+    args.lr = args.lr or (LR_FROZEN if args.freeze_backbone else LR_FINE_TUNING)
+    # When a process dies, torchrun restarts all of them with the flags of the first start: now they resume
+    args.resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return args
+
+
+def train_settings(args: argparse.Namespace) -> TrainSettings:
+    """Group the parsed flags."""
+
+    def group(kind: type[_T]) -> _T:
+        return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+    return TrainSettings(
+        data=group(DataSettings),
+        model=group(ModelSettings),
+        loss=group(LossSettings),
+        optim=group(OptimSettings),
+        run=group(RunSettings),
+        selection=group(SelectionSettings),
+        output=group(OutputSettings),
+        device=args.device,
+        precision=args.precision,
+        autocast_enabled=bool(args.autocast_enabled),
+        seed=args.seed,
+        flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+    )
 
 
 def lambda_or_none(text: str) -> float | None:
-    """An argparse type: 0 to 1, or ``none``."""
+    """Parse a number from 0 to 1, or ``none``; an argparse type."""
     return None if text == "none" else fraction(text)
 
 
+def below_one(text: str) -> float:
+    """Parse a number from 0 to below 1; an argparse type."""
+    value = fraction(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not below 1")
+    return value
+
+
+def share(text: str) -> float:
+    """Parse a number between 0 and 1, both excluded; an argparse type."""
+    value = fraction(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return value
+
+
 def train_parser(description: str | None) -> ArgumentParser:
-    """All flags of train.py, in the groups that its help shows."""
+    """Create the parser of train.py; its help shows the flags in groups."""
     parser = ArgumentParser(prog="train.py", description=description)
     recipe_help = (
-        "flags from a recipe: the name of one in recipes/, or a file; flags given beside it win, and --no-FLAG takes a "
-        "switch back"
+        "recipe with settings: a name from recipes/ or a TOML file; flags on the command line take precedence, and "
+        "--no-FLAG turns a switch of the recipe off"
     )
     parser.add_argument("--recipe", metavar="NAME", help=recipe_help)
     _add_data_flags(parser)
@@ -59,19 +237,17 @@ def train_parser(description: str | None) -> ArgumentParser:
 def _add_data_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--data", metavar="DIR", help="image folder; the one that the metadata folder records if left out")
-    add(
-        "--metadata",
-        metavar="DIR",
-        help="metadata folder: labels, split, word vectors; --data itself if it is one, else ./data/COCO",
-    )
-    add("--wordvec_dim", type=positive_int, help="word-vector length D that the metadata must have")
-    size_help = "side of the square that images are squashed to, in pixels (224, or that of an SDL checkpoint)"
+    add("--data", metavar="DIR", help="image folder (default: the one recorded in the metadata folder)")
+    metadata_help = "metadata folder with labels, split and word vectors (default: --data if it is one, else data/COCO)"
+    add("--metadata", metavar="DIR", help=metadata_help)
+    dim_help = "expected length of the word vectors; train.py stops if the metadata folder has others"
+    add("--wordvec_dim", type=positive_int, metavar="D", help=dim_help)
+    size_help = "images are resized to N x N pixels (default: 224, or the size of the SDL checkpoint in --model-path)"
     add("--image-size", type=positive_int, metavar="N", help=size_help)
-    package_help = "randaugment: the package that the released code uses; torchvision: its RandAugment"
-    add("--augmentation", choices=AUGMENTATIONS, default="randaugment", help=package_help)
-    cutout_help = "side of the cutout square as a part of the image's side; 0: none"
-    add("--cutout", type=fraction, default=0.5, metavar="PART", help=cutout_help)
+    augmentation_help = "randaugment: the package that the released code uses; torchvision: its RandAugment"
+    add("--augmentation", choices=AUGMENTATIONS, default="randaugment", help=augmentation_help)
+    cutout_help = "side of the cutout square as a fraction of the image side; 0 disables cutout"
+    add("--cutout", type=fraction, default=0.5, metavar="FRACTION", help=cutout_help)
     add_exact_flag(group)
     add_workers_flag(group)
 
@@ -79,159 +255,142 @@ def _add_data_flags(parser: ArgumentParser) -> None:
 def _add_model_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     add = group.add_argument
-    name_help = "backbone: tresnet_m, tresnet_l, tresnet_xl or any timm model (tresnet_m, or that of an SDL checkpoint)"
+    name_help = (
+        "backbone: tresnet_m, tresnet_l, tresnet_xl or any timm model (default: tresnet_m, or the backbone of the SDL "
+        "checkpoint in --model-path)"
+    )
     add("--model-name", metavar="NAME", help=name_help)
-    add(
-        "--model-path",
-        default="auto",
-        metavar="FILE",
-        help="what to start from: an ImageNet backbone or an SDL checkpoint; auto: weights that are installed or lie "
-        "in ./ or ./models/; timm: download; none: random",
+    path_help = (
+        "initial weights: a file with an ImageNet backbone or an SDL checkpoint; auto: an installed package, or a file "
+        "in ./ or ./models/; timm: download; none: random"
     )
-    add(
-        "--pretrain-backbone",
-        type=int,
-        choices=(0, 1),
-        help="1: --model-path gives a backbone, put a fresh head on it; 0: continue an SDL model; told from the file "
-        "if left out",
+    add("--model-path", default="auto", metavar="FILE", help=path_help)
+    pretrain_help = (
+        "1: take only the backbone of --model-path and add a new head; 0: continue training an SDL model (default: "
+        "detected from the file)"
     )
-    classes_help = "number of classes that the backbone file's own classifier must have; it is checked and left out"
+    add("--pretrain-backbone", type=int, choices=(0, 1), help=pretrain_help)
+    classes_help = "expected number of classes of the backbone file's own classifier, which is not used"
     add("--num-classes", type=positive_int, metavar="N", help=classes_help)
-    rows_help = "number of principal vectors M (2, or that of an SDL checkpoint)"
+    rows_help = "number of principal vectors M (default: 2, or that of the SDL checkpoint in --model-path)"
     add("--num_rows", type=positive_int, metavar="M", help=rows_help)
-    freeze_help = "train the head only, on features that are computed once (no augmentation)"
+    freeze_help = "train only the head, on features that are computed once, without augmentation"
     add("--freeze-backbone", action="store_true", help=freeze_help)
-    cache_help = "where --freeze-backbone keeps features (feature_cache in the metadata folder if left out)"
+    cache_help = "folder where --freeze-backbone stores features (default: feature_cache in the metadata folder)"
     add("--feature-cache", type=Path, metavar="DIR", help=cache_help)
-    bn_help = (
-        "train with the batch norms' stored statistics instead of each batch's: for fine-tuning on little data, where "
-        "the model then starts as the one that was loaded"
-    )
+    bn_help = "normalise with the stored batch-norm statistics, which stay fixed; useful for fine-tuning on few images"
     add("--freeze-bn", action="store_true", help=bn_help)
     checkpointing_help = (
-        "recompute activations in the backward pass: less memory, more time; running batch-norm statistics move twice "
-        "a step"
+        "recompute activations in the backward pass: less memory, more time; running batch-norm statistics are updated "
+        "twice per step"
     )
     add("--grad-checkpointing", action="store_true", help=checkpointing_help)
-    abn_help = "TResNet with InPlaceABN: less memory; needs the inplace-abn package"
+    abn_help = "use InPlaceABN in TResNet: less memory; needs the inplace-abn package"
     add("--inplace-abn", action="store_true", help=abn_help)
     add_device_flag(group)
 
 
 def _add_loss_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("loss").add_argument
-    lambda_help = "lambda, the share of the regulariser, or none"
+    lambda_help = "weight lambda of the regulariser, from 0 to 1, or none for the weighted ranking term alone"
     add("--var_weight", type=lambda_or_none, default=0.01, metavar="LAMBDA", help=lambda_help)
-    add(
-        "--normalization",
-        choices=NORMALIZATIONS,
-        default="official",
-        help="scale of the loss: the released code's, or the paper's",
+    normalization_help = "scale of the loss: as in the released code, or as in the paper"
+    add("--normalization", choices=NORMALIZATIONS, default="official", help=normalization_help)
+    unknown_help = (
+        "how to treat unknown labels (Open Images, difficult objects): as negative like the released code, or ignore "
+        "them"
     )
-    add(
-        "--unknown",
-        choices=UNKNOWNS,
-        default="negative",
-        help="what the loss takes an unknown label for (Open Images, difficult objects): an absent one, as the "
-        "released code does, or nothing",
-    )
-
-
-def below_one(text: str) -> float:
-    """An argparse type: at least 0 and below 1."""
-    value = fraction(text)
-    if value == 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not below 1")
-    return value
+    add("--unknown", choices=UNKNOWNS, default="negative", help=unknown_help)
 
 
 def _add_optimisation_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("optimisation").add_argument
-    add("--num-epochs", type=positive_int, default=10, metavar="N", help="passes over the training images")
-    add("--optimizer", choices=OPTIMIZERS, default="adam", help="adam: decay as L2 in the gradient; adamw: decoupled")
-    lr_help = f"peak learning rate ({LR_FINE_TUNING:g}, or {LR_FROZEN:g} with --freeze-backbone)"
+    add("--num-epochs", type=positive_int, default=10, metavar="N", help="number of epochs")
+    optimizer_help = "adam: weight decay as L2 in the gradient; adamw: decoupled weight decay"
+    add("--optimizer", choices=OPTIMIZERS, default="adam", help=optimizer_help)
+    lr_help = f"peak learning rate (default: {LR_FINE_TUNING:g}, or {LR_FROZEN:g} with --freeze-backbone)"
     add("--lr", type=positive_float, help=lr_help)
-    scale_help = "the backbone's learning rate as a multiple of --lr, which is the head's"
+    scale_help = "learning rate of the backbone as a multiple of --lr"
     add("--lr-backbone-scale", type=positive_float, default=1.0, metavar="X", help=scale_help)
-    schedule_help = "learning rate after the warm-up: OneCycle (released code), a half cosine to 0, or constant"
+    schedule_help = "learning rate after the warm-up: OneCycle (released code), half a cosine to 0, or constant"
     add("--schedule", choices=SCHEDULES, default="one_cycle", help=schedule_help)
-    add("--warm-up", type=below_one, default=0.1, metavar="SHARE", help="part of all steps in which the rate rises")
-    add("--weight-decay", type=fraction, default=3e-4, metavar="L2", help="on weight matrices only")
-    add("-b", "--batch-size", type=positive_int, default=32, metavar="N", help="images a batch, in each process")
-    accumulate_help = "batches whose gradients are added up for one step"
+    warm_up_help = "fraction of all steps in which the learning rate rises"
+    add("--warm-up", type=below_one, default=0.1, metavar="FRACTION", help=warm_up_help)
+    decay_help = "weight decay of weight matrices; biases and one-dimensional weights have none"
+    add("--weight-decay", type=fraction, default=3e-4, metavar="DECAY", help=decay_help)
+    add("-b", "--batch-size", type=positive_int, default=32, metavar="N", help="batch size per process")
+    accumulate_help = "number of batches whose gradients are accumulated for one step"
     add("--accumulate", type=positive_int, default=1, metavar="N", help=accumulate_help)
-    clip_help = "scale a step's gradient down to this norm where it is longer"
-    add("--clip-grad-norm", type=positive_float, metavar="NORM", help=clip_help)
+    add("--clip-grad-norm", type=positive_float, metavar="NORM", help="maximum norm of the gradient (default: none)")
     ema_help = (
-        "also keep, evaluate and save a moving average of the weights, model-*-ema.ckpt; the part that stays at each "
-        "step, such as 0.9997"
+        "decay of an exponential moving average of the weights, such as 0.9997; it is also evaluated, and saved as "
+        "model-*-ema.ckpt (default: no average)"
     )
     add("--ema", type=below_one, metavar="DECAY", help=ema_help)
-    add("--seed", type=int, metavar="N", help="makes two runs on a CPU equal; drawn if left out")
+    seed_help = "random seed; on a CPU, runs with the same seed are equal (default: drawn at random)"
+    add("--seed", type=int, metavar="N", help=seed_help)
 
 
 def _add_speed_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("speed").add_argument
     precision_help = (
-        "precision of the model's forward pass (fp16 on a GPU, float32 on a CPU, that of the start with --resume); the "
-        "loss is always computed in float32, and scaled with fp16"
+        "precision of the forward pass; the loss is always computed in float32 (default: fp16 with loss scaling on a "
+        "GPU, float32 on a CPU; with --resume, the precision of the run)"
     )
     add("--precision", choices=PRECISIONS, help=precision_help)
-    autocast_help = "the released code's flag: 0 is --precision float32"
+    autocast_help = "flag of the released code: 0 makes float32 the default of --precision"
     add("--autocast-enabled", type=int, choices=(0, 1), default=1, help=autocast_help)
-    channels_help = "store activations channel by channel last: faster on most machines, numbers differ by rounding"
+    channels_help = "use the channels-last memory layout: faster on most machines; results differ by rounding"
     add("--channels-last", action="store_true", help=channels_help)
-    compile_help = "torch.compile the model: a minute at the start, faster steps; numbers differ by rounding"
+    compile_help = "compile the model with torch.compile: slow start, faster steps; results differ by rounding"
     add("--compile", action="store_true", help=compile_help)
-    add("--sync-bn", action="store_true", help="with torchrun on GPUs: batch norm over the images of all processes")
+    add("--sync-bn", action="store_true", help="synchronise batch norm over all processes (torchrun, GPUs only)")
     dist_help = (
-        "with torchrun: how running batch-norm statistics become equal in all processes before evaluating and saving: "
+        "how to make running batch-norm statistics equal in all processes of torchrun before evaluating and saving: "
         "their mean, or those of the first process"
     )
     add("--dist-bn", choices=DIST_BNS, default="reduce", help=dist_help)
 
 
 def _add_selection_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument_group("choosing an epoch").add_argument
-    add("--images", choices=IMAGES, default="positive-only", help="which evaluation images count")
+    add = parser.add_argument_group("selection of the best epoch").add_argument
+    images_help = "evaluation images that count: those with a positive label, or all"
+    add("--images", choices=IMAGES, default="positive-only", help=images_help)
     select_help = (
-        "what the best epoch is chosen on. test: the evaluation images themselves, as the released code does, which "
-        "flatters the result; seen: seen labels of training images that are held back; held-out: some seen labels "
-        "that training does not get and that pose as unseen, on images that are held back"
+        "what to select the best epoch on. test: the evaluation images, like the released code, which biases the "
+        "result; seen: seen labels of held-out training images; held-out: seen labels that are excluded from training "
+        "as pseudo-unseen labels, on held-out training images"
     )
     add("--select-on", choices=SELECTIONS, default="test", help=select_help)
-    share_help = "of the training images that are held back for --select-on seen and held-out"
-    add("--val-share", type=share, default=0.1, metavar="SHARE", help=share_help)
-    labels_help = "of the seen labels that pose as unseen for --select-on held-out"
-    add("--held-out-labels", type=share, default=0.2, metavar="SHARE", help=labels_help)
-    add("--best-metric", choices=("F1@3", "F1@5", "mAP", "mAP_skip"), default="F1@3", help="what is best")
-    stopping_help = "end the run after this many epochs without a better one"
+    val_help = "fraction of the training images to hold out for --select-on seen and held-out"
+    add("--val-share", type=share, default=0.1, metavar="FRACTION", help=val_help)
+    labels_help = "fraction of the seen labels to use as pseudo-unseen labels for --select-on held-out"
+    add("--held-out-labels", type=share, default=0.2, metavar="FRACTION", help=labels_help)
+    metric_help = "metric that selects the best epoch"
+    add("--best-metric", choices=("F1@3", "F1@5", "mAP", "mAP_skip"), default="F1@3", help=metric_help)
+    stopping_help = "stop after this many epochs without improvement (default: never)"
     add("--early-stopping", type=positive_int, metavar="EPOCHS", help=stopping_help)
 
 
 def _add_output_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument_group("output").add_argument
-    output_help = "where checkpoints, log.jsonl, curves.png and report.html go"
+    group = parser.add_argument_group("output")
+    add = group.add_argument
+    output_help = "output folder for checkpoints, log.jsonl, curves.png and report.html"
     add("--path_output", type=Path, default=Path("outputs"), metavar="DIR", help=output_help)
-    which = parser.add_mutually_exclusive_group()
+    which = group.add_mutually_exclusive_group()
     which.add_argument("--overwrite", action="store_true", help="replace an earlier run in --path_output")
-    resume_help = "go on exactly where the run in --path_output stopped, or start if there is none"
+    resume_help = "resume the run in --path_output exactly where it stopped; start a new one if there is none"
     which.add_argument("--resume", action="store_true", help=resume_help)
-    steps_help = "save the state that --resume needs every N steps, and at each epoch's end"
+    steps_help = "save the training state for --resume every N steps, and after each epoch"
     add("--save-steps", type=positive_int, default=1000, metavar="N", help=steps_help)
-    epochs_help = "also keep the checkpoint of every N-th epoch"
+    epochs_help = "keep a checkpoint of every N-th epoch (default: only the last and the best epochs)"
     add("--save-epochs", type=positive_int, metavar="N", help=epochs_help)
-    keep_help = "how many checkpoints of --save-epochs stay, the latest ones (all)"
+    keep_help = "number of --save-epochs checkpoints to keep, latest first (default: all)"
     add("--keep", type=positive_int, metavar="K", help=keep_help)
-    bad_help = "unreadable training images, each replaced by another, at which to stop (a tenth of them, at least 10)"
+    bad_help = (
+        "stop when more than N training images are unreadable; each is replaced by another image until then (default: "
+        "a tenth of the images, at least 10)"
+    )
     add("--max_bad_images", type=non_negative_int, metavar="N", help=bad_help)
-    add("--tensorboard", action="store_true", help="write TensorBoard events too; needs the tensorboard package")
-    add("--half-weights", action="store_true", help="store weight matrices in half precision")
-
-
-def share(text: str) -> float:
-    """An argparse type: above 0 and below 1."""
-    value = fraction(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
-    return value
+    add("--tensorboard", action="store_true", help="write TensorBoard events; needs the tensorboard package")
+    add("--half-weights", action="store_true", help="store weight matrices of checkpoints in half precision")

@@ -1,7 +1,7 @@
-"""In which order an epoch goes through the training images, and how its steps are shared out.
+"""Order of the training images in an epoch, and their division into steps, micro-batches and processes.
 
-All of it follows from the seed, the epoch and the sizes alone, so a run can go on in the middle of an epoch, and
-several processes agree without a word.
+It depends on the seed, the epoch and the sizes alone, so that a run can be resumed in the middle of an epoch, and
+processes agree without communication.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class EpochOrder:
-    """A random order of N images for every epoch: the e-th permutation that a generator with this seed draws."""
+    """Random order of N images in every epoch: the e-th permutation that a generator with this seed draws."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count, self._seed = count, seed
@@ -25,7 +25,7 @@ class EpochOrder:
         self._drawn = 0
 
     def of(self, epoch: int) -> Tensor:
-        """The order [N] of an epoch, counted from 1. Epochs are quickest in ascending order."""
+        """Return the order [N] of an epoch, counted from 1; fastest for ascending epochs."""
         if epoch <= self._drawn:
             self._restart()
         while True:
@@ -35,14 +35,14 @@ class EpochOrder:
                 return order
 
 
-class Portion(NamedTuple):
-    """What one process takes from one optimisation step, or from a part of it where gradients are accumulated.
+class MicroBatch(NamedTuple):
+    """Images that one process passes through the model at once.
 
     Attributes:
-        rows: images, never none.
-        weight: what the mean loss of ``rows`` counts within the mean loss of the whole step's images; 0 for a process
-            for which none is left, and which then repeats one.
-        ends_step: whether the optimiser steps afterwards.
+        rows: of the training set, at least one.
+        weight: share of the mean loss of ``rows`` in the mean loss of the step; 0 for a process without images of its
+            own, which repeats one.
+        ends_step: whether the optimiser steps after it.
     """
 
     rows: list[int]
@@ -51,26 +51,26 @@ class Portion(NamedTuple):
 
 
 def num_steps(count: int, batch_size: int, *, accumulate: int = 1, processes: int = 1) -> int:
-    """The optimisation steps of an epoch over ``count`` images."""
+    """Return the number of optimisation steps of an epoch over ``count`` images."""
     return len(_step_sizes(count, batch_size, accumulate, processes))
 
 
-def portions(
+def micro_batches(
     order: Tensor, batch_size: int, *, accumulate: int = 1, process: int = 0, processes: int = 1, start: int = 0
-) -> list[Portion]:
-    """What one process of several takes from an epoch.
+) -> list[MicroBatch]:
+    """Return the micro-batches of one process in an epoch.
 
-    A step has ``batch_size * accumulate * processes`` images. The last one has fewer; if so few that a process could
-    get a single image, for which batch norm has no variance, it joins the step before it.
+    A step has ``batch_size * accumulate * processes`` images. The last one has fewer; if a process could get a single
+    image of it, which has no variance for batch norm, it is merged into the step before.
 
     Args:
         order: [N] rows.
-        batch_size: images that go through the model at once, in each process.
-        accumulate: batches a step, in each process.
-        process, processes: which process this is, of how many.
-        start: steps that are done already.
+        batch_size: images of a micro-batch.
+        accumulate: micro-batches of each process in a step.
+        process, processes: rank of this process, and number of processes.
+        start: number of steps to leave out.
     """
-    result: list[Portion] = []
+    result: list[MicroBatch] = []
     sizes = _step_sizes(len(order), batch_size, accumulate, processes)
     for rows in order.split(sizes)[start:]:
         batches = min(accumulate, -(-len(rows) // (batch_size * processes)))
@@ -78,7 +78,7 @@ def portions(
         for batch in range(batches):
             own = parts[batch * processes + process]
             share = len(own) / len(rows)
-            result.append(Portion((own if len(own) else rows[:1]).tolist(), share, batch == batches - 1))
+            result.append(MicroBatch((own if len(own) else rows[:1]).tolist(), share, batch == batches - 1))
     return result
 
 

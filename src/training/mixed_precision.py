@@ -40,14 +40,14 @@ def choose_precision(
 
 
 def check_compiler() -> None:
-    """Compile a function of one line.
+    """Compile a small function.
 
     Raises:
-        UserError: that fails, as it does where there is no C++ compiler.
+        UserError: compilation fails, for example without a C++ compiler.
     """
     try:
         torch.compile(lambda x: (x + 1).sin())(torch.ones(8))
-    except Exception as error:  # what comes out of compilers is of any type
+    except Exception as error:  # compilers raise any type
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
             f"--compile: torch.compile does not work here ({reason.strip()}); install a C++ compiler (apt install g++) "
@@ -56,13 +56,13 @@ def check_compiler() -> None:
 
 
 def use_sync_bn(module: nn.Module, device: torch.device, processes: int) -> nn.Module:
-    """Batch norm over the images of all processes.
+    """Synchronise batch norm over all processes.
 
     Raises:
-        UserError: there is one process, or no GPU: PyTorch has it on GPUs only.
+        UserError: there is a single process, or no GPU, which PyTorch needs for it.
     """
     if processes == 1 or device.type != "cuda":
         raise UserError(
-            "--sync-bn: is for several processes on GPUs (torchrun --nproc_per_node=N train.py ...); leave the flag out"
+            "--sync-bn: needs several processes on GPUs (torchrun --nproc_per_node=N train.py ...); leave the flag out"
         )
     return convert_sync_batchnorm(module)

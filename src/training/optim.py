@@ -1,4 +1,4 @@
-"""How weights move: parameter groups, optimiser, learning-rate schedule and moving average."""
+"""Parameter groups, optimiser, learning-rate schedule and moving average of the weights."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from src.models import SDLModel
 def parameter_groups(
     module: nn.Module, lr: float, weight_decay: float, *, backbone_scale: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Backbone and head, each as weight matrices, which decay, and biases and 1-D weights, which do not.
+    """Group parameters into backbone and head, each with and without weight decay.
 
-    The released recipe's two kinds of decay; the backbone may have a learning rate of its own. What needs no gradient
-    and empty groups are left out.
+    As in the released code, biases and 1-D weights have no decay. Frozen parameters and empty groups are left out.
 
     Args:
         module: an :class:`SDLModel`, or a module that is all head.
-        lr: of the head.
+        lr: learning rate of the head.
         weight_decay: of weight matrices.
-        backbone_scale: the backbone's learning rate as a multiple of ``lr``.
+        backbone_scale: learning rate of the backbone as a multiple of ``lr``.
 
     Returns:
         Groups with a ``name``, ``backbone`` or ``head``.
@@ -50,23 +49,23 @@ def parameter_groups(
 
 
 def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], device: torch.device) -> Optimizer:
-    """Adam, whose decay is an L2 term in the gradient (released code), or AdamW; fused on a GPU."""
+    """Create Adam, with decay as L2 in the gradient like the released code, or AdamW; fused on a GPU."""
     kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
     return kind(groups, fused=True if device.type == "cuda" else None)
 
 
 def make_schedule(kind: Schedule, optimizer: Optimizer, total_steps: int, warm_up: float = 0.1) -> LRScheduler:
-    """The learning rate of each step; the groups' rates are the peaks.
+    """Create the learning-rate schedule; the rates of the optimiser's groups are the peaks.
 
     Args:
-        kind: ``one_cycle`` (released code: it also moves Adam's first momentum against the rate), ``cosine`` to 0, or
+        kind: ``one_cycle`` (released code; it also moves Adam's first momentum against the rate), ``cosine`` to 0, or
             ``constant``.
-        optimizer: whose groups have their peak rates.
-        total_steps: optimisation steps of the whole run.
-        warm_up: part of them in which the rate rises.
+        optimizer: its groups have their peak rates.
+        total_steps: optimisation steps of the run.
+        warm_up: fraction of the steps in which the rate rises.
     """
     if kind == "one_cycle" and total_steps > 1:
-        # PyTorch divides by zero where the warm-up ends with the very first step; there it ends a hair later
+        # PyTorch divides by zero if the warm-up ends with the first step
         pct_start = warm_up + (1e-6 if warm_up * total_steps == 1 else 0)
         peaks = [float(group["lr"]) for group in optimizer.param_groups]
         return OneCycleLR(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=pct_start)
@@ -77,16 +76,16 @@ def make_schedule(kind: Schedule, optimizer: Optimizer, total_steps: int, warm_u
             return (step + 1) / warm_steps
         if kind == "cosine":
             return 0.5 * (1 + math.cos(math.pi * (step - warm_steps) / max(1, total_steps - warm_steps)))
-        return 1.0  # also of a cycle of one step, which would begin and end at a rate near 0
+        return 1.0  # also for one_cycle with a single step, whose rate would be near 0
 
     return LambdaLR(optimizer, factor)
 
 
 class MovingAverage:
-    """An exponential moving average of a module's weights and batch statistics: a <- decay a + (1 - decay) w.
+    """Exponential moving average of a module's weights and batch statistics: a <- decay a + (1 - decay) w.
 
     Attributes:
-        module: a copy that holds the averages, in eval mode.
+        module: copy with the averages, in eval mode.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -95,7 +94,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take in the weights after a step; counters are copied."""
+        """Update the averages after a step; counters are copied."""
         for average, value in zip(self.module.state_dict().values(), module.state_dict().values(), strict=True):
             if average.is_floating_point():
                 average.lerp_(value, 1 - self._decay)  # a + (1 - decay) (w - a)

@@ -1,4 +1,4 @@
-"""The output folder of a training run: its log, its checkpoints, its state."""
+"""Output folder of a training run: log and checkpoints."""
 
 from __future__ import annotations
 
@@ -25,68 +25,68 @@ class Candidate(NamedTuple):
         suffix: of the file name: empty, or ``-ema``.
         model: the weights.
         info: the rest of the checkpoint, with the metrics of these weights.
-        choices: choice -> value, the larger the better, such as ``zero_shot`` -> F1@3 in percent.
+        criteria: name -> value, the larger the better, such as ``zero_shot`` -> F1@3 in percent.
     """
 
     suffix: str
     model: SDLModel
     info: CheckpointInfo
-    choices: Mapping[str, float]
+    criteria: Mapping[str, float]
 
 
 class RunFolder:
-    """The output folder of a training run.
+    """Write the log and the checkpoints of a training run.
 
-    ``log.jsonl`` one JSON line an epoch; ``model-last.ckpt`` the last epoch; ``model-best-<choice>.ckpt`` the best
-    epoch by each choice; ``model-epoch-0005.ckpt`` further epochs; ``-ema`` in a name: the moving average.
+    ``log.jsonl``: one JSON line per epoch; ``model-last.ckpt``: the last epoch; ``model-best-<criterion>.ckpt``: the
+    best epoch by each criterion; ``model-epoch-0005.ckpt``: further epochs; ``-ema`` in a name: the moving average.
 
     Args:
         path: the folder.
         half: store weight matrices in half precision.
-        every: also keep every so many epochs' checkpoint; None: none.
-        keep: how many of these stay, the latest; None: all.
+        every: keep the checkpoint of every N-th epoch; None: of none.
+        keep: number of these to keep, the latest; None: all.
     """
 
     def __init__(self, path: Path, *, half: bool = False, every: int | None = None, keep: int | None = None) -> None:
         self.path = path
         self._half, self._every, self._keep = half, every, keep
 
-    def check(self, *, goes_on: bool, resume: bool, overwrite: bool) -> None:
-        """Make sure that a run can write here; an earlier one stays as it is.
+    def check(self, *, has_state: bool, resume: bool, overwrite: bool) -> None:
+        """Check that a run can write here, without changing anything.
 
         Args:
-            goes_on: there is a state from which this run goes on.
+            has_state: there is a state to resume from.
             resume, overwrite: the flags.
 
         Raises:
             UserError: the folder holds a run that would be lost, or cannot be written.
         """
-        # An empty log is a run that stopped in its first epoch: there is nothing to lose.
+        # An empty log belongs to a run that stopped in its first epoch: there is nothing to lose.
         log = self.path / LOG
-        if not goes_on and not overwrite and log.is_file() and log.stat().st_size:
-            what = "without a state to go on from" if resume else "already"
-            way = "" if resume else "--resume to go on with it, or "
+        if not has_state and not overwrite and log.is_file() and log.stat().st_size:
+            what = "without a state to resume from" if resume else "already"
+            way = "" if resume else "--resume to resume it, or "
             raise UserError(
                 f"--path_output {self.path} holds a training run {what}; choose another folder, or give {way}"
                 "--overwrite to replace it"
             )
         check_writable(log, "--path_output")
 
-    def start(self, *, goes_on: bool) -> None:
-        """Remove what a killed run left half-written and, for a new run, what an earlier one left.
+    def start(self, *, resumed: bool) -> None:
+        """Remove temporary files of a killed run and, for a new run, all files of an earlier one.
 
-        The state goes first: a run that is killed here must not go on with the earlier one's.
+        The state is removed first: if this run is killed now, it must not resume the earlier one.
         """
         for file in self.path.glob(".*.tmp"):
             file.unlink(missing_ok=True)
-        if goes_on:
+        if resumed:
             return
         for name in (f"{STATE}.new", STATE, PREVIOUS):
             (self.path / name).unlink(missing_ok=True)
         self.write_log([])
         for pattern in ("model-*.ckpt", "model-*.ckpt.sha256", "*.png", "report.html"):
             for file in self.path.glob(pattern):
-                file.unlink()  # beside this run's log it would mislead
+                file.unlink()
         shutil.rmtree(self.path / EVENTS, ignore_errors=True)
 
     def record(
@@ -97,10 +97,10 @@ class RunFolder:
         Args:
             entries: the whole log.
             candidates: the weights of this epoch.
-            best: choice -> (value, epoch); is brought up to date.
+            best: criterion -> (value, epoch); updated here.
 
         Returns:
-            The choices of which this epoch is the best so far.
+            The criteria by which this epoch is the best so far.
         """
         self.write_log(entries)
         epoch = entries[-1]["epoch"]
@@ -110,17 +110,17 @@ class RunFolder:
                 self._save(f"model-epoch-{epoch:04d}{candidate.suffix}.ckpt", candidate)
         self._prune()
         improved = []
-        for choice in candidates[0].choices:
-            leader = max(candidates, key=lambda candidate: candidate.choices[choice])
-            value = leader.choices[choice]
-            if value > best.get(choice, (-1.0, 0))[0]:
-                best[choice] = (value, epoch)
-                self._save(f"model-best-{choice}.ckpt", leader)
-                improved.append(choice)
+        for criterion in candidates[0].criteria:
+            winner = max(candidates, key=lambda candidate: candidate.criteria[criterion])
+            value = winner.criteria[criterion]
+            if value > best.get(criterion, (-1.0, 0))[0]:
+                best[criterion] = (value, epoch)
+                self._save(f"model-best-{criterion}.ckpt", winner)
+                improved.append(criterion)
         return improved
 
     def write_log(self, entries: list[dict[str, Any]]) -> None:
-        """Write ``log.jsonl`` anew."""
+        """Write ``log.jsonl``."""
         with atomic_write(self.path / LOG, "w") as stream:
             stream.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
 

@@ -1,169 +1,263 @@
-"""From the flags of train.py to the parts of a run."""
+"""Build the parts of a training run from its settings."""
 
 from __future__ import annotations
 
-import argparse
+import functools
+import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from src.checkpoint import CheckpointInfo, ModelConfig
-from src.config.train import IMAGE_SIZE
-from src.data.metadata import Metadata
-from src.data.parts import EvaluationSet, TrainingSet
+from src.config.train import DataSettings, LossSettings, OptimSettings, TrainSettings
+from src.data.metadata import Metadata, detect_kind, load_metadata
+from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
+from src.data.split import ZeroShotSplit
 from src.data.transforms import eval_transform, train_transform
-from src.embedding import Reading
-from src.inference.vocabulary import check_same_space
+from src.embedding import LoaderConfig
+from src.errors import UserError, blaming
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
-from src.models.inplace_abn import use_inplace_abn
-from src.models.sdl_model import check_image_size, enable_grad_checkpointing
-from src.training.batches import FeatureFeed, Feed, ImageFeed
-from src.training.engine import Trained
+from src.training.batches import BatchSource, FeatureBatches, FeatureOptions, ImageBatches, ImageOptions
+from src.training.engine import Learner
+from src.training.epoch_evaluation import EpochEvaluator
 from src.training.feature_cache import FeatureSettings
-from src.training.mixed_precision import check_compiler, use_sync_bn
-from src.training.model_selection import Division
+from src.training.initial_model import build_model, place_model
+from src.training.mixed_precision import DTYPES, check_compiler, choose_precision
+from src.training.model_selection import TrainValSplit, split_training_set
 from src.training.optim import MovingAverage, make_optimizer, make_schedule, parameter_groups
-from src.training.starting_model import starting_model
-from src.utils.distributed import Processes
+from src.training.run_folder import RunFolder
+from src.training.state import RunIdentity, TrainState, data_facts, read_state, restore
+from src.training.trainer import TrainComponents, steps_per_epoch
+from src.utils.device import seed_everything
+from src.utils.distributed import Processes, device_of
+from src.utils.signals import StopRequest
+
+OFFICIAL_METADATA = Path("data/COCO")
+MIN_BAD_IMAGES = 10  # unreadable images that are tolerated in small data sets
 
 
-def build_model(args: argparse.Namespace, metadata: Metadata) -> tuple[SDLModel, ModelConfig]:
-    """The starting model with the memory options that were asked for.
+@dataclass(frozen=True)
+class Data:
+    """Labels and images of a run.
+
+    Attributes:
+        metadata: the metadata folder.
+        training, evaluation: the images of both parts.
+    """
+
+    metadata: Metadata
+    training: TrainingSet
+    evaluation: EvaluationSet
+
+
+def build_components(
+    settings: TrainSettings, processes: Processes, stop: StopRequest
+) -> tuple[TrainComponents, TrainState]:
+    """Build everything that the trainer needs, and restore the state of a run that is resumed.
+
+    An earlier run in the output folder is removed at the end, when no mistake in the settings is left to be found.
 
     Raises:
-        UserError: its file does not fit, or the backbone does not suit an option.
+        UserError: settings, data or files are wrong.
     """
-    model, name, info = starting_model(
-        args.model_path,
-        model_name=args.model_name,
-        num_rows=args.num_rows,
-        wordvec_dim=metadata.split.wordvec_dim,
-        image_size=args.image_size or IMAGE_SIZE,
-        pretrain_backbone=args.pretrain_backbone,
-        num_classes=args.num_classes,
+    device = device_of(settings.device, processes)
+    data = load_data(settings.data)
+    output = settings.output
+    folder = RunFolder(output.path_output, half=output.half_weights, every=output.save_epochs, keep=output.keep)
+    stored = processes.from_first(read_state(folder.path) if output.resume and processes.is_first else None)
+    seed = processes.from_first(_choose_seed(settings.seed, stored))
+    settings = replace(settings, seed=seed)
+    seed_everything(seed)  # a resumed run creates the same random backbone again
+    started_with = None if stored is None else stored["settings"]["precision"]
+    precision = choose_precision(settings.precision, settings.autocast_enabled, device, started_with)
+    train_val = split_training_set(data.training, settings.selection, seed)
+    with blaming("--model-path"):
+        model, config = build_model(settings.model, data.metadata)
+    model = place_model(model, settings.model, device, processes)
+    batch_size, workers = settings.run.batch_size, settings.data.workers
+    loader = LoaderConfig(batch_size, workers, device, DTYPES[precision], processes, on_batch=stop.check)
+    if processes.is_first:
+        folder.check(has_state=stored is not None, resume=output.resume, overwrite=output.overwrite)
+        print(describe(data, train_val, config, loader))
+    source = _build_source(settings, data, model, config, train_val, loader)
+    total_steps = settings.run.num_epochs * steps_per_epoch(source.count, settings.run, processes)
+    criterion = _build_criterion(settings.loss, train_val.train)
+    learner = build_learner(settings.optim, source.module, criterion, loader, total_steps)
+    if settings.model.freeze_backbone:
+        learner = replace(learner, precision=None)  # a head alone is fast enough in float32
+    identity = RunIdentity(
+        {**settings.flags, "precision": precision, "processes": processes.count},
+        data_facts(data.training, data.metadata.split),
     )
-    if info is not None:
-        check_same_space(info, metadata.split, metadata.folder)
-    image_size = args.image_size or (IMAGE_SIZE if info is None else info.config.image_size)
-    check_image_size(model, image_size, "--image-size")
-    if args.grad_checkpointing:
-        enable_grad_checkpointing(model.backbone, name)
-    if args.inplace_abn:
-        use_inplace_abn(model.backbone, name)
-    return model, ModelConfig(name, model.num_rows, model.wordvec_dim, image_size)
+    state = TrainState(seed) if stored is None else restore(stored, learner, identity)
+    if processes.is_first:
+        with blaming("--path_output"):
+            folder.start(resumed=stored is not None)
+    split = train_val.trained(data.metadata.split)
+    evaluator = EpochEvaluator(source, train_val, data.evaluation, split, settings.selection, device, processes)
+    describe_checkpoint = functools.partial(_checkpoint_info, identity.settings, data.metadata, split, config)
+    max_bad = settings.run.max_bad_images
+    if max_bad is None:
+        max_bad = max(MIN_BAD_IMAGES, len(data.training.paths) // 10)
+    components = TrainComponents(
+        model, learner, source, evaluator, folder, identity, describe_checkpoint, max_bad_images=max_bad
+    )
+    return components, state
 
 
-def place_model(args: argparse.Namespace, model: SDLModel, device: torch.device, processes: Processes) -> SDLModel:
-    """The model on its device, in the memory layout and with the batch norms that were asked for.
+def load_data(settings: DataSettings) -> Data:
+    """Load the labels, and find the images of both parts.
 
     Raises:
-        UserError: batch norms over several processes are not to be had.
+        UserError: something is missing or does not fit.
     """
-    if args.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    if args.sync_bn:
-        model.backbone = use_sync_bn(model.backbone, device, processes.count)
-    return model.to(device)
-
-
-def build_feed(
-    args: argparse.Namespace,
-    model: SDLModel,
-    sets: tuple[TrainingSet, EvaluationSet, Division],
-    config: ModelConfig,
-    reading: Reading,
-    *,
-    cache: Path,
-    seed: int,
-) -> Feed:
-    """Cached features for a frozen backbone, augmented images otherwise."""
-    evaluate_as = eval_transform(config.image_size, config.interpolation, exact=args.exact_pictures)
-    if args.freeze_backbone:
-        settings = FeatureSettings(
-            config.model_name,
-            config.image_size,
-            config.interpolation,
-            args.exact_pictures,
-            reading.precision or torch.float32,
-            reading.device.type,
-            args.channels_last,
-            args.inplace_abn,
+    with blaming("--metadata"):
+        metadata = load_metadata(_find_metadata(settings))
+    if settings.wordvec_dim not in (None, metadata.split.wordvec_dim):
+        raise UserError(
+            f"--wordvec_dim {settings.wordvec_dim}: the word vectors in {metadata.folder} have length "
+            f"{metadata.split.wordvec_dim}; leave the flag out"
         )
-        return FeatureFeed(model, *sets, evaluate_as, reading, cache=args.feature_cache or cache, settings=settings)
-    train_as = train_transform(
-        config.image_size, cutout=args.cutout, augmentation=args.augmentation, exact=args.exact_pictures
+    with blaming("--metadata"):
+        return Data(metadata, load_training_set(metadata, settings.data), load_evaluation_set(metadata, settings.data))
+
+
+def _find_metadata(settings: DataSettings) -> Path:
+    """Find the metadata folder: ``--metadata``, else ``--data`` if it is one, else the released script's default.
+
+    Raises:
+        UserError: there is none.
+    """
+    if settings.metadata is not None:
+        return Path(settings.metadata)
+    if settings.data is not None and detect_kind(Path(settings.data)) is not None:
+        return Path(settings.data)
+    if detect_kind(OFFICIAL_METADATA) is None:
+        given = "" if settings.data is None else f"--data {settings.data} is no metadata folder, and "
+        raise UserError(
+            f"--metadata is needed: {given}there is none at ./{OFFICIAL_METADATA}; make one with prepare_data.py and "
+            "give --metadata DIR"
+        )
+    return OFFICIAL_METADATA
+
+
+def _choose_seed(flag: int | None, stored: Mapping[str, Any] | None) -> int:
+    """Return the seed of the run that is resumed, else ``--seed``, else a random one."""
+    if stored is not None:
+        return int(stored["progress"]["seed"])
+    return flag if flag is not None else secrets.randbelow(2**31)
+
+
+def _build_source(
+    settings: TrainSettings,
+    data: Data,
+    model: SDLModel,
+    config: ModelConfig,
+    train_val: TrainValSplit,
+    loader: LoaderConfig,
+) -> BatchSource:
+    """Create the source of batches: cached features for a frozen backbone, else augmented images."""
+    exact = settings.data.exact_pictures
+    evaluation_as = eval_transform(config.image_size, config.interpolation, exact=exact)
+    if not settings.model.freeze_backbone:
+        train_as = train_transform(
+            config.image_size, cutout=settings.data.cutout, augmentation=settings.data.augmentation, exact=exact
+        )
+        images = ImageOptions(train_as, evaluation_as, settings.seed or 0, settings.model.freeze_bn)
+        return ImageBatches(model, train_val, data.evaluation, images, loader)
+    of_features = FeatureSettings(
+        config.model_name,
+        config.image_size,
+        config.interpolation,
+        exact,
+        dtype=loader.precision or torch.float32,
+        device=loader.device.type,
+        channels_last=settings.model.channels_last,
+        inplace_abn=settings.model.inplace_abn,
     )
-    return ImageFeed(model, *sets, (train_as, evaluate_as), reading, seed=seed, freeze_bn=args.freeze_bn)
+    cache = settings.model.feature_cache or data.metadata.folder / "feature_cache"
+    return FeatureBatches(
+        model, train_val, data.evaluation, FeatureOptions(evaluation_as, cache, of_features), loader
+    )  # fmt: skip
 
 
-def build_trained(
-    args: argparse.Namespace,
-    feed: Feed,
-    criterion: SDLLoss,
-    reading: Reading,
-    *,
-    total_steps: int,
-) -> Trained:
-    """Optimiser, schedule and moving average of the weights that the feed's module has.
+def _build_criterion(settings: LossSettings, train: TrainingSet) -> SDLLoss:
+    """Create the loss over the labels of the training set."""
+    return SDLLoss(
+        weight=settings.var_weight,
+        wordvec_array=train.split.word_vectors,
+        normalization=settings.normalization,
+        unknown=settings.unknown,
+    )
+
+
+def build_learner(
+    settings: OptimSettings, module: torch.nn.Module, criterion: SDLLoss, loader: LoaderConfig, total_steps: int
+) -> Learner:
+    """Create optimiser, schedule and moving average of a module.
 
     Raises:
         UserError: the model cannot be compiled here.
     """
-    device, processes = reading.device, reading.processes
-    groups = parameter_groups(feed.module, args.lr, args.weight_decay, backbone_scale=args.lr_backbone_scale)
-    optimizer = make_optimizer(args.optimizer, groups, device)
-    ddp = processes.wrap(feed.module, device)
-    forward = feed.module if ddp is None else ddp
-    if args.compile:
+    device, processes = loader.device, loader.processes
+    groups = parameter_groups(module, settings.lr, settings.weight_decay, backbone_scale=settings.lr_backbone_scale)
+    optimizer = make_optimizer(settings.optimizer, groups, device)
+    ddp = processes.wrap(module, device)
+    forward = module if ddp is None else ddp
+    if settings.compile:
         check_compiler()
         forward = torch.compile(forward)  # type: ignore[assignment]  # a module again
-    return Trained(
-        feed.module,
+    return Learner(
+        module,
         criterion.to(device),
         optimizer,
-        make_schedule(args.schedule, optimizer, total_steps, args.warm_up),
+        make_schedule(settings.schedule, optimizer, total_steps, settings.warm_up),
         device,
-        precision=None if args.freeze_backbone else reading.precision,  # a head alone is quick enough
-        clip_norm=args.clip_grad_norm,
-        average=None if args.ema is None else MovingAverage(feed.module, args.ema),
+        precision=loader.precision,
+        clip_norm=settings.clip_grad_norm,
+        average=None if settings.ema is None else MovingAverage(module, settings.ema),
         processes=processes.count,
         forward=forward,
         ddp=ddp,
     )
 
 
-def build_criterion(args: argparse.Namespace, metadata: Metadata, division: Division) -> SDLLoss:
-    """The loss over the labels that are trained on."""
-    split = division.trained_split(metadata.split)
-    return SDLLoss(
-        weight=args.var_weight,
-        wordvec_array=split.word_vectors[:, list(split.seen)],
-        normalization=args.normalization,
-        unknown=args.unknown,
-    )
-
-
-def checkpoint_info(
-    args: argparse.Namespace,
+def _checkpoint_info(
+    flags: Mapping[str, Any],
     metadata: Metadata,
-    division: Division,
+    split: ZeroShotSplit,
     config: ModelConfig,
     epoch: int,
     metrics: Mapping[str, float],
 ) -> CheckpointInfo:
-    """All of an epoch's checkpoint but the weights."""
-    settings = {**plain_settings(args), "metadata": str(metadata.folder), "epoch": epoch}
-    info = CheckpointInfo(
-        "sdl", config, division.trained_split(metadata.split), metrics=dict(metrics), settings=settings
-    )
+    """Describe the checkpoint of an epoch."""
+    settings = {**flags, "metadata": str(metadata.folder), "epoch": epoch}
+    info = CheckpointInfo("sdl", config, split, metrics=dict(metrics), settings=settings)
     if metadata.extra_words is not None:
         info.extra_words, info.extra_vectors = metadata.extra_words.words, metadata.extra_words.vectors
     return info
 
 
-def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags as values that a checkpoint can hold; what a recipe gave is among them already."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+def describe(data: Data, train_val: TrainValSplit, config: ModelConfig, loader: LoaderConfig) -> str:
+    """Describe the data and the model of a run in a few lines."""
+    split, training = data.metadata.split, data.training
+    left_out = f" ({training.num_without_label} without a seen label left out)" if training.num_without_label else ""
+    lines = [
+        f"{split.name}: {len(split.seen)} seen and {len(split.unseen)} unseen labels, word vectors of length "
+        f"{split.wordvec_dim}",
+        f"{len(training.paths):,} training images{left_out}, {len(data.evaluation.paths):,} evaluation images",
+    ]
+    if len(train_val.val_rows):
+        labels = len(train_val.val.split.unseen)
+        pseudo_unseen = f" and {labels} labels are pseudo-unseen" if labels else ""
+        lines.append(f"to select an epoch {len(train_val.val_rows):,} training images are held out{pseudo_unseen}")
+    together = f" in {loader.processes.count} processes" if loader.processes.count > 1 else ""
+    lines.append(
+        f"{config.model_name}, M = {config.num_rows}, {config.image_size} x {config.image_size} pixels, on "
+        f"{loader.device}{together}"
+    )
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""All that a training run needs to go on exactly: one file, with the one before it as a reserve."""
+"""Save and restore the full training state; the previous file is kept as a backup."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from src.data.parts import TrainingSet
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
 from src.models.state_files import read_state_file
-from src.training.engine import EpochSums, Trained
+from src.training.engine import EpochSums, Learner
 from src.utils.files import atomic_write
 
-FORMAT = "sdl-training-state/1"
+FORMAT = "sdl-training-state/2"
 STATE, PREVIOUS = "state.pt", "state-previous.pt"
-# Flags that may differ when a run goes on: they change what is read and written where, not the numbers.
+# Flags that may differ when a run is resumed: they change where things are read and written, not the numbers.
 FREE_SETTINGS = frozenset(
     {"resume", "overwrite", "workers", "path_output", "save_steps", "save_epochs", "keep", "max_bad_images",
      "tensorboard", "recipe", "feature_cache", "half_weights", "device"}
@@ -30,19 +30,19 @@ FREE_SETTINGS = frozenset(
 
 
 @dataclass
-class Progress:
-    """How far a run has come, beside its weights.
+class TrainState:
+    """Progress of a run, beside its weights.
 
     Attributes:
-        epoch, step: the epoch that it is in, counted from 1, and the steps of it that are done.
+        seed: of order and augmentation; drawn at the start if none was given.
+        epoch, step: the current epoch, counted from 1, and its finished steps.
         sums: of this epoch, in this process.
-        sums_elsewhere: in a state, those of the second process and further ones.
-        seed: of order and augmentation; drawn once where the user gave none.
         entries: the lines of log.jsonl.
-        best: choice -> (value, epoch).
+        best: criterion -> (value, epoch).
         bad: messages about unreadable images, each once.
         lr: learning rates of the last step, by group.
-        seconds: spent in this epoch before the run stopped.
+        other_sums: in a saved state, ``sums`` of the second and further processes.
+        seconds: time spent in this epoch so far.
         finished: whether the last epoch is over.
     """
 
@@ -54,13 +54,47 @@ class Progress:
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
     lr: dict[str, float] = field(default_factory=dict)
-    sums_elsewhere: list[list[float]] = field(default_factory=list)
+    other_sums: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
     finished: bool = False
 
 
+@dataclass(frozen=True)
+class RunIdentity:
+    """What must be equal for a run to be resumed.
+
+    Attributes:
+        settings: flags as plain values, the precision in use, and the number of processes.
+        data: facts of the data, see :func:`data_facts`.
+    """
+
+    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
+
+    def check(self, content: Mapping[str, Any]) -> None:
+        """Compare with a saved state.
+
+        Raises:
+            UserError: the flags or the data differ; all differences are named.
+        """
+        flags = _differences(content["settings"], self.settings, "--")
+        if flags:
+            raise UserError(f"--resume: the run was started with other flags: {', '.join(flags)}; give those again")
+        data = _differences(content["data"], self.data)
+        if data:
+            raise UserError(f"--resume: the data are not those of the run: {', '.join(data)}")
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    return [
+        f"{prefix}{name} {value} (was {then.get(name)})"
+        for name, value in now.items()
+        if name not in FREE_SETTINGS and then.get(name) != value
+    ]
+
+
 def data_facts(training: TrainingSet, split: ZeroShotSplit) -> dict[str, Any]:
-    """What the order of an epoch and the meaning of the weights depend on: a state fits no other data."""
+    """Identify the data that the order of an epoch and the meaning of the weights depend on."""
     digest = hashlib.sha256("\n".join(split.labels).encode("utf-8", "surrogateescape"))
     digest.update(repr(split.seen).encode())
     digest.update(split.word_vectors.contiguous().numpy().tobytes())
@@ -74,48 +108,40 @@ def data_facts(training: TrainingSet, split: ZeroShotSplit) -> dict[str, Any]:
     }
 
 
-def save_state(
-    folder: Path, trained: Trained, progress: Progress, settings: Mapping[str, Any], data: Mapping[str, Any]
-) -> None:
+def save_state(folder: Path, learner: Learner, state: TrainState, identity: RunIdentity) -> None:
     """Write ``state.pt``; the file that was there becomes ``state-previous.pt``.
 
-    At every moment one of the two is whole, whatever kills the run.
-
-    Args:
-        folder: of the run.
-        trained, progress: what to save.
-        settings: the flags as plain values.
-        data: facts of the data that order and labels depend on.
+    One of the two is whole at every moment, even if the process is killed.
 
     Raises:
         UserError: it cannot be written.
     """
     content = {
         "format": FORMAT,
-        "module": trained.module.state_dict(),
-        "average": None if trained.average is None else trained.average.module.state_dict(),
-        "optimizer": trained.optimizer.state_dict(),
-        "scheduler": trained.scheduler.state_dict(),
-        "scaler": trained.scaler.state_dict(),
-        "progress": asdict(progress),
-        "settings": dict(settings),
-        "data": dict(data),
+        "module": learner.module.state_dict(),
+        "average": None if learner.average is None else learner.average.module.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "scheduler": learner.scheduler.state_dict(),
+        "scaler": learner.scaler.state_dict(),
+        "progress": asdict(state),
+        "settings": dict(identity.settings),
+        "data": dict(identity.data),
     }
-    state = folder / STATE
+    path = folder / STATE
     with atomic_write(folder / f"{STATE}.new") as stream:
         torch.save(content, stream)
-    if state.exists():
-        os.replace(state, folder / PREVIOUS)
-    os.replace(folder / f"{STATE}.new", state)
+    if path.exists():
+        os.replace(path, folder / PREVIOUS)
+    os.replace(folder / f"{STATE}.new", path)
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """The latest whole state of a run, or None where the folder has none.
+    """Read the latest intact state of a run; None if the folder has none.
 
-    A file that a crash cut short is passed over for the one before it, which is said on standard error.
+    A damaged file is reported on standard error, and the one before it is used.
 
     Raises:
-        UserError: there are files, but none that can be read.
+        UserError: there are files, but none can be read.
     """
     problems: list[str] = []
     for name in (f"{STATE}.new", STATE, PREVIOUS):
@@ -124,24 +150,24 @@ def read_state(folder: Path) -> dict[str, Any] | None:
             continue
         try:
             content = read_state_file(path)
-            _check_bits(path)
+            _check_crc(path)
             if content.get("format") != FORMAT:
                 raise UserError(f"{path} is no training state of this version")
         except UserError as error:
             problems.append(str(error))
             continue
         if problems:
-            print(f"going on from {path}: {'; '.join(problems)}", file=sys.stderr)
+            print(f"resuming from {path}: {'; '.join(problems)}", file=sys.stderr)
         return dict(content)
     if problems:
         raise UserError(
-            f"--resume: no state in {folder} can be read ({'; '.join(problems)}); give --overwrite to start anew"
+            f"--resume: no state in {folder} can be read ({'; '.join(problems)}); give --overwrite to start a new run"
         )
     return None
 
 
-def _check_bits(path: Path) -> None:
-    """Raise :class:`UserError` where a bit was lost: PyTorch writes check sums, and does not look at them."""
+def _check_crc(path: Path) -> None:
+    """Raise :class:`UserError` for a damaged file: PyTorch writes checksums, but does not verify them."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -151,40 +177,25 @@ def _check_bits(path: Path) -> None:
         raise UserError(f"{path} cannot be read; it is damaged ({damaged})")
 
 
-def restore(
-    content: Mapping[str, Any], trained: Trained, settings: Mapping[str, Any], data: Mapping[str, Any]
-) -> Progress:
-    """Put a state back into what is trained.
+def restore(content: Mapping[str, Any], learner: Learner, identity: RunIdentity) -> TrainState:
+    """Load a saved state into the learner.
 
     Raises:
-        UserError: the flags or the data are not those of the run.
+        UserError: flags, data or precision are not those of the run.
     """
-    differing = [
-        f"--{name} {settings[name]} (was {content['settings'].get(name)})"
-        for name in settings
-        if name not in FREE_SETTINGS and content["settings"].get(name) != settings[name]
-    ]
-    if differing:
-        raise UserError(f"--resume: the run was started with other flags: {', '.join(differing)}; give those again")
-    changed = [
-        f"{name} {data[name]} (was {content['data'].get(name)})"
-        for name in data
-        if content["data"].get(name) != data[name]
-    ]
-    if changed:
-        raise UserError(f"--resume: the data are not those of the run: {', '.join(changed)}")
-    if bool(content["scaler"]) != trained.scaler.is_enabled():
+    identity.check(content)
+    if bool(content["scaler"]) != learner.scaler.is_enabled():
         with_or_without = "with" if content["scaler"] else "without"
         raise UserError(
             f"--resume: the state was saved {with_or_without} a loss scaler; give the --precision of the run's start"
         )
-    trained.module.load_state_dict(content["module"])
-    if trained.average is not None:
-        trained.average.module.load_state_dict(content["average"])
-    trained.optimizer.load_state_dict(content["optimizer"])
-    trained.scheduler.load_state_dict(content["scheduler"])
-    trained.scaler.load_state_dict(content["scaler"])
+    learner.module.load_state_dict(content["module"])
+    if learner.average is not None:
+        learner.average.module.load_state_dict(content["average"])
+    learner.optimizer.load_state_dict(content["optimizer"])
+    learner.scheduler.load_state_dict(content["scheduler"])
+    learner.scaler.load_state_dict(content["scaler"])
     stored = dict(content["progress"])
     stored["sums"] = EpochSums(**stored["sums"])
     stored["best"] = {name: (value, epoch) for name, (value, epoch) in stored["best"].items()}
-    return Progress(**stored)
+    return TrainState(**stored)

@@ -1,7 +1,6 @@
-"""Watching a training run in TensorBoard, which is optional: without it, or unasked, nothing is written.
+"""Log a training run to TensorBoard, which is optional.
 
-Steps and epochs are two runs of one folder, ``steps`` and ``epochs``: they count along different axes, and what a
-killed run has left beyond the point from which another goes on is hidden by its place on one axis.
+Steps and epochs are two TensorBoard runs, ``steps`` and ``epochs``, because they count along different axes.
 """
 
 from __future__ import annotations
@@ -24,52 +23,44 @@ from src.inference.tagger import Tag
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_FLUSH_SECONDS = 30  # after which what was written is in the files
-_PHOTO = (480, 480)  # pixels that a photo is drawn from at most
+_FLUSH_SECONDS = 30
+_PHOTO = (480, 480)  # maximum size of a photo in pixels
 
 
-class Watcher:
-    """Watches nothing. :func:`open_watcher` gives one that does, with the same methods; a context manager.
+class Logger:
+    """Log nothing; :func:`open_logger` returns a logger that writes, with the same methods. A context manager.
 
     Attributes:
-        active: whether anything becomes of what it is told; where it is costly to find out, ask first.
+        active: whether it writes anything; ask before computing something costly to log.
     """
 
     active = False
 
     def step(self, global_step: int, scalars: Mapping[str, float]) -> None:
-        """Numbers of an optimisation step, such as ``train/loss`` and ``lr/head``.
-
-        Args:
-            global_step: counts over all epochs, upwards.
-            scalars: by name; what stands before the slash groups them.
-        """
+        """Log numbers of an optimisation step, counted over all epochs, such as ``train/loss`` and ``lr/head``."""
 
     def histogram(self, global_step: int, name: str, values: Tensor) -> None:
-        """How ``values`` (any shape) are distributed at a step; those that are not finite are left out."""
+        """Log the distribution of ``values`` (any shape) at a step, without those that are not finite."""
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of an epoch: ``zero_shot.F1@3`` is shown as ``zero_shot/F1@3``.
-
-        Counts and ceilings, which no training changes, are left out.
-        """
+        """Log the metrics of an epoch, ``zero_shot.F1@3`` as ``zero_shot/F1@3``, without constants of the data."""
 
     def images(self, epoch: int, images: Sequence[Image.Image | str | Path], captions: Sequence[Sequence[Tag]]) -> None:
-        """Sample images with their tags of this epoch drawn beside them.
+        """Log sample images with their tags drawn beside them; unreadable files are left out.
 
         Args:
             epoch: counts from 1.
-            images: the same ones in every epoch; files that cannot be read are left out.
+            images: the same in every epoch.
             captions: the tags of each, best first.
         """
 
     def settings(self, settings: Mapping[str, Any]) -> None:
-        """The run's hyper-parameters, shown as a table from its first step on."""
+        """Log the settings of the run as a table, with its first step."""
 
     def close(self) -> None:
-        """Bring everything to disk; nothing is written afterwards."""
+        """Flush everything to disk; nothing is written afterwards."""
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> Logger:
         return self
 
     def __exit__(
@@ -78,21 +69,21 @@ class Watcher:
         self.close()
 
 
-def open_watcher(folder: str | Path | None) -> Watcher:
-    """A watcher that writes TensorBoard's files, or for None one that does nothing.
+def open_logger(folder: str | Path | None) -> Logger:
+    """Open a logger that writes TensorBoard files, or for None one that does nothing.
 
-    The folder of an earlier run is gone on with: from the first step and the first epoch that this run tells of, what
-    the earlier one wrote is hidden. A new run thus hides all of it, and a resumed one what it does again.
+    The files of an earlier run in the folder stay, but are hidden from the first step and epoch logged here on: a
+    resumed run does not show a step twice.
 
     Args:
-        folder: ``tensorboard --logdir FOLDER`` shows it.
+        folder: shown by ``tensorboard --logdir FOLDER``.
 
     Raises:
-        UserError: the tensorboard package is not installed, or the folder cannot be written; the watcher's methods
-            raise it too, where the disk is full.
+        UserError: the tensorboard package is not installed, or the folder cannot be written; later also the methods of
+            the logger, for example on a full disk.
     """
     if folder is None:
-        return Watcher()
+        return Logger()
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -105,12 +96,12 @@ def open_watcher(folder: str | Path | None) -> Watcher:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    return _TensorBoard(folder, SummaryWriter)
+    return _TensorBoardLogger(folder, SummaryWriter)
 
 
 @contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong with the files into a :class:`UserError`."""
+    """Convert file errors into a :class:`UserError`."""
     try:
         yield
     except OSError as error:
@@ -120,8 +111,8 @@ def _disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class _TensorBoard(Watcher):
-    """Writes event files with ``make_writer``, torch's SummaryWriter, each opened by the first thing it is to hold."""
+class _TensorBoardLogger(Logger):
+    """Write event files with ``make_writer`` (torch's SummaryWriter); each is opened when it is first needed."""
 
     active = True
 
@@ -138,7 +129,7 @@ class _TensorBoard(Watcher):
     def histogram(self, global_step: int, name: str, values: Tensor) -> None:
         values = values.detach().float().flatten()
         values = values[values.isfinite()]
-        if len(values):  # TensorBoard has no histogram of nothing
+        if len(values):  # TensorBoard rejects an empty histogram
             with self._at("steps", global_step) as writer:
                 writer.add_histogram(name, values, global_step)
 
@@ -173,7 +164,7 @@ class _TensorBoard(Watcher):
 
     @contextmanager
     def _at(self, axis: Literal["steps", "epochs"], place: int) -> Iterator[SummaryWriter]:
-        """The writer of an axis; the first ``place`` is the one from which earlier runs are hidden."""
+        """Return the writer of an axis; from the first ``place`` on, earlier runs are hidden."""
         with _disk(self._folder):
             if axis not in self._writers:
                 self._writers[axis] = self._make_writer(
@@ -185,20 +176,20 @@ class _TensorBoard(Watcher):
 
 
 def _is_constant(name: str) -> bool:
-    """Whether a metric says something of the data alone."""
+    """Return whether a metric depends on the data alone."""
     *parts, last = name.split(".")
     return "ceiling" in parts or last.startswith("num_") or last == "labels_per_image"
 
 
 def _small(image: Image.Image | str | Path) -> Image.Image:
-    """The photo, no larger than it is drawn."""
+    """Shrink a photo to the size at which it is drawn."""
     photo = to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
-    photo = photo.copy()  # the caller's own stays as it is
+    photo = photo.copy()  # thumbnail works in place
     photo.thumbnail(_PHOTO, Image.Resampling.LANCZOS, reducing_gap=2.0)
     return photo
 
 
 def _cell(value: object) -> str:
-    """``value`` as it is, in a cell of a Markdown table."""
+    """Escape ``value`` for a cell of a Markdown table."""
     text = "".join(f"\\{sign}" if sign in r"\`*_{}[]<>()#+-.!|" else sign for sign in str(value))
     return " ".join(text.split())

@@ -1,7 +1,4 @@
-"""Several processes that train or validate together (``torchrun``): who this is, and what they tell each other.
-
-With one process every method is trivial, so callers need no second path.
-"""
+"""Communication between the processes that ``torchrun`` starts. With a single process every method is trivial."""
 
 from __future__ import annotations
 
@@ -24,8 +21,8 @@ from src.errors import UserError
 from src.utils.device import choose_device
 
 _T = TypeVar("_T")
-# The others wait while the first computes the features of a large data set. A process that dies is noticed at once.
-_PATIENCE = timedelta(days=1)
+# The others wait while the first computes the features of a large data set. A dead process is noticed at once anyway.
+_TIMEOUT = timedelta(days=1)
 # PyTorch 2.14 deprecates the older name.
 _OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
@@ -36,9 +33,9 @@ class Processes:
     """The processes of a run.
 
     Attributes:
-        rank: number of this process; 0 alone writes files and prints.
-        count: how many there are.
-        local_rank: number among those on this machine, which is the number of its GPU.
+        rank: of this process; only rank 0 writes files and prints.
+        count: number of processes.
+        local_rank: rank on this machine, which is also the index of its GPU.
     """
 
     rank: int = 0
@@ -47,23 +44,23 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and prints."""
+        """Return whether this process writes files and prints."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set in any process."""
+        """Return whether ``flag`` is set in any process."""
         if self.count == 1:
             return flag
         return any(self.gather(flag))
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over the processes, the same in each, to the last bit."""
+        """Sum over the processes; the result is equal in all of them, to the last bit."""
         if self.count == 1:
             return list(values)
         return [sum(of_process) for of_process in zip(*self.gather(list(values)), strict=True)]
 
     def gather(self, value: _T) -> list[_T]:
-        """The values of all processes, by rank, in each of them."""
+        """Return the values of all processes, by rank."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -71,7 +68,7 @@ class Processes:
         return values
 
     def from_first(self, value: _T) -> _T:
-        """The first process's value, in each of them."""
+        """Return the value of the first process."""
         if self.count == 1:
             return value
         values = [value]
@@ -79,7 +76,7 @@ class Processes:
         return values[0]
 
     def tensors_to_first(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors of all processes on the CPU, by rank, in the first process; nothing in the others."""
+        """Return the tensors of all processes on the CPU, by rank, in the first process; nothing in the others."""
         if self.count == 1:
             return [tensor]
         values: list[Any] | None = [None] * self.count if self.is_first else None
@@ -87,7 +84,7 @@ class Processes:
         return values or []
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait for all processes."""
         if self.count > 1:
             dist.barrier()
 
@@ -130,7 +127,7 @@ ALONE = Processes()
 
 @contextmanager
 def first_goes_ahead(processes: Processes) -> Iterator[None]:
-    """The first process runs the block alone, the others after it: they find in a cache what it put there."""
+    """Run the block in the first process, then in the others, which find its results in a cache."""
     if not processes.is_first:
         processes.wait()
     yield
@@ -139,20 +136,20 @@ def first_goes_ahead(processes: Processes) -> Iterator[None]:
 
 
 def device_of(name: str, processes: Processes) -> torch.device:
-    """The device of this process: with several on one machine, each has its own GPU.
+    """Choose the device of this process: several processes on one machine have a GPU each.
 
     Raises:
-        UserError: CUDA is asked for and not there.
+        UserError: CUDA is requested but not available.
     """
     device = choose_device(name)
     return torch.device("cuda", processes.local_rank) if device.type == "cuda" and processes.count > 1 else device
 
 
 def _store_of_this_attempt() -> Store | None:
-    """Where the processes find each other, or None where torchrun has no store for them.
+    """Return a store with its own prefix for this attempt of torchrun; None if torchrun offers no store.
 
-    torchrun keeps its store when it starts processes again. PyTorch 2.14 then reads the addresses of the dead ones from
-    it, and the connection is refused; with a prefix of its own each attempt sees its own addresses only.
+    torchrun keeps its store when it restarts processes. PyTorch 2.14 then reads the addresses of the dead ones from it,
+    and the connection is refused.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
@@ -163,7 +160,7 @@ def _store_of_this_attempt() -> Store | None:
 
 @contextmanager
 def joined(device_name: str) -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started (gloo on a CPU, NCCL on GPUs), and leave at the end.
+    """Join the processes of ``torchrun`` (gloo on a CPU, NCCL on GPUs), and leave at the end of the block.
 
     Args:
         device_name: ``auto``, ``cpu`` or ``cuda``.
@@ -188,9 +185,9 @@ def joined(device_name: str) -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     store = _store_of_this_attempt()
     if store is None:
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=_TIMEOUT)
     else:
-        dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=processes.rank, world_size=count)
+        dist.init_process_group(backend, timeout=_TIMEOUT, store=store, rank=processes.rank, world_size=count)
     try:
         yield processes
     finally:

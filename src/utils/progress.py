@@ -1,4 +1,4 @@
-"""What training and validation print about images: progress, and those that cannot be read."""
+"""Progress bars, and warnings about unreadable images."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tqdm import tqdm
 
 @contextmanager
 def progress(total: int, title: str, every: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A progress bar over images on standard error; silent where that is no terminal.
+    """Show a progress bar over images on standard error; silent if that is no terminal.
 
     Args:
         total: images.
         title: in front of the bar.
-        every: images between two updates; None: what is pleasant to look at.
+        every: images between two updates; None: chosen by tqdm.
     """
     with tqdm(total=total, desc=title, unit="img", disable=None, leave=False, miniters=every) as bar:
         yield bar.update
 
 
 def warn_about_bad_images(bad: tuple[str, ...], known: set[str]) -> None:
-    """Name images that could not be read, each once a run."""
+    """Print messages about unreadable images, each once per run."""
     for message in bad:
         if message not in known:
             known.add(message)

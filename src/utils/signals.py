@@ -1,4 +1,4 @@
-"""Ctrl-C and the signal of a cluster that wants its machine back: a run ends after the step that it is in."""
+"""Stop a run after its current step on Ctrl-C, or on the SIGTERM of a cluster."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from types import FrameType
 
 
 class StoppedBySignalError(Exception):
-    """The run was asked to end; all that it needs to go on is saved.
+    """A signal has stopped the run; its state is saved.
 
     Attributes:
-        status: the exit status that shells have for it: 130 after Ctrl-C, 143 after SIGTERM.
+        status: exit status by convention: 130 for Ctrl-C, 143 for SIGTERM.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -23,29 +23,34 @@ class StoppedBySignalError(Exception):
 
 
 class StopRequest:
-    """Whether the run was asked to end.
+    """Request to stop the run.
 
     Attributes:
-        signal_number: the signal, or 0.
+        signal_number: the signal that was received, or 0.
     """
 
     def __init__(self) -> None:
         self.signal_number = 0
 
+    def check(self) -> None:
+        """Raise :class:`StoppedBySignalError` if a stop was requested; for places where there is nothing to save."""
+        if self.signal_number:
+            raise StoppedBySignalError(self.signal_number)
+
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler: the first Ctrl-C asks, the second ends the run where it is."""
+        """Handle a signal: the first one requests a stop, the second one stops at once."""
         if self.signal_number:
             raise KeyboardInterrupt
         self.signal_number = number
-        with suppress(RuntimeError):  # the signal came while something else was being printed
-            print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        with suppress(RuntimeError):  # the signal interrupted another print
+            print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Within it SIGINT and SIGTERM only set a mark, since a step that is cut in two would leave weights half moved.
+    """Record SIGINT and SIGTERM within the block instead of interrupting a step, which would leave weights half moved.
 
-    Outside the main thread, which alone receives signals, nothing changes.
+    Does nothing outside the main thread, the only one to receive signals.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from src.errors import UserError
 from src.inference.tagger import Tag
-from src.training.tensorboard import Watcher, open_watcher
+from src.training.tensorboard import Logger, open_logger
 from src.visualize import tagged_image
 from tests.helpers import write_images
 
@@ -58,12 +58,12 @@ def text_of(events) -> tuple[int, str]:
 
 
 def test_steps_and_epochs_are_shown_under_their_names(tmp_path, read):
-    with open_watcher(tmp_path) as watcher:
-        assert watcher.active
+    with open_logger(tmp_path) as logger:
+        assert logger.active
         for step in (1, 2, 3):
-            watcher.step(step, {"train/loss": 9.0 / step, "lr/head": 0.1 * step})
-        watcher.epoch(1, {"zero_shot.F1@3": 12.5, "generalized.mAP": 30.0})
-        watcher.epoch(2, {"zero_shot.F1@3": 13.5, "generalized.mAP": 31.0})
+            logger.step(step, {"train/loss": 9.0 / step, "lr/head": 0.1 * step})
+        logger.epoch(1, {"zero_shot.F1@3": 12.5, "generalized.mAP": 30.0})
+        logger.epoch(2, {"zero_shot.F1@3": 13.5, "generalized.mAP": 31.0})
     steps, epochs = read(tmp_path, "steps"), read(tmp_path, "epochs")
     assert scalars(steps, "train/loss") == [(1, 9.0), (2, 4.5), (3, 3.0)]
     assert scalars(steps, "lr/head") == [(1, 0.1), (2, 0.2), (3, 0.3)]
@@ -74,17 +74,17 @@ def test_steps_and_epochs_are_shown_under_their_names(tmp_path, read):
 
 def test_what_no_training_changes_is_no_curve(tmp_path, read):
     constant = ("num_images", "num_unknown", "labels_per_image", "ceiling.F1@3")
-    with open_watcher(tmp_path) as watcher:
-        watcher.epoch(1, {**{f"zero_shot.{name}": 5.0 for name in constant}, "zero_shot.mAP_skip": 1.0})
+    with open_logger(tmp_path) as logger:
+        logger.epoch(1, {**{f"zero_shot.{name}": 5.0 for name in constant}, "zero_shot.mAP_skip": 1.0})
     assert read(tmp_path, "epochs").Tags()["scalars"] == ["zero_shot/mAP_skip"]
 
 
 def test_histograms_count_the_values_that_are_finite(tmp_path, read):
     values = torch.tensor([[1.0, 1.25], [2.0, float("nan")], [float("inf"), 1.5]], requires_grad=True)
-    with open_watcher(tmp_path) as watcher:
-        watcher.histogram(4, "train/omega", values)
-        watcher.histogram(5, "train/omega", values[:0])
-        watcher.histogram(6, "train/omega", torch.tensor([float("nan")]))
+    with open_logger(tmp_path) as logger:
+        logger.histogram(4, "train/omega", values)
+        logger.histogram(5, "train/omega", values[:0])
+        logger.histogram(6, "train/omega", torch.tensor([float("nan")]))
     (event,) = read(tmp_path, "steps").Histograms("train/omega")
     assert event.step == 4
     assert (event.histogram_value.num, event.histogram_value.sum) == (4, 5.75)
@@ -94,14 +94,14 @@ def test_histograms_count_the_values_that_are_finite(tmp_path, read):
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_resumed_run_shows_no_step_twice(tmp_path, read, later, first):
     def go(steps, epochs, value):
-        with open_watcher(tmp_path) as watcher:
-            watcher.settings({"lr": value})
+        with open_logger(tmp_path) as logger:
+            logger.settings({"lr": value})
             for step in steps:
-                watcher.histogram(step, "train/omega", torch.ones(2))
-                watcher.step(step, {"train/loss": value})
+                logger.histogram(step, "train/omega", torch.ones(2))
+                logger.step(step, {"train/loss": value})
             for epoch in epochs:
-                watcher.epoch(epoch, {"zero_shot.mAP": value})
-                watcher.images(epoch, [Image.new("RGB", (8, 8))], [TAGS])
+                logger.epoch(epoch, {"zero_shot.mAP": value})
+                logger.images(epoch, [Image.new("RGB", (8, 8))], [TAGS])
 
     go(range(first, 8), (1, 2), 1.0)
     later()
@@ -117,9 +117,9 @@ def test_a_resumed_run_shows_no_step_twice(tmp_path, read, later, first):
 
 def test_a_new_run_in_the_folder_hides_the_earlier_one(tmp_path, read, later):
     for value, last in ((1.0, 9), (2.0, 3)):
-        with open_watcher(tmp_path) as watcher:
+        with open_logger(tmp_path) as logger:
             for step in range(1, last):
-                watcher.step(step, {"train/loss": value})
+                logger.step(step, {"train/loss": value})
         later()
     assert scalars(read(tmp_path, "steps"), "train/loss") == [(1, 2.0), (2, 2.0)]
 
@@ -132,9 +132,9 @@ def decoded(event) -> np.ndarray:
 def test_images_have_their_tags_beside_them(tmp_path, read):
     paths = write_images(tmp_path / "images", 3, broken=(1,))
     large = Image.new("RGB", (1200, 600), "red")
-    with open_watcher(tmp_path) as watcher:
-        watcher.images(1, [*paths, large, Image.new("LA", (30, 30))], [TAGS, TAGS, [], TAGS, TAGS])
-        watcher.images(2, paths[:1], [TAGS[:1]])
+    with open_logger(tmp_path) as logger:
+        logger.images(1, [*paths, large, Image.new("LA", (30, 30))], [TAGS, TAGS, [], TAGS, TAGS])
+        logger.images(2, paths[:1], [TAGS[:1]])
     assert large.size == (1200, 600)
     events = read(tmp_path, "epochs")
     assert events.Tags()["images"] == ["images/1", "images/3", "images/4", "images/5"]
@@ -146,14 +146,14 @@ def test_images_have_their_tags_beside_them(tmp_path, read):
 
 
 def test_every_image_needs_its_tags(tmp_path, accumulator):
-    with open_watcher(tmp_path) as watcher, pytest.raises(ValueError, match="shorter"):
-        watcher.images(1, [Image.new("RGB", (8, 8))] * 2, [TAGS])
+    with open_logger(tmp_path) as logger, pytest.raises(ValueError, match="shorter"):
+        logger.images(1, [Image.new("RGB", (8, 8))] * 2, [TAGS])
 
 
 def test_settings_are_a_table_of_plain_text(tmp_path, read):
-    with open_watcher(tmp_path) as watcher:
-        watcher.settings({"lr": 0.1, "path_output": "a|b_c*\n<d>", "model": None})
-        watcher.step(7, {"train/loss": 1.0})
+    with open_logger(tmp_path) as logger:
+        logger.settings({"lr": 0.1, "path_output": "a|b_c*\n<d>", "model": None})
+        logger.step(7, {"train/loss": 1.0})
     step, text = text_of(read(tmp_path, "steps"))
     assert step == 7
     assert text.splitlines() == [
@@ -164,14 +164,14 @@ def test_settings_are_a_table_of_plain_text(tmp_path, read):
 def test_nobody_watches(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.chdir(tmp_path)
-    with open_watcher(None) as watcher:
-        assert type(watcher) is Watcher
-        assert not watcher.active
-        watcher.settings({"lr": 1})
-        watcher.step(1, {"train/loss": 1.0})
-        watcher.histogram(1, "train/omega", torch.ones(2))
-        watcher.epoch(1, {"zero_shot.mAP": 1.0})
-        watcher.images(1, [Path("gone.jpg")], [[]])
+    with open_logger(None) as logger:
+        assert type(logger) is Logger
+        assert not logger.active
+        logger.settings({"lr": 1})
+        logger.step(1, {"train/loss": 1.0})
+        logger.histogram(1, "train/omega", torch.ones(2))
+        logger.epoch(1, {"zero_shot.mAP": 1.0})
+        logger.images(1, [Path("gone.jpg")], [[]])
     assert not list(tmp_path.iterdir())
 
 
@@ -185,7 +185,7 @@ def test_without_the_package(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", importing)
     with pytest.raises(UserError, match=r"^--tensorboard: the tensorboard package .*; pip install tensorboard, or"):
-        open_watcher(tmp_path / "events")
+        open_logger(tmp_path / "events")
     assert not (tmp_path / "events").exists()
 
 
@@ -193,7 +193,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, accumulator):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(UserError, match=r"^--tensorboard: cannot write .*file.*; choose another output folder"):
-            open_watcher(path)
+            open_logger(path)
 
 
 @pytest.mark.parametrize("method", ["add_scalar", "close"])
@@ -204,6 +204,6 @@ def test_a_disk_that_fills_up(tmp_path, accumulator, monkeypatch, method):
     monkeypatch.setattr(f"torch.utils.tensorboard.SummaryWriter.{method}", full)
     with (
         pytest.raises(UserError, match=r"^--tensorboard: cannot write .*: No space left on device"),
-        open_watcher(tmp_path) as watcher,
+        open_logger(tmp_path) as logger,
     ):
-        watcher.step(1, {"train/loss": 1.0})
+        logger.step(1, {"train/loss": 1.0})

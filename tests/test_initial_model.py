@@ -1,4 +1,4 @@
-"""The model that training starts from."""
+"""The initial model of training."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import torch
 from torch import nn
 
 from src.checkpoint import CheckpointInfo
+from src.config.train import ModelSettings
 from src.errors import UserError
 from src.models import SDLModel
-from src.training.starting_model import starting_model
+from src.training.initial_model import initial_model
 from tests.helpers import SIZE, TINY, save_tiny, tiny_model
 
 
 def start(model_path: object, **flags: Any) -> tuple[SDLModel, str, CheckpointInfo | None]:
-    defaults: dict[str, Any] = {"model_name": None, "num_rows": None, "wordvec_dim": 4, "image_size": SIZE}
-    return starting_model(str(model_path), **{**defaults, **flags})
+    wordvec_dim = flags.pop("wordvec_dim", 4)
+    return initial_model(ModelSettings(model_path=str(model_path), **{"image_size": SIZE, **flags}), wordvec_dim)
 
 
 def equal_weights(first: nn.Module, second: nn.Module) -> bool:

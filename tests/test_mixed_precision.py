@@ -51,7 +51,7 @@ def test_a_cpu_does_not_train_in_half_precision():
 
 @pytest.mark.parametrize(("device", "processes"), [(CPU, 2), (GPU, 1), (CPU, 1)])
 def test_batch_norm_over_processes_needs_several_and_gpus(device, processes):
-    with pytest.raises(UserError, match="--sync-bn: is for several processes on GPUs"):
+    with pytest.raises(UserError, match="--sync-bn: needs several processes on GPUs"):
         use_sync_bn(nn.BatchNorm2d(2), device, processes)
 
 
@@ -76,7 +76,7 @@ def test_the_first_signal_is_a_mark_and_the_second_ends_at_once(number, status, 
         assert stop.signal_number == 0
         signal.raise_signal(number)
         assert stop.signal_number == number
-        assert "stopping after this step; once more to stop at once" in capsys.readouterr().err
+        assert "stopping after this step; interrupt again to stop at once" in capsys.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) is before

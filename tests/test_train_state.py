@@ -1,8 +1,9 @@
-"""The state that a run goes on from: what it holds, what it fits, and what a crash may do to its files."""
+"""The training state: what it restores, what it refuses, and that a crash loses no file."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,84 +17,84 @@ from src.data.labels import LabelMatrix
 from src.data.parts import TrainingSet
 from src.errors import UserError
 from src.loss_functions.SDL_loss import SDLLoss
-from src.training.engine import EpochSums, TrainBatch, Trained, train_epoch
+from src.training.engine import EpochSums, Learner, TrainBatch, train_epoch
 from src.training.optim import MovingAverage, make_schedule, parameter_groups
-from src.training.state import PREVIOUS, STATE, Progress, data_facts, read_state, restore, save_state
+from src.training.state import PREVIOUS, STATE, RunIdentity, TrainState, data_facts, read_state, restore, save_state
 from tests.helpers import make_toy_split
 
 SETTINGS = {"lr": 0.02, "num_epochs": 4, "workers": 2}
-DATA = {"training images": 9}
+IDENTITY = RunIdentity(SETTINGS, {"training images": 9})
 
 
 def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make(kind: str = "one_cycle", precision: torch.dtype | None = None) -> Trained:
+def make(kind: str = "one_cycle", precision: torch.dtype | None = None) -> Learner:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8))
     optimizer = torch.optim.Adam(parameter_groups(module, 0.02, 0.05))
     loss = SDLLoss(0.3, wordvec_array=nn.functional.normalize(draw(4, 5, seed=1), dim=0))
     schedule = make_schedule(kind, optimizer, 12, 0.25)
     average = MovingAverage(module, 0.9)
-    return Trained(module, loss, optimizer, schedule, torch.device("cpu"), average=average, precision=precision)
+    return Learner(module, loss, optimizer, schedule, torch.device("cpu"), average=average, precision=precision)
 
 
 def batch(seed: int) -> TrainBatch:
     return TrainBatch(draw(4, 6, seed=seed), (draw(4, 5, seed=seed + 50) > 0).int(), torch.arange(4))
 
 
-def tensors(trained: Trained) -> list[Tensor]:
-    assert trained.average is not None
-    return [*trained.module.state_dict().values(), *trained.average.module.state_dict().values()]
+def tensors(learner: Learner) -> list[Tensor]:
+    assert learner.average is not None
+    return [*learner.module.state_dict().values(), *learner.average.module.state_dict().values()]
 
 
 @pytest.mark.parametrize("precision", [None, torch.float16])
 @pytest.mark.parametrize("kind", ["one_cycle", "cosine", "constant"])
-def test_a_run_goes_on_bit_for_bit(tmp_path, kind, precision):
+def test_resume_equals_uninterrupted_run(tmp_path, kind, precision):
     whole, sums = make(kind, precision), EpochSums()
     train_epoch(whole, [batch(seed) for seed in range(7)], sums)
     first, first_sums = make(kind, precision), EpochSums()
     train_epoch(first, [batch(seed) for seed in range(3)], first_sums)
-    save_state(tmp_path, first, Progress(5, epoch=2, step=3, sums=first_sums), SETTINGS, DATA)
+    save_state(tmp_path, first, TrainState(5, epoch=2, step=3, sums=first_sums), IDENTITY)
     second = make(kind, precision)
-    progress = restore(read_state(tmp_path) or {}, second, SETTINGS, DATA)
-    assert (progress.epoch, progress.step, progress.seed) == (2, 3, 5)
-    train_epoch(second, [batch(seed) for seed in range(3, 7)], progress.sums)
+    state = restore(read_state(tmp_path) or {}, second, IDENTITY)
+    assert (state.epoch, state.step, state.seed) == (2, 3, 5)
+    train_epoch(second, [batch(seed) for seed in range(3, 7)], state.sums)
     assert all(torch.equal(one, other) for one, other in zip(tensors(whole), tensors(second), strict=True))
-    assert progress.sums == sums
+    assert state.sums == sums
     assert second.scheduler.get_last_lr() == whole.scheduler.get_last_lr()
 
 
-def test_progress_comes_back_as_it_was(tmp_path):
-    progress = Progress(
+def test_state_is_restored(tmp_path):
+    state = TrainState(
         2**40, epoch=3, step=7, sums=EpochSums(*map(float, range(8))), entries=[{"epoch": 1, "metrics": {"a": 0.1}}],
         best={"seen": (12.5, 2)}, bad=["a.jpg: cut short"], lr={"head": 0.1}, seconds=3.5, finished=True,
     )  # fmt: skip
-    save_state(tmp_path, make(), progress, SETTINGS, DATA)
-    assert restore(read_state(tmp_path) or {}, make(), SETTINGS, DATA) == progress
+    save_state(tmp_path, make(), state, IDENTITY)
+    assert restore(read_state(tmp_path) or {}, make(), IDENTITY) == state
 
 
 @pytest.mark.parametrize("saved", [None, torch.float16])
 def test_state_of_another_precision_is_refused(tmp_path, saved):
     """float16 has a loss scaler on a CPU too; without one its state is empty."""
-    save_state(tmp_path, make(precision=saved), Progress(5), SETTINGS, DATA)
+    save_state(tmp_path, make(precision=saved), TrainState(5), IDENTITY)
     other = make(precision=torch.float16 if saved is None else None)
     with pytest.raises(UserError, match=r"--resume: .* with(out)? a loss scaler; give the --precision of"):
-        restore(read_state(tmp_path) or {}, other, SETTINGS, DATA)
-    restore(read_state(tmp_path) or {}, make(precision=saved), SETTINGS, DATA)
+        restore(read_state(tmp_path) or {}, other, IDENTITY)
+    restore(read_state(tmp_path) or {}, make(precision=saved), IDENTITY)
 
 
 def saved_twice(folder: Path) -> None:
     for epoch in (1, 2):
-        save_state(folder, make(), Progress(0, epoch=epoch), SETTINGS, DATA)
+        save_state(folder, make(), TrainState(0, epoch=epoch), IDENTITY)
 
 
 def epoch_of(content: dict[str, Any] | None) -> int | None:
     return None if content is None else content["progress"]["epoch"]
 
 
-def test_the_state_before_stays_as_a_reserve(tmp_path):
+def test_previous_state_is_a_backup(tmp_path):
     assert read_state(tmp_path) is None
     saved_twice(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS, STATE]
@@ -103,19 +104,21 @@ def test_the_state_before_stays_as_a_reserve(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, -1000])  # bytes; negative: that many are missing
-def test_a_damaged_state_is_passed_over_and_named(tmp_path, capsys, kept):
+def test_damaged_state_is_reported_and_the_previous_one_used(tmp_path, capsys, kept):
     saved_twice(tmp_path)
     state = tmp_path / STATE
     state.write_bytes(state.read_bytes()[:kept])
     assert epoch_of(read_state(tmp_path)) == 1
     message = capsys.readouterr().err
-    assert message.startswith(f"going on from {tmp_path / PREVIOUS}: {state} ")
+    assert message.startswith(f"resuming from {tmp_path / PREVIOUS}: {state} ")
     (tmp_path / PREVIOUS).write_bytes(b"y")
-    with pytest.raises(UserError, match=r"--resume: no state in .* can be read .*; give --overwrite to start anew"):
+    with pytest.raises(
+        UserError, match=r"--resume: no state in .* can be read .*; give --overwrite to start a new run"
+    ):
         read_state(tmp_path)
 
 
-def test_a_file_of_another_kind_is_no_state(tmp_path):
+def test_file_of_another_kind_is_refused(tmp_path):
     torch.save({"format": "sdl-checkpoint/1"}, tmp_path / STATE)
     with pytest.raises(UserError, match=re.escape(f"{tmp_path / STATE} is no training state of this version")):
         read_state(tmp_path)
@@ -134,21 +137,21 @@ def test_a_crash_between_the_renamings_loses_nothing(tmp_path, monkeypatch, stop
 
     monkeypatch.setattr(src.training.state, "os", SimpleNamespace(replace=crashing))  # not for writing files
     with pytest.raises(KeyboardInterrupt):
-        save_state(tmp_path, make(), Progress(0, epoch=3), SETTINGS, DATA)
+        save_state(tmp_path, make(), TrainState(0, epoch=3), IDENTITY)
     assert epoch_of(read_state(tmp_path)) in (2, 3)
     monkeypatch.undo()
-    save_state(tmp_path, make(), Progress(0, epoch=4), SETTINGS, DATA)
+    save_state(tmp_path, make(), TrainState(0, epoch=4), IDENTITY)
     assert epoch_of(read_state(tmp_path)) == 4
 
 
 def test_other_flags_and_other_data_are_refused_and_free_ones_are_not(tmp_path):
     saved_twice(tmp_path)
     content = read_state(tmp_path) or {}
-    restore(content, make(), {**SETTINGS, "workers": 0}, DATA)
+    restore(content, make(), replace(IDENTITY, settings={**SETTINGS, "workers": 0}))
     with pytest.raises(UserError, match=r"--resume: .*: --lr 0.5 \(was 0.02\), --num_epochs 9 \(was 4\); give"):
-        restore(content, make(), {"lr": 0.5, "num_epochs": 9, "workers": 2}, DATA)
+        restore(content, make(), replace(IDENTITY, settings={"lr": 0.5, "num_epochs": 9, "workers": 2}))
     with pytest.raises(UserError, match=r"--resume: the data are not those of the run: training images 8 \(was 9\)"):
-        restore(content, make(), SETTINGS, {"training images": 8})
+        restore(content, make(), replace(IDENTITY, data={"training images": 8}))
 
 
 def test_facts_of_the_data_tell_images_labels_and_vectors_apart():
