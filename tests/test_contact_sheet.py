@@ -55,7 +55,7 @@ def sheet(folder: Path, title: str = "photos") -> Path:
     return path
 
 
-def test_every_image_with_its_tags_and_a_link_to_the_file(tmp_path):
+def test_page_has_every_image_with_tags_and_link(tmp_path):
     path = sheet(tmp_path)
     page = Elements(path.read_text(encoding="utf-8"))
     assert len(page.of("figure")) == 3
@@ -70,7 +70,7 @@ def test_every_image_with_its_tags_and_a_link_to_the_file(tmp_path):
     assert "a b#1.jpg" in page.texts
 
 
-def test_thumbnails_are_small_and_in_the_page(tmp_path):
+def test_thumbnails_are_small_and_embedded(tmp_path):
     page = Elements(sheet(tmp_path).read_text(encoding="utf-8"))
     for image, colour in zip(page.of("img"), ((254, 0, 0), (0, 128, 0), (0, 0, 254)), strict=True):
         data = base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))
@@ -79,17 +79,17 @@ def test_thumbnails_are_small_and_in_the_page(tmp_path):
         assert all(abs(one - other) <= 3 for one, other in zip(thumbnail.getpixel((100, 60)), colour, strict=True))
 
 
-def test_the_page_needs_no_network(tmp_path):
+def test_page_needs_no_network(tmp_path):
     text = sheet(tmp_path).read_text(encoding="utf-8")
     assert not re.findall(r"https?://|//[a-z]+\.", re.sub(r'src="data:[^"]*"', "", text))
 
 
-def test_the_title_is_text(tmp_path):
+def test_title_is_escaped(tmp_path):
     page = Elements(sheet(tmp_path, "a & <b>").read_text(encoding="utf-8"))
     assert page.of("b") == [{}] * 3  # the file names alone
 
 
-def test_a_failed_run_leaves_the_earlier_page(tmp_path):
+def test_failed_run_keeps_the_existing_page(tmp_path):
     path = sheet(tmp_path)
     before = path.read_bytes()
     page = ContactSheet(path, "x")
@@ -100,7 +100,7 @@ def test_a_failed_run_leaves_the_earlier_page(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_unwritable_page_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"cannot write .*sheet\.html"),
@@ -121,7 +121,7 @@ def dom(path: Path, query: str) -> tuple[Elements, str]:
     ("query", "shown"),
     [("", [0, 1, 2]), ("sea", [0, 1]), ("SEA,%20boat", [0]), ("whale", []), ("%3Cb%3E", [1])],
 )
-def test_the_filter_in_a_browser(tmp_path, query, shown):
+def test_filter_in_a_browser(tmp_path, query, shown):
     page, text = dom(sheet(tmp_path), query)
     assert [row for row, figure in enumerate(page.of("figure")) if "hidden" not in figure] == shown
     assert f"{len(shown)} of 3 images" in text

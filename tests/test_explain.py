@@ -20,7 +20,7 @@ def problem(name: str, rows: int = 3, dim: int = 5, labels: int = 8):
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_the_mean_of_a_map_is_the_score_that_tagging_gives(name):
+def test_mean_of_a_map_is_the_score(name):
     model, image, words = problem(name)
     found = explain(model, image, words)
     with torch.inference_mode():
@@ -29,7 +29,7 @@ def test_the_mean_of_a_map_is_the_score_that_tagging_gives(name):
     torch.testing.assert_close(found.maps.mean(dim=(1, 2)), scores, rtol=1e-4, atol=1e-5)
 
 
-def test_each_place_and_label_by_a_plain_loop():
+def test_maps_equal_a_plain_loop():
     model, image, words = problem("test_resnet")
     found = explain(model, image, words)
     with torch.inference_mode():
@@ -47,14 +47,14 @@ def test_each_place_and_label_by_a_plain_loop():
             torch.testing.assert_close(found.maps[label], by_row[int(means.argmax())], rtol=1e-4, atol=1e-5)
 
 
-def test_shares_count_what_each_principal_vector_won():
+def test_shares_count_labels_per_principal_vector():
     model, image, words = problem("test_resnet", rows=4, labels=30)
     found = explain(model, image, words)
     assert found.shares.tolist() == [int((found.winners == row).sum()) for row in range(4)]
     assert len(found.shares) == 4
 
 
-def test_a_head_that_answers_to_one_feature_shows_that_feature():
+def test_head_with_one_feature_maps_that_feature():
     model = tiny_model(num_rows=2, wordvec_dim=1, size=128)
     image = torch.zeros(3, 128, 128)
     image[:, :64, :64] = 1

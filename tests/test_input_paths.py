@@ -59,13 +59,13 @@ def test_several_may_miss_some_but_a_single_one_must_be_there():
     assert "no such file" in mistake("x" * 5000)
 
 
-def test_a_folder_gives_the_images_below_it_sorted_without_hidden_ones():
+def test_folder_gives_the_images_below_it_sorted_without_hidden_ones():
     assert expanded("photos") == below(*SEEN) == sorted(below(*SEEN))
     assert expanded("photos/") == expanded("./photos") == below(*SEEN)
     assert expanded("photos/.cache") == below(".cache/g.jpg")  # named, so meant
 
 
-def test_the_working_folder_gives_plain_names(tree, monkeypatch):
+def test_working_folder_gives_plain_names(tree, monkeypatch):
     monkeypatch.chdir(tree / "photos")
     assert expanded(".") == SEEN
     assert expanded("*.jpg") == ["a.jpg", "odd [1].jpg"]
@@ -90,12 +90,12 @@ def test_links_to_folders_are_followed_once_and_circles_end(tree):
     assert set(below("a.jpg", "link.jpg", "odd [1].jpg")) <= set(matched)
 
 
-def test_a_folder_that_cannot_be_listed_is_reported_at_reading_unless_it_is_the_named_one(monkeypatch):
+def test_unlistable_subfolder_is_reported_at_reading(monkeypatch):
     listed = os.scandir
 
     def refusing(path):
         if str(path).endswith("m-n"):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", str(path))
         return listed(path)
 
     monkeypatch.setattr(inputs.os, "scandir", refusing)
@@ -126,13 +126,13 @@ def test_patterns_match_files_sorted(tree, pattern, names):
         assert found == below(*names)
 
 
-def test_an_existing_file_is_no_pattern_and_no_list(tree):
+def test_existing_file_is_neither_pattern_nor_list(tree):
     (tree / "@a.jpg").touch()
     assert expanded("photos/odd [1].jpg") == ["photos/odd [1].jpg"]
     assert expanded("@a.jpg") == ["@a.jpg"]
 
 
-def test_patterns_that_match_nothing_or_mean_nothing():
+def test_patterns_that_match_nothing_are_refused():
     assert "photos/*.heic: no file matches this pattern; check it" in mistake("photos/*.heic")
     assert "no file matches" in mistake("photos/*.heic", "photos/a.jpg")
     assert "nowhere/**/*.jpg" in mistake("nowhere/**/*.jpg")
@@ -146,7 +146,7 @@ LISTED = ["photos/a.jpg", "# 1.jpg", " lead.jpg", "café/☃.jpg", "trail.jpg "]
     ("ends", "last"), [("\n", "\n"), ("\r\n", "\r\n"), ("\n", ""), ("\n\n \n", "\n"), ("\0", "\0")]
 )
 @pytest.mark.parametrize("form", ["list.txt", "LIST.TXT", "@list", "@list.txt", "-"])
-def test_lists_hold_one_path_a_line(tree, mark, ends, last, form):
+def test_lists_hold_one_path_per_line(tree, mark, ends, last, form):
     content = mark + (ends.join(LISTED) + last).encode()
     if form == "-":
         assert expanded("-", stdin=content) == LISTED
@@ -155,14 +155,14 @@ def test_lists_hold_one_path_a_line(tree, mark, ends, last, form):
         assert expanded(form) == LISTED
 
 
-def test_names_that_are_not_utf8_pass_through_lists(tree):
+def test_lists_may_hold_names_that_are_not_utf8(tree):
     name = b"photos/caf\xe9\n1.jpg"
     (tree / os.fsdecode(name)).touch()
     assert expanded("-", stdin=name + b"\0photos/a.jpg\0") == [os.fsdecode(name), "photos/a.jpg"]
     assert os.fsdecode(name) in expanded("photos")
 
 
-def test_lists_that_cannot_be_read_or_are_empty(tree):
+def test_unreadable_and_empty_lists_are_refused(tree):
     assert "gone.txt: no such list; give" in mistake("gone.txt", "photos/a.jpg")
     assert "@gone: the list cannot be read" in mistake("@gone")
     assert "@photos: the list cannot be read: Is a directory; give" in mistake("@photos")
@@ -176,7 +176,7 @@ def test_lists_that_cannot_be_read_or_are_empty(tree):
     assert "once" in mistake("-", "photos", "-", stdin=b"a.jpg\n")
 
 
-def test_an_empty_folder(tree):
+def test_empty_folder_is_refused(tree):
     (tree / "empty" / "below").mkdir(parents=True)
     (tree / "empty" / ".x.jpg").touch()
     message = mistake("photos", "empty")
@@ -184,7 +184,7 @@ def test_an_empty_folder(tree):
     assert ".jpg" in message
 
 
-def test_a_path_comes_once_where_it_is_named_first(tree):
+def test_repeated_path_keeps_its_first_place(tree):
     last = "photos/z/deep/c.png"
     found = expanded(last, "./photos/a.jpg", "photos", f"{tree}/photos/a.jpg", "photos/*.JPG", "-", stdin=b"new.jpg\n")
     rest = [path for path in below(*SEEN) if path not in (last, "photos/a.jpg")]

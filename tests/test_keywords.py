@@ -28,7 +28,7 @@ def read(path: Path) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
-def test_tags_are_in_the_copy_and_the_pixels_are_the_same(tmp_path, suffix):
+def test_copy_has_tags_and_the_same_pixels(tmp_path, suffix):
     source = image(tmp_path / f"a.{suffix}")
     before = source.read_bytes()
     copy = KeywordWriter(tmp_path / "out").write(source, TAGS)
@@ -41,7 +41,7 @@ def test_tags_are_in_the_copy_and_the_pixels_are_the_same(tmp_path, suffix):
         assert ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getbbox() is None
 
 
-def test_tags_join_the_keywords_and_metadata_that_are_there(tmp_path):
+def test_existing_keywords_and_metadata_are_kept(tmp_path):
     source = image(tmp_path / "a.jpg")
     with pyexiv2.Image(str(source)) as metadata:
         metadata.modify_exif({"Exif.Image.Artist": "someone"})
@@ -55,7 +55,7 @@ def test_tags_join_the_keywords_and_metadata_that_are_there(tmp_path):
     assert read(again) == read(copy)
 
 
-def test_a_tag_too_long_for_iptc_is_in_xmp(tmp_path):
+def test_tag_too_long_for_iptc_is_in_xmp_only(tmp_path):
     copy = KeywordWriter(tmp_path / "out").write(image(tmp_path / "a.jpg"), ["short", "long" * 20])
     assert read(copy) == (["short", "long" * 20], ["short"])
 
@@ -89,7 +89,7 @@ def test_formats_without_keywords_are_named_and_leave_nothing(tmp_path, suffix):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_image_itself_is_never_overwritten(tmp_path):
+def test_image_is_never_overwritten(tmp_path):
     source = image(tmp_path / "a.jpg")
     before = source.read_bytes()
     with pytest.raises(UserError, match=r"--write_keywords .*would overwrite"):
@@ -97,13 +97,13 @@ def test_the_image_itself_is_never_overwritten(tmp_path):
     assert source.read_bytes() == before
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_unusable_folder_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--write_keywords .*cannot be made"):
         KeywordWriter(tmp_path / "file" / "out")
 
 
-def test_the_install_line(tmp_path, monkeypatch):
+def test_missing_pyexiv2_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyexiv2", None)
     with pytest.raises(UserError, match=r"--write_keywords .*pip install pyexiv2"):
         KeywordWriter(tmp_path / "out")

@@ -27,12 +27,12 @@ def test_it_is_small_and_describes_itself(info):
     assert not set(info.extra_words) & set(info.labels)
 
 
-def test_the_metrics_it_carries_are_those_of_the_documents(info):
+def test_metrics_are_those_of_the_documents(info):
     zero_shot, generalized = (info.metrics[f"{setting}.F1@3"] for setting in ("zero_shot", "generalized"))
     assert (round(zero_shot, 2), round(generalized, 2)) == (26.25, 27.95)  # 27.89 after rounding to half precision
 
 
-def test_its_settings_name_no_place_of_the_machine_that_made_it(info):
+def test_settings_hold_no_absolute_paths(info):
     assert not [value for value in info.settings.values() if isinstance(value, str) and value.startswith("/")]
 
 

@@ -140,7 +140,7 @@ def test_annotated_image_shows_the_tags_and_scores(model, images, tmp_path, monk
     assert any(text.startswith("*tag*") for text in drawn[2 * len(tags) :])  # what the asterisks mean
 
 
-def test_tags_are_those_of_the_equation_best_first(model, images, tmp_path):
+def test_tags_equal_the_equation(model, images, tmp_path):
     content = infer_json(tmp_path, "--model_path", model, "--pic_path", *images, "--top_k", 18, "--batch_size", 2)
     assert len(content["results"]) == 3
     for result, image in zip(content["results"], images, strict=True):
@@ -223,7 +223,7 @@ def test_images_of_one_name_are_all_saved(model, images, tmp_path):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_given_image_is_never_overwritten(model, images, tmp_path, order):
+def test_input_image_is_never_overwritten(model, images, tmp_path, order):
     """Two images of one name, one of them in the output folder, in either order."""
     for name, source in zip(("in", "out"), images, strict=False):
         (tmp_path / name).mkdir()
@@ -300,7 +300,7 @@ def test_released_checkpoint_gives_the_released_tags(released, tmp_path):
         assert (tmp_path / "outputs" / name).is_file()
 
 
-def test_released_checkpoint_needs_a_folder_of_its_vectors(released, sample, tmp_path, monkeypatch):
+def test_released_checkpoint_needs_a_folder_with_its_vectors(released, sample, tmp_path, monkeypatch):
     checkpoint, folder = released
     image = next((folder / "pics").iterdir())
     monkeypatch.chdir(tmp_path)
@@ -345,9 +345,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("flags", "named"), MISTAKES, ids=[flags for flags, _ in MISTAKES])
-def test_a_mistake_is_one_line_that_names_flag_value_and_remedy(
-    sample, model, images, tmp_path, monkeypatch, flags, named
-):
+def test_mistake_is_one_line_with_flag_value_and_remedy(sample, model, images, tmp_path, monkeypatch, flags, named):
     monkeypatch.chdir(tmp_path)
     values = {"sample": sample, "model": model, "image": images[0]}
     values["both"] = f"--model_path {model} --pic_path {images[0]}"
@@ -357,7 +355,7 @@ def test_a_mistake_is_one_line_that_names_flag_value_and_remedy(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_input_size_that_the_backbone_does_not_take(sample, images, tmp_path):
+def test_input_size_unsupported_by_the_backbone_is_refused(sample, images, tmp_path):
     flags = ("--data", sample, *PLAIN, "-b", 24, "--num-epochs", 1, "--model-name", "test_vit", "--model-path", "none")
     with without_curves():
         succeeded(call(train.main, *flags, "--image-size", 32, "--path_output", tmp_path / "out"))

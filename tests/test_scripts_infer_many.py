@@ -565,6 +565,21 @@ def test_many_images_are_annotated_on_demand_only(tmp_path, monkeypatch):
     assert [one["annotated"] for one in found(tmp_path)["results"]] == [str(tmp_path / "out" / name) for name in saved]
 
 
+def test_exact_pictures_reaches_the_tagger(tmp_path):
+    """Scores are those of a tagger with the exact resize, which differ from the default's by little."""
+    image = tmp_path / "noise.png"
+    Image.effect_noise((160, 100), 80).convert("RGB").save(image)
+    scores = {}
+    for flags in ((), ("--exact-pictures",)):
+        succeeded(tag(*to(tmp_path, "json"), *flags, images=(image,)))
+        scores[bool(flags)] = [score for _, score, _ in tags_of(tmp_path)[str(image)]]
+        with one_thread():
+            (expected,) = Tagger.load("m.ckpt", exact=bool(flags)).tag([read_image(image)])
+        assert scores[bool(flags)] == pytest.approx([one.score for one in expected], abs=1e-6)
+        assert found(tmp_path)["settings"]["exact_pictures"] == bool(flags)
+    assert scores[True] != pytest.approx(scores[False], abs=1e-6)
+
+
 def test_threads_and_quiet(whole, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)

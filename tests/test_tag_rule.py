@@ -125,7 +125,7 @@ def assert_same_tags(found: list[list[Tag]], expected: list[list[Tag]]) -> None:
 
 
 @pytest.mark.parametrize("quantile", [None, 0.5, 0.97])
-def test_tags_are_those_of_a_plain_loop_under_every_rule(quantile):
+def test_every_rule_equals_a_plain_loop(quantile):
     calibration = replace(CALIBRATION, level_quantile=quantile)
     tagger = Tagger(tiny_model(), SPLIT, transform=eval_transform(SIZE), calibration=calibration)
     for rule in RULES:
@@ -161,7 +161,7 @@ def test_without_a_calibration_tags_have_no_probability(uncalibrated):
         assert all(tag.probability is None for tags in found for tag in tags)
 
 
-def test_a_image_without_a_label_above_the_threshold_has_no_tag(tagger):
+def test_image_without_a_label_above_the_threshold_has_no_tag(tagger):
     rules = [
         TagRule(None, 1e6),
         TagRule(3, 1e6),
@@ -177,13 +177,13 @@ def test_a_image_without_a_label_above_the_threshold_has_no_tag(tagger):
     assert sum(not tags for tags in found) == 3
 
 
-def test_a_score_at_the_threshold_is_not_above_it(uncalibrated):
+def test_score_equal_to_the_threshold_is_dropped(uncalibrated):
     scores = score_labels(embeddings(1), SPLIT.word_vectors)[0]
     third = float(scores.sort(descending=True).values[2])
     assert len(uncalibrated.choose(embeddings(1), TagRule(None, third))[0]) == 2
 
 
-def test_a_fitted_threshold_keeps_what_it_was_fitted_to_keep():
+def test_fitted_threshold_is_compared_in_double_precision():
     """A label that every image has: its threshold is just below the lowest score, closer than float32 can tell."""
     scores = score_labels(embeddings(), SPLIT.word_vectors)
     lowest = scores.double().amin(dim=0)
@@ -205,7 +205,7 @@ def test_equal_labels_come_in_the_order_of_the_split():
     assert first == ["tag5", "tag6", "tag7", "tag0", "tag1", "tag2", "tag3", "tag4"]
 
 
-def test_probabilities_fall_along_the_tags_where_they_rank(tagger):
+def test_ranking_by_probability_is_by_falling_probability(tagger):
     for tags in tagger.choose(embeddings(), TagRule(None, scores="probability")):
         probabilities = [tag.probability for tag in tags]
         assert probabilities == sorted(probabilities, reverse=True)
@@ -214,7 +214,7 @@ def test_probabilities_fall_along_the_tags_where_they_rank(tagger):
         assert scores == sorted(scores, reverse=True)
 
 
-def test_top_k_is_the_head_of_what_the_threshold_leaves(tagger):
+def test_top_k_cuts_the_ranking_above_the_threshold(tagger):
     for threshold, bias in itertools.product((0.2, "fitted"), (None, "fitted")):
         everything = tagger.choose(embeddings(), TagRule(None, threshold, seen_bias=bias))
         for top_k in (1, 2, 8):
@@ -241,14 +241,14 @@ def test_probability_of_a_label_does_not_depend_on_the_selection():
             assert found == pytest.approx({label: known[label] for label in found}, rel=1e-6)
 
 
-def test_a_batch_of_no_images(tagger):
+def test_empty_batch(tagger):
     for rule in RULES:
         assert tagger.choose(torch.empty(0, 8), rule) == []
         assert tagger.tag_tensors(torch.empty(0, 3, SIZE, SIZE), rule=rule) == []
     assert tagger.tag([], rule=TagRule(None, "fitted")) == []
 
 
-def test_images_do_not_change_each_other(tagger):
+def test_batch_equals_its_images_alone(tagger):
     for rule in RULES:
         together = tagger.choose(embeddings(), rule)
         alone = [tagger.choose(row[None], rule)[0] for row in embeddings()]
@@ -273,7 +273,7 @@ def test_images_tensors_and_batches_give_the_same_tags(rule):
     assert_same_tags([tagger.tag([image], rule=rule)[0] for image in images], together)
 
 
-def test_a_rule_goes_before_top_k_and_the_default_is_ten_of_raw_scores(tagger):
+def test_rule_overrides_top_k_and_default_is_ten_raw_scores(tagger):
     assert tagger.tag(drawn(2), 1, rule=TagRule(3)) == tagger.tag(drawn(2), 3)
     assert tagger.tag(drawn(2), None) == tagger.tag(drawn(2), 8)
     assert TagRule() == TagRule(10, None, "raw", None)
@@ -303,7 +303,7 @@ def test_own_words_under_every_rule(checkpoint, tags, only):
         assert_same_tags(tagger.choose(embeddings(), rule), expected)
 
 
-def test_only_tags_gives_each_of_them_what_it_has_among_all(checkpoint):
+def test_only_tags_does_not_change_scores(checkpoint):
     tags = ["sun", "tag6", "tag3", "tag0"]
     among_all = Tagger.load(checkpoint, labels=LabelOptions(tags=tags)).choose(
         embeddings(), TagRule(None, "fitted", "probability")
@@ -315,7 +315,7 @@ def test_only_tags_gives_each_of_them_what_it_has_among_all(checkpoint):
     assert_same_tags(alone, [[tag for tag in of_image if tag.label in tags] for of_image in among_all])
 
 
-def test_own_words_have_the_shared_threshold_and_are_unseen(checkpoint):
+def test_own_words_are_unseen_with_the_shared_threshold(checkpoint):
     tagger = Tagger.load(checkpoint, labels=LabelOptions(tags=["sun", "tag0"], only_tags=True))
     many = embeddings(200)
     tags = tagger.choose(many, TagRule(None))
@@ -337,7 +337,7 @@ def test_own_words_have_the_shared_threshold_and_are_unseen(checkpoint):
     assert between == {"sun", "tag0"}
 
 
-def test_labels_of_a_folder_keep_the_thresholds_of_their_names(checkpoint, tmp_path):
+def test_folder_labels_keep_thresholds_by_name(checkpoint, tmp_path):
     columns = [6, 4, 0]
     words = torch.cat([SPLIT.word_vectors[:, columns], EXTRA_VECTORS[:, :1]], dim=1)
     split = make_split(["tag6", "tag4", "tag0", "sea"], [1, 2], [0, 3], words, name="new", source="new")
@@ -347,7 +347,7 @@ def test_labels_of_a_folder_keep_the_thresholds_of_their_names(checkpoint, tmp_p
         assert_same_tags(tagger.choose(embeddings(), rule), expected)
 
 
-def test_a_loaded_tagger_is_the_one_that_was_saved(checkpoint, tagger):
+def test_loaded_tagger_equals_the_saved_one(checkpoint, tagger):
     loaded = Tagger.load(checkpoint)
     for rule in RULES:
         assert loaded.choose(embeddings(), rule) == tagger.choose(embeddings(), rule)
@@ -375,7 +375,7 @@ def test_vectors_of_tags(checkpoint, tags):
         (TagRule(threshold="fitted", scores="probability", seen_bias="fitted"), "--threshold fitted"),
     ],
 )
-def test_a_rule_that_needs_a_calibration_names_its_flag(uncalibrated, tagger, rule, flag):
+def test_rule_that_needs_a_calibration_names_its_flag(uncalibrated, tagger, rule, flag):
     rule = replace(rule, top_k=3)
     assert rule.needs_calibration == flag
     message = f"{flag}: the checkpoint has no calibration; add one with validate.py --fit-thresholds"
@@ -390,12 +390,12 @@ def test_a_rule_that_needs_a_calibration_names_its_flag(uncalibrated, tagger, ru
 
 
 @pytest.mark.parametrize("rule", [TagRule(3), TagRule(None, 0.5), TagRule(3, 0.5, seen_bias=2.0), TagRule(None)])
-def test_other_rules_need_none(uncalibrated, rule):
+def test_other_rules_need_no_calibration(uncalibrated, rule):
     assert rule.needs_calibration is None
     uncalibrated.check(rule)
 
 
-def test_a_checkpoint_without_a_calibration_gives_none(tmp_path):
+def test_checkpoint_without_a_calibration(tmp_path):
     tagger = Tagger.load(save_calibrated(tmp_path / "plain.ckpt", None))
     assert tagger.calibration is None
     with pytest.raises(UserError, match="--threshold fitted: the checkpoint has no calibration"):
@@ -403,7 +403,7 @@ def test_a_checkpoint_without_a_calibration_gives_none(tmp_path):
 
 
 @pytest.mark.parametrize("top_k", [0, -2, 9])
-def test_top_k_out_of_range_is_named_whatever_the_threshold(tagger, top_k):
+def test_top_k_out_of_range_is_refused_with_any_threshold(tagger, top_k):
     for threshold in (None, 0.5, "fitted"):
         with pytest.raises(UserError, match=rf"--top_k {top_k}: must be from 1 to the number of labels, 8"):
             tagger.tag(drawn(1), rule=TagRule(top_k, threshold))

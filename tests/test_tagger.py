@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src.checkpoint import CheckpointInfo, ModelConfig
+from src.checkpoint import CheckpointInfo, ModelConfig, save_checkpoint
 from src.checkpoint.info import ExpectedModel
 from src.data.images import read_image
 from src.data.split import ZeroShotSplit, make_split
@@ -78,7 +78,7 @@ def test_no_images_no_tags(tagger):
     assert tagger.tag([]) == []
 
 
-def test_a_batch_gives_what_its_images_give_alone(tagger):
+def test_batch_equals_its_images_alone(tagger):
     together = tagger.tag(drawn(), top_k=6)
     for image, tags in zip(drawn(), together, strict=True):
         (alone,) = tagger.tag([image], top_k=6)
@@ -100,7 +100,7 @@ def test_transparent_parts_count_as_white(tagger):
     assert tagger.tag([clear], 6) == tagger.tag([white], 6) != tagger.tag([image], 6)
 
 
-def test_grey_is_not_taken_for_one_channel_of_three(tagger):
+def test_grey_image_equals_its_rgb_form(tagger):
     grey = drawn(1)[0].convert("L")
     assert tagger.tag([grey], 6) == tagger.tag([Image.merge("RGB", (grey, grey, grey))], 6)
 
@@ -111,7 +111,7 @@ def test_tag_tensors_is_tag_on_transformed_images(tagger):
     assert tagger.embed(x).shape == (5, 8)
 
 
-def test_a_tagger_evaluates_a_model_in_training_mode(tagger):
+def test_model_is_put_into_eval_mode(tagger):
     model = tiny_model().train()
     other = Tagger(model, make_toy_split(), transform=eval_transform(SIZE))
     assert other.tag(drawn(), 6) == tagger.tag(drawn(), 6)
@@ -128,14 +128,27 @@ def test_size_and_interpolation_come_from_the_checkpoint_unless_given(tmp_path):
     assert not torch.equal(bicubic.transform(image), eval_transform(SIZE)(image))
 
 
-def test_expectations_are_handed_to_the_checkpoint(tmp_path):
+def test_loaded_tagger_resizes_as_the_checkpoint_and_the_caller_say(tmp_path):
+    """Interpolation comes from the checkpoint; ``exact`` turns the fast resize off."""
+    image = Image.effect_noise((300, 200), 80).convert("RGB")
+    for interpolation in ("bilinear", "bicubic"):
+        path = tmp_path / f"{interpolation}.ckpt"
+        config = ModelConfig(TINY, 2, 4, SIZE, interpolation)
+        save_checkpoint(path, tiny_model(), CheckpointInfo("sdl", config, make_toy_split()))
+        for exact in (False, True):
+            transform = Tagger.load(path, exact=exact).transform
+            assert torch.equal(transform(image), eval_transform(SIZE, interpolation, exact=exact)(image))
+            assert not torch.equal(transform(image), eval_transform(SIZE, interpolation, exact=not exact)(image))
+
+
+def test_expected_model_is_checked(tmp_path):
     save_tiny(tmp_path / "x.ckpt")
     for flag, value in (("num_rows", 3), ("wordvec_dim", 5), ("model_name", "tresnet_m")):
         with pytest.raises(UserError, match=f"--{flag.replace('model_name', 'model-name')} {value}"):
             Tagger.load(tmp_path / "x.ckpt", expected=ExpectedModel(**{flag: value}))
 
 
-def test_a_marked_tag_shows_whether_it_was_unseen():
+def test_unseen_tags_are_marked():
     assert Tag("boat", 1.0, unseen=True).marked == "*boat*"
     assert Tag("boat", 1.0, unseen=False).marked == "boat"
 
@@ -143,17 +156,17 @@ def test_a_marked_tag_shows_whether_it_was_unseen():
 # Which labels a model may be used with
 
 
-def test_without_a_folder_the_checkpoints_own_labels_are_used():
+def test_checkpoint_labels_are_the_default():
     split = make_toy_split()
     assert labels_for(info_of(split), None) is split
 
 
-def test_a_kind_without_a_folder_is_refused():
+def test_dataset_type_without_a_folder_is_refused():
     with pytest.raises(UserError, match=r"--dataset_type SDL: is the kind of --dataset_path"):
         labels_for(info_of(make_toy_split()), None, "SDL")
 
 
-def test_a_folders_labels_replace_the_checkpoints(tmp_path):
+def test_folder_labels_replace_the_checkpoints(tmp_path):
     ours = make_toy_split()
     words = torch.cat([ours.word_vectors[:, [4, 0]], torch.full((4, 1), 0.5)], dim=1)
     theirs = make_split(["tag4", "tag0", "river"], [0, 1], [2], words, name="new", source="new")
@@ -166,7 +179,7 @@ def test_a_folders_labels_replace_the_checkpoints(tmp_path):
     assert {tag.label: tag.unseen for tag in tags} == {"tag4": False, "tag0": False, "river": True}
 
 
-def test_a_folder_of_another_kind_than_asked_is_refused(tmp_path):
+def test_folder_of_another_kind_is_refused(tmp_path):
     folder = write_folder(tmp_path / "new", make_toy_split())
     with pytest.raises(UserError, match="is a metadata folder of kind SDL, not NUS_WIDE"):
         labels_for(info_of(make_toy_split()), folder, "NUS_WIDE")
@@ -213,7 +226,7 @@ def test_labels_without_a_common_name_pass():
     check_same_space(info_of(split), strangers, "x")
 
 
-def test_a_released_file_needs_a_folder_and_takes_the_released_default(tmp_path, monkeypatch):
+def test_released_checkpoint_needs_a_folder_and_has_a_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"--dataset_path is required: the checkpoint holds no word vectors"):
         labels_for(info_of(None), None)
@@ -223,7 +236,7 @@ def test_a_released_file_needs_a_folder_and_takes_the_released_default(tmp_path,
         labels_for(info_of(None), None, "COCO")
 
 
-def test_the_released_inference_gives_the_same_tags(shared_data, tmp_path):
+def test_tags_equal_the_released_inference(shared_data, tmp_path):
     path = save_golden(tmp_path / "release.pth", num_classes=1006, idx_to_class={})
     tagger = Tagger.load(path, labels=LabelOptions(shared_data / "nus_wide", "NUS_WIDE"))
     golden = json.loads((GOLDEN / "infer_nus_top10.json").read_text())
@@ -233,14 +246,14 @@ def test_the_released_inference_gives_the_same_tags(shared_data, tmp_path):
         assert [tag.score for tag in tags] == pytest.approx([score for _, score in expected], abs=1e-3)
 
 
-def test_a_label_on_neither_side_of_the_split_is_unseen():
+def test_label_on_neither_side_of_the_split_is_unseen():
     split = dataclasses.replace(make_toy_split(), seen=(0, 1))  # 4 and 5 are unseen, 2 and 3 on neither side
     tags = Tagger(tiny_model(), split, transform=eval_transform(SIZE)).tag(drawn()[:1], top_k=6)[0]
     assert {tag.label for tag in tags if not tag.unseen} == {"tag0", "tag1"}
     assert {tag.marked for tag in tags if tag.label == "tag2"} == {"*tag2*"}
 
 
-def test_a_pillow_image_is_turned_as_its_file_is(tmp_path, tagger):
+def test_exif_orientation_is_applied(tmp_path, tagger):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     drawn()[0].convert("RGB").resize((40, 20)).save(tmp_path / "turned.png", exif=exif)

@@ -89,7 +89,7 @@ def test_another_space_is_refused(split, info, tmp_path, change, message):
         add_own_tags(split, info, ["whale"], source=source, only=False)
 
 
-def test_a_label_with_another_words_vector_refuses_no_file(split, info, tmp_path):
+def test_label_with_another_words_vector_is_tolerated(split, info, tmp_path):
     """Prepared with --alias ant=bee, say: the other probes still agree."""
     words = same_space()
     words["ant"] = -words["ant"]
@@ -97,7 +97,7 @@ def test_a_label_with_another_words_vector_refuses_no_file(split, info, tmp_path
     assert own.labels == ("whale",)
 
 
-def test_a_released_checkpoint_is_compared_with_its_folder(split, tmp_path):
+def test_released_checkpoint_is_compared_with_its_folder(split, tmp_path):
     bare = CheckpointInfo("bare", ModelConfig("tresnet_m", 7, 4, 224))
     good, bad = file(tmp_path, same_space()), file(tmp_path / "..", same_space(-1.0))
     assert add_own_tags(split, bare, ["whale"], source=open_word_vectors(good), only=True).labels == ("whale",)
@@ -105,7 +105,7 @@ def test_a_released_checkpoint_is_compared_with_its_folder(split, tmp_path):
         add_own_tags(split, bare, ["whale"], source=open_word_vectors(bad), only=True)
 
 
-def test_unknown_words_are_all_named_with_similar_ones(split, info, tmp_path):
+def test_unknown_words_are_listed_with_suggestions(split, info, tmp_path):
     with pytest.raises(UserError) as caught:
         add_own_tags(split, info, ["turtel", "bee", "zzz"], source=None, only=False)
     message = str(caught.value)
@@ -138,7 +138,7 @@ def test_the_fingerprint_is_stored_and_survives_half_precision(split, tmp_path):
         check_space(space, open_word_vectors(file(tmp_path, same_space())))
 
 
-def test_a_file_from_before_fingerprints_gets_one(split, tmp_path):
+def test_old_checkpoint_gets_a_fingerprint(split, tmp_path):
     save_tiny(tmp_path / "m.ckpt", tiny_model(), split=split)
     content = torch.load(tmp_path / "m.ckpt", weights_only=True)
     stored = content.pop("space")
@@ -169,7 +169,7 @@ class Encoder:
         return [self._words[word].numpy() if word in self._words else None for word in words]
 
 
-def test_an_encoders_space_is_told_by_what_it_computes():
+def test_space_of_an_encoder_is_that_of_its_vectors():
     space = space_of(("ant", "bee", "cat"), ALL[:, :3])
     check_space(space, Encoder(same_space()))
     with pytest.raises(UserError, match="--encoder an encoder: only 0 of 3"):

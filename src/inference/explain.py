@@ -1,8 +1,8 @@
-"""Why a tag: which principal vector won, and where in the image its score comes from.
+"""Explain a tag: which principal vector gives its score, and where in the image the score comes from.
 
 The score of a label is linear in the pooled features, s_c = <A[:, m], w_c> with A = W mean_xy F(x, y), so the class
-activation map h_c(x, y) = <W_m F(x, y), w_c> of the winning principal vector m is no approximation: its mean over the
-image is the score.
+activation map h_c(x, y) = <W_m F(x, y), w_c> of the best principal vector m is exact: its mean over the image is the
+score.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class Explanation(NamedTuple):
-    """Of K labels of one image.
+    """Explanation of K labels of one image.
 
     Attributes:
-        scores: [K], the labels' scores.
-        winners: [K], the principal vector m, from 0, that each score is by.
-        maps: [K, h, w], each with the score as its mean.
-        shares: [M], how many of the K labels each principal vector won.
+        scores: [K].
+        winners: [K], index of the principal vector that gives each score.
+        maps: [K, h, w]; the mean of each is the score.
+        shares: [M], number of the K labels that each principal vector gives the score of.
     """
 
     scores: Tensor
@@ -38,15 +38,15 @@ class Explanation(NamedTuple):
 
 @torch.inference_mode()
 def explain(model: Embedder, image: Tensor, word_vectors: Tensor) -> Explanation:
-    """Explain the scores of some labels of an image.
+    """Explain the scores of labels for an image.
 
     Args:
-        model: an SDLModel in eval mode; its backbone must end with a mean over the image's places.
+        model: an SDLModel in eval mode whose backbone ends with global average pooling.
         image: [3, S, S] in [0, 1], on the model's device.
-        word_vectors: [D, K], those of the labels to explain.
+        word_vectors: [D, K] of the labels to explain.
 
     Raises:
-        UserError: the model has no PyTorch weights, its backbone no map of features, or it does more than average it.
+        UserError: the model has no PyTorch weights, or its backbone does not end with global average pooling.
     """
     model = _with_weights(model)
     features = feature_map(model, image.unsqueeze(0))[0]  # [F, h, w]
@@ -63,32 +63,34 @@ def explain(model: Embedder, image: Tensor, word_vectors: Tensor) -> Explanation
 
 
 def feature_map(model: Embedder, images: Tensor) -> Tensor:
-    """The features of every place [B, F, h, w], before the mean that makes them the pooled ones.
+    """Compute the feature map [B, F, h, w], before global average pooling.
 
     Raises:
-        UserError: the model has no PyTorch weights, its backbone no map, or its pooled features are not their mean.
+        UserError: the model has no PyTorch weights, or its backbone does not end with global average pooling.
     """
     model = _with_weights(model)
     places = model.forward_places(images)
     pooled = model.forward_features(images)
     if places.ndim != 4 or places.shape[1] != pooled.shape[1]:
-        raise UserError("--explain: this backbone has no map of features; it works with convolutional ones")
+        raise UserError("--explain: this backbone has no feature map; use a convolutional one")
     if not torch.allclose(places.mean(dim=(2, 3)), pooled, rtol=1e-3, atol=1e-4 * pooled.detach().abs().max().item()):
-        raise UserError("--explain: this backbone does more than average its features, so no map adds up to the score")
+        raise UserError(
+            "--explain: this backbone does more than average its feature map, so no map adds up to the score"
+        )
     return places
 
 
 def _with_weights(model: Embedder) -> SDLModel:
-    """The model itself, if it is one of PyTorch: an exported one gives embeddings, and nothing of what is before them.
+    """Return the model if it has PyTorch weights; an exported one gives embeddings only.
 
     Raises:
-        UserError: it is another.
+        UserError: it has none.
     """
     from src.models import SDLModel  # timm takes a second to import, and an exported model does without
 
     if not isinstance(model, SDLModel):
         raise UserError(
-            "--explain needs the model's PyTorch weights, which an exported file does not have; give the checkpoint as "
+            "--explain needs PyTorch weights, which an exported model does not have; give the checkpoint as "
             "--model_path, with --engine torch"
         )
     return model

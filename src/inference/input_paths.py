@@ -1,9 +1,8 @@
-"""Which images ``--pic_path`` means: files, folders, patterns, and lists in files or on standard input."""
+"""Expand ``--pic_path``: files, folders, patterns, and lists in files or on standard input."""
 
 from __future__ import annotations
 
 import glob
-import heapq
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,33 +16,33 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def expand(arguments: Sequence[str], stdin: TextIO) -> list[Path]:
-    """The images that the values of ``--pic_path`` mean, in the order of the values, each once.
+    """Return the images that the values of ``--pic_path`` name, in the order of the values, each once.
 
-    A value is, by the first of these rules that fits:
+    The first of these rules that applies decides:
 
     - ``-``: a list on standard input (a file of that name is ``./-``);
-    - a folder: all images below it, sorted by path; see :func:`_images_below`;
+    - a folder: all images below it, sorted by path, without hidden ones;
     - a file that exists, even with ``*`` or ``@`` in its name: a list if it is a ``.txt`` file, else itself;
     - ``@`` and the path of a file of any kind: a list;
-    - a value with ``*``, ``?`` or ``[``: the files that the pattern matches, sorted; ``**`` stands for folders at any
-      depth; hidden ones match only a part of the pattern that begins with a dot itself;
+    - a value with ``*``, ``?`` or ``[``: the files that match, sorted; ``**`` stands for folders at any depth, and
+      hidden files match only a part that begins with a dot;
     - anything else: an image that does not exist, or an error if it would be a ``.txt`` file.
 
-    A list holds one path a line, relative to the working folder and taken literally: UTF-8 with or without a byte-order
-    mark, blank lines left out, Windows line ends allowed. ``#`` begins no comment, since a file's name may begin with
-    it. A list that holds NUL characters, as of ``find -print0``, is split there and nowhere else.
+    A list holds one path per line, relative to the working folder and taken literally (``#`` starts no comment): UTF-8,
+    with or without a byte-order mark, blank lines and Windows line ends allowed. A list that holds NUL characters, as
+    from ``find -print0``, is split at these only.
 
     Args:
         arguments: the values.
         stdin: read as bytes through its ``buffer``, and only for ``-``.
 
     Returns:
-        The paths. Files that do not exist are among them, unless the only value names one, and so are folders below
-        the named ones that cannot be listed: reading will report both.
+        The paths. They include files that do not exist, unless that is the only value, and subfolders that cannot be
+        listed: reading reports both.
 
     Raises:
-        UserError: the only value names no file; a folder holds no image; a pattern matches none; a list cannot be
-            read or is empty; ``-`` is given twice.
+        UserError: the only value is no file, a folder holds no image, a pattern matches none, a list cannot be read
+            or is empty, or ``-`` is given twice.
     """
     if list(arguments).count("-") > 1:
         raise UserError(f"{_FLAG} -: standard input can be read once; give - once")
@@ -68,45 +67,35 @@ def _expand_one(argument: str, stdin: TextIO, *, alone: bool) -> Iterable[str | 
     if glob.has_magic(argument):
         return _matching(argument)
     if is_list:
-        raise UserError(f"{_FLAG} {argument}: no such list; give a text file of one image's path a line")
+        raise UserError(f"{_FLAG} {argument}: no such list; give a text file with one image path per line")
     if alone:
-        raise UserError(f"{_FLAG} {argument}: no such file; give an image's path")
+        raise UserError(f"{_FLAG} {argument}: no such file; give the path of an image")
     return [argument]
 
 
 def _images_below(root: str) -> list[str]:
-    """All image files below ``root`` by their suffix in either case, sorted; hidden files and folders left out.
+    """Return all image files below ``root`` by their suffix in either case, sorted; hidden ones are left out.
 
-    Links to folders are followed, but every folder is entered once, by the way without links if there is one: links in
-    a circle end, and no image comes twice.
+    Links to folders are followed, but each folder is entered once, so that circular links end.
     """
     found: list[str] = []
-    entered: set[tuple[int, int]] = set()
-    folders = [root]
-    links: list[str] = []  # a heap, so that their order is the same on every file system
-    while folders or links:
-        folder = folders.pop() if folders else heapq.heappop(links)
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in entered:
-                continue
-            entered.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    elif entry.is_symlink() and os.path.isdir(entry.path):
-                        heapq.heappush(links, entry.path)
-                    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                        found.append(entry.path)
-        except OSError as error:
-            if folder == root:
-                raise UserError(
-                    f"{_FLAG} {root}: cannot be listed: {error.strerror or error}; give a folder that you may read"
-                ) from error
-            found.append(folder)
+    entered: set[str] = set()
+
+    def unlisted(error: OSError) -> None:
+        if error.filename == root:
+            raise UserError(
+                f"{_FLAG} {root}: cannot be listed: {error.strerror or error}; give a folder that you may read"
+            ) from error
+        found.append(str(error.filename))
+
+    for folder, folders, files in os.walk(root, onerror=unlisted, followlinks=True):
+        real = os.path.realpath(folder)
+        visible = [] if real in entered else [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(visible, key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        if real not in entered:
+            images = (name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES)
+            found += [os.path.join(folder, name) for name in images if not name.startswith(".")]
+        entered.add(real)
     if not found:
         raise UserError(
             f"{_FLAG} {root}: no image in this folder or below it; give a folder that holds "
@@ -116,6 +105,7 @@ def _images_below(root: str) -> list[str]:
 
 
 def _matching(pattern: str) -> list[Path]:
+    """Return the files that a pattern matches, sorted by path; hidden ones need a part that begins with a dot."""
     parts = Path(pattern).parts
     first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
     root, rest = Path(*parts[:first]), list(parts[first:])
@@ -123,7 +113,7 @@ def _matching(pattern: str) -> list[Path]:
         rest.append("*")  # Python versions differ in whether ** alone means files
     hidden = any(part.startswith(".") for part in rest)
     try:
-        # pathlib's ** does not walk through links, so that links in a circle end
+        # unlike glob's, pathlib's ** does not follow links, so that circular ones end
         found = [
             path
             for path in root.glob("/".join(rest))
@@ -143,8 +133,8 @@ def _read_list(path: str, value: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(
-            f"{_FLAG} {value}: the list cannot be read: {error.strerror or error}; give a text file of one image's "
-            "path a line"
+            f"{_FLAG} {value}: the list cannot be read: {error.strerror or error}; give a text file with one image "
+            "path per line"
         ) from error
 
 
@@ -156,8 +146,8 @@ def _listed(content: bytes, value: str) -> list[str]:
         lines = content.split(b"\0")
     else:
         lines = [line for line in content.replace(b"\r\n", b"\n").split(b"\n") if line.strip()]
-    # Names on disk need not be UTF-8: bytes that are not pass through as Python passes them everywhere
+    # File names need not be UTF-8
     paths = [line.decode("utf-8", "surrogateescape") for line in lines if line]
     if not paths:
-        raise UserError(f"{_FLAG} {value}: the list holds no path; write one image's path a line")
+        raise UserError(f"{_FLAG} {value}: the list holds no path; write one image path per line")
     return paths

@@ -1,4 +1,4 @@
-"""Tags in an image's own metadata, where photo managers look: XMP dc:subject and IPTC keywords, on a copy."""
+"""Write tags into the metadata of image copies, for photo managers: XMP dc:subject and IPTC keywords."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from src.word_vectors.base import import_extra
 _SUBJECT = "Xmp.dc.subject"
 _KEYWORDS = "Iptc.Application2.Keywords"
 _CHARACTER_SET = "Iptc.Envelope.CharacterSet"
-_UTF8 = "\x1b%G"  # the escape sequence that says so (IPTC-IIM 1:90)
-_MAX_IPTC_BYTES = 64  # of one keyword (IPTC-IIM 2:25); XMP has no limit
+_UTF8 = "\x1b%G"  # escape sequence of UTF-8 (IPTC-IIM 1:90)
+_MAX_IPTC_BYTES = 64  # per keyword (IPTC-IIM 2:25); XMP has no limit
 
 
 class KeywordsError(Exception):
-    """An image that cannot hold keywords; the message names it and the reason."""
+    """An image cannot hold keywords; the message names it and the reason."""
 
 
 class KeywordWriter:
-    """Copies images into a folder and adds tags to the copies' keywords; pixels and other metadata stay as they are.
+    """Copies images to a folder and adds tags to the copies' keywords; pixels and other metadata do not change.
 
     Args:
-        folder: where the copies go; the images themselves must lie elsewhere.
+        folder: folder of the copies; must not be that of an image.
 
     Raises:
         UserError: pyexiv2 is not installed, or the folder cannot be made.
@@ -36,7 +36,7 @@ class KeywordWriter:
 
     def __init__(self, folder: str | Path) -> None:
         self._exiv2 = import_extra("pyexiv2", "pyexiv2", f"--write_keywords {folder}")
-        self._exiv2.set_log_level(4)  # its errors are raised as well
+        self._exiv2.set_log_level(4)  # mute: errors are raised as well
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -44,16 +44,16 @@ class KeywordWriter:
             raise UserError(f"--write_keywords {folder}: cannot be made: {error.strerror or error}") from error
 
     def write(self, image: Path, tags: Sequence[str], name: str | None = None) -> Path:
-        """Copy ``image`` to ``folder / name`` with ``tags`` among its keywords; the copy appears whole or not at all.
+        """Copy an image and add keywords; the copy appears complete or not at all.
 
         Args:
-            image: the file.
-            tags: keywords to add; those that it has already are not repeated.
-            name: of the copy; that of the image if left out.
+            image: path of the image.
+            tags: keywords to add to existing ones, without repetition.
+            name: file name of the copy; None keeps the image's.
 
         Raises:
-            KeywordsError: the file's format holds no keywords, or its metadata is damaged.
-            UserError: the copy would be the image itself, or cannot be written.
+            KeywordsError: the image's format holds no keywords, or its metadata is damaged.
+            UserError: the copy would overwrite the image, or cannot be written.
         """
         target = self.folder / (name or image.name)
         if target.exists() and target.samefile(image):
@@ -70,7 +70,7 @@ class KeywordWriter:
             os.replace(temporary, target)
         except OSError as error:
             raise UserError(f"--write_keywords {target}: cannot be written: {error.strerror or error}") from error
-        except RuntimeError as error:  # what pyexiv2 raises for all that Exiv2 cannot do
+        except RuntimeError as error:  # pyexiv2 raises this for every error of Exiv2
             raise KeywordsError(f"{image}: cannot hold keywords: {error}") from error
         finally:
             with suppress(FileNotFoundError):
@@ -81,7 +81,7 @@ class KeywordWriter:
         with self._exiv2.Image(path) as metadata:
             subject, iptc = metadata.read_xmp().get(_SUBJECT, []), metadata.read_iptc()
             metadata.modify_xmp({_SUBJECT: _joined(subject, tags)})
-            if iptc.get(_CHARACTER_SET) == _UTF8 or _is_ascii(iptc):  # else its other texts would be misread as UTF-8
+            if iptc.get(_CHARACTER_SET) == _UTF8 or _is_ascii(iptc):  # else other texts would be read as UTF-8
                 short = [tag for tag in tags if len(tag.encode()) <= _MAX_IPTC_BYTES]
                 metadata.modify_iptc({_CHARACTER_SET: _UTF8, _KEYWORDS: _joined(iptc.get(_KEYWORDS, []), short)})
 
@@ -91,5 +91,5 @@ def _is_ascii(iptc: Mapping[str, str | list[str]]) -> bool:
 
 
 def _joined(old: Sequence[str] | str, new: Sequence[str]) -> list[str]:
-    """Without repetitions, the old ones first. Exiv2 gives a single keyword as a string."""
+    """Join without repetition, old ones first. Exiv2 returns a single keyword as a string."""
     return list(dict.fromkeys([*([old] if isinstance(old, str) else old), *new]))
