@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tagging a folder with infer.py, as a user waits for it, beside the model's own rate.
+"""Measure how long infer.py takes to tag a folder, beside the model's own rate.
 
 A child process is timed from its start to the written CSV. When its first tags are known is read from its record,
 which holds each image's result as soon as it is there. The model's own rate is that of random tensors, in this

@@ -95,7 +95,7 @@ def test_failed_run_keeps_the_existing_page(tmp_path):
     page = ContactSheet(path, "x")
     page.__enter__()
     page.add(Image.new("RGB", (8, 8)), [], tmp_path / "c.jpg")
-    assert not page.__exit__(RuntimeError, RuntimeError(), None)  # the exception goes on
+    assert not page.__exit__(RuntimeError, RuntimeError(), None)  # the exception propagates
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 

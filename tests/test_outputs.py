@@ -1,4 +1,4 @@
-"""Outputs of one image, and the loop over the images: file names, refused targets, what is asked of whom."""
+"""Outputs of one image, and the loop over the images: file names, refused targets, previews."""
 
 from pathlib import Path
 

@@ -287,7 +287,7 @@ def test_early_end_embeds_only_images_in_progress(tmp_path, ended_by):
     else:
         with pytest.raises(ended_by):
             batches.throw(ended_by())
-    assert sum(model.sizes) <= 2 * (2 * 2 + 2)  # twice two shares of two on their way, and two in hand
+    assert sum(model.sizes) <= 2 * (2 * 2 + 2)  # two threads with two shares of two in progress each
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("image-reader")]
 
 

@@ -75,7 +75,7 @@ def tags_in(text: str) -> dict[str, list[tuple[str, float, bool]]]:
 
 
 def infer_json(folder: Path, *flags: object, status: int = 0) -> dict:
-    """What ``infer.py --json`` writes, without annotated images."""
+    """Run ``infer.py --json`` without annotated images, and read its output."""
     path = folder / "tags.json"
     finished = call(infer.main, *flags, "--no_picture", "--json", path)
     assert finished.returncode == status, finished.stderr

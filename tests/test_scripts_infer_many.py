@@ -180,7 +180,9 @@ def test_text_json_csv_and_parquet_equal_the_tagger(whole):
     tagger = Tagger.load("m.ckpt")
     with one_thread():
         expected = dict(zip(good(), tagger.tag([read_image(path) for path in good()]), strict=True))
-    assert len({tuple(label for label, *_ in tags) for tags in whole.tags.values()}) > 5  # else nothing is told apart
+    assert (
+        len({tuple(label for label, *_ in tags) for tags in whole.tags.values()}) > 5
+    )  # else the comparison says little
     assert_same_tags(whole.tags, {path: [tag[:3] for tag in tags] for path, tags in expected.items()})
     assert printed(whole.finished.stdout) == {
         image: [(label, f"{score:.4f}", unseen) for label, score, unseen in tags] for image, tags in whole.tags.items()

@@ -362,7 +362,7 @@ def test_vectors_of_tags(checkpoint, tags):
     assert tagger.vectors_of([]).shape == (4, 0)
 
 
-# What a rule needs
+# Requirements
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_top_k_out_of_range_is_refused_with_any_threshold(tagger, top_k):
             tagger.tag(drawn(1), rule=TagRule(top_k, threshold))
 
 
-# What is shown
+# Formatting
 
 
 @pytest.mark.parametrize(

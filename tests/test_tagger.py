@@ -153,7 +153,7 @@ def test_unseen_tags_are_marked():
     assert Tag("boat", 1.0, unseen=False).marked == "boat"
 
 
-# Which labels a model may be used with
+# Labels
 
 
 def test_checkpoint_labels_are_the_default():

@@ -36,7 +36,7 @@ class ImageResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RunFacts(NamedTuple):
-    """What an output records besides the tags.
+    """Facts about a run that its outputs record besides the tags.
 
     Attributes:
         model: path of the checkpoint.

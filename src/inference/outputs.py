@@ -51,7 +51,7 @@ class Outputs:
 
 
 class TargetNames(NamedTuple):
-    """File names for what is made of an image.
+    """Names of the files made of an image.
 
     Attributes:
         copy: copy with keywords.

@@ -82,7 +82,7 @@ class _Item(NamedTuple):
 def parallel_calls(num_images: int, loading: Loading) -> int:
     """Return how many threads should read and embed, if the model allows parallel calls.
 
-    A single batch is done soonest when all threads compute together; more images when each thread has its own share.
+    A single batch is fastest when all threads compute together, more images when each thread has its own share.
     """
     return max(1, min(loading.workers, torch.get_num_threads())) if num_images > loading.batch_size else 1
 

@@ -198,9 +198,9 @@ def tag_images(
 
     Args:
         tagger: model and labels.
-        rule: which labels become tags.
+        rule: selection of tags.
         paths: the images.
-        outputs: what is written.
+        outputs: open outputs.
         loading: batch size and threads.
         all_paths: images of the whole run if it is resumed, so that files made of them keep their names.
 

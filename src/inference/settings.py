@@ -12,7 +12,7 @@ from src.choices import Device, Engine, OutputFormat, Scores
 
 @dataclass(frozen=True)
 class TagRule:
-    """Which labels become tags, and in which order.
+    """Rule that selects and orders the tags.
 
     Attributes:
         top_k: maximum number of tags; None keeps all that pass ``threshold``.
@@ -88,7 +88,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What infer.py writes.
+    """Outputs of infer.py.
 
     Attributes:
         results: paths of the machine-readable outputs, by format.
@@ -121,8 +121,8 @@ class InferSettings:
         images: values of ``--pic_path``; see :func:`src.inference.input_paths.expand`.
         model: the model.
         labels: labels to choose tags from.
-        rule: which labels become tags. Without ``top_k`` and ``threshold``, the best ten.
-        outputs: what is written.
+        rule: selection of tags. Without ``top_k`` and ``threshold``, the best ten.
+        outputs: files to write.
         batch_size: images per forward pass.
         workers: threads that read images.
     """
