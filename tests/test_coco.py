@@ -51,7 +51,7 @@ def test_labels_of_all_images_in_ascending_id(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_order_in_the_file_moves_nothing(tmp_path, seed):
+def test_order_in_the_file_does_not_matter(tmp_path, seed):
     shuffled = content()
     for section in shuffled.values():
         random.Random(seed).shuffle(section)
@@ -60,7 +60,7 @@ def test_the_order_in_the_file_moves_nothing(tmp_path, seed):
     assert read.image_ids == (10, 20, 30, 40)
 
 
-def test_other_category_ids_move_nothing(tmp_path):
+def test_category_ids_do_not_matter(tmp_path):
     changed = content()
     for entry in (*changed["annotations"], *changed["categories"]):
         key = "category_id" if "category_id" in entry else "id"

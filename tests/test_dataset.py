@@ -238,7 +238,7 @@ def test_every_folder_is_listed_once(tmp_path, monkeypatch):
 
 
 def test_dead_worker_is_a_user_error():
-    with pytest.raises(UserError, match="perhaps for want of memory"), naming_dead_workers():
+    with pytest.raises(UserError, match="perhaps for lack of memory"), naming_dead_workers():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     with pytest.raises(RuntimeError, match=r"^size mismatch$"), naming_dead_workers():
         raise RuntimeError("size mismatch")

@@ -307,12 +307,12 @@ def test_further_files_become_part_of_the_folder(tmp_path):
     assert (tmp_path / "m" / "images" / "1.jpg").read_bytes() == b"drawn"
 
 
-def test_others_may_read_the_folder(tmp_path):
+def test_folder_is_readable_by_others(tmp_path):
     write(tmp_path / "m")
     assert (tmp_path / "m").stat().st_mode & 0o777 == 0o755
 
 
-def test_a_link_to_a_folder_stays_a_link(tmp_path):
+def test_link_to_a_folder_is_kept(tmp_path):
     write(tmp_path / "real")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     write(tmp_path / "link", split=split("other"), overwrite=True)

@@ -71,7 +71,7 @@ def test_a_label_without_relatives_stays_seen():
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 12, 30])
-def test_exactly_so_many(count):
+def test_exact_number_of_unseen_labels(count):
     vectors = torch.randn(5, count, generator=torch.Generator().manual_seed(count))
     labels = [f"tag{i}" for i in range(count)]
     for held in range(1, count):
@@ -230,7 +230,7 @@ def test_an_exchange_gives_a_missing_label_its_image(in_val):
     assert targets[chosen].sum(axis=0).tolist() == [1, 1]
 
 
-def test_an_exchange_takes_no_label_its_only_image():
+def test_exchange_keeps_the_only_image_of_a_label():
     targets = np.eye(2, dtype=bool).repeat(3, axis=0)
     chosen = np.isin(range(6), [4])
     _exchange(chosen, *targets.nonzero(), 1, np.array([True, True]))

@@ -20,7 +20,7 @@ from src.data.official import read_array_pickle
 from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
 from src.prepare.coco_facts import SEEN_48_17, UNSEEN_48_17, UNSEEN_65_15
-from src.prepare.coco_images import ImageIndex, identity, number_in
+from src.prepare.coco_images import identity, number_in
 from tests.coco_helpers import (
     CATEGORIES,
     NUM_ANNOTATIONS,
@@ -124,7 +124,7 @@ def without(images: dict[int, tuple[int, ...]], *columns: int) -> dict[int, tupl
     return {number: tuple(sorted(set(of_image) - set(columns))) for number, of_image in images.items()}
 
 
-def test_the_folder_that_is_made(source, prepare):
+def test_metadata_folder(source, prepare):
     metadata, report = prepare("--source", source)
     split = metadata.split
     assert split.labels == COCO_CLASSES
@@ -148,7 +148,7 @@ def test_the_folder_that_is_made(source, prepare):
 
 
 @pytest.mark.parametrize("year", [2014, 2017])
-def test_pycocotools_sees_the_same(tmp_path, prepare, year):
+def test_labels_equal_pycocotools(tmp_path, prepare, year):
     source = make_source(tmp_path / "coco", year)
     metadata, _ = prepare("--source", source)
     for part, images in IMAGES.items():
@@ -223,7 +223,7 @@ LAYOUTS: dict[str, Callable[[str, int], str]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("year", [2014, 2017])
-def test_images_are_found_wherever_they_lie(tmp_path, prepare, layout, year):
+def test_images_are_found_in_every_layout(tmp_path, prepare, layout, year):
     source = make_source(tmp_path / "coco", year, with_images=False)
     place = LAYOUTS[layout]
     expected = {part: {number: place(part, number) for number in images} for part, images in IMAGES.items()}
@@ -237,7 +237,7 @@ def test_images_are_found_wherever_they_lie(tmp_path, prepare, layout, year):
     ]
 
 
-def test_without_images_the_names_stay(tmp_path, prepare):
+def test_names_are_kept_without_images(tmp_path, prepare):
     source = make_source(tmp_path / "coco", with_images=False)
     metadata, report = prepare("--source", source)
     assert metadata.image_root is None
@@ -311,7 +311,7 @@ def permute(content):
     return content
 
 
-def test_order_and_ids_of_categories_move_nothing(source, prepare):
+def test_order_and_ids_of_categories_do_not_matter(source, prepare):
     before, _ = prepare("--source", source)
     edit_json(instances(source, "val"), permute)
     after, _ = prepare("--source", source)
@@ -376,7 +376,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "wanted"), DAMAGES)
-def test_faults_are_named_and_nothing_is_written(source, tmp_path, words, damage, wanted):
+def test_faults_are_reported_and_nothing_is_written(source, tmp_path, words, damage, wanted):
     damage(instances(source, "val"))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError) as caught:
@@ -555,12 +555,6 @@ def test_own_images_in_sub_folders(tmp_path, prepare):
         prepare(*files, "--images", images)
 
 
-def test_an_index_lists_nothing_that_is_not_there():
-    index = ImageIndex(["b/000000000007.jpg", "b/xa.jpg"])
-    images = LabelledImages((7, 8, 9), ("COCO_val2014_000000000007.jpg", "a.jpg", "000000000008.jpg"), None)
-    assert index.locate(images, "val.json", "--images") == (["b/000000000007.jpg", None, None], 0)
-
-
 def test_official_files(source, prepare):
     metadata, _ = prepare("--source", source, "--official")
     folder = metadata.folder / "official"
@@ -593,7 +587,7 @@ def test_the_splits_are_those_in_circulation(shared_data):
     assert set(seen) == set(COCO_CLASSES) - set(UNSEEN_65_15)
 
 
-def test_the_real_form(shared_data, prepare):
+def test_real_label_files(shared_data, prepare):
     """50 + 50 images of COCO 2017 with their true files, and the categories that the other tests write."""
     source = shared_data / "coco_tiny"
     metadata, report = prepare("--source", source)

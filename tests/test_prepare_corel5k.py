@@ -59,7 +59,7 @@ def names(folder: Path, *words: str) -> Path:
     return path
 
 
-def test_the_folder_that_is_made(source, tmp_path):
+def test_metadata_folder(source, tmp_path):
     metadata, report = prepare(source, tmp_path / "m", vectors(tmp_path))
     split = metadata.split
     assert split.labels == tuple(WORDS)
@@ -146,7 +146,7 @@ def remove(name: str):
         (replace("words", "cat\n"), ["training_label, line 1"]),
     ],
 )
-def test_faults_are_named_and_nothing_is_written(source, tmp_path, damage, words):
+def test_faults_are_reported_and_nothing_is_written(source, tmp_path, damage, words):
     path = tmp_path / "vectors.txt"
     path.write_text("".join(f"{word} 1 {row} 2\n" for row, word in enumerate([*WORDS, "map", "sun", "toy"])))
     damage(source)
@@ -164,7 +164,7 @@ def test_an_output_folder_in_the_way_is_refused_before_anything_is_read(tmp_path
         prepare(tmp_path / "gone", tmp_path / "m", tmp_path / "gone")
 
 
-def test_the_sub_command(source, tmp_path, capsys):
+def test_sub_command(source, tmp_path, capsys):
     path = vectors(tmp_path, "jet")
     (tmp_path / "unseen.txt").write_bytes("\ufeffcat\r\n\r\n tree \r\n".encode())
     flags = ["corel5k", "--source", source, "--output", tmp_path / "m", "--word_vectors", path, "--missing", "drop"]

@@ -68,14 +68,14 @@ def test_unseen_labels_of_training_images_are_hidden(tmp_path, vectors):
     assert (tmp_path / "m" / "report.txt").read_text().splitlines() == report
 
 
-def test_or_these_images_are_left_out(tmp_path, vectors):
+def test_training_images_with_unseen_labels_are_dropped(tmp_path, vectors):
     report = prepare(collected(), vectors(), tmp_path / "m", train_with_unseen="drop")
     assert targets(tmp_path / "m", "train") == [row for row in TRAIN if not row[2]]
     assert targets(tmp_path / "m", "val") == VAL
     assert report[-1] == "train: left out 1 images with an unseen label"
 
 
-def test_dropped_labels_take_their_columns_along(tmp_path, vectors):
+def test_dropped_labels_lose_their_columns(tmp_path, vectors):
     """No label moves into another's column."""
     report = prepare(collected(unseen=["dog"]), vectors("bee", "the", "beetle", drop_missing=True), tmp_path / "m")
     assert load_metadata(tmp_path / "m").split.labels == ("ant", "cat", "dog")
@@ -91,13 +91,13 @@ def test_a_missing_vector_is_an_error_that_writes_nothing(tmp_path, vectors):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors.txt"]
 
 
-def test_dropping_all_labels_is_an_error_all_the_same(tmp_path, vectors):
+def test_dropping_all_labels_is_an_error(tmp_path, vectors):
     options = vectors(*LABELS, drop_missing=True)
     with pytest.raises(UserError, match="ant"):
         prepare(collected(), options, tmp_path / "m")
 
 
-def test_texts_and_aliases_say_what_to_look_up(tmp_path, vectors):
+def test_texts_and_aliases_are_looked_up(tmp_path, vectors):
     renamed = Collected(
         "zoo",
         ["ant", "Bee (/m/0x)", "cat", "dog"],
@@ -171,7 +171,7 @@ def test_faults_of_the_split_are_named_and_nothing_is_written(tmp_path, vectors,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors.txt"]
 
 
-def test_the_released_form_beside(tmp_path, vectors):
+def test_official_files(tmp_path, vectors):
     prepare(collected(), vectors(), tmp_path / "m", official=True)
     official = load_metadata(tmp_path / "m" / "official")
     assert official.kind == "NUS_WIDE"
@@ -199,12 +199,12 @@ def test_permuting_the_labels_permutes_the_columns_and_nothing_else(tmp_path, ve
     assert torch.equal(other.word_vectors, one.word_vectors[:, order])
 
 
-def test_labels_with_one_vector_are_told(tmp_path, vectors):
+def test_labels_with_equal_vectors_are_reported(tmp_path, vectors):
     report = prepare(collected(), vectors(alias={"dog": "ant"}), tmp_path / "m")
     assert "labels with one and the same word vector, which no model can tell apart: ant = dog" in report
 
 
-def test_plurals_stand_in_for_unknown_words_unless_they_may_not(tmp_path, vectors):
+def test_plurals_replace_unknown_words_unless_strict(tmp_path, vectors):
     source = Collected("zoo", ["ants", "bee", "cat", "dog"], {"val": part(VAL)}, None, unseen=["cat"])
     report = prepare(source, vectors(), tmp_path / "m")
     assert "word vectors found under another form for 1 labels: ants (ant)" in report

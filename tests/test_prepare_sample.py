@@ -16,7 +16,7 @@ def everything_below(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_same_seed_draws_the_same_and_another_does_not(tmp_path):
+def test_seed_determines_the_drawing(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         prepare_sample(tmp_path / name, num_train=6, num_val=3, seed=seed)
     first, again, other = (everything_below(tmp_path / name) for name in "abc")
@@ -51,7 +51,7 @@ def test_every_label_occurs_in_both_parts_at_the_default_size():
         assert set().union(*part) == set(LABELS)
 
 
-def test_images_show_what_their_labels_say(sample):
+def test_images_show_their_labels(sample):
     metadata = load_metadata(sample)
     column = {label: number for number, label in enumerate(metadata.split.labels)}
     ground = {"grass": (70, 150, 60), "water": (40, 95, 165), "sand": (222, 196, 140), "snow": (238, 242, 248)}
@@ -72,7 +72,7 @@ def test_images_show_what_their_labels_say(sample):
     assert checked == {"sky", "night", *ground}
 
 
-def test_labels_keep_to_what_goes_together():
+def test_labels_are_compatible():
     random = np.random.default_rng(1)
     for _ in range(100):
         image, labels = draw_image(random)
@@ -102,7 +102,7 @@ def test_the_output_folder_is_protected(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
-def test_the_sub_command(tmp_path, capsys):
+def test_sub_command(tmp_path, capsys):
     flags = ["sample", "--output", str(tmp_path / "new" / "m"), "--train_images", "3", "--val-images", "2"]
     assert prepare_data.main([*flags, "--seed", "8"]) == 0
     printed = capsys.readouterr().out.splitlines()

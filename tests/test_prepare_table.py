@@ -156,7 +156,7 @@ def reference(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_folder(reference, tmp_path, form):
+def test_every_format_gives_the_same_folder(reference, tmp_path, form):
     rows = drawn_rows()
     random.Random(1).shuffle(rows)
     source = FORMS[form](reference, rows)
@@ -165,7 +165,7 @@ def test_every_form_gives_the_same_folder(reference, tmp_path, form):
     assert content(tmp_path / "m") == content(reference / "m")
 
 
-def test_the_folder_says_what_the_rows_say(reference):
+def test_folder_has_the_content_of_the_rows(reference):
     metadata = load_metadata(reference / "m")
     split, parts = metadata.split, made(reference / "m")
     assert list(split.labels) == TAGS
@@ -181,7 +181,7 @@ def test_the_folder_says_what_the_rows_say(reference):
     assert 0 < len(load_training_set(metadata, None).paths) <= 32
 
 
-def test_the_report_tells_what_was_chosen(reference, tmp_path):
+def test_report_lists_the_choices(reference, tmp_path):
     report = prepare(tmp_path, FORMS["csv"](reference, drawn_rows()), "--images", reference / "photos")
     split = load_metadata(tmp_path / "m").split
     counts = Counter(tag for _, tags in drawn_rows() for tag in tags)
@@ -227,7 +227,7 @@ def plain(tmp_path: Path, source: Path, *flags: object, unseen: str = "dog") -> 
     return prepare(tmp_path, source, "--split-column", "split", "--unseen", tmp_path / "unseen.txt", *flags)
 
 
-def test_repairs_are_made_and_told(tmp_path, photos):
+def test_repairs_are_reported(tmp_path, photos):
     source = photos(
         "path,tags,split,author",
         'a.jpg," Hot  Dog,cat , cat",train,me',
@@ -380,12 +380,12 @@ def test_cells_are_divided(cells, separator, expected):
 
 
 @pytest.mark.parametrize("cell", ["[cat]", "['cat' 'dog']", "[1, 2]", "[" * 5000 + "]", '["a", null]', "[nan]"])
-def test_square_brackets_need_a_list_within(cell):
+def test_square_brackets_need_a_list(cell):
     with pytest.raises(UserError, match=r"^7: the tags .* are in square brackets, but no list such as"):
         split_cells([""] * 7 + [cell], "auto", str)
 
 
-def test_spellings_by_a_plain_loop():
+def test_spellings_equal_a_plain_loop():
     """The vectorised counting against counting in dictionaries."""
     chance = random.Random(2)
     spellings = ["Sea", "sea", "SEA", "hot dog", "Hot-Dog", "hot_dog", " hot  dog", "", "é", "e\u0301", "É", "-", "cat"]
@@ -478,7 +478,7 @@ def test_faults_of_flags(tmp_path, photos, flags, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_shares_that_leave_nothing(reference, tmp_path):
+def test_fractions_that_leave_nothing(reference, tmp_path):
     source = FORMS["csv"](reference, drawn_rows())
     for flag in ("--val-fraction", "--unseen-fraction"):
         with pytest.raises(UserError, match=f"{flag} 0.0"):

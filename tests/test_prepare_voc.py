@@ -319,7 +319,7 @@ BOMB = '<!DOCTYPE annotation [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotatio
         (move("VOC2007/ImageSets", "sets"), [], ["--year 2007", "VOC2012"]),
     ],
 )  # fmt: skip
-def test_faults_are_named_and_nothing_is_written(devkit, damage, flags, words):
+def test_faults_are_reported_and_nothing_is_written(devkit, damage, flags, words):
     damage(devkit)
     with pytest.raises(UserError) as caught:
         prepare(devkit, *([] if "--year" in flags else ["--year", 2007]), *flags)

@@ -30,7 +30,7 @@ def run(*arguments: object) -> list[str]:
     return prepare_source("word-vectors", *arguments)
 
 
-def test_a_folder_gets_other_vectors_and_keeps_all_else(sample, tmp_path):
+def test_new_vectors_keep_all_else(sample, tmp_path):
     report = run("--metadata", sample, "--word-vectors", words_file(tmp_path, LABELS), "--output", tmp_path / "m")
     old, new = load_metadata(sample), load_metadata(tmp_path / "m")
     assert (new.split.labels, new.split.seen, new.split.unseen) == (old.split.labels, old.split.seen, old.split.unseen)
@@ -102,7 +102,7 @@ def test_mistakes_with_a_list_of_tags(tmp_path, flags, message):
     ("tags", "message"),
     [("", "names nothing"), ("sea\nsun\nsea\n", "named more than once: sea"), ("whale\n", "no|none of the labels has")],
 )
-def test_lists_of_tags_that_cannot_be(tmp_path, tags, message):
+def test_faulty_lists_of_tags(tmp_path, tags, message):
     (tmp_path / "tags.txt").write_text(tags)
     path = words_file(tmp_path, ("sea", "sun"), "vectors.txt")
     with pytest.raises(UserError, match=message):
@@ -127,12 +127,12 @@ def test_a_released_folder_is_refused(tmp_path, sample):
         run("--metadata", tmp_path / "gone", *flags)
 
 
-def test_one_of_the_two_is_needed(tmp_path):
+def test_metadata_or_tags_is_required(tmp_path):
     with pytest.raises(UserError, match="give --metadata DIR or --tags FILE"):
         run("--word-vectors", "x", "--output", tmp_path / "x")
 
 
-def test_the_sub_command(tmp_path, capsys):
+def test_sub_command(tmp_path, capsys):
     path = words_file(tmp_path, ("sea",), "vectors.txt")
     (tmp_path / "tags.txt").write_text("sea\n")
     flags = ["--tags", tmp_path / "tags.txt", "--word_vectors", path, "--output", tmp_path / "x.npy"]
