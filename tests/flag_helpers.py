@@ -32,6 +32,7 @@ class Effect:
         flags: the flag and its value, with placeholders such as ``{sample}``.
         changes: a key of the result of :func:`observe`.
         base: further flags of both runs; they win over the script's own base flags.
+        drop: part of the script's own base flags that both runs leave out.
         before: flags of a run in the same folder before each of both runs.
         leftover: damaged file that an earlier run has left in the folder of both runs.
         needs_gpu: the flag has no effect on a CPU.
@@ -40,6 +41,7 @@ class Effect:
     flags: str
     changes: str
     base: str = ""
+    drop: str | None = None
     before: str | None = None
     leftover: str | None = None
     needs_gpu: bool = False
@@ -63,9 +65,10 @@ def observe(main: Main, argv: list[str], out: Path) -> dict[str, Any]:
         ``status`` (exit status and error message), ``output``, ``files`` (names below ``out``), ``content`` (digests of
         the files that users read), ``numbers`` (log and weights of a training run), ``saves`` (how often each file was
         replaced), ``images`` (shapes and sums of the model's inputs), ``layout`` (of the model's weights),
-        ``compiled``, ``workers``, ``threads``, ``bars`` (settings of progress bars).
+        ``compiled``, ``workers``, ``threads``, ``bars`` (settings of progress bars). Plots, which take longest,
+        are left out.
     """
-    with spies() as seen, without_curves():
+    with spies() as seen, without_curves(), mock.patch("src.run_report.write_report"):
         finished = call(main, *argv)
 
     def plain(text: str) -> str:
@@ -79,7 +82,7 @@ def observe(main: Main, argv: list[str], out: Path) -> dict[str, Any]:
         "content": {
             str(path.relative_to(out)): hashlib.sha256(plain_bytes(path, out)).hexdigest()
             for path in paths
-            if path.suffix in (".json", ".onnx", ".csv")
+            if path.suffix in (".json", ".onnx", ".csv", ".npy", ".txt")
         },
         "numbers": numbers_of(out),
         **seen,
