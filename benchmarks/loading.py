@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""From JPEG files to what the model takes, beside the plain way and beside decoding alone, which is the limit.
+"""From JPEG files to the model's input, compared with the released code's way and with decoding alone, the limit.
 
-The plain way is the released code's: Pillow decodes the whole image and resizes it, ToTensor converts it; for
-training with a cutout and the package's RandAugment between. All ways read the same files on one thread, a few at a
-time, in turns. ``bytes`` ends with uint8, as loaders hand images on; the floats of a whole batch are made at once.
+In the released code's (plain) way Pillow decodes the full image and resizes it, and ToTensor converts it; in training
+with a cutout and the package's RandAugment in between. All ways read the same files on one thread, a few at a time, in
+turns. ``bytes`` ends with uint8, which loaders pass on; the floats of a whole batch are computed at once.
 
 Real photographs are found through SDL_SHARED (the folder that holds data/), as the tests find them: COCO, Corel5k, and
 COCO's enlarged to 4000 x 3000 in a temporary folder. --images measures a folder of your own.
@@ -38,21 +38,21 @@ Way = Callable[[list[Path]], object]
 
 
 def decode(paths: list[Path]) -> None:
-    """What libjpeg-turbo takes, with Pillow's opening of the file."""
+    """Decode with libjpeg-turbo, through Pillow."""
     for path in paths:
         with Image.open(path) as image:
             image.load()
 
 
 def plain(steps: list[Callable[[Image.Image], Image.Image]], interpolation: str = "bilinear") -> Way:
-    """The released code's transform of each file, stacked."""
+    """Return the released code's transform of each file, stacked."""
     side = transforms.Resize((SIDE, SIDE), interpolation=InterpolationMode(interpolation))
     transform = transforms.Compose([side, *steps, transforms.ToTensor()])
     return lambda paths: torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
 
 
 def stacked(read: Callable[[Path], Tensor], *, floats: bool) -> Way:
-    """``read`` of each file, stacked; with ``floats`` converted together."""
+    """Return a way that stacks ``read`` of each file; with ``floats`` they are converted together."""
 
     def run(paths: list[Path]) -> Tensor:
         images = torch.stack([read(path) for path in paths])
@@ -62,7 +62,7 @@ def stacked(read: Callable[[Path], Tensor], *, floats: bool) -> Way:
 
 
 def ways() -> dict[str, Way]:
-    """Each is called with some files. The plain ways first: the package is mended when the transform is made."""
+    """Return all ways. The package of RandAugment is repaired when the transform is made."""
     training, exact_training = train_transform(SIDE), train_transform(SIDE, exact=True)
     packaged_randaugment()
     from randaugment import RandAugment
@@ -82,14 +82,14 @@ def ways() -> dict[str, Way]:
 
 
 def plain_of(way: str) -> str:
-    """The plain way that a way is compared with."""
+    """Return the plain way that a way is compared with."""
     if way.endswith("bicubic"):
         return "plain_eval_bicubic"
     return "plain_train" if "train" in way else "plain_eval"
 
 
 def psnr(paths: list[Path], interpolation: str) -> tuple[float, float, int]:
-    """Of the eval transform against the plain one: (lowest and median in dB, how many images have the same bits)."""
+    """Compare the eval transform with the plain one: lowest and median PSNR in dB, number of bit-identical images."""
     fast, exact = eval_transform(SIDE, interpolation), plain([], interpolation)
     errors = [float((fast.read(path) - exact([path])[0]).double().square().mean()) for path in paths]
     different = [-10 * torch.tensor(error).log10().item() for error in errors if error > 0]
@@ -99,26 +99,26 @@ def psnr(paths: list[Path], interpolation: str) -> tuple[float, float, int]:
 
 
 class Round:
-    """The files that all ways read in one round: the next batch of them, cyclically."""
+    """The files that all ways read in a round: the next batch of them, cyclically."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths, self.number, self.current = paths, 0, paths[:BATCH]
 
     def decode(self) -> None:
-        """Begin a round with its limit."""
+        """Begin a round, and decode its files."""
         self.number += 1
         first = self.number * BATCH
         self.current = [self.paths[(first + place) % len(self.paths)] for place in range(len(self.current))]
         decode(self.current)
 
     def transform(self, way: Way) -> None:
-        """With equal draws for all: some operations of RandAugment take twenty times as long as others."""
+        """Run a way with the same random draws for all: operations of RandAugment differ twentyfold in time."""
         seed_everything(self.number)
         way(self.current)
 
 
 def measure(name: str, paths: list[Path], repeats: int) -> list[dict[str, object]]:
-    """A row a way."""
+    """Measure all ways; return a row per way."""
     files = Round(paths)
     runs: dict[str, Callable[[], object]] = {"decode": files.decode}
     runs |= {label: partial(files.transform, way) for label, way in ways().items()}
@@ -135,12 +135,12 @@ def measure(name: str, paths: list[Path], repeats: int) -> list[dict[str, object
 
 
 def row_of(name: str, way: str, seconds: Mapping[str, list[float]], batch: int, size: str) -> dict[str, object]:
-    """One way's time an image, and how much faster it is than the plain way, and slower than decoding."""
+    """Return the time per image of a way, its speed-up over the plain way, and its ratio to decoding."""
     return {
         "images": name,
         "size": size,
         "way": way,
-        "ms_a_image": round(median_ms(seconds[way]) / batch, 3),
+        "ms_per_image": round(median_ms(seconds[way]) / batch, 3),
         "times_plain": round(ratio(seconds, plain_of(way), way), 2),
         "of_decode_rate": round(ratio(seconds, "decode", way), 2),
     }
@@ -151,7 +151,7 @@ def _finite(number: float) -> float | None:
 
 
 def enlarged(paths: list[Path], folder: Path) -> list[Path]:
-    """The images at 4000 x 3000, with a little grain, which no enlarging makes but every camera does."""
+    """Enlarge images to 4000 x 3000, with the grain that cameras add and resizing does not."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for path in paths:
@@ -169,7 +169,7 @@ def enlarged(paths: list[Path], folder: Path) -> list[Path]:
 def main() -> None:
     """Measure."""
     flags = benchmark_parser(__doc__)
-    flags.add_argument("--images", type=Path, metavar="DIR", help="a folder of JPEG files, instead of the three sets")
+    flags.add_argument("--images", type=Path, metavar="DIR", help="folder of JPEG files, instead of the three sets")
     flags.add_argument("--repeats", type=int, default=15)
     args = flags.parse_args()
     torch.set_num_threads(1)
