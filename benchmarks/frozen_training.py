@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Ten epochs of the head on a frozen backbone's features, as a user waits for them: a whole process of train.py.
+"""Time ten epochs of training a head on the features of a frozen backbone: a whole process of train.py.
 
-Needs a metadata folder (Corel5k in the docs) and the backbone's weights. The features are computed in a first run that
+Needs a metadata folder (Corel5k in the docs) and the weights of the backbone. Features are computed in a first run that
 is not timed. Prints one JSON line.
 """
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def train(metadata: Path, output: Path, epochs: int) -> float:
-    """Seconds of one run."""
+    """Run train.py; returns the seconds it took."""
     command = [
         sys.executable, ROOT / "train.py", "--metadata", metadata, "--recipe", "corel5k", "--num-epochs", epochs,
         "--seed", 0, "--path_output", output,

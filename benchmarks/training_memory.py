@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Peak memory and time of one training step: the plain model, and every option that saves memory.
+"""Measure memory and time of one training step: of the plain model, and of every option that saves memory.
 
-A step is forward, SDL loss over 925 seen labels, backward and Adam. Memory: every way and batch size runs in a fresh
-process, which first takes a step on two images, so that libraries, weights and Adam's moments are in memory. What
-it holds then is the baseline, which no option changes; the peak of the next step, on the whole batch, minus the
-baseline is what the step needs: activations, gradients and working memory. Time: all ways take turns in one process;
-only the ratios are to be quoted.
+A step is forward, SDL loss over 925 seen labels, backward and Adam. Memory: every variant and batch size runs in a new
+process, which first takes a step on two images, so that libraries, weights and Adam's moments are in memory. That is
+the baseline, which no option changes. The peak of the next step, on the whole batch, minus the baseline is the memory
+of a step: activations, gradients and working memory. Time: all variants take turns in one process; quote only ratios.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from src.loss_functions.SDL_loss import SDLLoss
 from src.models import create_model
 
 NUM_LABELS, NUM_ROWS, DIM, POSITIVES = 925, 7, 300, 5  # NUS-WIDE's seen labels, the paper's M, word2vec's D
-# What each way gives to create_model; channels-last is a layout, not an option of the model.
+# Options of create_model for each variant; channels-last is a memory layout, not an option of the model.
 WAYS: Mapping[str, Mapping[str, bool]] = {
     "plain": {},
     "checkpointing": {"grad_checkpointing": True},
@@ -40,13 +39,12 @@ WAYS: Mapping[str, Mapping[str, bool]] = {
     "both": {"grad_checkpointing": True, "inplace_abn": True},
     "channels_last": {},
 }
-# A fixed threshold sends every large tensor's memory back to the system at once; otherwise glibc keeps some of it, and
-# resident memory would tell what once was held.
+# With a fixed threshold glibc returns the memory of large tensors at once, so that resident memory is what is held.
 CHILD_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 class TrainingStep:
-    """One way to take a training step.
+    """Training step of one variant.
 
     Args:
         way: a key of :data:`WAYS`.
@@ -66,7 +64,7 @@ class TrainingStep:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-5)
 
     def run(self, batch: int) -> float:
-        """A step on ``batch`` drawn images: its loss."""
+        """Take a step on ``batch`` random images; returns the loss."""
         generator = torch.Generator().manual_seed(1)
         images = torch.rand(batch, 3, self.size, self.size, generator=generator)
         labels = torch.rand(batch, NUM_LABELS, generator=generator).topk(POSITIVES).indices
@@ -76,17 +74,17 @@ class TrainingStep:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()  # waits for the device too
+        return loss.item()  # also waits for the device
 
 
 def available() -> list[str]:
-    """The ways that this machine can go: InPlaceABN is an optional, compiled package."""
+    """List the variants that run here: InPlaceABN is an optional, compiled package."""
     has_abn = importlib.util.find_spec("inplace_abn") is not None
     return [way for way, options in WAYS.items() if has_abn or not options.get("inplace_abn")]
 
 
 def process_mib(field: str) -> float:
-    """A field of this process's ``/proc/self/status`` in MiB: ``VmRSS`` is held now, ``VmHWM`` was the most."""
+    """Read a field of ``/proc/self/status`` in MiB: ``VmRSS`` is the current size, ``VmHWM`` the peak."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     found = re.search(rf"^{field}:\s*(\d+) kB", status, re.MULTILINE)
     assert found is not None, f"no {field}"
@@ -94,9 +92,9 @@ def process_mib(field: str) -> float:
 
 
 def peak_of(run: Callable[[], object]) -> tuple[float, float]:
-    """(MiB of resident memory before ``run``, the most while it ran); Linux only.
+    """Measure (resident MiB before ``run``, peak during it); Linux only.
 
-    What had been the most before is forgotten first: importing and building a model may need more than a step.
+    The earlier peak is reset: importing and building a model may need more than a step.
     """
     with suppress(OSError, AttributeError):  # no glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -107,7 +105,7 @@ def peak_of(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def measure_memory(way: str, batch: int, model_name: str, size: int, device: torch.device) -> dict[str, object]:
-    """The row of one way and batch size, in this process."""
+    """Measure one variant and batch size in this process."""
     step = TrainingStep(way, model_name, size, device)
     step.run(2)
     on_gpu = device.type == "cuda"
@@ -129,7 +127,7 @@ def measure_memory(way: str, batch: int, model_name: str, size: int, device: tor
 
 
 def in_a_child(way: str, batch: int, args: argparse.Namespace) -> dict[str, object]:
-    """:func:`measure_memory` in a fresh process."""
+    """Run :func:`measure_memory` in a new process."""
     flags = ["--child", way, "--batches", batch, "--model-name", args.model_name, "--size", args.size]
     command = [sys.executable, __file__, *flags, "--device", args.device]
     environment = {**os.environ, **CHILD_ENVIRONMENT}
@@ -138,7 +136,7 @@ def in_a_child(way: str, batch: int, args: argparse.Namespace) -> dict[str, obje
 
 
 def measure_time(batch: int, args: argparse.Namespace) -> list[dict[str, object]]:
-    """A row a way: its time as a ratio to the plain step's, the ways taking turns in this process."""
+    """Measure the time of each variant as a ratio to the plain step; they take turns in this process."""
     steps = {way: TrainingStep(way, args.model_name, args.size, torch.device(args.device)) for way in available()}
     losses = {way: step.run(batch) for way, step in steps.items()}
     # InPlaceABN has scales of 1e-5 where timm starts with 0, so the losses are not equal to the last digit.

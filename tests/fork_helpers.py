@@ -1,4 +1,4 @@
-"""Runs of train.py that may be killed: each is a fork of one process, so that twenty of them take no minutes."""
+"""Runs of train.py that can be killed, as forks of one process, which is faster than new processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from typing import IO
 from tests.conftest import ROOT
 from tests.script_helpers import one_thread
 
-# train.py takes seconds to import: it is imported once, and every run is a fork, in a process group of its own. Steps
-# are counted in a file, so that who kills the run knows how far it was.
+# train.py takes seconds to import, so every run is a fork, in a process group of its own. Steps are counted in a file.
 _DRIVER = """
 import json, os, sys, train
 import src.training.setup, src.training.tensorboard
@@ -46,7 +45,7 @@ for line in sys.stdin:
 
 
 class Forks:
-    """Starts runs of train.py, one at a time, that may be killed."""
+    """Start runs of train.py, one at a time, that can be killed."""
 
     def __init__(self, home: Path) -> None:
         self._home = home

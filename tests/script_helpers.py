@@ -1,4 +1,4 @@
-"""What the tests of the scripts share: running them here or as a child process, and reading what they leave."""
+"""Helpers of the script tests: run scripts in this process or a child process, and read their output."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Finished = subprocess.CompletedProcess[str]
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """On a busy machine PyTorch's threads wait for each other; these models are too small to need more than one."""
+    """Use one thread: more slow down models this small on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -64,7 +64,7 @@ def one_thread() -> Iterator[None]:
 
 
 def without_curves() -> contextlib.AbstractContextManager[Any]:
-    """Within it train.py draws no curves, which takes longer than all the rest of a run this small."""
+    """Draw no curves in the block, which takes longer than the rest of a run this small."""
     return mock.patch("src.visualize.save_curves")
 
 
@@ -84,26 +84,26 @@ def call(main: Callable[[list[str]], int], *arguments: object) -> Finished:
 
 
 def attempt(data: Path, folder: Path, *flags: object, seed: int | None = 3) -> Finished:
-    """A run of train.py in this process, small and plain unless ``flags`` say otherwise, however it ends."""
+    """Run train.py in this process, small and plain unless ``flags`` say otherwise; it may fail."""
     seeded = () if seed is None else ("--seed", seed)
     with without_curves():
         return call(train.main, "--data", data, *TINY, *PLAIN, *seeded, "--path_output", folder, *flags)
 
 
 def train_here(data: Path, folder: Path, *flags: object, seed: int | None = 3) -> Finished:
-    """:func:`attempt`, which must succeed."""
+    """Run :func:`attempt`, which must succeed."""
     return succeeded(attempt(data, folder, *flags, seed=seed))
 
 
 def train_frozen(data: Path, folder: Path, cache: Path, seed: int, *flags: object) -> Finished:
-    """Three epochs of a head on cached features."""
+    """Train a head for three epochs on cached features."""
     return train_here(
         data, folder, "--freeze-backbone", "--feature-cache", cache, "--num-epochs", 3, "--seed", seed, *flags
     )
 
 
 def first_loss(data: Path, folder: Path, *flags: object) -> dict[str, float]:
-    """The training part of the log after one epoch that changes nothing: a learning rate next to zero."""
+    """Return the training part of the log after one epoch with a learning rate next to zero."""
     train_here(data, folder, "--num-epochs", 1, "--lr", 1e-20, "-b", 24, *flags)
     return log_of(folder)[0]["train"]
 
@@ -114,7 +114,7 @@ def succeeded(finished: Finished) -> Finished:
 
 
 def user_error(finished: Finished) -> str:
-    """The message of a run that ended with a mistake of the user: status 2, one error line, no traceback."""
+    """Return the message of a user error: status 2, one error line, no traceback."""
     assert finished.returncode == 2, (finished.returncode, finished.stderr)
     assert "Traceback" not in finished.stderr
     lines = [line for line in finished.stderr.splitlines() if "error:" in line]
@@ -143,7 +143,7 @@ def same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def same_run(one: Path, other: Path) -> None:
-    """Assert that two runs came to the same: the log but for seconds, all checkpoints, what a next step would use."""
+    """Assert that two runs are equal: the log but for seconds, all checkpoints, the state of the optimiser."""
     assert log_of(one) == log_of(other)
     names = sorted(path.name for path in one.glob("model-*.ckpt"))
     assert names == sorted(path.name for path in other.glob("model-*.ckpt"))
@@ -167,7 +167,7 @@ def same_tree(one: Any, other: Any) -> bool:
 
 
 class StopAt(Logger):
-    """Asks the run in this process to end after these steps, counted over all epochs, as Ctrl-C would."""
+    """Stop the run in this process after these steps, counted over all epochs, as Ctrl-C does."""
 
     def __init__(self, *steps: int, number: int = signal.SIGINT, times: int = 1) -> None:
         self._steps, self._number, self._times = steps, number, times

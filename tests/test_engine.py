@@ -253,7 +253,7 @@ def test_a_repeated_image_of_an_empty_process_counts_nothing():
     assert sums == expected
 
 
-def test_long_gradients_are_cut_to_the_norm_and_logged_as_they_were():
+def test_gradients_are_clipped_and_logged_unclipped():
     free, clipped = linear(), linear()
     free_steps: list[StepMetrics] = []
     steps: list[StepMetrics] = []
@@ -305,7 +305,7 @@ def test_an_epoch_without_images_changes_nothing():
     assert steps == []
 
 
-def test_sums_go_on_where_they_stopped():
+def test_sums_continue_from_a_state():
     whole = run_epoch(linear(), [batch(4, 2), batch(3, 3)])
     state, sums = trained(linear()), EpochSums()
     train_epoch(state, [batch(4, 2)], sums)
@@ -397,7 +397,7 @@ def test_processes_exchange_gradients_once_a_step(process_group, monkeypatch, co
     torch.testing.assert_close(list(ours.parameters()), list(theirs.parameters()))
 
 
-def test_the_message_tells_the_part_that_is_at_fault():
+def test_message_names_the_part_at_fault():
     loss = SDLLoss(1.0, wordvec_array=torch.eye(2))
     module = nn.Linear(2, 4, bias=False)
     with torch.no_grad():  # principal vectors (2e20, 0) and (-2e20, 0): finite scores, an infinite variance

@@ -55,7 +55,7 @@ def test_the_key_does_not_depend_on_how_a_path_is_written(images, monkeypatch):
     assert feature_key([os.path.basename(path) for path in images], weights(), SETTINGS) == key
 
 
-def test_the_key_changes_with_a_images_content(images):
+def test_the_key_changes_with_an_images_content(images):
     key = feature_key(images, weights(), SETTINGS)
     stamp = os.stat(images[1])
     Path(images[1]).write_bytes(Path(images[1]).read_bytes() + b" ")
@@ -63,7 +63,7 @@ def test_the_key_changes_with_a_images_content(images):
     assert feature_key(images, weights(), SETTINGS) != key
 
 
-def test_the_key_changes_with_a_images_time(images):
+def test_the_key_changes_with_an_images_time(images):
     key = feature_key(images, weights(), SETTINGS)
     stamp = os.stat(images[1])
     os.utime(images[1], ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1_000_000_000))
@@ -132,7 +132,7 @@ def test_the_key_takes_a_whole_backbone(images):
     assert len(keys) == 2
 
 
-def test_a_image_that_is_gone_has_a_key_too(images):
+def test_an_image_that_is_gone_has_a_key_too(images):
     # reading it fails later, and is reported as for any unreadable image
     key = feature_key(images, weights(), SETTINGS)
     os.unlink(images[1])
@@ -155,7 +155,7 @@ def test_another_key_is_computed(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("content", ["cut short", "text", "empty", "other keys"])
-def test_a_spoiled_file_is_computed_anew_with_a_message_and_replaced(content, tmp_path, capsys):
+def test_damaged_file_is_computed_again_and_replaced(content, tmp_path, capsys):
     cached_features(tmp_path, "key", SHAPE, features)
     path = tmp_path / "key.pt"
     if content == "other keys":

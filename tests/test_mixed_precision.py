@@ -60,7 +60,7 @@ def test_batch_norms_are_replaced_where_that_works():
     assert isinstance(module[1], nn.SyncBatchNorm)
 
 
-def test_a_compiler_that_is_not_there_is_named(monkeypatch):
+def test_missing_compiler_is_a_user_error(monkeypatch):
     def failing(function: object) -> object:
         raise RuntimeError("\nNo working C++ compiler found\nmore")
 
@@ -70,7 +70,7 @@ def test_a_compiler_that_is_not_there_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_is_a_mark_and_the_second_ends_at_once(number, status, capsys):
+def test_first_signal_requests_a_stop_and_the_second_stops_at_once(number, status, capsys):
     before = signal.getsignal(number)
     with listening() as stop:
         assert stop.signal_number == 0

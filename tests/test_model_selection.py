@@ -96,6 +96,6 @@ def test_pseudo_unseen_labels_are_on_neither_side_of_the_trained_split():
         ),
     ],
 )
-def test_impossible_shares_are_user_errors(select_on, shares, message):
+def test_impossible_fractions_are_user_errors(select_on, shares, message):
     with pytest.raises(UserError, match=message):
         divided(select_on, **shares)

@@ -52,7 +52,7 @@ def test_every_image_has_one_place_and_the_weights_of_a_step_add_up(count, batch
             start = place + 1
 
 
-def test_a_step_is_the_same_images_however_it_is_shared_out():
+def test_step_has_the_same_images_however_it_is_divided():
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     expected = [set(micro_batch.rows) for micro_batch in micro_batches(order, 16)]
     for batch_size, accumulate, processes in ((8, 2, 1), (8, 1, 2), (4, 2, 2)):
@@ -72,7 +72,7 @@ def test_a_step_is_the_same_images_however_it_is_shared_out():
         assert steps == expected
 
 
-def test_what_is_left_of_an_epoch_is_its_end():
+def test_rest_of_an_epoch_is_its_end():
     order = torch.randperm(23, generator=torch.Generator().manual_seed(0))
     whole = micro_batches(order, 4, accumulate=2)
     steps = num_steps(23, 4, accumulate=2)

@@ -47,7 +47,7 @@ def settings_in(path: Path) -> dict[str, Any]:
     return load_checkpoint(path)[1].settings
 
 
-def test_a_run_keeps_the_last_epoch_and_the_best_by_each_choice(tmp_path):
+def test_last_epoch_and_best_by_each_criterion_are_kept(tmp_path):
     run = Run(tmp_path / "run")
     improved = [
         run.record(1, zero_shot=10.0, generalized=5.0),
@@ -97,7 +97,7 @@ def test_the_log_is_whole_after_every_epoch(tmp_path):
         assert lines == run.entries
 
 
-def test_an_earlier_run_is_replaced_only_on_request(tmp_path):
+def test_earlier_run_is_replaced_only_with_overwrite(tmp_path):
     Run(tmp_path).record(1, seen=50.0)
     before = (tmp_path / "log.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"--path_output .* holds a training run already; .*--resume .*--overwrite"):
@@ -108,7 +108,7 @@ def test_an_earlier_run_is_replaced_only_on_request(tmp_path):
     assert run.record(7, seen=1.0) == ["seen"]  # the old run's best does not count
 
 
-def test_overwriting_removes_what_the_new_run_may_not_write_and_nothing_else(tmp_path):
+def test_overwrite_removes_files_of_the_earlier_run_and_nothing_else(tmp_path):
     Run(tmp_path, every=1).record(1, {"seen": 1.0}, seen=50.0)
     for name in ("state.pt", "state-previous.pt", "state.pt.new", "curves.png", "report.html", "notes.txt"):
         (tmp_path / name).write_text("x")
@@ -121,7 +121,7 @@ def test_a_run_that_stopped_in_its_first_epoch_does_not_block_the_next(tmp_path)
     Run(tmp_path).record(1, seen=50.0)
 
 
-def test_half_written_files_of_a_killed_run_are_all_that_goes_where_it_goes_on(tmp_path):
+def test_resume_removes_only_temporary_files(tmp_path):
     run = Run(tmp_path)
     run.record(1, seen=50.0)
     whole = run.files()
@@ -132,7 +132,7 @@ def test_half_written_files_of_a_killed_run_are_all_that_goes_where_it_goes_on(t
     assert run.files() == sorted([*whole, "mine.tmp"])
 
 
-def test_resuming_without_a_state_loses_no_run(tmp_path):
+def test_resume_without_a_state_keeps_the_earlier_run(tmp_path):
     run = Run(tmp_path)
     run.folder.check(
         has_state=False, resume=True, overwrite=False

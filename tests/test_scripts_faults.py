@@ -1,4 +1,4 @@
-"""train.py where something fails: damaged states, full disks, broken images, signals, deaths."""
+"""train.py under failures: damaged states, full disks, broken images, signals, killed processes."""
 
 import contextlib
 import random
@@ -84,7 +84,7 @@ DAMAGES = pytest.mark.parametrize("damage", [cut_short, empty, one_byte_wrong])
 
 
 @DAMAGES
-def test_a_damaged_state_is_passed_over_for_the_one_before_it(stopped, undisturbed, sample, damage):
+def test_damaged_state_falls_back_to_the_previous_one(stopped, undisturbed, sample, damage):
     damage(stopped / "state.pt")
     finished = train_here(sample, stopped, *RUN, "--resume")
     (line,) = finished.stderr.splitlines()
@@ -94,7 +94,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before_it(stopped, undisturb
 
 
 @DAMAGES
-def test_two_damaged_states_are_one_line(stopped, sample, damage):
+def test_two_damaged_states_are_a_user_error(stopped, sample, damage):
     for name in ("state.pt", "state-previous.pt"):
         damage(stopped / name)
     before = snapshot(stopped)
@@ -104,7 +104,7 @@ def test_two_damaged_states_are_one_line(stopped, sample, damage):
     assert snapshot(stopped) == before
 
 
-def test_another_programs_state_is_no_state(stopped, sample):
+def test_state_of_another_version_is_refused(stopped, sample):
     for name in ("state.pt", "state-previous.pt"):
         torch.save({"format": "sdl-training-state/0"}, stopped / name)
     assert "no training state of this version" in user_error(attempt(sample, stopped, *RUN, "--resume"))
@@ -150,7 +150,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(("death", "left"), [("at the state", "all"), ("at the log", "no state"), ("later", "nothing")])
-def test_a_run_that_dies_while_it_replaces_another_is_not_taken_for_it(
+def test_run_killed_while_it_replaces_another_does_not_resume_it(
     undisturbed, sample, tmp_path, monkeypatch, death, left
 ):
     folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
@@ -185,7 +185,7 @@ def test_a_run_that_dies_while_it_replaces_another_is_not_taken_for_it(
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
 @pytest.mark.parametrize("resume", [(), ("--resume",)])
-def test_an_impossible_folder_is_found_before_any_work(sample, tmp_path, place, resume):
+def test_unwritable_folder_is_reported_before_training(sample, tmp_path, place, resume):
     (tmp_path / "file").write_text("mine")
     message = user_error(attempt(sample, tmp_path / place, *RUN, *resume))
     assert f"--path_output {tmp_path / place}" in message
@@ -204,7 +204,7 @@ def files_of_at_most(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_at_a_state_leaves_the_one_before(stopped, undisturbed, sample):
+def test_full_disk_while_saving_a_state_keeps_the_previous_one(stopped, undisturbed, sample):
     before = snapshot(stopped)
     with files_of_at_most((stopped / "state.pt").stat().st_size // 2):
         message = user_error(attempt(sample, stopped, *RUN, "--resume"))
@@ -216,7 +216,7 @@ def test_a_disk_that_is_full_at_a_state_leaves_the_one_before(stopped, undisturb
     same_run(stopped, undisturbed)
 
 
-def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(sample, tmp_path):
+def test_full_disk_while_saving_a_checkpoint_keeps_the_previous_one(sample, tmp_path):
     """The state of a head alone is smaller than the checkpoint of the whole model."""
     cache, folder = tmp_path / "cache", tmp_path / "out"
     train_frozen(sample, tmp_path / "undisturbed", cache, 3, *RUN)
@@ -263,7 +263,7 @@ def test_broken_images_are_named_once_and_counted(sample, tmp_path, frozen):
         same_run(tmp_path / "first", tmp_path / "second")
 
 
-def test_a_image_that_stands_in_has_its_own_labels(sample, tmp_path):
+def test_replacement_image_has_its_own_labels(sample, tmp_path):
     """One step over all images, against the same made by hand."""
     data = copy_of(sample, tmp_path / "data")
     broken(data, "train", 2, 7, 11)
@@ -284,7 +284,7 @@ def test_a_image_that_stands_in_has_its_own_labels(sample, tmp_path):
 
 
 @pytest.mark.parametrize("frozen", [(), ("--freeze-backbone",)])
-def test_too_many_broken_images_end_the_run_which_goes_on_if_more_are_allowed(sample, tmp_path, frozen):
+def test_too_many_broken_images_stop_the_run_which_resumes_if_more_are_allowed(sample, tmp_path, frozen):
     data = copy_of(sample, tmp_path / "data")
     bad = broken(data, "train", 2, 7, 11)
     message = user_error(attempt(data, tmp_path / "out", *RUN, *frozen, "--max_bad_images", 2))
@@ -296,7 +296,7 @@ def test_too_many_broken_images_end_the_run_which_goes_on_if_more_are_allowed(sa
     same_run(tmp_path / "out", tmp_path / "undisturbed")
 
 
-def test_a_run_that_goes_on_names_no_image_again(sample, tmp_path):
+def test_resumed_run_reports_no_image_again(sample, tmp_path):
     data = copy_of(sample, tmp_path / "data")
     (path,) = broken(data, "train", 2)
     with logged_by(StopAt(STEPS + 2)):  # every image was read once
@@ -320,7 +320,7 @@ def test_no_readable_image_is_an_error(sample, tmp_path, part, flags):
 # Numbers that are not finite
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(sample, tmp_path):
+def test_non_finite_loss_stops_the_run(sample, tmp_path):
     finished = attempt(sample, tmp_path / "out", "--lr", 1e30)
     assert finished.returncode == 1
     (line,) = finished.stderr.splitlines()
@@ -352,7 +352,7 @@ def test_the_message_names_epoch_step_and_the_part_at_fault(stopped, sample, mon
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_after_the_step(undisturbed, sample, tmp_path, number, status):
+def test_signal_stops_the_run_after_the_step(undisturbed, sample, tmp_path, number, status):
     with logged_by(StopAt(7, number=number)):
         finished = attempt(sample, tmp_path / "out", *RUN)
     assert finished.returncode == status
@@ -382,7 +382,7 @@ def test_ctrl_c_while_features_are_computed(sample, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_second_ctrl_c_ends_at_once(undisturbed, sample, tmp_path):
+def test_second_ctrl_c_stops_at_once(undisturbed, sample, tmp_path):
     with logged_by(StopAt(7, times=2)):
         finished = attempt(sample, tmp_path / "out", *RUN)
     assert finished.returncode == 130
@@ -413,7 +413,7 @@ def long_run(data: Path, folder: Path, *flags: object) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_all_processes_reaches_those_that_read_too(forks, sample, tmp_path, number, status):
+def test_signal_to_all_processes_stops_the_run_and_leaves_workers_alone(forks, sample, tmp_path, number, status):
     """They go on reading; the run ends as if it were alone, and says nothing of them."""
     run = forks.start(*long_run(sample, tmp_path / "out", "-j", 2))
     run.wait_for_step(7)
@@ -427,7 +427,7 @@ def test_a_signal_to_all_processes_reaches_those_that_read_too(forks, sample, tm
     assert stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"] == run.steps()
 
 
-def test_a_reading_process_that_dies_is_one_line(forks, sample, tmp_path):
+def test_dead_worker_is_a_user_error(forks, sample, tmp_path):
     run = forks.start(*long_run(sample, tmp_path / "out", "-j", 2))
     run.wait_for_step(7)
     run.kill_child()
@@ -437,7 +437,7 @@ def test_a_reading_process_that_dies_is_one_line(forks, sample, tmp_path):
     assert line.startswith("train.py: error: --workers: a worker process died")
     assert "-j 0" in line
     steps = stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"]
-    with logged_by(StopAt(steps + 1)):  # it can be gone on with, in this process alone
+    with logged_by(StopAt(steps + 1)):  # it can be resumed
         finished = attempt(sample, tmp_path / "out", *LONG, "-j", 0, "--resume")
     assert finished.returncode == 130
     assert stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"] == steps + 1

@@ -111,7 +111,7 @@ def test_two_processes_take_the_steps_of_one(together, alone):
         assert two["lr"] == one["lr"]
 
 
-def test_two_processes_measure_what_one_does(together, alone):
+def test_two_processes_have_the_metrics_of_one(together, alone):
     """Each embeds some of the evaluation images, not the same number of them."""
     for one, two in zip(log_of(alone), log_of(together["folder"]), strict=True):
         assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)

@@ -1,4 +1,4 @@
-"""train.py --resume: a run that was stopped comes to the same as one that was not, to the last bit."""
+"""train.py --resume: a resumed run equals an uninterrupted one, to the last bit."""
 
 import json
 import random
@@ -37,7 +37,7 @@ EVERYTHING = (
 
 
 def stop_and_go(data: Path, folder: Path, stops: list[int], *flags: object, seed: int | None = 3):
-    """A run that is asked to end after each of these steps, counted over all epochs, and gone on with each time."""
+    """Stop a run after each of these steps, counted over all epochs, and resume it each time."""
     for step in stops:
         with logged_by(StopAt(step)):
             finished = attempt(data, folder, "--resume", *flags, seed=seed)
@@ -49,7 +49,7 @@ def stop_and_go(data: Path, folder: Path, stops: list[int], *flags: object, seed
 
 @pytest.fixture
 def dropout(monkeypatch):
-    """Every fresh model drops three tenths of its features while it is trained."""
+    """New models drop three tenths of their features during training."""
 
     def with_dropout(*arguments, **options):
         model = create_model(*arguments, **options)
@@ -70,13 +70,13 @@ def undisturbed(sample, tmp_path_factory):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_stopped_at_random_steps_and_at_an_epochs_end(undisturbed, sample, tmp_path, workers):
+def test_resume_equals_uninterrupted_run(undisturbed, sample, tmp_path, workers):
     some = random.Random(workers).sample([step for step in range(1, EPOCHS * STEPS) if step != STEPS], 2)
     stop_and_go(sample, tmp_path / "out", sorted([STEPS, *some]), *RUN, "-j", workers)
     same_run(tmp_path / "out", undisturbed)
 
 
-def test_frozen_features_without_a_seed(sample, tmp_path):
+def test_resume_with_frozen_features_and_without_a_seed(sample, tmp_path):
     """The random backbone is made again from the seed that was drawn."""
     flags = ("--freeze-backbone", "--feature-cache", tmp_path / "cache", "-b", 5, "--num-epochs", EPOCHS)
     stop_and_go(sample, tmp_path / "out", [1, 7, 10], *flags, seed=None)
@@ -87,7 +87,7 @@ def test_frozen_features_without_a_seed(sample, tmp_path):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_with_dropout_average_accumulation_clipping_and_cosine(dropout, sample, tmp_path, frozen):
+def test_resume_with_dropout_average_accumulation_clipping_and_cosine(dropout, sample, tmp_path, frozen):
     cached = ("--freeze-backbone", "--feature-cache", tmp_path / "cache")
     flags = (*RUN, *EVERYTHING, *(cached if frozen else ()))
     train_here(sample, tmp_path / "undisturbed", *flags)
@@ -96,13 +96,13 @@ def test_with_dropout_average_accumulation_clipping_and_cosine(dropout, sample, 
     assert (tmp_path / "out" / "model-epoch-0002-ema.ckpt").exists()
 
 
-def test_dropout_is_there_to_be_repeated(dropout, undisturbed, sample, tmp_path):
+def test_dropout_changes_the_loss(dropout, undisturbed, sample, tmp_path):
     """The test before this one would pass without it."""
     train_here(sample, tmp_path / "out", *RUN)
     assert log_of(tmp_path / "out")[0]["train"]["loss"] != log_of(undisturbed)[0]["train"]["loss"]
 
 
-def test_stopped_during_evaluation(undisturbed, sample, tmp_path, monkeypatch):
+def test_resume_after_a_stop_during_evaluation(undisturbed, sample, tmp_path, monkeypatch):
     """The second epoch's training is saved, its evaluation done again."""
     judge, calls = EpochEvaluator.__call__, []
 
@@ -122,7 +122,7 @@ def test_stopped_during_evaluation(undisturbed, sample, tmp_path, monkeypatch):
     same_run(tmp_path / "out", undisturbed)
 
 
-def test_a_finished_run_stays_as_it_is(undisturbed, sample, tmp_path):
+def test_resume_leaves_a_finished_run_unchanged(undisturbed, sample, tmp_path):
     folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
     drawn_anew = {"settings.toml", "curves.png", "report.html", "report.html.sha256"}
     before = {name: facts for name, facts in snapshot(folder).items() if name not in drawn_anew}
@@ -137,7 +137,7 @@ def test_resume_without_a_run_starts_one(undisturbed, sample, tmp_path):
     same_run(tmp_path / "out", undisturbed)
 
 
-def test_flags_that_change_no_number_may_differ(undisturbed, sample, tmp_path):
+def test_resume_accepts_flags_that_change_no_number(undisturbed, sample, tmp_path):
     with logged_by(StopAt(7)):
         attempt(sample, tmp_path / "out", *RUN, "--save-steps", 2)
     others = ("-j", 1, "--device", "cpu", "--save-steps", 3, "--keep", 2, "--max_bad_images", 4)
@@ -154,7 +154,7 @@ def stopped(sample, tmp_path):
     return data, tmp_path / "out"
 
 
-def test_other_flags_are_refused_each_with_both_values(stopped):
+def test_resume_refuses_other_flags_and_names_both_values(stopped):
     data, folder = stopped
     before = snapshot(folder)
     message = user_error(attempt(data, folder, *RUN, "--resume", "--lr", 0.01, "-b", 6, "--seed", 4, "--ema", 0.9))
@@ -219,7 +219,7 @@ def another_word_vector(data: Path) -> None:
         (another_word_vector, "labels and word vectors"),
     ],
 )
-def test_changed_data_are_refused(stopped, change, named):
+def test_resume_refuses_changed_data(stopped, change, named):
     data, folder = stopped
     change(data)
     before = snapshot(folder)
@@ -229,7 +229,7 @@ def test_changed_data_are_refused(stopped, change, named):
     assert snapshot(folder) == before
 
 
-def test_a_run_without_a_state_is_not_replaced_by_resume(undisturbed, sample, tmp_path):
+def test_resume_does_not_replace_a_run_without_a_state(undisturbed, sample, tmp_path):
     """A run of an older version, say: --resume loses nothing."""
     folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
     for name in ("state.pt", "state-previous.pt"):

@@ -41,7 +41,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["seen", "held-out"])
 def chosen(request, sample, cache, tmp_path_factory):
-    """A run that chooses on held-back images."""
+    """A run that selects on held-out images."""
     folder = tmp_path_factory.mktemp("chosen") / "out"
     finished = train_frozen(sample, folder, cache, 3, *HELD, "--select-on", request.param)
     return {"name": request.param, "folder": folder, "finished": finished, "entries": log_of(folder)}
@@ -93,7 +93,7 @@ def test_pseudo_unseen_labels_are_on_neither_side_of_the_checkpoint(chosen, divi
 
 
 @pytest.mark.parametrize("chosen", ["held-out"], indirect=True)
-def test_the_value_is_the_metric_of_the_posing_labels(chosen, division_of, sample):
+def test_value_is_the_metric_of_the_pseudo_unseen_labels(chosen, division_of, sample):
     """By a plain loop, with the weights of the last epoch."""
     division, metadata = division_of("held-out"), load_metadata(sample)
     training = load_training_set(metadata, None)
@@ -114,7 +114,7 @@ def test_the_value_is_the_metric_of_the_posing_labels(chosen, division_of, sampl
     assert chosen["entries"][-1]["selection"]["value"] == pytest.approx(100 * 2 * found / (there + shown))
 
 
-def test_the_test_images_choose_nothing(chosen, cache, sample, tmp_path):
+def test_evaluation_images_do_not_affect_the_selection(chosen, cache, sample, tmp_path):
     """Every evaluation image given the labels of another one: other metrics, the same choice and weights."""
     data = copy_of(sample, tmp_path / "data")
 
@@ -135,14 +135,14 @@ def test_the_test_images_choose_nothing(chosen, cache, sample, tmp_path):
     assert same_weights(weights_of(tmp_path / "out" / best), weights_of(chosen["folder"] / best))
 
 
-def test_the_test_images_choose_where_they_are_told_to(sample, cache, tmp_path):
+def test_select_on_test_holds_nothing_out(sample, cache, tmp_path):
     train_frozen(sample, tmp_path / "out", cache, 3, "--num-epochs", 1, "--select-on", "test", "--val-share", 0.25)
     (entry,) = log_of(tmp_path / "out")
     assert "selection" not in entry
     assert entry["train"]["num_images"] == 24  # nothing is held back
 
 
-def test_images_are_held_back_without_a_frozen_backbone_too(sample, tmp_path, division_of):
+def test_images_are_held_out_without_a_frozen_backbone_too(sample, tmp_path, division_of):
     train_here(sample, tmp_path / "out", *HELD, "--num-epochs", 1, "--select-on", "held-out")
     (entry,) = log_of(tmp_path / "out")
     assert entry["train"]["num_images"] == len(division_of("held-out").train_rows)
@@ -150,20 +150,20 @@ def test_images_are_held_back_without_a_frozen_backbone_too(sample, tmp_path, di
 
 
 @pytest.mark.parametrize("select_on", ["test", "seen"])
-def test_a_run_ends_after_some_epochs_without_a_better_one(sample, cache, tmp_path, select_on):
+def test_early_stopping(sample, cache, tmp_path, select_on):
     """At a learning rate next to zero every epoch is as good as the first."""
     flags = ("--select-on", select_on, "--lr", 1e-20, "--num-epochs", 9, "--early-stopping", 2)
     finished = train_frozen(sample, tmp_path / "out", cache, 3, *flags)
     choice = "zero_shot" if select_on == "test" else select_on
     assert f"no better {choice} for 2 epochs: stopping early" in finished.stdout
     assert [entry["epoch"] for entry in log_of(tmp_path / "out")] == [1, 2, 3]
-    again = train_frozen(sample, tmp_path / "out", cache, 3, *flags, "--resume")  # is over, not to be gone on with
+    again = train_frozen(sample, tmp_path / "out", cache, 3, *flags, "--resume")  # it is finished
     assert "best " in again.stdout
     assert len(log_of(tmp_path / "out")) == 3
 
 
-def test_an_average_is_evaluated_saved_and_may_be_the_best(sample, cache, tmp_path):
-    """Weights that jump about at such a learning rate are worth less than their average."""
+def test_moving_average_is_evaluated_and_saved_and_may_be_the_best(sample, cache, tmp_path):
+    """At such a learning rate the average is better than the weights."""
     flags = ("--ema", 0.9, "--select-on", "seen", "--val-share", 0.25, "--num-epochs", 6, "--lr", 1)
     train_frozen(sample, tmp_path / "out", cache, 3, *flags)
     entries = log_of(tmp_path / "out")
@@ -221,13 +221,13 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("flags", "named"), IMPOSSIBLE, ids=[flags for flags, _ in IMPOSSIBLE])
-def test_impossible_shares_are_one_line(sample, tmp_path, flags, named):
+def test_impossible_fractions_are_user_errors(sample, tmp_path, flags, named):
     message = user_error(attempt(sample, tmp_path / "out", "--num-epochs", 1, *flags.split()))
     for words in named:
         assert words in message
 
 
-def test_the_report_says_when_early_stopping_chose_the_last_epoch():
+def test_report_says_when_early_stopping_selected_the_last_epoch():
     args = train_parser(None).parse_args(["--num-epochs", "9", "--select-on", "seen", "--best-metric", "mAP"])
     settings = train_settings(complete(args))
     assert describe_choice(settings, 9) == "The last epoch, 9 of 9: nothing was selected."

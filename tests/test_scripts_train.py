@@ -80,7 +80,7 @@ def test_a_run_leaves_the_documented_files_and_nothing_else(trained):
     assert trained["finished"].stderr == ""
 
 
-def test_curves_are_a_image(trained):
+def test_curves_are_an_image(trained):
     with Image.open(trained["folder"] / "curves.png") as curves:
         curves.load()
         assert curves.format == "PNG"
@@ -167,7 +167,7 @@ def test_evaluation_is_not_augmented(trained, tmp_path):
     assert json.loads(report.read_text(encoding="utf-8"))["metrics"] == log_of(trained["folder"])[-1]["metrics"]
 
 
-def test_without_a_seed_runs_differ_and_each_can_be_made_again(sample, tmp_path):
+def test_runs_without_a_seed_differ_and_can_be_repeated(sample, tmp_path):
     """The seed that was drawn is in the state."""
     for name in ("one", "two"):
         train_here(sample, tmp_path / name, "--num-epochs", 1, seed=None)
@@ -226,7 +226,7 @@ def test_features_lie_in_the_metadata_folder_and_follow_the_images(sample, tmp_p
     assert log_of(tmp_path / "one")[0]["train"]["rank"] != log_of(tmp_path / "two")[0]["train"]["rank"]
 
 
-def test_damaged_cache_is_computed_anew(frozen, sample, tmp_path):
+def test_damaged_cache_is_computed_again(frozen, sample, tmp_path):
     cache = copy_of(frozen["cache"], tmp_path / "cache")
     for path in cache.iterdir():
         path.write_bytes(path.read_bytes()[:100])

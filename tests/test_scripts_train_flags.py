@@ -13,6 +13,7 @@ from src.checkpoint import load_checkpoint
 from src.checkpoint.digest import SUFFIX
 from src.config.train import train_parser
 from src.errors import UserError
+from src.training.engine import Learner, train_epoch
 from src.training.mixed_precision import check_compiler
 from tests.script_helpers import (
     PLAIN,
@@ -121,7 +122,7 @@ def test_grad_checkpointing_changes_memory_not_numbers(sample, tmp_path, monkeyp
         ((), []),
     ],
 )
-def test_further_epochs_are_kept_and_the_oldest_go(frozen, sample, tmp_path, flags, left):
+def test_save_epochs_and_keep(frozen, sample, tmp_path, flags, left):
     ema = ("--ema", 0.5)  # its checkpoints go with the others
     train_frozen(sample, tmp_path / "out", frozen["cache"], 5, "--num-epochs", 5, *ema, *flags)
     ends = [f"{average}.ckpt{side}" for average in ("", "-ema") for side in ("", SUFFIX)]
@@ -142,7 +143,7 @@ def test_accumulated_batches_are_one_larger_batch(sample, tmp_path):
     close_weights(tmp_path / "one", tmp_path / "two", rtol=1e-4, atol=1e-5)
 
 
-def test_a_short_gradient_is_all_that_clipping_leaves(sample, tmp_path):
+def test_clipping_shortens_the_gradient(sample, tmp_path):
     """The log says how long it was before; Adam's steps do not depend on its length, its first moment does."""
     free = first_loss(sample, tmp_path / "free")
     clipped = first_loss(sample, tmp_path / "clipped", "--clip-grad-norm", free["gradient_norm"] / 100)
@@ -172,12 +173,62 @@ def test_the_precision_of_a_cpu(sample, tmp_path):
     assert dtypes == {torch.float32, torch.int64}  # the weights stay as they are
 
 
-def test_channels_last_changes_the_memory_layout_not_the_numbers(sample, tmp_path):
+@pytest.fixture
+def learner_of(sample, tmp_path, monkeypatch):
+    """Run train.py with some flags; returns what its steps use."""
+    learners = []
+
+    def spy(learner, *arguments):
+        learners.append(learner)
+        train_epoch(learner, *arguments)
+
+    monkeypatch.setattr("src.training.trainer.train_epoch", spy)
+
+    def run(*flags: object) -> Learner:
+        train_here(sample, tmp_path / str(len(learners)), "--num-epochs", 1, *flags)
+        return learners[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("flags", [(), ("--channels-last",)])
+def test_channels_last_changes_the_memory_layout(learner_of, flags):
+    weights = [weight for weight in learner_of(*flags).module.parameters() if weight.ndim == 4 and weight.shape[1] > 1]
+    is_last = [weight.is_contiguous(memory_format=torch.channels_last) for weight in weights if weight.shape[2] > 1]
+    assert len(is_last) > 3
+    assert set(is_last) == {bool(flags)}
+
+
+def test_channels_last_does_not_change_the_numbers(sample, tmp_path):
     flags = ("--num-epochs", 2, "--lr", 1e-3)
     train_here(sample, tmp_path / "plain", *flags)
     train_here(sample, tmp_path / "last", *flags, "--channels-last")
     for plain, last in zip(log_of(tmp_path / "plain"), log_of(tmp_path / "last"), strict=True):
         assert last["train"] == pytest.approx(plain["train"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_optimizer_and_weight_decay_take_effect(learner_of, name, kind):
+    optimizer = learner_of("--optimizer", name, "--weight-decay", 0.25).optimizer
+    assert type(optimizer) is kind
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.25}
+
+
+def test_compile_compiles_the_model(learner_of, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda callable: compiled.append(callable) or callable)
+    assert learner_of("--compile").module is compiled[-1]
+    compiled.clear()
+    learner_of()
+    assert compiled == []
+
+
+def test_exact_pictures_changes_the_resize_of_training_images(sample, tmp_path):
+    """The images of the sample shrink, so that the two ways differ by rounding."""
+    fast = first_loss(sample, tmp_path / "fast")
+    exact = first_loss(sample, tmp_path / "exact", "--exact-pictures")
+    assert exact["loss"] != fast["loss"]
+    assert exact["loss"] == pytest.approx(fast["loss"], rel=1e-2)
 
 
 def test_a_compiled_model_gives_the_same_numbers(frozen, sample, tmp_path):
@@ -191,7 +242,7 @@ def test_a_compiled_model_gives_the_same_numbers(frozen, sample, tmp_path):
     close_weights(frozen["folder"], tmp_path / "out", rtol=1e-3, atol=1e-5)  # under the keys of a plain model
 
 
-def test_without_a_compiler_it_says_so(sample, tmp_path, monkeypatch):
+def test_missing_compiler_is_one_line(sample, tmp_path, monkeypatch):
     def broken(*arguments, **options):
         raise RuntimeError("\nno C++ compiler found\nand much more")
 
@@ -233,7 +284,7 @@ def test_freeze_bn_keeps_the_stored_statistics_and_trains_the_rest(frozen, sampl
     assert not any(torch.equal(before[key], after[key]) for key in convolutions)
 
 
-def test_images_and_best_metric_are_honoured(sample, tmp_path):
+def test_images_and_best_metric_take_effect(sample, tmp_path):
     finished = train_here(sample, tmp_path / "out", "--num-epochs", 2, "--images", "all-images", "--best-metric", "mAP")
     entries = log_of(tmp_path / "out")
     assert {entry["metrics"][f"{setting}.num_images"] for entry in entries for setting in SETTINGS} == {16}

@@ -57,7 +57,7 @@ def text_of(events) -> tuple[int, str]:
     return event.step, event.tensor_proto.string_val[0].decode()
 
 
-def test_steps_and_epochs_are_shown_under_their_names(tmp_path, read):
+def test_steps_and_epochs_are_logged_under_their_names(tmp_path, read):
     with open_logger(tmp_path) as logger:
         assert logger.active
         for step in (1, 2, 3):
@@ -72,7 +72,7 @@ def test_steps_and_epochs_are_shown_under_their_names(tmp_path, read):
     assert scalars(epochs, "generalized/mAP") == [(1, 30.0), (2, 31.0)]
 
 
-def test_what_no_training_changes_is_no_curve(tmp_path, read):
+def test_constants_of_the_data_are_not_logged(tmp_path, read):
     constant = ("num_images", "num_unknown", "labels_per_image", "ceiling.F1@3")
     with open_logger(tmp_path) as logger:
         logger.epoch(1, {**{f"zero_shot.{name}": 5.0 for name in constant}, "zero_shot.mAP_skip": 1.0})
@@ -161,7 +161,7 @@ def test_settings_are_a_table_of_plain_text(tmp_path, read):
     ]  # fmt: skip
 
 
-def test_nobody_watches(tmp_path, monkeypatch):
+def test_inactive_logger_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.chdir(tmp_path)
     with open_logger(None) as logger:
@@ -175,7 +175,7 @@ def test_nobody_watches(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_the_package(tmp_path, monkeypatch):
+def test_missing_package_is_a_user_error(tmp_path, monkeypatch):
     real = builtins.__import__
 
     def importing(name, *arguments, **options):
@@ -189,7 +189,7 @@ def test_without_the_package(tmp_path, monkeypatch):
     assert not (tmp_path / "events").exists()
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, accumulator):
+def test_folder_that_cannot_be_written_is_a_user_error(tmp_path, accumulator):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(UserError, match=r"^--tensorboard: cannot write .*file.*; choose another output folder"):
@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, accumulator):
 
 
 @pytest.mark.parametrize("method", ["add_scalar", "close"])
-def test_a_disk_that_fills_up(tmp_path, accumulator, monkeypatch, method):
+def test_full_disk_is_a_user_error(tmp_path, accumulator, monkeypatch, method):
     def full(self, *arguments):
         raise OSError(28, "No space left on device")
 

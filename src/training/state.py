@@ -61,7 +61,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What must be equal for a run to be resumed.
+    """Settings and data that must be equal to resume a run.
 
     Attributes:
         settings: flags as plain values, the precision in use, and the number of processes.
