@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from src.config.arguments import fraction, non_negative_int, positive_int
 from src.config.settings import flag
@@ -30,6 +30,11 @@ class SourceSettings:
     needs_vectors: ClassVar[bool] = True
 
 
+def optional_path(metavar: str, meaning: str, exclusive: str | None = None) -> Any:
+    """Declare the flag of a file or folder that may be left out."""
+    return flag(None, exclusive=exclusive, type=Path, metavar=metavar, help=meaning)
+
+
 def _missing_pictures() -> str:
     choice: str = flag("error", choices=("error", "drop"), help="what to do with listed images that are not on disk")
     return choice
@@ -51,40 +56,23 @@ class CocoSettings(SourceSettings):
     summary = "MS-COCO 2014 or 2017, or your own data in COCO format"
     reader = "coco"
 
-    train: Path | COCO | None = flag(
-        None, type=Path, metavar="FILE", help="annotations of the training images, COCO format"
-    )
-    val: Path | COCO | None = flag(
-        None, type=Path, metavar="FILE", help="annotations of the validation images, COCO format"
-    )
-    source: Path | None = flag(
-        None, type=Path, metavar="DIR", help="folder in COCO's own layout, instead of --train and --val"
-    )
+    train: Path | COCO | None = optional_path("FILE", "annotations of the training images, COCO format")
+    val: Path | COCO | None = optional_path("FILE", "annotations of the validation images, COCO format")
+    source: Path | None = optional_path("DIR", "folder in COCO's own layout, instead of --train and --val")
     year: str | None = flag(
         None, choices=("2014", "2017"), help="release in --source; needed where annotations/ has both"
     )
-    images: Path | None = flag(
-        None,
-        type=Path,
-        metavar="DIR",
-        help="image folder, searched with its sub-folders; the --source folder if left out and it holds images",
+    images: Path | None = optional_path(
+        "DIR", "image folder, searched with its sub-folders; the --source folder if left out and it holds images"
     )
     split: str = flag(
         "48_17", exclusive="split", choices=("48_17", "65_15"), help="seen and unseen labels among COCO's 80 classes"
     )
-    unseen: Path | None = flag(
-        None,
-        exclusive="split",
-        type=Path,
-        metavar="FILE",
-        help="labels to hold out of training, one per line, instead of --split",
+    unseen: Path | None = optional_path(
+        "FILE", "labels to hold out of training, one per line, instead of --split", exclusive="split"
     )
-    seen: Path | None = flag(
-        None, type=Path, metavar="FILE", help="seen labels, one per line; with --unseen, if not all others are seen"
-    )
-    test_ids: Path | None = flag(
-        None, type=Path, metavar="FILE", help="validate on these images only, one image id per line"
-    )
+    seen: Path | None = optional_path("FILE", "seen labels, one per line; with --unseen, if not all others are seen")
+    test_ids: Path | None = optional_path("FILE", "validate on these images only, one image id per line")
     crowd: str = flag(
         "keep",
         choices=("keep", "drop"),
@@ -118,15 +106,13 @@ class NusWideSettings(SourceSettings):
         metavar="DIR",
         help="folder that holds the text files at any depth (ImageList, NUS_WID_Tags, ConceptsList, Groundtruth)",
     )
-    images: Path | None = flag(
-        None,
-        type=Path,
-        metavar="DIR",
-        help="folder that holds the images at any depth, found by the photo id in their names: <nnnn>_<id>.jpg, "
+    images: Path | None = optional_path(
+        "DIR",
+        "folder that holds the images at any depth, found by the photo id in their names: <nnnn>_<id>.jpg, "
         "<id>.jpg or <concept>_<id>_<secret>_m.jpg; if left out, names are recorded as the lists have them",
     )
-    unseen: Path | None = flag(
-        None, type=Path, metavar="FILE", help="labels to hold out of training, one per line; default: the 81 concepts"
+    unseen: Path | None = optional_path(
+        "FILE", "labels to hold out of training, one per line; default: the 81 concepts"
     )
     missing_pictures: str = _missing_pictures()
 
@@ -153,17 +139,15 @@ class OpenImagesSettings(SourceSettings):
 
     source: Path = flag(type=Path, metavar="DIR", help="folder that holds the files above, at any depth")
     val_part: str = flag("test", choices=("test", "validation"), help="images to validate on")
-    images: Path | None = flag(None, type=Path, metavar="DIR", help="image folder: ImageID.jpg at any depth")
+    images: Path | None = optional_path("DIR", "image folder: ImageID.jpg at any depth")
     machine_labels: float | None = flag(
         None,
         type=fraction,
         metavar="CONFIDENCE",
         help="for classes that nobody verified, take machine-generated labels of at least this confidence as present",
     )
-    seen: Path | None = flag(None, type=Path, metavar="FILE", help="other seen classes, a MID or unique name per line")
-    unseen: Path | None = flag(
-        None, type=Path, metavar="FILE", help="other unseen classes, a MID or unique name per line"
-    )
+    seen: Path | None = optional_path("FILE", "other seen classes, a MID or unique name per line")
+    unseen: Path | None = optional_path("FILE", "other unseen classes, a MID or unique name per line")
     missing_pictures: str = _missing_pictures()
 
 
@@ -200,7 +184,7 @@ class VocSettings(SourceSettings):
     val_set: str | None = flag(
         None, choices=("test", "val"), help="list to validate on; the default is described above"
     )
-    unseen: Path | None = flag(None, type=Path, metavar="FILE", help="required: classes to hold out, one per line")
+    unseen: Path | None = optional_path("FILE", "required: classes to hold out, one per line")
     difficult: str = flag(
         "unknown",
         choices=("unknown", "positive", "negative"),
@@ -224,11 +208,8 @@ class Corel5kSettings(SourceSettings):
     reader = "corel5k"
 
     source: Path = flag(type=Path, metavar="DIR", help="folder with words, training_label, test_label and images/")
-    unseen: Path | None = flag(
-        None,
-        type=Path,
-        metavar="FILE",
-        help="labels to hold out of training, one per line; default: those among NUS-WIDE's 81 concepts",
+    unseen: Path | None = optional_path(
+        "FILE", "labels to hold out of training, one per line; default: those among NUS-WIDE's 81 concepts"
     )
 
 
@@ -259,9 +240,7 @@ class TableSettings(SourceSettings):
     reader = "table"
 
     source: Path = flag(type=Path, metavar="PATH", help="the table, or a folder of folders")
-    images: Path | None = flag(
-        None, type=Path, metavar="DIR", help="folder that paths are relative to; default: the folder of the table"
-    )
+    images: Path | None = optional_path("DIR", "folder that paths are relative to; default: the folder of the table")
     path_column: str | None = flag(
         None, metavar="NAME", help="column of image paths; recognised if called path, file, image or the like"
     )
@@ -289,12 +268,8 @@ class TableSettings(SourceSettings):
     unseen_fraction: float = flag(
         0.2, exclusive="unseen", type=fraction, metavar="SHARE", help="share of the tags to hold out of training"
     )
-    unseen: Path | None = flag(
-        None,
-        exclusive="unseen",
-        type=Path,
-        metavar="FILE",
-        help="tags to hold out of training, one per line, instead of --unseen-fraction",
+    unseen: Path | None = optional_path(
+        "FILE", "tags to hold out of training, one per line, instead of --unseen-fraction", exclusive="unseen"
     )
     seed: int = flag(0, type=non_negative_int, help="random seed of the chosen tags and images")
     min_pictures: int = flag(1, type=positive_int, metavar="N", help="leave out tags of fewer than N images")
@@ -330,12 +305,8 @@ class WordVectorsSettings(SourceSettings):
     summary = "other word vectors for a metadata folder, or vectors for a list of tags"
     reader = "word_vectors"
 
-    metadata: Path | None = flag(
-        None, exclusive="labels", type=Path, metavar="DIR", help="metadata folder that prepare_data.py made"
-    )
-    tags: Path | None = flag(
-        None, exclusive="labels", type=Path, metavar="FILE", help="tags, one per line; --output is then a .npy file"
-    )
+    metadata: Path | None = optional_path("DIR", "metadata folder that prepare_data.py made", exclusive="labels")
+    tags: Path | None = optional_path("FILE", "tags, one per line; --output is then a .npy file", exclusive="labels")
 
     def __post_init__(self) -> None:
         if self.metadata is None and self.tags is None:

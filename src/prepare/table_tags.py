@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -112,65 +114,39 @@ def join_tags(tags: Sequence[Sequence[str]], images: Sequence[int]) -> Tagging:
         tags: tags of each row of a table.
         images: index of the image of each row; several rows may share one.
     """
-    number_of: dict[str, int] = {}
-    numbers = [number_of.setdefault(tag, len(number_of)) for row in tags for tag in row]
-    written = np.array(numbers, dtype=np.int64)  # [K] index of each text
-    image = np.repeat(np.array(images, dtype=np.int64), [len(row) for row in tags])
-    texts = list(number_of)
-    uses = np.bincount(written, minlength=len(texts))
-
-    tidy = [" ".join(text.split()) for text in texts]
-    keys = [same_tag_key(text) for text in texts]
-    spellings = sorted(set(tidy), key=lambda name: (name.swapcase(), name))
-    groups = sorted({key for key in keys if key})
-    spelling_of = _numbered(spellings, tidy)[written]
-    group_of = _numbered(groups, keys)[written]
-    named = group_of >= 0
-    image, spelling_of, group_of = image[named], spelling_of[named], group_of[named]
-
-    pairs = np.unique(image * len(spellings) + spelling_of) % max(len(spellings), 1)
-    frequency = np.bincount(pairs, minlength=len(spellings))
-    variants: dict[str, list[str]] = {key: [] for key in groups}
-    for column in np.argsort(-frequency, kind="stable").tolist():
-        if key := same_tag_key(spellings[column]):
-            variants[key].append(spellings[column])
-    order = sorted(range(len(groups)), key=lambda group: (groups[group], variants[groups[group]][0]))
-    labels = [variants[groups[group]][0] for group in order]
-    column_of = np.empty(len(groups), dtype=np.int64)
-    column_of[order] = np.arange(len(groups))
-
-    entries = np.unique(image * len(groups) + column_of[group_of])
-    notes = _repairs(texts, tidy, keys, uses, len(group_of) - len(entries), list(variants.values()))
-    rows, columns = np.divmod(entries, max(len(groups), 1))
-    return Tagging(labels, torch.from_numpy(rows), torch.from_numpy(columns), notes)
+    uses: Counter[str] = Counter()  # of each text as written
+    images_of: dict[str, set[int]] = defaultdict(set)  # of each spelling without superfluous white space
+    for row, image in zip(tags, images, strict=True):
+        uses.update(row)
+        for text in row:
+            images_of[" ".join(text.split())].add(image)
+    spellings_of: dict[str, list[str]] = defaultdict(list)  # of each tag, the most frequent first
+    for name in sorted(images_of, key=lambda name: (-len(images_of[name]), name.swapcase(), name)):
+        if key := same_tag_key(name):
+            spellings_of[key].append(name)
+    groups = [spellings_of[key] for key in sorted(spellings_of)]
+    tagged = [sorted(set().union(*(images_of[name] for name in names))) for names in groups]
+    rows = np.fromiter(chain.from_iterable(tagged), dtype=np.int64)
+    columns = np.repeat(np.arange(len(groups)), [len(of_tag) for of_tag in tagged])
+    notes = _repairs(uses, groups, num_entries=len(rows))
+    return Tagging([names[0] for names in groups], torch.from_numpy(rows), torch.from_numpy(columns), notes)
 
 
-def _numbered(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
-    """Return the index in ``names`` of each wanted name, or -1."""
-    number_of = {name: number for number, name in enumerate(names)}
-    return np.array([number_of.get(name, -1) for name in wanted], dtype=np.int64)
-
-
-def _repairs(
-    texts: Sequence[str],
-    tidy: Sequence[str],
-    keys: Sequence[str],
-    uses: np.ndarray,
-    num_repeated: int,
-    variants: Sequence[Sequence[str]],
-) -> list[str]:
+def _repairs(uses: Mapping[str, int], groups: Sequence[Sequence[str]], num_entries: int) -> list[str]:
+    """Report white space, empty tags, merged spellings and repeated tags of an image."""
     notes = []
-    blank = [number for number, key in enumerate(keys) if key and texts[number] != tidy[number]]
-    empty = [number for number, key in enumerate(keys) if not key]
-    joined = [f"{first} (also {', '.join(others)})" for first, *others in variants if others]
+    empty = [text for text in uses if not same_tag_key(text)]
+    blank = [text for text in uses if text != " ".join(text.split()) and same_tag_key(text)]
+    merged = [f"{first} (also {', '.join(others)})" for first, *others in groups if others]
+    num_repeated = sum(uses.values()) - sum(uses[text] for text in empty) - num_entries
     if blank:
-        shown = name_some([repr(texts[number]) for number in blank], 3)
-        notes.append(f"removed white space of {uses[blank].sum():,} tags: {shown}")
+        count = sum(uses[text] for text in blank)
+        notes.append(f"removed white space of {count:,} tags: {name_some([repr(text) for text in blank], 3)}")
     if empty:
-        shown = name_some([repr(texts[number]) for number in empty], 3)
-        notes.append(f"left out {uses[empty].sum():,} empty tags: {shown}")
-    if joined:
-        notes.append(f"merged {len(joined):,} tags that differ only in case, blanks, - or _: {name_some(joined, 20)}")
+        count = sum(uses[text] for text in empty)
+        notes.append(f"left out {count:,} empty tags: {name_some([repr(text) for text in empty], 3)}")
+    if merged:
+        notes.append(f"merged {len(merged):,} tags that differ only in case, blanks, - or _: {name_some(merged, 20)}")
     if num_repeated:
         notes.append(f"{num_repeated:,} times an image had the same tag again, which counts once")
     return notes
