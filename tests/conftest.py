@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ import torch
 
 # The models of the tests are tiny: threads that wait for each other cost more than they save on a busy machine.
 torch.set_num_threads(1)
+
+# The compiler's cache does not distinguish vector instructions (ATEN_CPU_CAPABILITY): kernels compiled for others give
+# wrong numbers.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR",
+    str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{torch.backends.cpu.get_cpu_capability()}"),
+)
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would the runs that get one.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
