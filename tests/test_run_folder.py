@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -76,27 +75,6 @@ def test_the_moving_average_has_its_own_last_file_and_may_be_the_best(tmp_path):
     assert run.best == {"seen": (8.0, 2)}
 
 
-@pytest.mark.parametrize(("keep", "left"), [(None, [2, 4, 6]), (2, [4, 6]), (1, [6])])
-def test_further_epochs_are_kept_and_pruned(tmp_path, keep, left):
-    run = Run(tmp_path, every=2, keep=keep)
-    for epoch in range(1, 8):
-        run.record(epoch, {"seen": 1.0}, seen=1.0)
-    kept = [name for name in run.files() if name.startswith("model-epoch")]
-    assert kept == sorted(f"model-epoch-{epoch:04d}{suffix}.ckpt" for epoch in left for suffix in ("", "-ema"))
-    assert settings_in(tmp_path / f"model-epoch-{left[0]:04d}.ckpt")["epoch"] == left[0]
-    digests = sorted(path.name for path in tmp_path.glob("model-epoch*.sha256"))
-    assert [name.removesuffix(".sha256") for name in digests] == kept  # none is left of a pruned one
-
-
-def test_the_log_is_whole_after_every_epoch(tmp_path):
-    run = Run(tmp_path)
-    assert (tmp_path / "log.jsonl").read_text() == ""
-    for epoch in (1, 2):
-        run.record(epoch, seen=float(epoch))
-        lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-        assert lines == run.entries
-
-
 def test_earlier_run_is_replaced_only_with_overwrite(tmp_path):
     Run(tmp_path).record(1, seen=50.0)
     before = (tmp_path / "log.jsonl").read_bytes()
@@ -130,18 +108,6 @@ def test_resume_removes_only_temporary_files(tmp_path):
     run.folder.check(has_state=True, resume=True, overwrite=False)
     run.folder.start(resumed=True)
     assert run.files() == sorted([*whole, "mine.tmp"])
-
-
-def test_resume_without_a_state_keeps_the_earlier_run(tmp_path):
-    run = Run(tmp_path)
-    run.folder.check(
-        has_state=False, resume=True, overwrite=False
-    )  # without a line in its log there is nothing to lose
-    run.record(1, seen=50.0)
-    message = r"holds a training run without a state to resume from; choose another folder, or give --overwrite"
-    with pytest.raises(UserError, match=message):
-        run.folder.check(has_state=False, resume=True, overwrite=False)
-    run.folder.check(has_state=False, resume=True, overwrite=True)
 
 
 def test_an_output_folder_below_a_file_is_a_user_error(tmp_path):

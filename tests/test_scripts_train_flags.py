@@ -309,15 +309,6 @@ def test_released_flags_are_known_in_both_spellings():
     assert (short.workers, short.batch_size) == (1, 16)
 
 
-def test_help_is_shown(capsys):
-    with pytest.raises(SystemExit) as stop:
-        train.main(["--help"])
-    assert stop.value.code == 0
-    out = capsys.readouterr().out
-    assert "--freeze-backbone" in out
-    assert "feature_cache" in out
-
-
 def test_mistake_in_a_child_process_is_one_line(tmp_path):
     finished = child("train.py", "--metadata", tmp_path / "nowhere", cwd=tmp_path)
     assert str(tmp_path / "nowhere") in user_error(finished)

@@ -145,11 +145,6 @@ def test_images_have_their_tags_beside_them(tmp_path, read):
         np.testing.assert_array_equal(decoded(second), np.asarray(tagged_image(image.convert("RGB"), TAGS[:1])))
 
 
-def test_every_image_needs_its_tags(tmp_path, accumulator):
-    with open_logger(tmp_path) as logger, pytest.raises(ValueError, match="shorter"):
-        logger.images(1, [Image.new("RGB", (8, 8))] * 2, [TAGS])
-
-
 def test_settings_are_a_table_of_plain_text(tmp_path, read):
     with open_logger(tmp_path) as logger:
         logger.settings({"lr": 0.1, "path_output": "a|b_c*\n<d>", "model": None})
