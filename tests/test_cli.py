@@ -1,4 +1,4 @@
-"""Flags in both spellings, errors in one line with exit status 2, types, devices, seeds."""
+"""Flags in both spellings, one-line errors with exit status 2, types, devices, seeds."""
 
 import argparse
 import os
@@ -140,17 +140,17 @@ def test_values_are_left_as_they_are(arguments, expected):
     assert {name: parsed[name] for name in expected} == expected
 
 
-def test_unknown_flags_are_left_as_they_are():
+def test_unknown_flags_stay_unchanged():
     _, unknown = small_parser().parse_known_args(["--un_known-flag", "--num-rows", "2"])
     assert unknown == ["--un_known-flag"]
 
 
-def test_the_command_line_is_read_where_no_arguments_are_given(monkeypatch):
+def test_arguments_default_to_the_command_line(monkeypatch):
     monkeypatch.setattr("sys.argv", ["tool.py", "--num-rows", "4"])
     assert small_parser().parse_args().num_rows == 4
 
 
-def test_sub_commands_take_both_spellings_of_their_own_flags():
+def test_sub_commands_accept_both_spellings():
     arguments = ["--source", "s", "--output", "o", "--word_vectors", "v", "--extra_words=3", "--overwrite"]
     parsed = prepare_parser().parse_args(["corel5k", *arguments])
     assert (str(parsed.word_vectors), parsed.extra_words, parsed.overwrite) == ("v", 3, True)
@@ -168,7 +168,7 @@ def test_sub_commands_take_both_spellings_of_their_own_flags():
         (["--dry-run=1"], "argument --dry-run: ignored explicit argument '1'"),
     ],
 )
-def test_errors_of_the_parser_are_user_errors_in_one_line(arguments, message):
+def test_parser_errors_are_one_line(arguments, message):
     with pytest.raises(UserError) as caught:
         small_parser().parse_args(arguments)
     assert str(caught.value).startswith(message)
@@ -215,7 +215,7 @@ def test_types(kind, good, bad, message):
         ("prepare_data.py", prepare_data.main, ["sample"], "--output (see prepare_data.py sample --help)"),
     ],
 )
-def test_a_mistake_ends_with_status_2_and_one_line(capsys, monkeypatch, tmp_path, name, main, arguments, words):
+def test_mistake_exits_with_status_2_and_one_line(capsys, monkeypatch, tmp_path, name, main, arguments, words):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     output, errors = capsys.readouterr()
@@ -227,14 +227,14 @@ def test_a_mistake_ends_with_status_2_and_one_line(capsys, monkeypatch, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_as_a_child_process_too():
+def test_mistake_in_a_child_process():
     run = run_as_child("prepare_data.py", "sample", "--output", "setup_of_nothing/x", "--seed", "-1")
     assert run.returncode == 2
     assert run.stdout == ""
     assert re.fullmatch(r"prepare_data\.py: error: argument --seed: '-1' is not a whole number from 0.*\n", run.stderr)
 
 
-def test_run_script_passes_status_and_other_errors_on(capsys):
+def test_run_script_returns_the_status_and_raises_other_errors(capsys):
     assert run_script("x", lambda argv: len(argv), ["a", "b", "c"]) == 3
 
     def mistaken(argv: object) -> int:
@@ -246,7 +246,7 @@ def test_run_script_passes_status_and_other_errors_on(capsys):
         run_script("x", lambda argv: 1 // 0)
 
 
-def test_ctrl_c_is_one_line_and_the_status_that_shells_have_for_it(capsys):
+def test_ctrl_c_is_one_line_with_status_130(capsys):
     def interrupted(argv: object) -> int:
         raise KeyboardInterrupt
 
@@ -255,7 +255,7 @@ def test_ctrl_c_is_one_line_and_the_status_that_shells_have_for_it(capsys):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
-def test_an_output_that_nobody_reads_ends_the_run_quietly():
+def test_closed_output_pipe_ends_the_run_silently():
     code = (
         "import sys; from src.config.arguments import run_script;"
         "sys.exit(run_script('x', lambda argv: [print('y' * 99) for _ in range(9999)] and 0))"
@@ -269,7 +269,7 @@ def test_an_output_that_nobody_reads_ends_the_run_quietly():
 
 
 @pytest.mark.parametrize("main", [train.main, infer.main, validate.main, prepare_data.main])
-def test_help_ends_with_status_0(capsys, main):
+def test_help_exits_with_status_0(capsys, main):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
@@ -306,7 +306,7 @@ def draws() -> list[float]:
 
 
 @pytest.mark.parametrize("seed", [0, 7, -1, 2**40, -(2**63)])
-def test_seeds_govern_all_three_generators(seed):
+def test_seed_sets_all_three_generators(seed):
     seed_everything(seed)
     first = draws()
     seed_everything(seed)
@@ -315,7 +315,7 @@ def test_seeds_govern_all_three_generators(seed):
     assert all(a != b for a, b in zip(draws(), first, strict=True))
 
 
-def test_no_seed_leaves_the_generators_alone():
+def test_no_seed_leaves_the_generators_unchanged():
     seed_everything(3)
     first = draws()
     seed_everything(3)
@@ -324,16 +324,16 @@ def test_no_seed_leaves_the_generators_alone():
 
 
 @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
-def test_a_seed_that_pytorch_cannot_take_is_a_user_error(seed):
+def test_seed_out_of_range_is_a_user_error(seed):
     with pytest.raises(UserError, match=f"--seed {seed}: must be from"):
         seed_everything(seed)
 
 
-def test_a_negative_seed_can_be_given():
+def test_negative_seed_is_accepted():
     assert train_parser(None).parse_args(["--seed", "-5"]).seed == -5
 
 
-def test_blaming_names_the_flag_unless_the_message_does():
+def test_blaming_prefixes_the_flag_unless_the_message_has_one():
     with pytest.raises(UserError, match=r"^--metadata: x is no folder$"), blaming("--metadata"):
         raise UserError("x is no folder")
     with pytest.raises(UserError, match=r"^--data x: no such folder$"), blaming("--metadata"):

@@ -285,7 +285,7 @@ def test_other_onnx_files_are_refused(plain, tmp_path):
     graph = onnx.load(plain)
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     for changed, words in (
-        ({}, "none of export.py"),
+        ({}, "not made by export.py"),
         ({**metadata, "sdl.format": "sdl-onnx/9"}, "sdl-onnx/9.*this version reads"),
         ({**metadata, "sdl.checkpoint": "AAAA"}, "incomplete.*export it again"),
         ({**metadata, "sdl.checkpoint": "!"}, "incomplete"),

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what cannot be read is said in one line."""
+"""Atomic writing, and one-line errors for files that cannot be read or written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from src.utils.files import atomic_write, check_writable, read_json, write_json
 
 
 @pytest.mark.parametrize(("mode", "content"), [("wb", b"\x00\xff"), ("w", "grün 日本\n")])
-def test_a_file_and_its_folders_are_written(mode, content, tmp_path):
+def test_file_and_its_folders_are_written(mode, content, tmp_path):
     path = tmp_path / "a" / "b" / "file.bin"
     with atomic_write(path, mode) as stream:
         stream.write(content)
@@ -22,7 +22,7 @@ def test_a_file_and_its_folders_are_written(mode, content, tmp_path):
     assert os.listdir(path.parent) == ["file.bin"]
 
 
-def test_the_old_content_stays_until_the_new_is_whole(tmp_path):
+def test_old_content_stays_until_the_new_is_complete(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with atomic_write(str(path), "w") as stream:
@@ -33,7 +33,7 @@ def test_the_old_content_stays_until_the_new_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1), RuntimeError("no")])
-def test_a_failed_block_leaves_the_old_file_and_no_other(error, tmp_path):
+def test_failed_block_leaves_only_the_old_file(error, tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -48,7 +48,7 @@ def test_a_failed_block_leaves_the_old_file_and_no_other(error, tmp_path):
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
-def test_a_failed_first_write_leaves_nothing(tmp_path):
+def test_failed_first_write_leaves_nothing(tmp_path):
     def write() -> None:
         with atomic_write(tmp_path / "file.txt", "w"):
             raise ValueError("no")
@@ -58,7 +58,7 @@ def test_a_failed_first_write_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_the_content_is_on_disk_before_the_name_is_given(tmp_path, monkeypatch):
+def test_content_is_flushed_before_the_rename(tmp_path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: calls.append(("fsync", os.fstat(fd).st_size)) or fsync(fd))
@@ -70,7 +70,7 @@ def test_the_content_is_on_disk_before_the_name_is_given(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_the_file_has_the_mode_that_open_would_give_it(umask, mode, tmp_path):
+def test_file_has_the_usual_mode(umask, mode, tmp_path):
     before = os.umask(umask)
     try:
         with atomic_write(tmp_path / "file", "w") as stream:
@@ -81,7 +81,7 @@ def test_the_file_has_the_mode_that_open_would_give_it(umask, mode, tmp_path):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
 
 
-def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
+def test_impossible_folder_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"cannot write .*file/x/y\.json: .*choose an output folder"),
@@ -90,14 +90,14 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
         pytest.fail("the block must not run")
 
 
-def test_a_target_that_is_a_folder_is_a_user_error(tmp_path):
+def test_folder_as_target_is_a_user_error(tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*taken: Is a directory"):
         write_json(tmp_path / "taken", {})
     assert os.listdir(tmp_path) == ["taken"]
 
 
-def test_a_full_disk_is_a_user_error(tmp_path, monkeypatch):
+def test_full_disk_is_a_user_error(tmp_path, monkeypatch):
     def full(fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -119,7 +119,7 @@ def test_json_round_trip_keeps_text_readable(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}])
-def test_what_json_cannot_say_is_refused_and_the_old_file_stays(value, tmp_path):
+def test_invalid_json_value_leaves_the_old_file(value, tmp_path):
     write_json(tmp_path / "x.json", "old")
     with pytest.raises((ValueError, TypeError), match="JSON"):
         write_json(tmp_path / "x.json", [value])
@@ -141,20 +141,20 @@ def test_a_byte_order_mark_is_allowed(tmp_path):
         (b"\x80\x04\x95 a pickle", r"x\.json is not UTF-8 text \(byte 0\)"),
     ],
 )
-def test_a_damaged_json_file_says_where(content, message, tmp_path):
+def test_damaged_json_file_is_reported_with_its_position(content, message, tmp_path):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_json(tmp_path / "x.json")
 
 
-def test_a_missing_json_file_and_a_folder_are_named(tmp_path):
+def test_missing_json_file_and_folder_are_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*none\.json: No such file"):
         read_json(tmp_path / "none.json")
     with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
         read_json(tmp_path)
 
 
-def test_what_cannot_be_written_is_found_before_the_work(tmp_path):
+def test_check_writable_leaves_files_unchanged(tmp_path):
     check_writable(tmp_path / "new" / "r.json", "--json")
     assert list((tmp_path / "new").iterdir()) == []
     (tmp_path / "old.json").write_text("old")

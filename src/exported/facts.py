@@ -1,8 +1,8 @@
-"""What an exported file says beside its graph: ONNX metadata, strings under names that begin with ``sdl.``.
+"""Metadata of an exported file: strings under names that begin with ``sdl.``.
 
-Other runtimes read plain JSON: how images come in, what comes out, the labels. What tagging needs besides (word
-vectors, calibration, further words) is in ``sdl.checkpoint``: base64 of what ``torch.save`` makes of tensors and
-builtin containers, read back with ``weights_only=True``, so that nothing in a file is executed.
+Other runtimes read plain JSON: inputs, outputs, labels. The rest that tagging needs (word vectors, calibration, further
+words) is in ``sdl.checkpoint``: tensors and builtin containers in the format of ``torch.save``, as base64, which load
+with ``weights_only=True``, so that nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Precision = Literal["float32", "int8"]
 
 @dataclass(frozen=True)
 class ExportFacts:
-    """Where an exported file comes from.
+    """Origin of an exported file.
 
     Attributes:
-        checkpoint_sha256: of the checkpoint file.
-        image_size: side of the square that the graph takes, in pixels.
-        precision: of the weights and activations.
-        has_scores: whether the graph has the output ``scores`` too.
+        checkpoint_sha256: digest of the checkpoint file.
+        image_size: side of the square input, in pixels.
+        precision: type of weights and activations.
+        has_scores: True if the graph has a second output ``scores``.
     """
 
     checkpoint_sha256: str
@@ -47,7 +47,7 @@ class ExportFacts:
 
 
 def to_metadata(info: CheckpointInfo, facts: ExportFacts) -> dict[str, str]:
-    """The metadata of an exported file; :func:`of_metadata` reads them back. ``info.split`` is required."""
+    """Convert to the metadata of an exported file; :func:`of_metadata` reads them back. ``info.split`` is required."""
     assert info.split is not None
     config, split = info.config, info.split
     plain: dict[str, object] = {
@@ -84,17 +84,17 @@ def to_metadata(info: CheckpointInfo, facts: ExportFacts) -> dict[str, str]:
 
 
 def of_metadata(metadata: Mapping[str, str], source: str | Path) -> tuple[CheckpointInfo, ExportFacts]:
-    """What :func:`to_metadata` gave; ``source`` is the file, for error messages.
+    """Convert the result of :func:`to_metadata` back; ``source`` names the file in error messages.
 
     Raises:
-        UserError: the file is none of export.py, or incomplete.
+        UserError: the file was not made by export.py, or is incomplete.
     """
     form = metadata.get("sdl.format")
     if form != FORMAT:
         raise UserError(
             f"{source} has the format {form!r}; this version reads {FORMAT!r}"
             if form
-            else f"{source} is an ONNX file, but none of export.py: it says nothing about labels and images"
+            else f"{source} is an ONNX file, but not made by export.py: it has no labels"
         )
     try:
         read = json.loads(metadata["sdl.input"]), json.loads(metadata["sdl.output"]), json.loads(metadata["sdl.model"])
@@ -107,12 +107,12 @@ def of_metadata(metadata: Mapping[str, str], source: str | Path) -> tuple[Checkp
         content = torch.load(io.BytesIO(base64.b64decode(metadata["sdl.checkpoint"], validate=True)), weights_only=True)
     except (KeyError, TypeError, ValueError, EOFError, RuntimeError, binascii.Error, pickle.UnpicklingError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{source} is an incomplete file of export.py ({reason}); export it again") from error
+        raise UserError(f"{source} is incomplete ({reason}); export it again") from error
     return info_of_dict(content, str(source)), facts
 
 
 def _packed(info: CheckpointInfo) -> str:
-    """Word vectors in half precision where that keeps every bit, as where the checkpoint stores them so."""
+    """Encode everything as base64; word vectors in half precision if that is exact, as for ``--half-weights``."""
     assert info.split is not None
     vectors = [info.split.word_vectors] + ([] if info.extra_vectors is None else [info.extra_vectors])
     stream = io.BytesIO()

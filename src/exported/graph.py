@@ -1,4 +1,4 @@
-"""From an SDL model to an ONNX graph, and the proof that both compute the same."""
+"""Convert an SDL model to an ONNX graph, and check that both compute the same."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from src.models import SDLModel
 from src.scoring import score_labels
 
 OPSET = 18
-TOLERANCE = 1e-4  # of the largest number of an output: float32 sums in another order differ by a hundredth of it
-_BATCHES = (1, 3)  # neither is the batch that the graph is traced with
+TOLERANCE = 1e-4  # relative to the largest number of an output; rounding gives 1e-6
+_BATCHES = (1, 3)  # other sizes than the batch for tracing
 
 
 class EmbeddingAndScores(nn.Module):
-    """Images [B, 3, S, S] -> (embedding [B, D*M], scores [B, C]).
+    """Map images [B, 3, S, S] to (embedding [B, D*M], scores [B, C]).
 
     Args:
         model: images to embeddings.
@@ -47,18 +47,18 @@ class EmbeddingAndScores(nn.Module):
 
 
 def with_outputs(model: SDLModel, word_vectors: Tensor | None) -> tuple[nn.Module, list[str]]:
-    """The module to export and the names of its outputs; scores are one of them where there are word vectors [D, C]."""
+    """Return the module to export and its outputs; word vectors [D, C] add the scores."""
     if word_vectors is None:
         return model.eval(), [EMBEDDING]
     return EmbeddingAndScores(model, word_vectors).eval(), [EMBEDDING, SCORES]
 
 
 def trace(module: nn.Module, outputs: Sequence[str], image_size: int) -> Any:
-    """An ``onnx.ModelProto`` of ``module`` for batches of any size, its batch norms folded into the convolutions.
+    """Export ``module`` as ``onnx.ModelProto`` for any batch size, with batch norms folded into the convolutions.
 
     Args:
-        module: in eval mode, on the CPU; images [B, 3, S, S] in [0, 1] to tensors.
-        outputs: their names.
+        module: maps images [B, 3, S, S] in [0, 1] to tensors; in eval mode, on the CPU.
+        outputs: names of its outputs.
         image_size: S in pixels.
 
     Raises:
@@ -69,7 +69,7 @@ def trace(module: nn.Module, outputs: Sequence[str], image_size: int) -> Any:
     images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of operators of packages that have nothing to do with the model
+    logger.setLevel(logging.ERROR)  # it warns about operators that the model does not have
     try:
         with warnings.catch_warnings(), torch.inference_mode(False), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -88,7 +88,7 @@ def trace(module: nn.Module, outputs: Sequence[str], image_size: int) -> Any:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"PyTorch cannot export this backbone for images of {image_size} pixels ({reason}); give an --image_size "
-            "that it takes, or tag with --engine torch"
+            "that it takes, or use the checkpoint with --engine torch"
         ) from error
     finally:
         logger.setLevel(level)
@@ -97,7 +97,7 @@ def trace(module: nn.Module, outputs: Sequence[str], image_size: int) -> Any:
 
 
 def set_metadata(graph: Any, metadata: Mapping[str, str]) -> bytes:
-    """The bytes of the file: ``graph`` with this metadata in place of any other."""
+    """Return the bytes of the file: ``graph`` with this metadata instead of any other."""
     onnx = need("onnx", "export.py")
     del graph.metadata_props[:]
     onnx.helper.set_model_props(graph, dict(metadata))
@@ -106,13 +106,13 @@ def set_metadata(graph: Any, metadata: Mapping[str, str]) -> bytes:
 
 @torch.inference_mode()
 def check_parity(content: bytes, module: nn.Module, outputs: Sequence[str], image_size: int) -> float:
-    """Run random images, in batches of 1 and of 3, through a file's bytes and through PyTorch.
+    """Compare an exported file with PyTorch on random images, in batches of 1 and 3.
 
     Returns:
-        The largest difference, in units of the largest number of its output.
+        The largest difference, relative to the largest number of its output.
 
     Raises:
-        UserError: it is above 1e-4.
+        UserError: the difference is above 1e-4.
     """
     generator = torch.Generator().manual_seed(1)
     session = run_session(content, "the exported graph")
@@ -126,14 +126,14 @@ def check_parity(content: bytes, module: nn.Module, outputs: Sequence[str], imag
             if not difference <= TOLERANCE:  # NaN is refused too
                 raise UserError(
                     f"the exported graph differs from PyTorch by {difference:.2g} of the output's size, more than "
-                    f"{TOLERANCE:g}; nothing is written: tag with --engine torch"
+                    f"{TOLERANCE:g}; nothing is written; use the checkpoint with --engine torch"
                 )
             worst = max(worst, difference)
     return worst
 
 
 def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """Max |found - expected| / max |expected|; NaN where a number is none, infinity where the shapes differ."""
+    """Compute max |found - expected| / max |expected|; NaN if a number is NaN, infinity if the shapes differ."""
     if found.shape != expected.shape:
         return float("inf")
     scale = float(np.abs(expected).max(initial=0.0))

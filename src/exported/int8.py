@@ -1,12 +1,12 @@
-"""Static 8-bit quantisation with ONNX Runtime: QDQ form, a scale for every output channel, ranges from real images.
+"""Static 8-bit quantisation with ONNX Runtime: QDQ format, a scale per output channel, ranges from real images.
 
-What is chosen here was measured with a frozen EfficientNet-Lite0 on Corel5k; docs/export.md has the numbers.
+The choices were measured with a frozen EfficientNet-Lite0 on Corel5k (docs/export.md):
 
-* Ranges are the least and largest value seen: percentiles and the entropy method were no better and took longer.
-* Weights have 7 bits. The instruction that processors without VNNI add products with saturates at 16 bits, which cost
-  nearly 3 points of mAP with 8 bits.
-* Everything up to the third convolution stays float32: it is the part that suffers most, and a small one.
-* Scores, where the graph has them, stay float32 too.
+* Ranges are the minimum and maximum: percentiles and the entropy method were no better and took longer.
+* Weights have 7 bits: processors without VNNI add products in 16 bits with saturation, which costs nearly 3 points of
+  mAP with 8 bits.
+* All layers up to the third convolution stay in float32: this small part loses most.
+* Scores, if the graph has them, stay in float32 too.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from src.exported.facts import EMBEDDING, INPUT
 from src.exported.packages import need
 
 FLOAT_CONVOLUTIONS = 3
-QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "LeakyRelu", "Clip"]  # what has weights, and what lies between
+QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "LeakyRelu", "Clip"]
 
 
 def quantise(graph: Any, batches: Iterable[np.ndarray]) -> Any:
-    """An ``onnx.ModelProto`` in float32 -> the same in 8 bits.
+    """Quantise an ``onnx.ModelProto``.
 
     Args:
         graph: of :func:`src.exported.graph.trace`.
-        batches: images [b, 3, S, S] float32 in [0, 1] that set the ranges; at least one, each read once.
+        batches: images [b, 3, S, S] float32 in [0, 1] that set the ranges; at least one batch; they are read once.
 
     Raises:
         UserError: a package is missing.
@@ -63,8 +63,8 @@ def quantise(graph: Any, batches: Iterable[np.ndarray]) -> Any:
 
 
 def float_nodes(graph: Any) -> list[str]:
-    """The nodes that stay float32: all up to the third convolution (the first, if there are fewer), and the scores'."""
-    nodes = list(graph.graph.node)  # ONNX demands topological order
+    """List the nodes that stay in float32: up to the third convolution (the first, if there are fewer), and scores."""
+    nodes = list(graph.graph.node)  # in topological order
     places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
     last = places[FLOAT_CONVOLUTIONS - 1] if len(places) > FLOAT_CONVOLUTIONS else (places[0] if places else -1)
     names = [node.name for node in nodes[: last + 1]]
@@ -77,7 +77,7 @@ def float_nodes(graph: Any) -> list[str]:
 
 
 def _reader(quantization: Any, batches: Iterable[np.ndarray]) -> Any:
-    """The batches as ONNX Runtime asks for them."""
+    """Wrap the batches for ONNX Runtime."""
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -92,7 +92,7 @@ def _reader(quantization: Any, batches: Iterable[np.ndarray]) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime's tools print, and warn through the root logger, about what is decided above."""
+    """Silence output and warnings of ONNX Runtime's tools."""
     root = logging.getLogger()
 
     def is_error(record: logging.LogRecord) -> bool:

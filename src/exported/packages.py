@@ -1,4 +1,4 @@
-"""The packages that exported models need; they are optional, so that training and tagging work without them."""
+"""Import optional packages, which only exported models need."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def need(name: str, what: str) -> Any:
     """Import an optional package.
 
     Args:
-        name: of the module, which is the package's too (``onnxruntime``, ``onnxruntime.quantization``).
-        what: the flag or file that needs it, for the message.
+        name: module of the package (``onnxruntime``, ``onnxruntime.quantization``).
+        what: flag or file that needs it, for the message.
 
     Raises:
         UserError: it is not installed.

@@ -1,4 +1,4 @@
-"""Running an exported file: images in, embeddings out, without building a PyTorch model."""
+"""Run an exported file, without building a PyTorch model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from src.exported.packages import need
 
 
 class ExportedModel:
-    """Maps images [B, 3, S, S] in [0, 1] to embeddings [B, D*M] with ONNX Runtime, on the CPU, B from 1.
+    """Map images [B, 3, S, S] in [0, 1] to embeddings [B, D*M] with ONNX Runtime on the CPU.
 
     Args:
         path: a file of export.py.
-        parallel_calls: how many threads will call the model at a time; each call computes with its share of PyTorch's
+        parallel_calls: number of threads that call the model at the same time; each call gets its share of PyTorch's
             number of threads.
 
     Attributes:
-        info: what the checkpoint said beside its weights.
-        facts: where the file comes from.
+        info: everything in the checkpoint except its weights.
+        facts: origin of the file.
 
     Raises:
-        UserError: onnxruntime is missing, or the file cannot be read or is none of export.py.
+        UserError: onnxruntime is missing, the file cannot be read, or it was not made by export.py.
     """
 
     info: CheckpointInfo
@@ -41,19 +41,18 @@ class ExportedModel:
         self.info, self.facts = of_metadata(self.session.get_modelmeta().custom_metadata_map, path)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] -> [B, D*M], on the device of ``images``."""
+        """Map [B, 3, S, S] to [B, D*M], on the device of ``images``."""
         (embedding,) = self.session.run([EMBEDDING], {INPUT: images.float().cpu().contiguous().numpy()})
         return torch.from_numpy(embedding).to(images.device)
 
 
 def run_session(model: str | bytes, source: str, num_threads: int | None = None) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU.
+    """Open an ``onnxruntime.InferenceSession`` on the CPU.
 
     Args:
-        model: the path of an ONNX file, or its bytes.
-        source: what it is called in error messages.
-        num_threads: that a run computes with; as many as PyTorch has, if left out. With 1, each thread that calls it
-            computes by itself.
+        model: path of an ONNX file, or its bytes.
+        source: its name in error messages.
+        num_threads: threads per call; None takes PyTorch's number.
 
     Raises:
         UserError: onnxruntime is missing, or cannot load the model.
@@ -61,9 +60,9 @@ def run_session(model: str | bytes, source: str, num_threads: int | None = None)
     runtime = need("onnxruntime", source)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads() if num_threads is None else num_threads
-    options.inter_op_num_threads = 1  # the graphs are chains: there is nothing to run side by side
+    options.inter_op_num_threads = 1  # the graphs are chains without parallel branches
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL  # NCHWc, fused activations
-    # Threads wait actively within a run, but leave the processor to those that read images when it ends
+    # Spinning threads would take the processor from those that read images between runs
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors only
     try:
