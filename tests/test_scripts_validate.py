@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import src.metrics.zero_shot
+import src.run_report.ranking
 import src.validation
 import train
 import validate
@@ -121,9 +122,9 @@ def test_validate_alone_finds_its_data_and_repeats_the_log(trained, last, tmp_pa
     assert finished.stderr == ""
 
 
-def test_targets_are_dense_for_a_block_of_labels_at_most(last, tmp_path, monkeypatch):
-    """Production takes the sparse path that ``benchmarks/evaluation.py`` measures: [N, C] targets never exist."""
-    expected = metrics_of("--model-path", last, json_file=tmp_path / "whole.json")
+@pytest.fixture
+def dense_sizes(monkeypatch) -> list[int]:
+    """The sizes of all targets that are made dense, where blocks have 4 labels of 16 images, or 18 of 3."""
     sizes: list[int] = []
     dense = LabelMatrix.dense
 
@@ -133,10 +134,24 @@ def test_targets_are_dense_for_a_block_of_labels_at_most(last, tmp_path, monkeyp
         return matrix
 
     monkeypatch.setattr(LabelMatrix, "dense", recorded)
-    num_images = int(expected["generalized.num_images"])
-    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", 4 * num_images)
-    assert metrics_of("--model-path", last, json_file=tmp_path / "blocks.json") == pytest.approx(expected, rel=1e-9)
-    assert max(sizes) <= 4 * num_images  # of 18 labels
+    monkeypatch.setattr(src.metrics.zero_shot, "_SCORE_BLOCK_ELEMENTS", 4 * 16)
+    monkeypatch.setattr(src.run_report.ranking, "ROWS", 3)
+    return sizes
+
+
+# Production takes the sparse path that benchmarks/evaluation.py measures: [N, C] dense targets never exist.
+
+
+def test_validation_makes_targets_dense_for_a_block_of_labels_at_most(trained, last, dense_sizes, tmp_path):
+    metrics = metrics_of("--model-path", last, json_file=tmp_path / "blocks.json")
+    assert metrics == pytest.approx(log_of(trained)[-1]["metrics"])
+    assert max(dense_sizes) <= 4 * 16  # of 18 labels
+
+
+def test_training_makes_targets_dense_for_a_block_of_labels_at_most(sample, dense_sizes, tmp_path):
+    flags = ("--data", sample, *TINY, *PLAIN, "--freeze-backbone", "--feature-cache", tmp_path / "cache", "-b", 4)
+    succeeded(call(train.main, *flags, "--num-epochs", 1, "--path_output", tmp_path / "out"))
+    assert max(dense_sizes) <= 4 * 16
 
 
 def test_flags_are_parsed_before_pytorch_is_imported():
