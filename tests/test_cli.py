@@ -276,6 +276,18 @@ def test_help_exits_with_status_0(capsys, main):
     assert "usage:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("script", ["train", "infer", "validate", "export", "prepare_data"])
+def test_help_starts_without_pytorch(script):
+    code = (
+        f"import contextlib, sys, {script}\n"
+        f"with contextlib.suppress(SystemExit): {script}.main(['--help'])\n"
+        "print(sorted({'torch', 'timm', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert run.stdout.startswith("usage:")
+    assert run.stdout.endswith("\n[]\n")
+
+
 @pytest.mark.parametrize("gpu", [False, True])
 def test_the_device(monkeypatch, gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)

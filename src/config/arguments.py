@@ -163,7 +163,7 @@ def add_workers_flag(parser: argparse._ActionsContainer) -> None:
         type=non_negative_int,
         default=min(8, processors),
         metavar="N",
-        help="processes that read images in the background; 0 reads them in the main process",
+        help="background workers that read images; 0 reads them in the main process",
     )
 
 
