@@ -42,7 +42,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn metadata folder: 24 training and 16 validation images."""
-    from src.prepare.sample import prepare_sample
+    from tests.prepare_helpers import prepare_sample
 
     folder = tmp_path_factory.mktemp("data") / "sample"
     prepare_sample(folder, num_train=24, num_val=16)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
-from src.config.prepare import parse
+from src.config.prepare import OutputSettings, parse
+from src.config.sources import SampleSettings
 from src.prepare.collected import Collected
 from src.prepare.run import prepare
 
@@ -19,3 +21,9 @@ def collect_source(source: str, *flags: object) -> Collected:
     settings, _, _ = parse([source, "--output", "unused", "--word-vectors", "unused", *map(str, flags)])
     collected: Collected = import_module(f"src.prepare.{settings.reader}").collect(settings)
     return collected
+
+
+def prepare_sample(output: Path, *, num_train: int = 200, num_val: int = 100, seed: int = 0) -> list[str]:
+    """Draw the sample data set into a new metadata folder: the report."""
+    settings = SampleSettings(train_images=num_train, val_images=num_val, seed=seed)
+    return prepare(settings, None, OutputSettings(output=output))

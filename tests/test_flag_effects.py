@@ -28,10 +28,10 @@ from src.config.export import export_parser
 from src.config.infer import infer_parser
 from src.config.train import train_parser
 from src.config.validate import validate_parser
-from src.prepare.sample import prepare_sample
 from tests.conftest import ROOT
 from tests.flag_helpers import Covered, Effect, observe
 from tests.helpers import save_tiny, tiny_model, write_folder, write_images
+from tests.prepare_helpers import prepare_sample
 from tests.script_helpers import PLAIN, TINY, copy_of, edit_json, file_names, train_here
 from tests.test_tag_rule import EXTRA, EXTRA_VECTORS, SPLIT, save_calibrated
 

@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.config.prepare import OutputSettings
+from src.config.prepare import OutputSettings, VectorSettings
 from src.data.coco import read_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import load_metadata
 from src.errors import UserError
 from src.prepare.collected import Collected
-from src.prepare.folder import make_folder
-from src.prepare.vectors import OpenVectors
-from src.word_vectors.source import open_word_vectors
+from src.prepare.run import make_folder
+from src.prepare.vectors import OpenVectors, open_vectors
 
 LABELS = ["ant", "bee", "cat", "dog"]
 VECTORS = {"ant": "1 0 0", "bee": "0 2 0", "cat": "0 0 3", "dog": "1 1 0", "the": "5 5 5", "beetle": "0 1 1"}
@@ -26,7 +25,7 @@ def vectors(tmp_path):
     def options(*without: str, **keywords: object) -> OpenVectors:
         path = tmp_path / "vectors.txt"
         path.write_text("".join(f"{word} {numbers}\n" for word, numbers in VECTORS.items() if word not in without))
-        return OpenVectors(open_word_vectors(path), **keywords)
+        return open_vectors(VectorSettings(word_vectors=str(path), **keywords))
 
     return options
 
@@ -77,7 +76,7 @@ def test_training_images_with_unseen_labels_are_dropped(tmp_path, vectors):
 
 def test_dropped_labels_lose_their_columns(tmp_path, vectors):
     """No label moves into another's column."""
-    report = prepare(collected(unseen=["dog"]), vectors("bee", "the", "beetle", drop_missing=True), tmp_path / "m")
+    report = prepare(collected(unseen=["dog"]), vectors("bee", "the", "beetle", missing="drop"), tmp_path / "m")
     assert load_metadata(tmp_path / "m").split.labels == ("ant", "cat", "dog")
     assert targets(tmp_path / "m", "val") == [[row[0], row[2], row[3]] for row in VAL]
     assert targets(tmp_path / "m", "train") == [[row[0], row[2], 0] for row in TRAIN]
@@ -92,7 +91,7 @@ def test_a_missing_vector_is_an_error_that_writes_nothing(tmp_path, vectors):
 
 
 def test_dropping_all_labels_is_an_error(tmp_path, vectors):
-    options = vectors(*LABELS, drop_missing=True)
+    options = vectors(*LABELS, missing="drop")
     with pytest.raises(UserError, match="ant"):
         prepare(collected(), options, tmp_path / "m")
 
@@ -106,7 +105,7 @@ def test_texts_and_aliases_are_looked_up(tmp_path, vectors):
         unseen=["cat"],
         texts={"Bee (/m/0x)": "bee"},
     )
-    prepare(renamed, vectors(alias={"dog": "ant"}), tmp_path / "m")
+    prepare(renamed, vectors(alias=["dog=ant"]), tmp_path / "m")
     split = load_metadata(tmp_path / "m").split
     assert split.labels[1] == "Bee (/m/0x)"
     assert split.word_vectors.t().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
@@ -155,8 +154,8 @@ def test_unknown_labels_stay_unknown_and_are_counted(tmp_path, vectors):
     [
         ({"labels": ["ant", "bee", "ant", "dog"]}, ["repeated labels: ant"]),
         ({"seen": ["ant", "cat"]}, ["both seen and unseen: cat"]),
-        ({"unseen": ["unicorn"]}, ["unseen", "no such label: unicorn"]),
-        ({"seen": ["unicorn"]}, ["seen", "no such label: unicorn"]),
+        ({"unseen": ["unicorn"]}, ["no such label: unicorn"]),
+        ({"seen": ["unicorn"]}, ["no such label: unicorn"]),
         ({"unseen": LABELS}, ["no seen label"]),
     ],
 )
@@ -200,7 +199,7 @@ def test_permuting_the_labels_permutes_the_columns_and_nothing_else(tmp_path, ve
 
 
 def test_labels_with_equal_vectors_are_reported(tmp_path, vectors):
-    report = prepare(collected(), vectors(alias={"dog": "ant"}), tmp_path / "m")
+    report = prepare(collected(), vectors(alias=["dog=ant"]), tmp_path / "m")
     assert "labels with one and the same word vector, which no model can tell apart: ant = dog" in report
 
 
@@ -209,4 +208,4 @@ def test_plurals_replace_unknown_words_unless_strict(tmp_path, vectors):
     report = prepare(source, vectors(), tmp_path / "m")
     assert "word vectors found under another form for 1 labels: ants (ant)" in report
     with pytest.raises(UserError, match="ants"):
-        prepare(source, vectors(loose=False), tmp_path / "n")
+        prepare(source, vectors(forms="strict"), tmp_path / "n")

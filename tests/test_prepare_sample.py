@@ -9,7 +9,8 @@ from src.data.coco import read_coco_labels
 from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set, load_training_set
-from src.prepare.sample import HORIZON, LABELS, UNSEEN, draw_image, prepare_sample
+from src.prepare.sample import HORIZON, LABELS, UNSEEN, draw_image
+from tests.prepare_helpers import prepare_sample
 
 
 def everything_below(folder):

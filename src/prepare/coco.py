@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from src.config.sources import CocoSettings
 from src.data.coco import COCO_CLASSES
 from src.data.labels import LabelledImages
-from src.data.split import columns_of
 from src.errors import UserError, name_some
-from src.prepare.coco_facts import (
-    PUBLISHED_IMAGES,
-    SPLITS,
-    TEST_LIST,
-    TEST_LIST_SIZE,
-    compare_images,
-    compare_labels,
-)
-from src.prepare.coco_files import LabelFile, Parts, differences, label_files, read_parts
+from src.prepare.coco_facts import SPLITS, TEST_LIST, compare_images, compare_labels
+from src.prepare.coco_files import LabelFile, differences, label_files, read_parts
 from src.prepare.coco_images import ImageIndex, identity
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, list_images, read_names
+from src.prepare.files import ImageFilter, list_images, read_label_names
 from src.utils.files import read_lines
 
 
@@ -36,20 +26,18 @@ def collect(settings: CocoSettings) -> Collected:
         UserError: flags contradict each other, a file or image is missing or malformed, or does not fit the others.
     """
     files = label_files(settings)
-    seen, unseen = _sides(settings)
-    test_ids = None if settings.test_ids is None else _read_test_ids(settings.test_ids, files)
     notes: list[str] = []
     labels, parts = read_parts(files, drop_crowds=settings.crowd == "drop", notes=notes)
-    is_coco = labels == COCO_CLASSES
-    _check_sides(settings, seen, unseen, labels)
-    comparable = is_coco and settings.unseen is None and settings.split == "48_17" and settings.crowd == "keep"
+    seen, unseen = _sides(settings, labels)
+    comparable = settings.unseen is None and settings.split == "48_17" and settings.crowd == "keep"
     for part, file in files.items():
-        notes += compare_images(file.release, len(parts[part])) if is_coco else []
-        if comparable and len(parts[part]) == PUBLISHED_IMAGES.get(file.release):
-            notes += compare_labels(file.release, parts[part].targets)
-    if settings.test_ids is not None and test_ids is not None:
-        parts["val"] = _only(parts["val"], test_ids, settings.test_ids, notes)
-        if comparable and files["val"].release == "val2014" and len(parts["val"]) == TEST_LIST_SIZE:
+        notes += compare_images(file.release, len(parts[part])) if labels == COCO_CLASSES else []
+        notes += compare_labels(file.release, parts[part].targets) if comparable else []
+    if settings.test_ids is not None:
+        if "val" not in parts:
+            raise UserError(f"--test-ids {settings.test_ids} chooses among validation images; give --val too")
+        parts["val"] = _only(parts["val"], settings.test_ids, notes)
+        if comparable and files["val"].release == "val2014":
             notes += compare_labels(TEST_LIST, parts["val"].targets)
     missing: list[str] = []
     image_root = _find_images(parts, files, settings, missing, notes)
@@ -57,7 +45,7 @@ def collect(settings: CocoSettings) -> Collected:
     if len(parts) == 2:
         parts["train"] = _without_test_images(parts, files["train"], notes)
     return Collected(
-        "coco" if is_coco else "coco_format",
+        "coco" if labels == COCO_CLASSES else "coco_format",
         labels,
         parts,
         image_root,
@@ -68,67 +56,53 @@ def collect(settings: CocoSettings) -> Collected:
     )
 
 
-def _sides(settings: CocoSettings) -> tuple[Sequence[str] | None, Sequence[str]]:
-    """Return the seen labels (None for all others) and the unseen ones, before it is known whether they are labels."""
+def _sides(settings: CocoSettings, labels: Sequence[str]) -> tuple[Sequence[str] | None, Sequence[str]]:
+    """Return the seen labels (None for all others) and the unseen ones."""
     if settings.unseen is None:
         if settings.seen is not None:
             raise UserError(f"--seen {settings.seen} needs --unseen; --split defines both sides itself")
-        return SPLITS[settings.split]
-    unseen = read_names(settings.unseen, "--unseen")
-    if settings.seen is None:
-        return None, unseen
-    seen = read_names(settings.seen, "--seen")
-    both = [name for name in seen if name in set(unseen)]
-    if both:
-        raise UserError(
-            f"--seen {settings.seen}: --unseen names these too: {name_some(both)}; a label is on one side only"
-        )
-    return seen, unseen
-
-
-def _read_test_ids(path: Path, files: Mapping[str, LabelFile]) -> list[str]:
-    """Read the ids as listed, with repetitions."""
-    if "val" not in files:
-        raise UserError(f"--test-ids {path} chooses among validation images; give --val too")
-    ids = [line for line in read_lines(path, "--test-ids") if line]
-    if not ids:
-        raise UserError(f"--test-ids {path}: is empty; give one image id per line")
-    return ids
-
-
-def _check_sides(
-    settings: CocoSettings, seen: Sequence[str] | None, unseen: Sequence[str], labels: Sequence[str]
-) -> None:
-    if settings.unseen is None:
         if labels != COCO_CLASSES:
             apart = differences(COCO_CLASSES, labels, "COCO", "the label file")
             raise UserError(
                 f"--split {settings.split} is about COCO's 80 classes, which these are not ({apart}); "
                 "give the labels to hold out with --unseen FILE"
             )
-        return
-    columns_of(unseen, labels, f"--unseen {settings.unseen}")
-    columns_of(seen or (), labels, f"--seen {settings.seen}")
+        return SPLITS[settings.split]
+    unseen = read_label_names(settings.unseen, "--unseen", labels)
+    if settings.seen is None:
+        return None, unseen
+    seen = read_label_names(settings.seen, "--seen", labels)
+    both = [name for name in seen if name in unseen]
+    if both:
+        raise UserError(f"--seen {settings.seen}: --unseen names these too: {name_some(both)}; name them once")
+    return seen, unseen
 
 
-def _only(images: LabelledImages, test_ids: Sequence[str], path: Path, notes: list[str]) -> LabelledImages:
-    """Return the images with these ids, in the order of the label file."""
+def _only(images: LabelledImages, path: Path, notes: list[str]) -> LabelledImages:
+    """Return the images whose ids a file lists, in the order of the label file."""
+    listed = [line for line in read_lines(path, "--test-ids") if line]
+    if not listed:
+        raise UserError(f"--test-ids {path}: is empty; give one image id per line")
     row_of = {str(image_id): row for row, image_id in enumerate(images.image_ids)}
-    chosen = set(test_ids)
-    strangers = [image_id for image_id in dict.fromkeys(test_ids) if image_id not in row_of]
+    chosen = list(dict.fromkeys(listed))
+    strangers = [image_id for image_id in chosen if image_id not in row_of]
     if strangers:
         raise UserError(
             f"--test-ids {path}: {len(strangers):,} of the {len(chosen):,} ids are not among the validation images "
             f"({name_some(strangers, 3)}); is the list meant for another release?"
         )
     notes.append(f"val: {len(chosen):,} of the {len(images):,} images, those that {path.name} lists")
-    if len(chosen) < len(test_ids):
-        notes.append(f"val: {path.name} repeats {len(test_ids) - len(chosen):,} of its ids")
-    return images.rows(torch.tensor(sorted(row_of[image_id] for image_id in chosen), dtype=torch.int64))
+    if len(chosen) < len(listed):
+        notes.append(f"val: {path.name} repeats {len(listed) - len(chosen):,} of its ids")
+    return images.rows(sorted(row_of[image_id] for image_id in chosen))
 
 
 def _find_images(
-    parts: Parts, files: Mapping[str, LabelFile], settings: CocoSettings, missing: list[str], notes: list[str]
+    parts: dict[str, LabelledImages],
+    files: dict[str, LabelFile],
+    settings: CocoSettings,
+    missing: list[str],
+    notes: list[str],
 ) -> str | None:
     """Replace the names of the images by those on disk; return the folder that these are relative to, or None."""
     flag, root = ("--images", settings.images) if settings.images is not None else ("--source", settings.source)
@@ -154,7 +128,7 @@ def _find_images(
     return os.path.abspath(root)
 
 
-def _check_distinct(parts: Parts, files: Mapping[str, LabelFile]) -> None:
+def _check_distinct(parts: dict[str, LabelledImages], files: dict[str, LabelFile]) -> None:
     for part, images in parts.items():
         repeated = [name for name, count in Counter(images.file_names).items() if count > 1]
         if repeated:
@@ -164,22 +138,18 @@ def _check_distinct(parts: Parts, files: Mapping[str, LabelFile]) -> None:
             )
 
 
-def _without_test_images(parts: Parts, train_file: LabelFile, notes: list[str]) -> LabelledImages:
+def _without_test_images(parts: dict[str, LabelledImages], file: LabelFile, notes: list[str]) -> LabelledImages:
     """Return the training images that are not validated on: mixed releases share images."""
-    train = parts["train"]
-    tested = set(_identities(parts["val"]))
-    is_shared = torch.tensor([key in tested for key in _identities(train)])
-    shared, kept = ((is_shared == side).nonzero()[:, 0] for side in (True, False))
-    if not len(kept):
+    train, val = parts["train"], parts["val"]
+    tested = set(map(identity, val.image_ids, val.file_names))
+    is_shared = [key in tested for key in map(identity, train.image_ids, train.file_names)]
+    shared, kept = ([row for row, value in enumerate(is_shared) if value == side] for side in (True, False))
+    if not kept:
         raise UserError(
-            f"{train_file.flag} {train_file.name}: every training image is a validation image too; give another "
-            "file, or, if other images have the same names, write the sub-folders into file_name"
+            f"{file.flag} {file.name}: every training image is a validation image too; give another file, or, if "
+            "other images have the same names, write the sub-folders into file_name"
         )
-    if len(shared):
-        names = name_some(list(train.rows(shared).file_names), 3)
+    if shared:
+        names = name_some([train.file_names[row] for row in shared], 3)
         notes.append(f"train: left out {len(shared):,} images that are in val too ({names})")
     return train.rows(kept)
-
-
-def _identities(images: LabelledImages) -> list[int | str]:
-    return [identity(*pair) for pair in zip(images.image_ids, images.file_names, strict=True)]

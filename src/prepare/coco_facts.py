@@ -29,9 +29,8 @@ SPLITS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...]]] = {
     "65_15": (None, UNSEEN_65_15),
 }
 
-PUBLISHED_IMAGES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
-# The test list in circulation for the 48/17 split: a sixth of val2014.
-TEST_LIST, TEST_LIST_SIZE = "test list", 6_392
+TEST_LIST = "test list"  # in circulation for the 48/17 split: a sixth of val2014
+NUM_IMAGES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000, TEST_LIST: 6_392}
 # Counts of the complete labels of COCO 2014 in the 48/17 split; annotations of crowds count as labels.
 COUNTS_48_17 = {
     "train2014": {"images with a seen label": 75_406, "images with a seen and without any unseen label": 44_909},
@@ -42,13 +41,15 @@ COUNTS_48_17 = {
 
 def compare_images(release: str, found: int) -> list[str]:
     """Compare the number of images of a label file with the published number, where it is known."""
-    if release not in PUBLISHED_IMAGES:
+    if release not in NUM_IMAGES:
         return []
-    return [_compare(f"{found:,} {release} images", found, PUBLISHED_IMAGES[release], "published")]
+    return [_compare(f"{found:,} {release} images", found, NUM_IMAGES[release], "published")]
 
 
 def compare_labels(release: str, targets: LabelMatrix) -> list[str]:
-    """Compare labels [N, 80] with the counts of the complete labels in the 48/17 split; lines for the report."""
+    """Compare labels [N, 80] with the counts of the 48/17 split, if they have as many images as the complete ones."""
+    if len(targets) != NUM_IMAGES.get(release):
+        return []
     seen, unseen = (
         targets.select_columns(columns_of(names, COCO_CLASSES, "48/17")).positives_per_image()
         for names in (SEEN_48_17, UNSEEN_48_17)

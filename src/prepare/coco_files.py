@@ -15,8 +15,6 @@ from src.errors import UserError, blaming, name_some
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
 
-Parts = dict[str, LabelledImages]
-
 
 @dataclass(frozen=True)
 class LabelFile:
@@ -48,42 +46,35 @@ def label_files(settings: CocoSettings) -> dict[str, LabelFile]:
         UserError: the flags contradict each other, or the --source folder lacks a file or has both releases.
     """
     given = {"train": settings.train, "val": settings.val}
+    files = {part: LabelFile(f"--{part}", content) for part, content in given.items() if content is not None}
     source = settings.source
     if source is None:
         if settings.year is not None:
             raise UserError(f"--year {settings.year} is about a --source folder; leave it out with --train and --val")
-        files = {part: LabelFile(f"--{part}", content) for part, content in given.items() if content is not None}
         if not files:
             raise UserError("give --train FILE and --val FILE, or --source DIR")
         return files
-    if any(given.values()):
+    if files:
         raise UserError(f"--source {source} stands for --train and --val; give either that or these")
     years = ("2014", "2017") if settings.year is None else (settings.year,)
+    names = {year: [f"instances_{part}{year}.json" for part in given] for year in years}
     folder = source / "annotations"
-    paths = {year: {part: folder / f"instances_{part}{year}.json" for part in given} for year in years}
-    there = [year for year, pair in paths.items() if any(path.is_file() for path in pair.values())]
-    if not there:
-        wanted = " or ".join(f"instances_{{train,val}}{year}.json" for year in paths)
-        raise UserError(f"--source {source}: there is no annotations/{wanted} in it; is this the COCO folder?")
+    there = [year for year in years if any((folder / name).is_file() for name in names[year])]
     if len(there) > 1:
         raise UserError(f"--source {source}: annotations/ has both 2014 and 2017; choose one with --year")
-    pair = paths[there[0]]
-    absent = [path.name for path in pair.values() if not path.is_file()]
+    absent = [name for name in names[(there or years)[0]] if not (folder / name).is_file()]
     if absent:
         raise UserError(
-            f"--source {source}: there is no annotations/{absent[0]} in it; to prepare one part only, name its file "
-            "with --train or --val"
+            f"--source {source}: there is no annotations/{absent[0]} in it; is this the COCO folder? To prepare one "
+            "part only, name its file with --train or --val"
         )
-    return {part: LabelFile("--source", path) for part, path in pair.items()}
+    return {part: LabelFile("--source", folder / name) for part, name in zip(given, names[there[0]], strict=True)}
 
 
-def read_parts(files: Mapping[str, LabelFile], *, drop_crowds: bool, notes: list[str]) -> tuple[tuple[str, ...], Parts]:
-    """Read all images of each file with their labels.
-
-    Args:
-        files: part -> file.
-        drop_crowds: leave out annotations with ``iscrowd``.
-        notes: findings are added here.
+def read_parts(
+    files: Mapping[str, LabelFile], *, drop_crowds: bool, notes: list[str]
+) -> tuple[tuple[str, ...], dict[str, LabelledImages]]:
+    """Read all images of each file with their labels; findings are added to ``notes``.
 
     Returns:
         The labels (COCO's classes in their order, or own categories in order of their ids), and the parts.
@@ -92,7 +83,7 @@ def read_parts(files: Mapping[str, LabelFile], *, drop_crowds: bool, notes: list
         UserError: a file is missing or malformed, or their categories differ.
     """
     labels: tuple[str, ...] = ()
-    parts: Parts = {}
+    parts: dict[str, LabelledImages] = {}
     for part, file in files.items():
         with blaming(file.flag):
             content = read_coco_file(file.content)

@@ -38,12 +38,10 @@ class ImageIndex:
     def __init__(self, files: Sequence[str]) -> None:
         """Index ``files``: sorted, relative to the folder, with ``/``."""
         self._by_name: dict[str, list[str]] = {}
-        self._by_number: dict[tuple[int, str], list[str]] = {}
+        self._by_number: dict[tuple[int | None, str], list[str]] = {}
         for file in files:
             self._by_name.setdefault(file.rpartition("/")[2], []).append(file)
-            number = number_in(file)
-            if number is not None:
-                self._by_number.setdefault((number, _type_of(file)), []).append(file)
+            self._by_number.setdefault((number_in(file), _type_of(file)), []).append(file)
 
     def locate(self, images: LabelledImages, source: str, where: str) -> tuple[list[str | None], int]:
         """Find the images.
@@ -68,12 +66,12 @@ class ImageIndex:
         num_repeated = 0
         for image_id, listed in zip(images.image_ids, images.file_names, strict=True):
             name = listed.replace("\\", "/")
-            exact, same_id = self._exact(name), []
             key = identity(image_id, listed)
-            if isinstance(key, int):
-                same_id = self._by_number.get((key, _type_of(name)), [])
-                num_repeated += len(same_id) > 1
-            elif len(exact) > 1:
+            same_id = self._by_number.get((key, _type_of(name)), []) if isinstance(key, int) else []
+            same_name = self._by_name.get(name.rpartition("/")[2], [])
+            exact = [name] if name in same_name else [file for file in same_name if file.endswith(f"/{name}")]
+            num_repeated += len(same_id) > 1
+            if len(exact) > 1 and not isinstance(key, int):
                 ambiguous.append(f"{listed}: {', '.join(exact[:2])}")
             places.append(next(iter(exact or same_id), None))
         if ambiguous:
@@ -83,11 +81,6 @@ class ImageIndex:
                 "each name once"
             )
         return places, num_repeated
-
-    def _exact(self, name: str) -> list[str]:
-        """Return the file of that very path, or those of that name in sub-folders."""
-        files = self._by_name.get(name.rpartition("/")[2], [])
-        return [name] if name in files else [file for file in files if file.endswith(f"/{name}")]
 
 
 def _type_of(file_name: str) -> str:

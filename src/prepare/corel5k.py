@@ -10,10 +10,9 @@ import torch
 
 from src.config.sources import Corel5kSettings
 from src.data.labels import LabelledImages, LabelMatrix
-from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.files import read_names
+from src.prepare.files import read_label_names
 from src.prepare.nus_wide import CONCEPTS_81
 from src.utils.files import read_lines
 
@@ -31,8 +30,7 @@ def collect(settings: Corel5kSettings) -> Collected:
     if settings.unseen is None:
         unseen = [word for word in words if word in CONCEPTS_81]
     else:
-        unseen = read_names(settings.unseen, "--unseen")
-    columns_of(unseen, words, "--unseen")
+        unseen = read_label_names(settings.unseen, "--unseen", words)
     parts, notes = {}, []
     for part, name in (("train", "training_label"), ("val", "test_label")):
         parts[part], repeated = _read_part(source, name, words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from src.data.images import SUFFIXES
 from src.data.labels import LabelledImages
+from src.data.split import columns_of
 from src.errors import UserError, name_some, raise_collected
 from src.utils.files import read_lines
 
@@ -25,9 +27,20 @@ def read_names(path: Path, flag: str) -> list[str]:
     names = [line for line in read_lines(path, flag) if line]
     if not names:
         raise UserError(f"{flag} {path}: names nothing; give one name per line")
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(f"{flag} {path}: named more than once: {name_some(repeated)}")
+    return names
+
+
+def read_label_names(path: Path, flag: str, labels: Sequence[str]) -> list[str]:
+    """Read a list of labels as :func:`read_names` does.
+
+    Raises:
+        UserError: as ``read_names``, or a name is no label.
+    """
+    names = read_names(path, flag)
+    columns_of(names, labels, f"{flag} {path}")
     return names
 
 
@@ -96,6 +109,19 @@ def list_images(root: Path, flag: str = "--images") -> list[str]:
             found += [prefix + name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
             bar.update(len(names))
     return sorted(found)
+
+
+def images_below(images: Path | None, missing_pictures: str) -> list[str] | None:
+    """List the image files below ``--images``; None without that flag.
+
+    Raises:
+        UserError: there is no such folder, or ``--missing-pictures drop`` has no folder to look in.
+    """
+    if images is not None:
+        return list_images(images)
+    if missing_pictures == "drop":
+        raise UserError("--missing-pictures drop needs --images, the folder to look in")
+    return None
 
 
 class ImageFilter:

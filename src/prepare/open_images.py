@@ -17,11 +17,10 @@ from src.data.labels import LabelledImages, LabelMatrix
 from src.data.official import read_array_pickle
 from src.errors import UserError, name_some, raise_collected
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, list_files, list_images, pick_files, read_names
+from src.prepare.files import ImageFilter, images_below, list_files, pick_files, read_names
 from src.prepare.open_images_files import Verdicts, read_verdicts
 from src.utils.files import read_lines
 
-PUBLISHED = {"seen classes": 7_186, "unseen classes": 400}
 DESCRIPTIONS, TRAINABLE = "class-descriptions.csv", "classes-trainable.txt"
 UNSEEN_LIST, UNSEEN_INDICES = "unseen_labels.pkl", "top_400_unseen.csv"
 
@@ -49,10 +48,9 @@ def collect(settings: OpenImagesSettings) -> Collected:
     Raises:
         UserError: a file is missing or malformed, classes are unknown or on both sides, or images are missing.
     """
-    if settings.missing_pictures == "drop" and settings.images is None:
-        raise UserError("--missing-pictures drop needs --images, the folder to look in")
+    found = images_below(settings.images, settings.missing_pictures)
+    place_of = None if found is None else {place.rpartition("/")[2]: place for place in reversed(found)}
     files = _find(settings)
-    place_of = None if settings.images is None else _places(settings.images)
     classes, notes = _classes(settings, files)
     on_disk = ImageFilter(settings.missing_pictures, "--images")
     parts: dict[str, LabelledImages] = {}
@@ -89,18 +87,13 @@ def _find(settings: OpenImagesSettings) -> dict[str, Path]:
     return pick_files(listed, needed, f"--source {settings.source}", "is this the Open Images folder?")
 
 
-def _places(root: Path) -> Mapping[str, str]:
-    """Return the place below ``root`` of each ``ImageID.jpg``."""
-    places: dict[str, str] = {}
-    for place in list_images(root):
-        places.setdefault(place.rpartition("/")[2], place)
-    return places
-
-
 def _read_part(
     part: str, source: str, files: Mapping[str, Path], classes: Classes, machine_labels: float | None
 ) -> tuple[LabelledImages, list[str]]:
-    """Read the labels of a part, and what to report."""
+    """Read the labels of a part, and what to report.
+
+    Validation keeps images that have labels of other classes only: the ``all-images`` protocol counts them.
+    """
     column_of = {mid: column for column, mid in enumerate(classes.mids)}
     path = files[_label_file(source, "human")]
     verdicts = read_verdicts(path, column_of)
@@ -114,27 +107,43 @@ def _read_part(
         machine = read_verdicts(files[_label_file(source, "machine")], column_of, least_confidence=machine_labels)
         verdicts, added = verdicts.joined(machine)
         notes.append(f"{part}: {added:,} machine-generated labels of confidence {machine_labels:g} or more")
-    images = _images(verdicts, len(classes.labels), keep_all=part == "val")
-    if not len(images):
+    kept = verdicts if part == "val" else verdicts.without_foreign()
+    if not len(kept.images):
         raise UserError(f"{path}: says nothing about the seen and unseen classes; get it again")
-    strangers = len(verdicts.images) - len(images)
+    strangers = len(verdicts.images) - len(kept.images)
     if strangers:
         notes.append(f"{part}: left out {strangers:,} images that have labels of other classes only")
-    return images, notes
+    return _images(kept, len(classes.labels)), notes
+
+
+def _images(verdicts: Verdicts, num_labels: int) -> LabelledImages:
+    """Return one row per image, in ascending ImageID; classes without a verdict are unknown."""
+    known = verdicts.columns >= 0
+    rows, columns, values = (
+        torch.from_numpy(array[known]) for array in (verdicts.rows, verdicts.columns, verdicts.values)
+    )
+    unlisted = torch.full((len(verdicts.images),), -1, dtype=torch.int8)
+    targets = LabelMatrix.from_entries(rows, columns, values, unlisted=unlisted, num_labels=num_labels)
+    names = tuple(f"{number:016x}.jpg" for number in verdicts.images.tolist())
+    return LabelledImages(tuple(range(1, len(names) + 1)), names, targets)
 
 
 def _classes(settings: OpenImagesSettings, files: Mapping[str, Path]) -> tuple[Classes, list[str]]:
     """Return the classes of both sides, and what to report about them."""
     name_of = _read_names_of_mids(files[DESCRIPTIONS])
-    if settings.seen is None:
-        path = files[TRAINABLE]
-        seen = _mids([line for line in read_lines(path, "--source") if line], name_of, str(path))
-    else:
-        seen = _mids(read_names(settings.seen, "--seen"), name_of, f"--seen {settings.seen}")
-    if settings.unseen is None:
-        unseen = _mids(_read_unseen(files), name_of, str(files[UNSEEN_LIST]))
-    else:
-        unseen = _mids(read_names(settings.unseen, "--unseen"), name_of, f"--unseen {settings.unseen}")
+    notes: list[str] = []
+    sides: list[list[str]] = []
+    for side, own, read, published in (
+        ("seen", settings.seen, _read_seen, 7_186),
+        ("unseen", settings.unseen, _read_unseen, 400),
+    ):
+        if own is None:
+            sides.append(_mids(read(files), name_of, f"--source {settings.source}, {side} classes"))
+            compared = ", as published" if len(sides[-1]) == published else f"; published: {published:,}"
+            notes.append(f"{len(sides[-1]):,} {side} classes{compared}")
+        else:
+            sides.append(_mids(read_names(own, f"--{side}"), name_of, f"--{side} {own}"))
+    seen, unseen = sides
     both = sorted(set(seen) & set(unseen))
     if both:
         raise UserError(f"--unseen: classes that are seen as well: {name_some(both)}; take them out of one list")
@@ -142,13 +151,6 @@ def _classes(settings: OpenImagesSettings, files: Mapping[str, Path]) -> tuple[C
     times = Counter(name_of[mid] for mid in mids)
     labels = tuple(name_of[mid] if times[name_of[mid]] == 1 else f"{name_of[mid]} ({mid})" for mid in mids)
     texts = {label: name_of[mid] for label, mid in zip(labels, mids, strict=True) if label != name_of[mid]}
-    notes = []
-    for (what, published), own, side in zip(
-        PUBLISHED.items(), (settings.seen, settings.unseen), (seen, unseen), strict=True
-    ):
-        if own is None:
-            compared = ", as published" if len(side) == published else f"; published: {published:,}"
-            notes.append(f"{len(side):,} {what}{compared}")
     if texts:
         notes.append(f"{len(texts):,} classes share their name with another and have their MID appended")
     return Classes(mids, labels, texts, len(seen)), notes
@@ -177,16 +179,19 @@ def _mids(entries: Sequence[str], name_of: Mapping[str, str], source: str) -> li
     mids_of: dict[str, list[str]] = {}
     for mid, name in name_of.items():
         mids_of.setdefault(name, []).append(mid)
-    found = [entry if entry in name_of else (mids_of.get(entry) or [""])[0] for entry in entries]
-    unknown = [entry for entry, mid in zip(entries, found, strict=True) if not mid]
-    ambiguous = [entry for entry in entries if entry not in name_of and len(mids_of.get(entry, ())) > 1]
-    repeated = [mid for mid, times in Counter(found).items() if times > 1 and mid]
-    problems = [] if entries else [f"{source}: names nothing; get the file again"]
-    problems += [f"{source}: not in class-descriptions.csv: {name_some(unknown)}"] if unknown else []
-    problems += [f"{source}: names of several classes: {name_some(ambiguous)}; give their MIDs"] if ambiguous else []
-    problems += [f"{source}: named more than once: {name_some(repeated)}"] if repeated else []
-    raise_collected(problems)
+    choices = {entry: [entry] if entry in name_of else mids_of.get(entry, []) for entry in entries}
+    found = [mids[0] for mids in choices.values() if len(mids) == 1]
+    wrong = {
+        "not in class-descriptions.csv": [entry for entry, mids in choices.items() if not mids],
+        "names of several classes, give their MIDs": [entry for entry, mids in choices.items() if len(mids) > 1],
+        "named more than once": [mid for mid, times in Counter(found).items() if times > 1],
+    }
+    raise_collected([f"{source}: {what}: {name_some(entries)}" for what, entries in wrong.items() if entries])
     return found
+
+
+def _read_seen(files: Mapping[str, Path]) -> list[str]:
+    return read_names(files[TRAINABLE], "--source")
 
 
 def _read_unseen(files: Mapping[str, Path]) -> list[str]:
@@ -195,30 +200,8 @@ def _read_unseen(files: Mapping[str, Path]) -> list[str]:
     if not isinstance(every, (list, tuple, np.ndarray)) or not all(isinstance(mid, str) for mid in every):
         raise UserError(f"{files[UNSEEN_LIST]}: holds no list of MIDs; get the file again")
     path = files[UNSEEN_INDICES]
-    lines = [line for line in read_lines(path, "--source") if line]
-    wrong = [
-        line for line, times in Counter(lines).items() if times > 1 or not (line.isdecimal() and int(line) < len(every))
-    ]
+    lines = read_names(path, "--source")
+    wrong = [line for line in lines if not (line.isdecimal() and int(line) < len(every))]
     if wrong:
-        raise UserError(
-            f"{path}: not indices from 0 to {len(every) - 1}, each once: {name_some(wrong)}; get the file again"
-        )
+        raise UserError(f"{path}: not indices from 0 to {len(every) - 1}: {name_some(wrong)}; get the file again")
     return [str(every[int(line)]) for line in lines]
-
-
-def _images(verdicts: Verdicts, num_labels: int, keep_all: bool) -> LabelledImages:
-    """Return one row per image, in ascending ImageID.
-
-    Args:
-        keep_all: keep images that have labels of other classes only: the ``all-images`` protocol counts them.
-    """
-    if not keep_all:
-        verdicts = verdicts.without_foreign()
-    known = verdicts.columns >= 0
-    rows, columns, values = (
-        torch.from_numpy(array[known]) for array in (verdicts.rows, verdicts.columns, verdicts.values)
-    )
-    unlisted = torch.full((len(verdicts.images),), -1, dtype=torch.int8)
-    targets = LabelMatrix.from_entries(rows, columns, values, unlisted=unlisted, num_labels=num_labels)
-    names = tuple(f"{number:016x}.jpg" for number in verdicts.images.tolist())
-    return LabelledImages(tuple(range(1, len(names) + 1)), names, targets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from binascii import unhexlify
 from collections.abc import Iterator, Mapping
@@ -18,10 +17,6 @@ from src.errors import UserError
 HEADER = b"ImageID,Source,LabelName,Confidence"
 BLOCK_BYTES = 1 << 22
 ID_DIGITS = 16
-
-# float() also takes 1_0, nan, and white space around a number.
-_NUMBER = re.compile(rb"\d+(\.\d+)?(e-?\d+)?", re.IGNORECASE)
-_MID = re.compile(rb"/[^\s\"]+")
 
 
 @dataclass(frozen=True)
@@ -55,24 +50,24 @@ class Verdicts:
         )
         keys = _keys(other_rows, others.columns)
         new = (others.columns >= 0) & ~np.isin(keys, _keys(rows, self.columns))
-        rows = np.concatenate([rows, other_rows[new]])
-        listed = np.bincount(rows, minlength=len(images)) > 0  # others may add nothing to an image
         joined = Verdicts(
-            images[listed],
-            (listed.cumsum(dtype=np.int32) - 1)[rows],
+            images,
+            np.concatenate([rows, other_rows[new]]),
             np.concatenate([self.columns, others.columns[new]]),
             np.concatenate([self.values, others.values[new]]),
         )
-        return joined, len(np.unique(keys[new]))
+        return joined._only(slice(None)), len(np.unique(keys[new]))
 
     def without_foreign(self) -> Verdicts:
         """Return only the verdicts about classes that have a column, and the images that have any."""
-        known = self.columns >= 0
-        if known.all():
-            return self
-        listed = np.bincount(self.rows[known], minlength=len(self.images)) > 0
-        rows = (listed.cumsum(dtype=np.int32) - 1)[self.rows[known]]
-        return Verdicts(self.images[listed], rows, self.columns[known], self.values[known])
+        return self._only(self.columns >= 0)
+
+    def _only(self, kept: np.ndarray | slice) -> Verdicts:
+        """Keep some verdicts, and the images that have any of these."""
+        rows = self.rows[kept]
+        listed = np.bincount(rows, minlength=len(self.images)) > 0
+        new_row = listed.cumsum(dtype=np.int32) - 1
+        return Verdicts(self.images[listed], new_row[rows], self.columns[kept], self.values[kept])
 
 
 def _keys(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -81,7 +76,7 @@ def _keys(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def read_verdicts(path: Path, column_of: Mapping[str, int], *, least_confidence: float | None = None) -> Verdicts:
-    """Read a label file in blocks; memory holds 13 bytes per row, 50 while the images are numbered, and then 9.
+    """Read a label file in blocks; memory holds 13 bytes per row, and some 50 while the images are numbered.
 
     Args:
         path: ``*-annotations-{human,machine}-imagelabels.csv``.
@@ -106,73 +101,48 @@ def read_verdicts(path: Path, column_of: Mapping[str, int], *, least_confidence:
             confidence = _confidence(text, machine)
             column = columns.get(mid)
             if column is None:
-                if not _MID.fullmatch(mid):
+                if not mid.startswith(b"/") or mid != mid.strip():
                     raise ValueError
                 column = columns[mid] = -1
         except ValueError as error:
             if not line.strip() and not any(map(bytes.strip, lines)):
                 break  # blank lines at the end
-            raise _malformed(path, number, line, machine) from error
+            form = f"16 hexadecimal digits,source,MID,{'a confidence from 0 to 1' if machine else '1 or 0'}"
+            shown = line.rstrip(b"\r\n")[:120].decode(errors="replace")
+            raise UserError(f"{path}, line {number}: not '{form}': {shown!r}; get the file again") from error
         if confidence >= least:
             ids += image
             places.append(column)
             values.append(1 if machine else int(confidence))
-    numbers = np.frombuffer(ids, dtype=f">u{ID_DIGITS // 2}").astype(np.uint64)
-    del ids
-    images, rows = _numbered(numbers)
-    return Verdicts(images, rows, np.frombuffer(places, dtype=np.int32), np.frombuffer(values, dtype=np.int8))
-
-
-def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what ``np.unique`` does, with its inverse as int32."""
-    order = ids.argsort()
-    ids = ids[order]
-    first = np.ones(len(ids), dtype=bool)
-    first[1:] = ids[1:] != ids[:-1]
-    rows = np.empty(len(ids), dtype=np.int32)
-    rows[order] = first.cumsum(dtype=np.int32) - 1
-    return ids[first], rows
+    images, rows = np.unique(np.frombuffer(ids, dtype=f">u{ID_DIGITS // 2}").astype(np.uint64), return_inverse=True)
+    return Verdicts(
+        images, rows.astype(np.int32), np.frombuffer(places, dtype=np.int32), np.frombuffer(values, dtype=np.int8)
+    )
 
 
 @lru_cache(maxsize=4096)  # files hold few different ones
 def _confidence(text: bytes, machine: bool) -> float:
     """Parse a confidence; raise ``ValueError`` if it is none."""
-    text = text.removesuffix(b"\r")
-    if not _NUMBER.fullmatch(text):
-        raise ValueError
     value = float(text)
-    if value > 1 or (not machine and value not in (0, 1)):
+    if not 0 <= value <= 1 or (not machine and value not in (0, 1)):
         raise ValueError
     return value
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines after the header, without line feeds."""
+    """Yield the lines after the header."""
+    size = path.stat().st_size
     try:
         with (
             open(path, "rb") as stream,
-            tqdm(
-                total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=None, leave=False
-            ) as bar,
+            tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None, leave=False) as bar,
         ):
             header = stream.readline(1000).removeprefix(b"\xef\xbb\xbf").strip()
             if header != HEADER:
                 shown = header[:80].decode(errors="replace")
                 raise UserError(f"{path}: begins with {shown!r}, not with {HEADER.decode()!r}; get the file again")
-            rest = b""
-            while block := stream.read(BLOCK_BYTES):
-                bar.update(len(block))
-                *lines, rest = (rest + block).split(b"\n")
+            while lines := stream.readlines(BLOCK_BYTES):
+                bar.update(sum(map(len, lines)))
                 yield from lines
-            if rest:
-                yield rest
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _malformed(path: Path, number: int, line: bytes, machine: bool) -> UserError:
-    confidence = "a confidence from 0 to 1" if machine else "1 or 0"
-    shown = line.rstrip(b"\r")[:120].decode(errors="replace")
-    return UserError(
-        f"{path}, line {number}: not '16 hexadecimal digits,source,MID,{confidence}': {shown!r}; get the file again"
-    )

@@ -10,15 +10,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from src.config.prepare import OutputSettings
 from src.config.sources import SampleSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.prepare.collected import Collected
-from src.prepare.folder import make_folder
-from src.prepare.vectors import OpenVectors
-from src.word_vectors.source import open_word_vectors
 
-WORDS = Path(__file__).with_name("sample_words.txt")
+WORDS = Path(__file__).with_name("sample_words.txt")  # their vectors
 WIDTH, HEIGHT, HORIZON = 160, 120, 70
 UNSEEN = ("moon", "cloud", "flower", "boat", "snow", "fence")
 
@@ -169,11 +165,6 @@ def draw_image(random: Random) -> tuple[Image.Image, list[str]]:
     return image, [upper, lower, *objects]
 
 
-def sample_vectors() -> OpenVectors:
-    """Open the word vectors of the labels, which ship with the code."""
-    return OpenVectors(open_word_vectors(WORDS))
-
-
 def collect(settings: SampleSettings) -> Collected:
     """Draw the data set; the same seed draws the same images."""
     random = np.random.default_rng(settings.seed)
@@ -192,15 +183,3 @@ def collect(settings: SampleSettings) -> Collected:
         names = tuple(f"{number:05d}.jpg" for number in ids)
         parts[part] = LabelledImages(tuple(ids), names, LabelMatrix.from_dense(targets))
     return Collected("sample", LABELS, parts, image_root="images", unseen=UNSEEN, files=files)
-
-
-def prepare_sample(
-    output: Path, *, num_train: int = 200, num_val: int = 100, seed: int = 0, overwrite: bool = False
-) -> list[str]:
-    """Draw the data set into a new metadata folder and return the report.
-
-    Raises:
-        UserError: the folder is in the way or cannot be written.
-    """
-    collected = collect(SampleSettings(train_images=num_train, val_images=num_val, seed=seed))
-    return make_folder(collected, sample_vectors(), OutputSettings(output=output, overwrite=overwrite))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from src.config.prepare import VectorSettings
 from src.errors import UserError, name_some
@@ -14,21 +14,17 @@ from src.word_vectors.source import WordSource, open_word_vectors
 
 @dataclass(frozen=True)
 class OpenVectors:
-    """An open source of word vectors, and how labels are looked up in it.
+    """An open source of word vectors.
 
     Attributes:
         source: the words.
         alias: label -> text to look up instead.
-        drop_missing: leave out labels without a vector, which is otherwise an error.
-        extra_words: how many of the most frequent words to store beside the labels.
-        loose: let plurals, singulars and words run together stand in for words that the source lacks.
+        settings: how labels are looked up.
     """
 
     source: WordSource
-    alias: Mapping[str, str] = field(default_factory=dict)
-    drop_missing: bool = False
-    extra_words: int = 0
-    loose: bool = True
+    alias: Mapping[str, str]
+    settings: VectorSettings
 
 
 def open_vectors(settings: VectorSettings) -> OpenVectors:
@@ -38,11 +34,9 @@ def open_vectors(settings: VectorSettings) -> OpenVectors:
         UserError: the vectors cannot be opened, or an alias is malformed.
     """
     alias = read_aliases(settings.alias or [], settings.alias_file)
-    if settings.encoder is not None:
-        source = open_encoder(settings.encoder, prompt=settings.encoder_prompt)
-    else:
-        source = open_word_vectors(str(settings.word_vectors))
-    return OpenVectors(source, alias, settings.missing == "drop", settings.extra_words, settings.forms == "all")
+    if settings.encoder is None:
+        return OpenVectors(open_word_vectors(str(settings.word_vectors)), alias, settings)
+    return OpenVectors(open_encoder(settings.encoder, prompt=settings.encoder_prompt), alias, settings)
 
 
 def look_up(texts: Mapping[str, str], vectors: OpenVectors) -> LabelVectors:
@@ -51,8 +45,9 @@ def look_up(texts: Mapping[str, str], vectors: OpenVectors) -> LabelVectors:
     Raises:
         UserError: labels have no vector and may not be left out, or none has one.
     """
-    found = label_vectors(vectors.source, texts, alias=vectors.alias, loose=vectors.loose)
-    if found.missing and not (vectors.drop_missing and found.labels):
+    settings = vectors.settings
+    found = label_vectors(vectors.source, texts, alias=vectors.alias, loose=settings.forms == "all")
+    if found.missing and (settings.missing == "error" or not found.labels):
         raise UserError(missing_message(found))
     return found
 

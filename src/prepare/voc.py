@@ -12,10 +12,9 @@ from tqdm import tqdm
 
 from src.config.sources import VocSettings
 from src.data.labels import LabelledImages, LabelMatrix
-from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, read_names
+from src.prepare.files import ImageFilter, read_label_names
 from src.prepare.voc_files import ImageList, folders_of_years, has_list, read_list, read_objects
 
 CLASSES = (
@@ -81,9 +80,7 @@ def _unseen(path: Path | None) -> list[str]:
             "--unseen is needed: no division of VOC's classes is a standard for tagging; give a file with the classes "
             f"to hold out, one per line, out of: {', '.join(CLASSES)}"
         )
-    names = read_names(path, "--unseen")
-    columns_of(names, CLASSES, f"--unseen {path}")
-    return names
+    return read_label_names(path, "--unseen", CLASSES)
 
 
 def _sets(year: int, folders: Sequence[Path], train: str | None, val: str | None) -> tuple[dict[str, str], list[str]]:
