@@ -67,7 +67,7 @@ def _inspect(args: argparse.Namespace) -> int:
         if not args.json:
             print(("\n" if len(found) > 1 else "") + describe(facts), flush=True)
     if args.json:
-        print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(found, indent=1, ensure_ascii=False, default=str))
     raise_collected(problems)
     return 0
 

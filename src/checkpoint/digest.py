@@ -1,16 +1,13 @@
 """SHA-256 side files: ``model.ckpt.sha256`` beside ``model.ckpt``, in the format of ``sha256sum``.
 
-They reveal a copy that was cut short or a bit that a disk lost; ``sha256sum --check model.ckpt.sha256`` works too.
-A save removes the old side file, replaces the checkpoint, then writes the new side file: a run that is killed in
-between leaves a good checkpoint without a side file, never one beside a stale digest.
+A save removes the old side file before it replaces the checkpoint: a run that is killed in between leaves a good
+checkpoint without a side file, never one beside a stale digest.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 from src.errors import UserError
 from src.utils.files import atomic_write
@@ -52,18 +49,16 @@ def write_digest(path: str | Path) -> str:
     return digest
 
 
-def save_with_digest(path: str | Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Replace a file atomically, and write its side file.
-
-    Args:
-        path: the file; its folder is made if it does not exist.
-        write: function that writes the content to a binary stream.
+def save_with_digest(path: str | Path, content: object) -> None:
+    """Save with ``torch.save``, replacing the file atomically, and write its side file.
 
     Raises:
         UserError: one of the two files cannot be written.
     """
+    import torch  # it takes a second to import, and verify needs no PyTorch
+
     with atomic_write(path) as stream:
-        write(stream)
+        torch.save(content, stream)
         stream.flush()
         side_file(path).unlink(missing_ok=True)
     write_digest(path)
@@ -73,27 +68,14 @@ def check_digest(path: str | Path) -> tuple[str, bool | None]:
     """Compare a file with its side file.
 
     Returns:
-        (the file's digest, whether the side file holds the same; None without a side file).
+        (the file's digest, whether the side file starts with it; None without a side file).
 
     Raises:
-        UserError: one of the two files cannot be read, or the side file holds no digest.
+        UserError: the file cannot be read.
     """
-    while True:
-        before, digest, after = _read_side_file(path), file_digest(path), _read_side_file(path)
-        if before == after:  # else a run replaced both files in the meantime
-            return digest, None if after is None else after == digest
-
-
-def _read_side_file(path: str | Path) -> str | None:
-    """Return the digest in the side file of ``path``, or None without a side file."""
-    side = side_file(path)
+    digest = file_digest(path)
     try:
-        words = side.read_text(encoding="utf-8", errors="replace").split()
+        recorded = side_file(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"cannot read {side}: {error.strerror or error}") from error
-    digest = words[0].lower() if words else ""
-    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        raise UserError(f"{side} does not start with a SHA-256 digest; delete it, or copy it again with its file")
-    return digest
+        return digest, None
+    return digest, recorded.lower().startswith(digest)

@@ -115,11 +115,8 @@ def info_to_dict(info: CheckpointInfo, *, half: bool = False) -> dict[str, Any]:
     if info.split is None:
         raise ValueError("a checkpoint needs a split: labels without word vectors cannot be scored")
 
-    def shrink(vectors: Tensor) -> Tensor:
-        vectors = vectors.detach().cpu().contiguous()
-        return vectors.half() if half else vectors
-
-    split = info.split
+    split, extra = info.split, info.extra_vectors
+    dtype = torch.float16 if half else torch.float32
     return {
         "format": FORMAT,
         "config": asdict(info.config),
@@ -128,12 +125,12 @@ def info_to_dict(info: CheckpointInfo, *, half: bool = False) -> dict[str, Any]:
             "labels": list(split.labels),
             "seen": list(split.seen),
             "unseen": list(split.unseen),
-            "word_vectors": shrink(split.word_vectors),
+            "word_vectors": split.word_vectors.cpu().to(dtype).contiguous(),
         },
         "extra_words": list(info.extra_words),
-        "extra_vectors": None if info.extra_vectors is None else shrink(info.extra_vectors),
+        "extra_vectors": None if extra is None else extra.cpu().to(dtype).contiguous(),
         "calibration": None if info.calibration is None else info.calibration.to_dict(),
-        "space": asdict(_space_of(split, info.extra_words, info.extra_vectors)),
+        "space": asdict(_space_of(split, info.extra_words, extra)),
         "metrics": dict(info.metrics),
         "settings": dict(info.settings),
         "versions": package_versions(),
@@ -165,7 +162,7 @@ def info_of_dict(content: Mapping[str, Any], source: str) -> CheckpointInfo:
             labels=split.labels,
             extra_words=tuple(content["extra_words"]),
             extra_vectors=None if extra is None else extra.float(),
-            calibration=_calibration_of(content, split),
+            calibration=None if content.get("calibration") is None else Calibration.from_dict(content["calibration"]),
             space=Space(**content["space"]) if "space" in content else _space_of(split, content["extra_words"], extra),
             metrics=content["metrics"],
             settings=content["settings"],
@@ -173,6 +170,10 @@ def info_of_dict(content: Mapping[str, Any], source: str) -> CheckpointInfo:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source} is an incomplete checkpoint of this project: {error}") from error
+    if info.calibration is not None and len(info.calibration.thresholds) != len(split.labels):
+        raise UserError(
+            f"{source}: its calibration has {len(info.calibration.thresholds)} labels, its split {len(split.labels)}"
+        )
     lengths = {split.wordvec_dim, *(() if info.extra_vectors is None else info.extra_vectors.shape[:1])}
     if lengths != {config.wordvec_dim}:
         raise UserError(f"{source}: its word vectors have lengths {lengths}, its model has D = {config.wordvec_dim}")
@@ -183,13 +184,3 @@ def _space_of(split: ZeroShotSplit, extra_words: Sequence[str], extra_vectors: T
     """Compute the fingerprint, from frequent words first: labels can be several words, or have a stand-in's vector."""
     vectors = [] if extra_vectors is None else [extra_vectors.float()]
     return space_of([*extra_words, *split.labels], torch.cat([*vectors, split.word_vectors], dim=1))
-
-
-def _calibration_of(content: Mapping[str, Any], split: ZeroShotSplit) -> Calibration | None:
-    stored = content.get("calibration")  # missing in old files
-    if stored is None:
-        return None
-    calibration = Calibration.from_dict(stored)
-    if len(calibration.thresholds) != len(split.labels):
-        raise ValueError(f"its calibration has {len(calibration.thresholds)} labels, its split {len(split.labels)}")
-    return calibration

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from src.calibration.thresholds import Calibration
@@ -44,7 +43,7 @@ def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, 
 
     content = info_to_dict(info, half=half)
     content["state_dict"] = {key: shrink(tensor) for key, tensor in plain_state_dict(model).items()}
-    save_with_digest(path, lambda stream: torch.save(content, stream))
+    save_with_digest(path, content)
 
 
 def save_with_calibration(source: str | Path, target: str | Path, calibration: Calibration) -> None:
@@ -56,8 +55,7 @@ def save_with_calibration(source: str | Path, target: str | Path, calibration: C
     content = read_state_file(source)
     if content.get("format") != FORMAT:
         raise UserError(f"{source} is no checkpoint of this project; only those can hold a calibration")
-    calibrated = {**content, "calibration": calibration.to_dict()}
-    save_with_digest(target, lambda stream: torch.save(calibrated, stream))
+    save_with_digest(target, {**content, "calibration": calibration.to_dict()})
 
 
 def load_checkpoint(
