@@ -10,15 +10,15 @@ import timm
 import torch
 from torch import nn
 
-from src.checkpoint import CheckpointInfo
+from src.checkpoint import CheckpointInfo, ModelConfig, save_checkpoint
 from src.config.train import ModelSettings
 from src.errors import UserError
 from src.models import SDLModel
 from src.training.initial_model import initial_model
-from tests.helpers import SIZE, TINY, save_tiny, tiny_model
+from tests.helpers import SIZE, TINY, make_toy_split, save_tiny, tiny_model
 
 
-def start(model_path: object, **flags: Any) -> tuple[SDLModel, str, CheckpointInfo | None]:
+def start(model_path: object, **flags: Any) -> tuple[SDLModel, ModelConfig, CheckpointInfo | None]:
     wordvec_dim = flags.pop("wordvec_dim", 4)
     return initial_model(ModelSettings(model_path=str(model_path), **{"image_size": SIZE, **flags}), wordvec_dim)
 
@@ -38,15 +38,16 @@ def save_backbone(path: Path, seed: int = 7) -> nn.Module:
 
 
 def test_none_starts_from_random_weights():
-    model, name, info = start("none", model_name=TINY, num_rows=3)
-    assert (name, info, model.num_rows, model.wordvec_dim) == (TINY, None, 3, 4)
+    model, config, info = start("none", model_name=TINY, num_rows=3)
+    assert (config, info) == (ModelConfig(TINY, 3, 4, SIZE), None)
+    assert (model.num_rows, model.wordvec_dim) == (3, 4)
     assert not equal_weights(model, start("none", model_name=TINY, num_rows=3)[0])
 
 
-def test_the_default_is_tresnet_m_with_two_principal_vectors():
+def test_default_is_the_released_coco_script():
     with torch.device("meta"):
-        model, name, _ = start("none")
-    assert (name, model.num_rows) == ("tresnet_m", 2)
+        _, config, _ = start("none", image_size=None)
+    assert config == ModelConfig("tresnet_m", 2, 4, 224)
 
 
 def test_auto_starts_from_the_weights_found(tmp_path, monkeypatch):
@@ -76,10 +77,10 @@ def test_timm_asks_timm_for_its_weights(monkeypatch):
 @pytest.mark.parametrize("pretrain_backbone", [None, 1])
 def test_a_backbone_file_gets_a_fresh_head(pretrain_backbone, tmp_path):
     backbone = save_backbone(tmp_path / "b.pth")
-    model, name, info = start(
+    model, config, info = start(
         tmp_path / "b.pth", model_name=TINY, num_rows=5, pretrain_backbone=pretrain_backbone, num_classes=9
     )
-    assert (name, info, model.embedding.weight.shape) == (TINY, None, (20, 96))
+    assert (config.model_name, info, model.embedding.weight.shape) == (TINY, None, (20, 96))
     for key, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensor, backbone.state_dict()[key]), key
 
@@ -87,9 +88,18 @@ def test_a_backbone_file_gets_a_fresh_head(pretrain_backbone, tmp_path):
 @pytest.mark.parametrize("pretrain_backbone", [None, 0])
 def test_an_sdl_checkpoint_is_continued(pretrain_backbone, tmp_path):
     saved = save_tiny(tmp_path / "x.ckpt", settings={"epoch": 4})
-    model, name, info = start(tmp_path / "x.ckpt", pretrain_backbone=pretrain_backbone)
+    model, config, info = start(tmp_path / "x.ckpt", pretrain_backbone=pretrain_backbone)
     assert equal_weights(model, saved)
-    assert (name, info.settings, model.num_rows) == (TINY, {"epoch": 4}, 2)
+    assert (config, info.settings) == (ModelConfig(TINY, 2, 4, SIZE), {"epoch": 4})
+
+
+@pytest.mark.parametrize("pretrain_backbone", [0, 1])
+@pytest.mark.parametrize(("flag", "size"), [(None, SIZE), (2 * SIZE, 2 * SIZE)])
+def test_interpolation_and_image_size_of_an_sdl_checkpoint_are_kept(pretrain_backbone, flag, size, tmp_path):
+    config = ModelConfig(TINY, 2, 4, SIZE, "bicubic")
+    save_checkpoint(tmp_path / "x.ckpt", tiny_model(), CheckpointInfo("sdl", config, make_toy_split()))
+    _, found, _ = start(tmp_path / "x.ckpt", pretrain_backbone=pretrain_backbone, image_size=flag)
+    assert found == ModelConfig(TINY, 2, 4, size, "bicubic")
 
 
 @pytest.mark.parametrize("name", [None, TINY])
@@ -99,7 +109,8 @@ def test_an_sdl_checkpoint_can_lend_its_backbone_to_a_fresh_head(name, flag, row
     # another word-vector length: the head could not be kept
     model, found, info = start(tmp_path / "x.ckpt", model_name=name, num_rows=flag, wordvec_dim=6, pretrain_backbone=1)
     assert equal_weights(model.backbone, saved.backbone)
-    assert (found, info, model.num_rows, model.wordvec_dim) == (TINY, None, rows, 6)
+    assert (found, info) == (ModelConfig(TINY, rows, 6, SIZE), None)
+    assert (model.num_rows, model.wordvec_dim) == (rows, 6)
 
 
 def test_a_fresh_head_on_an_sdl_backbone_is_fresh(tmp_path):

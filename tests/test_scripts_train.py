@@ -73,6 +73,13 @@ def continue_frozen(data: Path, folder: Path, frozen: dict, *flags: object):
         return succeeded(call(train.main, "--data", data, *start, *cached, *flags))
 
 
+def validated(checkpoint: Path, folder: Path, *flags: object) -> dict[str, float]:
+    """Return the metrics of validate.py."""
+    report = folder / "report.json"
+    succeeded(call(validate.main, "--model-path", checkpoint, "-j", 0, "-b", 8, "--json", report, *flags))
+    return json.loads(report.read_text(encoding="utf-8"))["metrics"]
+
+
 def test_a_run_leaves_the_documented_files_and_nothing_else(trained):
     assert {path.name for path in trained["folder"].iterdir()} == RUN_FILES
     assert [path.name for path in trained["home"].iterdir()] == ["out"]
@@ -161,10 +168,7 @@ def test_a_seed_makes_runs_in_two_processes_equal(trained, sample, tmp_path):
 
 def test_evaluation_is_not_augmented(trained, tmp_path):
     """The log of an augmented run holds what validate.py finds."""
-    report = tmp_path / "report.json"
-    ckpt = trained["folder"] / "model-last.ckpt"
-    succeeded(call(validate.main, "--model-path", ckpt, "-j", 0, "-b", 8, "--json", report))
-    assert json.loads(report.read_text(encoding="utf-8"))["metrics"] == log_of(trained["folder"])[-1]["metrics"]
+    assert validated(trained["folder"] / "model-last.ckpt", tmp_path) == log_of(trained["folder"])[-1]["metrics"]
 
 
 def test_runs_without_a_seed_differ_and_can_be_repeated(sample, tmp_path):
@@ -238,16 +242,27 @@ def test_damaged_cache_is_computed_again(frozen, sample, tmp_path):
     }
 
 
-def test_it_learns_labels_that_it_never_saw(tmp_path):
+def test_continued_checkpoint_keeps_its_interpolation(frozen, sample, tmp_path):
+    """In the transform of training, in that of evaluation, and in the saved checkpoint."""
+    content = stored(frozen["folder"] / "model-last.ckpt")
+    losses = []
+    for interpolation in ("bilinear", "bicubic"):
+        start, folder = tmp_path / f"{interpolation}.ckpt", tmp_path / interpolation
+        torch.save({**content, "config": {**content["config"], "interpolation": interpolation}}, start)
+        losses.append(first_loss(sample, folder, "--model-path", start, "--freeze-bn")["loss"])
+        saved = folder / "model-last.ckpt"
+        assert load_checkpoint(saved)[1].config.interpolation == interpolation
+        assert validated(saved, tmp_path) == pytest.approx(log_of(folder)[-1]["metrics"])
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6)
+
+
+def test_labels_never_seen_are_learnt(tmp_path):
     data = colour_wheel(tmp_path / "wheel")
     train_here(data, tmp_path / "out", "-b", 12, "--num-epochs", 8, "--lr", 3e-3)
     entries = log_of(tmp_path / "out")
     losses = [entry["train"]["loss"] for entry in entries]
     assert losses[-1] < losses[0] / 2
-    report = tmp_path / "report.json"
-    ckpt = tmp_path / "out" / "model-last.ckpt"
-    succeeded(call(validate.main, "--model-path", ckpt, "-j", 0, "--top_k", 1, "--json", report))
-    metrics = json.loads(report.read_text(encoding="utf-8"))["metrics"]
+    metrics = validated(tmp_path / "out" / "model-last.ckpt", tmp_path, "--top_k", 1)
     train_here(data, tmp_path / "untrained", "-b", 12, "--num-epochs", 1, "--lr", 1e-20)
     untrained = log_of(tmp_path / "untrained")[0]["metrics"]
     assert metrics["zero_shot.P@1"] > 80  # chance is 25

@@ -99,8 +99,8 @@ class TrainTransform(ImageTransform):
     With such steps, images are enlarged the fast way too: augmentation changes more than the last bits.
     """
 
-    def __init__(self, image_size: int, steps: Sequence[Step], *, exact: bool = False) -> None:
-        super().__init__(image_size, "bilinear", exact=exact)
+    def __init__(self, image_size: int, interpolation: str, steps: Sequence[Step], *, exact: bool = False) -> None:
+        super().__init__(image_size, interpolation, exact=exact)
         self.steps = list(steps)
 
     def to_bytes(self, image: Image.Image) -> Tensor:
@@ -154,12 +154,18 @@ def eval_transform(image_size: int, interpolation: str = "bilinear", *, exact: b
 
 
 def train_transform(
-    image_size: int, *, cutout: float = 0.5, augmentation: Augmentation = "randaugment", exact: bool = False
+    image_size: int,
+    interpolation: str = "bilinear",
+    *,
+    cutout: float = 0.5,
+    augmentation: Augmentation = "randaugment",
+    exact: bool = False,
 ) -> TrainTransform:
     """Return the transform of training: cutout and RandAugment after resizing, in the released code's order.
 
     Args:
         image_size: side of the square in pixels.
+        interpolation: as in :func:`eval_transform`.
         cutout: side of the cutout as a fraction of the image's side; 0 disables it.
         augmentation: ``randaugment`` (the package of that name, the released code's), ``torchvision`` (its
             RandAugment), or ``none``.
@@ -172,7 +178,7 @@ def train_transform(
         from torchvision.transforms import RandAugment  # torchvision takes a second to import
 
         steps.append(RandAugment())
-    return TrainTransform(image_size, steps, exact=exact)
+    return TrainTransform(image_size, interpolation, steps, exact=exact)
 
 
 class Cutout:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from src.checkpoint import FORMAT, CheckpointInfo, ModelConfig, load_checkpoint
@@ -18,74 +20,90 @@ from src.training.mixed_precision import use_sync_bn
 from src.utils.distributed import Processes
 
 
-def build_model(settings: ModelSettings, metadata: Metadata) -> tuple[SDLModel, ModelConfig]:
-    """Build the initial model with its memory options.
+def build_model(
+    settings: ModelSettings, metadata: Metadata, device: torch.device, processes: Processes
+) -> tuple[SDLModel, ModelConfig]:
+    """Build the initial model on its device, with the memory options of the settings.
 
     Raises:
         UserError: the file does not fit, or the backbone does not support an option.
     """
-    model, name, info = initial_model(settings, metadata.split.wordvec_dim)
+    model, config, info = initial_model(settings, metadata.split.wordvec_dim)
     if info is not None:
         check_same_space(info, metadata.split, metadata.folder)
-    image_size = settings.image_size or (IMAGE_SIZE if info is None else info.config.image_size)
-    check_image_size(model, image_size, "--image-size")
+    check_image_size(model, config.image_size, "--image-size")
     if settings.grad_checkpointing:
-        enable_grad_checkpointing(model.backbone, name)
+        enable_grad_checkpointing(model.backbone, config.model_name)
     if settings.inplace_abn:
-        use_inplace_abn(model.backbone, name)
-    return model, ModelConfig(name, model.num_rows, model.wordvec_dim, image_size)
+        use_inplace_abn(model.backbone, config.model_name)
+    if settings.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if settings.sync_bn:
+        model.backbone = use_sync_bn(model.backbone, device, processes.count)
+    return model.to(device), config
 
 
-def initial_model(settings: ModelSettings, wordvec_dim: int) -> tuple[SDLModel, str, CheckpointInfo | None]:
+def initial_model(settings: ModelSettings, wordvec_dim: int) -> tuple[SDLModel, ModelConfig, CheckpointInfo | None]:
     """Create the model that training starts from: random, with a backbone's weights, or an SDL checkpoint.
 
     Args:
-        settings: without ``model_name`` and ``num_rows``, those of the SDL checkpoint, else ``tresnet_m`` and 2 (the
-            released COCO script).
+        settings: what they leave open is taken from the SDL checkpoint; else ``tresnet_m`` with 2 principal vectors
+            and images of 224 pixels (the released COCO script).
         wordvec_dim: D of the data.
 
     Returns:
-        (model, name of its backbone, info of the SDL checkpoint that is continued or None).
+        (model, its configuration, info of the SDL checkpoint that is continued or None).
 
     Raises:
         UserError: the file is missing, does not fit, or contradicts the flags.
     """
-    path, rows, image_size = settings.model_path, settings.num_rows, settings.image_size or IMAGE_SIZE
-    is_sdl = path not in ("auto", "timm", "none") and _has_head(path)
-    if settings.pretrain_backbone == 0 and not is_sdl:
+    path, rows = settings.model_path, settings.num_rows
+    is_file = path not in ("auto", "timm", "none")
+    if is_file and _has_head(path):
+        return _from_sdl_checkpoint(settings, wordvec_dim)
+    if settings.pretrain_backbone == 0:
         raise UserError(
             f"--pretrain-backbone 0: {path} is no SDL model; use --pretrain-backbone 1 to put a fresh head on a "
             "backbone"
         )
-    if settings.num_classes is not None and (is_sdl or path in ("timm", "none")):
+    config = ModelConfig(settings.model_name or "tresnet_m", rows or 2, wordvec_dim, settings.image_size or IMAGE_SIZE)
+    if path in ("timm", "none"):
+        _refuse_num_classes(settings)
+    model = create_model(
+        config.model_name, config.num_rows, wordvec_dim, image_size=config.image_size, pretrained=path == "timm"
+    )
+    if is_file or path == "auto":
+        weights = find_backbone_weights(config.model_name) if path == "auto" else path
+        load_backbone(model, config.model_name, weights, settings.num_classes)
+    return model, config, None
+
+
+def _from_sdl_checkpoint(
+    settings: ModelSettings, wordvec_dim: int
+) -> tuple[SDLModel, ModelConfig, CheckpointInfo | None]:
+    """Continue an SDL checkpoint, or put a fresh head on its backbone."""
+    _refuse_num_classes(settings)
+    path, rows = settings.model_path, settings.num_rows
+    fresh_head = settings.pretrain_backbone == 1
+    expected = {} if fresh_head else {"num_rows": rows, "wordvec_dim": wordvec_dim}
+    source, info = load_checkpoint(path, model_name=settings.model_name, **expected)
+    config = replace(info.config, image_size=settings.image_size or info.config.image_size)
+    if not fresh_head:
+        return source, config, info
+    config = replace(config, num_rows=rows or config.num_rows, wordvec_dim=wordvec_dim)
+    model = create_model(config.model_name, config.num_rows, wordvec_dim, image_size=config.image_size)
+    load_strictly(model.backbone, source.backbone.state_dict(), path)  # made for one image size, it may not fit
+    return model, config, None
+
+
+def _refuse_num_classes(settings: ModelSettings) -> None:
+    if settings.num_classes is not None:
         raise UserError(
-            f"--num-classes {settings.num_classes}: --model-path {path} has no classifier to check; leave the flag out"
+            f"--num-classes {settings.num_classes}: --model-path {settings.model_path} has no classifier to check; "
+            "leave the flag out"
         )
-    if is_sdl and settings.pretrain_backbone != 1:
-        model, info = load_checkpoint(path, model_name=settings.model_name, num_rows=rows, wordvec_dim=wordvec_dim)
-        return model, info.config.model_name, info
-    if is_sdl:
-        source, info = load_checkpoint(path, model_name=settings.model_name)
-        name = info.config.model_name
-        model = create_model(name, rows or info.config.num_rows, wordvec_dim, image_size=image_size)
-        load_strictly(model.backbone, source.backbone.state_dict(), path)  # made for one image size, it may not fit
-        return model, name, None
-    name = settings.model_name or "tresnet_m"
-    model = create_model(name, rows or 2, wordvec_dim, image_size=image_size, pretrained=path == "timm")
-    if path not in ("timm", "none"):
-        load_backbone(model, name, find_backbone_weights(name) if path == "auto" else path, settings.num_classes)
-    return model, name, None
 
 
 def _has_head(path: str) -> bool:
     content = read_state_file(path)
     return content.get("format") == FORMAT or "embedding.weight" in tensors_of(content, path)
-
-
-def place_model(model: SDLModel, settings: ModelSettings, device: torch.device, processes: Processes) -> SDLModel:
-    """Move the model to its device, with the memory layout and batch norms of the settings."""
-    if settings.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    if settings.sync_bn:
-        model.backbone = use_sync_bn(model.backbone, device, processes.count)
-    return model.to(device)

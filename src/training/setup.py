@@ -25,7 +25,7 @@ from src.training.batches import BatchSource, FeatureBatches, FeatureOptions, Im
 from src.training.engine import Learner
 from src.training.epoch_evaluation import EpochEvaluator
 from src.training.feature_cache import FeatureSettings
-from src.training.initial_model import build_model, place_model
+from src.training.initial_model import build_model
 from src.training.mixed_precision import DTYPES, check_compiler, choose_precision
 from src.training.model_selection import TrainValSplit, split_training_set
 from src.training.optim import MovingAverage, make_optimizer, make_schedule, parameter_groups
@@ -76,8 +76,7 @@ def build_components(
     precision = choose_precision(settings.precision, settings.autocast_enabled, device, started_with)
     train_val = split_training_set(data.training, settings.selection, seed)
     with blaming("--model-path"):
-        model, config = build_model(settings.model, data.metadata)
-    model = place_model(model, settings.model, device, processes)
+        model, config = build_model(settings.model, data.metadata, device, processes)
     batch_size, workers = settings.run.batch_size, settings.data.workers
     loader = LoaderConfig(batch_size, workers, device, DTYPES[precision], processes, on_batch=stop.check)
     if processes.is_first:
@@ -165,7 +164,11 @@ def _build_source(
     evaluation_as = eval_transform(config.image_size, config.interpolation, exact=exact)
     if not settings.model.freeze_backbone:
         train_as = train_transform(
-            config.image_size, cutout=settings.data.cutout, augmentation=settings.data.augmentation, exact=exact
+            config.image_size,
+            config.interpolation,
+            cutout=settings.data.cutout,
+            augmentation=settings.data.augmentation,
+            exact=exact,
         )
         images = ImageOptions(train_as, evaluation_as, settings.seed or 0, settings.model.freeze_bn)
         return ImageBatches(model, train_val, data.evaluation, images, loader)
