@@ -10,6 +10,19 @@ import torch
 from torch import Tensor
 
 from src.metrics import LabelBlocks, Protocol, rank_settings, zero_shot_report
+from src.metrics.average_precision import average_precisions
+from src.metrics.inputs import check_shapes
+
+CPU = torch.device("cpu")
+
+
+def average_precision(
+    scores: Tensor, targets: Tensor, convention: str = "official", *, ignore_unknown: bool = False
+) -> Tensor:
+    """The average precision [C] of whole matrices [N, C] in one convention."""
+    label, row = (targets == 1).t().nonzero(as_tuple=True)
+    both = average_precisions(scores, label, row, targets == -1 if ignore_unknown else None)
+    return getattr(both, convention)
 
 
 def dense_report(
@@ -21,7 +34,8 @@ def dense_report(
     **protocol: Any,
 ) -> dict[str, float]:
     """The report of whole matrices [N, C] and the images of both settings; further keywords are the protocol's."""
-    blocks = LabelBlocks.of_matrices(scores, targets)
+    check_shapes(scores.shape, targets.shape)
+    blocks = LabelBlocks(len(scores), CPU, lambda labels: scores[:, labels], lambda labels: targets[:, labels])
     keywords = {"zero_shot_rows": rows[0], "generalized_rows": rows[1]}
     return zero_shot_report(rank_settings(blocks, seen, unseen, Protocol(**protocol), **keywords))
 

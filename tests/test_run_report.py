@@ -21,7 +21,7 @@ from src.data.parts import GroundTruth
 from src.data.split import make_split
 from src.errors import UserError
 from src.evaluation import evaluate
-from src.metrics import Protocol, average_precision
+from src.metrics import Protocol
 from src.run_report import Evaluated, RunReport, write_report
 from src.run_report.charts import Line, histogram, label_bars, line_chart, number
 from src.run_report.curves import curves
@@ -31,6 +31,7 @@ from src.run_report.tables import measured
 from src.run_report.vectors import measure_spread
 from src.scoring import score_labels, top_k_labels
 from tests.helpers import write_images
+from tests.metric_oracles import average_precision
 from tests.test_contact_sheet import CHROMIUM, Elements
 
 ODD = "<b>'\"&amp;</script>$x{{ y }}"

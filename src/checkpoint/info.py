@@ -168,12 +168,11 @@ def info_of_dict(content: Mapping[str, Any], source: str) -> CheckpointInfo:
             settings=content["settings"],
             versions=content["versions"],
         )
+        fitted = 0 if info.calibration is None else len(info.calibration.thresholds)
+        if fitted not in (0, len(split.labels)):
+            raise ValueError(f"its calibration has {fitted} labels, its split {len(split.labels)}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source} is an incomplete checkpoint of this project: {error}") from error
-    if info.calibration is not None and len(info.calibration.thresholds) != len(split.labels):
-        raise UserError(
-            f"{source}: its calibration has {len(info.calibration.thresholds)} labels, its split {len(split.labels)}"
-        )
     lengths = {split.wordvec_dim, *(() if info.extra_vectors is None else info.extra_vectors.shape[:1])}
     if lengths != {config.wordvec_dim}:
         raise UserError(f"{source}: its word vectors have lengths {lengths}, its model has D = {config.wordvec_dim}")

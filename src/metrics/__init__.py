@@ -2,7 +2,7 @@
 
 Every function takes ``scores`` [N, C] (float) and ``targets`` [N, C] (1 positive, 0 negative, -1 unknown), one row an
 image and one column a label. Single measures are ratios between 0 and 1; reports are the percentages that papers print.
-Unknown labels count as negative, except where :func:`average_precision` is asked to ignore them.
+Unknown labels count as negative, except in ``mAP_verified``.
 
 Two conventions change the numbers of one and the same model, and are always named:
 
@@ -13,22 +13,20 @@ Two conventions change the numbers of one and the same model, and are always nam
   Where labels are unknown, ``mAP_verified`` is ``skip`` over the verified ones (LESA's and BiAM's Open Images).
 """
 
+from src.choices import DEFAULT_PROTOCOL, Protocol
 from src.metrics.accumulator import RankingAccumulator
-from src.metrics.average_precision import MapConvention, average_precision, mean_average_precision
+from src.metrics.average_precision import mean_average_precision
 from src.metrics.inputs import select_images
 from src.metrics.precision_recall import PrecisionRecall, best_possible_f1_at_k, f1_at_k, f1_of_choice
-from src.metrics.protocol import DEFAULT_PROTOCOL, Protocol
 from src.metrics.table import format_report, summary
 from src.metrics.zero_shot import LabelBlocks, rank_settings, ranking_report, zero_shot_report
 
 __all__ = [
     "DEFAULT_PROTOCOL",
     "LabelBlocks",
-    "MapConvention",
     "PrecisionRecall",
     "Protocol",
     "RankingAccumulator",
-    "average_precision",
     "best_possible_f1_at_k",
     "f1_at_k",
     "f1_of_choice",

@@ -9,15 +9,11 @@ needs no stability and carries no indices along, and both ranks of a positive ar
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from src.metrics.inputs import blocks, check_numbers, check_shapes
-
-MapConvention = Literal["official", "skip"]
 
 # The released code's guard against division by zero, kept to reproduce its numbers to the last digit.
 _OFFICIAL_EPSILON = 1e-8
@@ -34,45 +30,12 @@ class AveragePrecisions(NamedTuple):
     skip: Tensor
 
 
-def average_precision(
-    scores: Tensor,
-    targets: Tensor,
-    convention: MapConvention = "official",
-    unknown: Literal["negative", "ignore"] = "negative",
-) -> Tensor:
-    """Compute the average precision of every label over the rows.
+def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tensor | None = None) -> AveragePrecisions:
+    """Compute the average precision of every label over the rows, in both conventions, from one ranking.
 
     ``official``: AP = sum of precision@rank over the ranks of positives / (|positives| + 1e-8); equal scores keep the
     order of the rows. ``skip``: precision is read at the end of each run of equal scores
     (``sklearn.metrics.average_precision_score``).
-
-    Args:
-        scores, targets: [N, C].
-        convention: see above.
-        unknown: how a target of -1 counts: as ``negative``, or ``ignore``: that image takes no part in that label's AP.
-
-    Returns:
-        [C] float64 between 0 and 1. A label without any positive is 0 (``official``) or NaN (``skip``).
-
-    Raises:
-        ValueError: shapes differ, a score is NaN, or ``convention`` or ``unknown`` is none of these.
-    """
-    check_shapes(scores.shape, targets.shape)
-    if convention not in ("official", "skip"):
-        raise ValueError(f"convention must be 'official' or 'skip', got {convention!r}")
-    if unknown not in ("negative", "ignore"):
-        raise ValueError(f"unknown must be 'negative' or 'ignore', got {unknown!r}")
-    result = torch.zeros(scores.shape[1], dtype=torch.float64, device=scores.device)
-    for labels in blocks(scores.shape[1], scores.shape[0]):
-        target = targets[:, labels]
-        label, row = (target == 1).t().nonzero(as_tuple=True)
-        both = average_precisions(scores[:, labels], label, row, target == -1 if unknown == "ignore" else None)
-        result[labels] = getattr(both, convention).to(scores.device)
-    return result
-
-
-def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tensor | None = None) -> AveragePrecisions:
-    """Compute both conventions of :func:`average_precision` from one ranking of a block of labels.
 
     Args:
         scores: [n, c]. Working memory is about 40 bytes a score.
@@ -82,7 +45,8 @@ def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tens
     Raises:
         ValueError: a score is NaN.
     """
-    check_numbers(scores)
+    if scores.numel() and scores.max().isnan():  # max propagates NaN, and allocates nothing as large as the scores
+        raise ValueError("scores contain NaN")
     totals = torch.bincount(label, minlength=scores.shape[1]).double()  # [c]
     keys = ranking_keys(scores)
     own = keys[label, row]
@@ -90,9 +54,7 @@ def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tens
         keys.masked_fill_(ignored.t(), _BEHIND_ALL)
     ranked = _sort_rows(keys)  # [c, n], best first
 
-    first = torch.searchsorted(
-        label, torch.arange(len(totals), device=label.device)
-    )  # [c]: each label's first positive
+    first = totals.long().cumsum(0) - totals.long()  # [c]: each label's first positive
     place = torch.arange(len(label), device=label.device) - first[label]
     width = int(place.max()) + 1 if len(place) else 0
     wanted = own.new_full((len(totals), width), _BEHIND_ALL)  # [c, width]: the positives' keys, filled up at the end
@@ -101,7 +63,10 @@ def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tens
     last_equal = wanted | _ROW_MASK  # not below any key with this score
 
     def mean(hits: Tensor, rank: Tensor, divisor: Tensor) -> Tensor:
-        return _mean_precision(hits[label, place].cpu(), rank[label, place].cpu(), label.cpu(), divisor.cpu())
+        # AP = 1/|positives| sum over positives of precision at their rank. Summed one after the other, on the CPU, so
+        # that neither other labels nor the cut into blocks change a digit. 0/0 is NaN: no positive.
+        precision = (hits[label, place].double() / rank[label, place]).cpu()
+        return torch.zeros(len(totals), dtype=torch.float64).index_add_(0, label.cpu(), precision) / divisor.cpu()
 
     by_row = torch.arange(1, width + 1, device=wanted.device).expand_as(wanted)
     return AveragePrecisions(
@@ -112,17 +77,6 @@ def average_precisions(scores: Tensor, label: Tensor, row: Tensor, ignored: Tens
             totals,
         ),
     )
-
-
-def _mean_precision(hits: Tensor, rank: Tensor, label: Tensor, divisor: Tensor) -> Tensor:
-    """Average the precision at each positive's rank [P] over the positives of each label [c].
-
-    ``hits`` [P] counts the positives up to that rank.
-    """
-    # AP = 1/|positives| sum over positives of precision at their rank. Summed one after the other, so that neither
-    # other labels nor the cut into blocks change a digit. 0/0 is NaN: no positive.
-    summed = torch.zeros(len(divisor), dtype=torch.float64).index_add_(0, label, hits.double() / rank)
-    return summed / divisor
 
 
 def ranking_keys(scores: Tensor) -> Tensor:

@@ -20,12 +20,6 @@ def check_shapes(scores: Sequence[int], targets: Sequence[int]) -> None:
         raise ValueError(f"scores and targets must both be [N, C], got {tuple(scores)} and {tuple(targets)}")
 
 
-def check_numbers(scores: Tensor) -> None:
-    """Raise ValueError where a score is NaN and cannot be ranked."""
-    if scores.numel() and scores.max().isnan():  # max propagates NaN, and allocates nothing as large as the scores
-        raise ValueError("scores contain NaN")
-
-
 def select_images(targets: Tensor, images: Images) -> Tensor:
     """Return the indices [n] of the rows of ``targets`` [N, C] that count under a protocol."""
     if images == "all-images":

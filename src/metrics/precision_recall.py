@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.metrics.inputs import blocks, check_shapes
+from src.metrics.inputs import check_shapes
 from src.scoring import top_k_labels
 
 
@@ -85,14 +85,11 @@ def f1_at_k(scores: Tensor, targets: Tensor, k: int) -> PrecisionRecall:
         ValueError: shapes differ, k is out of range, or a score is NaN.
     """
     check_shapes(scores.shape, targets.shape)
-    if not 1 <= k <= scores.shape[1]:
+    if k > scores.shape[1]:
         raise ValueError(f"k must be between 1 and the number of labels {scores.shape[1]}, got {k}")
-    hits = positives = 0
-    for rows in blocks(*scores.shape):
-        positive = targets[rows] == 1
-        hits += int(best_labels(scores[rows], positive, k).relevant.sum())
-        positives += int(positive.sum())
-    return PrecisionRecall.of_counts(hits, scores.shape[0] * k, positives)
+    positive = targets == 1
+    hits = best_labels(scores, positive, k).relevant.sum()
+    return PrecisionRecall.of_counts(int(hits), scores.shape[0] * k, int(positive.sum()))
 
 
 def best_possible_f1_at_k(positives: Tensor, k: int) -> PrecisionRecall:

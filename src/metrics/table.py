@@ -19,51 +19,38 @@ def format_report(report: Mapping[str, float], *, images: str) -> str:
         report: percentages and counts.
         images: the protocol, ``positive-only`` or ``all-images``.
     """
-    ks = ks_of(report)
-    has_threshold = any(key.endswith("F1@threshold") for key in report)
-    header = ["setting", "images", "labels", "labels/img"]
-    for k in ks:
-        header += [f"P@{k}", f"R@{k}", f"F1@{k}", "(best)"]
-    has_unknown = any(key.endswith(".mAP_verified") for key in report)
-    header += ["P@thre", "R@thre", "F1@thre"] * has_threshold + ["mAP", "mAP_skip"] + ["mAP_verified"] * has_unknown
-    rows = [header]
-    for key, title in SETTINGS.items():
-        if f"{key}.mAP" not in report:
-            continue
-        row = [
-            title,
-            f"{report[f'{key}.num_images']:,.0f}",
-            f"{report[f'{key}.num_labels']:,.0f}",
-            f"{report[f'{key}.labels_per_image']:.4f}",
-        ]
-        for k in ks:
-            names = (f"P@{k}", f"R@{k}", f"F1@{k}", f"ceiling.F1@{k}")
-            row += [f"{report[f'{key}.{name}']:.2f}" if f"{key}.{name}" in report else "-" for name in names]
-        if has_threshold:
-            row += [f"{report[f'{key}.{name}@threshold']:.2f}" for name in ("P", "R", "F1")]
-        row += [f"{report[f'{key}.mAP']:.2f}", f"{report[f'{key}.mAP_skip']:.2f}"]
-        if has_unknown:
-            row.append(f"{report[f'{key}.mAP_verified']:.2f}" if f"{key}.mAP_verified" in report else "-")
-        rows.append(row)
+    columns = [
+        ("images", "num_images", ",.0f"),
+        ("labels", "num_labels", ",.0f"),
+        ("labels/img", "labels_per_image", ".4f"),
+    ]
+    for k in ks_of(report):
+        columns += [(f"{name}@{k}", f"{name}@{k}", ".2f") for name in ("P", "R", "F1")]
+        columns.append(("(best)", f"ceiling.F1@{k}", ".2f"))
+    if any(key.endswith(".F1@threshold") for key in report):
+        columns += [(f"{name}@thre", f"{name}@threshold", ".2f") for name in ("P", "R", "F1")]
+    columns += [("mAP", "mAP", ".2f"), ("mAP_skip", "mAP_skip", ".2f")]
     notes = [
         f"protocol: {images}; micro P/R/F1@K; (best) is the F1@K of a perfect ranking",
         "mAP counts a label without a positive as 0; mAP_skip leaves such labels out and treats ties as "
         "scikit-learn does",
     ]
-    if has_unknown:
+    if any(key.endswith(".mAP_verified") for key in report):
+        columns.append(("mAP_verified", "mAP_verified", ".2f"))
         notes.append("unknown labels count as absent; mAP_verified leaves them out, label by label")
-    return "\n".join([_align(rows), *notes])
-
-
-def _align(rows: list[list[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
+    rows = [["setting", *(title for title, _, _ in columns)]]
+    for key, title in SETTINGS.items():
+        if f"{key}.mAP" in report:
+            values = [(report.get(f"{key}.{name}"), form) for _, name, form in columns]
+            rows.append([title, *("-" if value is None else format(value, form) for value, form in values)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
         "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         )
         for row in rows
-    )
+    ]
+    return "\n".join([*lines, *notes])
 
 
 def summary(report: Mapping[str, float], k: int = 3) -> str:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from src.choices import Images
+from src.choices import DEFAULT_PROTOCOL, Images, Protocol
 from src.metrics.accumulator import RankingAccumulator
 from src.metrics.inputs import check_shapes, select_images
-from src.metrics.protocol import DEFAULT_PROTOCOL, Protocol
 
 # The largest block of labels' scores, in numbers: 3 * 2**24 float32 are 192 MiB. All scores need never exist at once.
 _SCORE_BLOCK_ELEMENTS = 3 << 24
@@ -35,23 +34,10 @@ class LabelBlocks:
     scores: Callable[[Tensor], Tensor]
     targets: Callable[[Tensor], Tensor]
 
-    @classmethod
-    def of_matrices(cls, scores: Tensor, targets: Tensor) -> LabelBlocks:
-        """Take the blocks from whole matrices [N, C].
-
-        Raises:
-            ValueError: their shapes differ.
-        """
-        check_shapes(scores.shape, targets.shape)
-        return cls(len(scores), scores.device, lambda labels: scores[:, labels], lambda labels: targets[:, labels])
-
     def split(self, labels: Tensor) -> tuple[Tensor, ...]:
-        """Cut labels into as few blocks as their scores fit into."""
+        """Cut labels into blocks whose scores fit into the working memory."""
         most = max(1, _SCORE_BLOCK_ELEMENTS // max(1, self.num_images))
-        count = max(1, -(-len(labels) // most))
-        even = max(1, -(-len(labels) // count))
-        width = -(-even // _LABEL_STEP) * _LABEL_STEP
-        return labels.split(width if width <= most else even)
+        return labels.split(most if most < _LABEL_STEP else most // _LABEL_STEP * _LABEL_STEP)
 
 
 def ranking_report(scores: Tensor, targets: Tensor, protocol: Protocol = DEFAULT_PROTOCOL) -> dict[str, float]:
