@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,12 @@ def name_some(names: list[str], limit: int = 8) -> str:
     shown = ", ".join(str(name) for name in names[:limit])
     left = len(names) - limit
     return f"{shown} and {left} more" if left > 0 else shown
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, shortened: other libraries write paragraphs."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return textwrap.shorten(line, 200, placeholder=" ...").rstrip(".")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from src.calibration.thresholds import (
 from src.checkpoint import load_checkpoint, save_with_calibration
 from src.errors import UserError
 from src.metrics import f1_at_k, f1_of_choice
-from tests.helpers import make_toy_split, save_golden, save_tiny
+from tests.helpers import save_tiny
 from tests.script_helpers import stored
 
 SEEN, UNSEEN = [0, 2, 3, 5, 6, 8, 9, 11], [1, 7, 10]  # label 4 is on neither side
@@ -142,15 +142,6 @@ def test_blocks_equal_the_whole(monkeypatch, elements):
     assert torch.equal(best_f1_thresholds(scores, targets)[0], own)
 
 
-def test_no_images_and_no_positives():
-    thresholds, counts = best_f1_thresholds(torch.empty(0, 3), torch.empty(0, 3))
-    assert thresholds.isnan().tolist() == [True] * 3
-    assert counts.tolist() == [0] * 3
-    for targets in (torch.zeros(2, 3), -torch.ones(2, 3), torch.empty(0, 3)):
-        with pytest.raises(ValueError, match="no positive"):
-            best_shared_threshold(torch.rand(targets.shape), targets)
-
-
 # The parts of a calibration
 
 
@@ -220,15 +211,6 @@ def test_no_bias_is_best_where_nothing_gains_by_one():
     scores[:, UNSEEN] -= 100
     assert best_seen_bias(scores, targets, SEEN, UNSEEN) == 0
     assert best_seen_bias(scores, torch.zeros_like(targets), SEEN, UNSEEN) == 0  # of equals, the first
-
-
-@pytest.mark.parametrize(("seen", "unseen", "count"), [([], UNSEEN, 60), (SEEN, [], 60), (SEEN, UNSEEN, 0)])
-def test_a_bias_needs_both_sides_and_images(seen, unseen, count):
-    scores, targets = problem()
-    with pytest.raises(ValueError, match="needs labels on both sides, and images"):
-        best_seen_bias(scores[:count], targets[:count], seen, unseen)
-    with pytest.raises(ValueError, match="each listed once"):
-        best_seen_bias(scores, targets, [0, 1], [1])
 
 
 def test_a_bias_that_is_given_is_kept_and_changes_nothing_else(fitted):
@@ -492,88 +474,36 @@ def test_a_stored_calibration_is_the_same(fitted):
     assert halved.thresholds.dtype == torch.float64
 
 
-def test_to_dict_gives_a_copy(fitted):
-    fitted.to_dict()["thresholds"].fill_(7)
-    assert not (fitted.thresholds == 7).any()
-
-
-@pytest.mark.parametrize("name", [field.name for field in fields(Calibration)])
-def test_a_missing_key_is_named(fitted, name):
-    content = fitted.to_dict()
-    del content[name]
-    with pytest.raises(ValueError, match=rf"has the keys \[.*'{name}'"):
-        Calibration.from_dict(content)
-
-
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes",
     [
-        ({"temperature": 1.0}, "temperature"),
-        ({3: 1.0}, "has the keys"),
-        ({"thresholds": [0.0, 1.0]}, "must be a tensor"),
-        ({"thresholds": torch.zeros(2, 2)}, "must be a tensor"),
-        ({"thresholds": torch.tensor([0.0, math.inf])}, "numbers or NaN"),
-        ({"shared_threshold": math.nan}, "shared_threshold must be a number, got nan"),
-        ({"shared_threshold": None}, "shared_threshold must be a number, got None"),
-        ({"seen_bias": "1"}, "seen_bias must be a number, got '1'"),
-        ({"seen_bias": torch.tensor(1.0)}, "seen_bias must be a number"),
-        ({"slope": math.inf}, "slope must be a number"),
-        ({"slope": 0.0}, r"slope 0\.0 must be positive"),
-        ({"slope": -1.0}, r"slope -1\.0 must be positive"),
-        ({"offset": [1.0]}, "offset must be a number"),
-        ({"level_quantile": 1.5}, r"level_quantile 1\.5 from 0 to 1"),
-        ({"level_quantile": -0.1}, r"level_quantile -0\.1 from 0 to 1"),
-        ({"level_quantile": "all"}, "level_quantile must be a number"),
-        ({"num_images": None}, "num_images must be a number"),
-        ({"num_positives": math.nan}, "num_positives must be a number"),
+        {"temperature": 1.0},
+        {"thresholds": [0.0, 1.0]},
+        {"thresholds": torch.zeros(2, 2)},
+        {"thresholds": torch.tensor([0.0, math.inf])},
+        {"shared_threshold": math.nan},
+        {"seen_bias": "1"},
+        {"slope": 0.0},
+        {"offset": None},
+        {"level_quantile": 1.5},
     ],
 )
-def test_a_damaged_calibration_is_refused(fitted, changes, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_damaged_calibration_is_refused(fitted, changes):
+    with pytest.raises(ValueError, match=r"of another version|missing or out of range"):
         Calibration.from_dict({**fitted.to_dict(), **changes})
 
 
 # What cannot be fitted
 
 
-def with_value(tensor: Tensor, value: float) -> Tensor:
-    changed = tensor.float().clone()
-    changed[3, 4] = value
-    return changed
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_scores_must_be_numbers(value):
     scores, targets = problem()
-    for fit in (lambda *pair: fit_calibration(*pair, SEEN, UNSEEN), best_f1_thresholds, best_shared_threshold):
-        with pytest.raises(ValueError, match="NaN or infinity"):
-            fit(with_value(scores, value), targets)
-
-
-@pytest.mark.parametrize("value", [2, -2, 0.5, math.nan])
-def test_targets_must_be_known_ones(value):
-    scores, targets = problem()
-    for fit in (lambda *pair: fit_calibration(*pair, SEEN, UNSEEN), best_f1_thresholds, best_shared_threshold):
-        with pytest.raises(ValueError, match="targets must be 1, 0 or -1"):
-            fit(scores, with_value(targets, value))
-
-
-@pytest.mark.parametrize("shape", [(60,), (60, 11), (59, 12), (60, 12, 1)])
-def test_shapes_must_fit(shape):
-    scores, _ = problem()
-    for fit in (lambda *pair: fit_calibration(*pair, SEEN, UNSEEN), best_f1_thresholds, best_shared_threshold):
-        with pytest.raises(ValueError, match=r"must be \[N, C\], got \(60, 12\)"):
-            fit(scores, torch.zeros(shape))
-    with pytest.raises(ValueError, match=r"must be \[N, C\]"):
-        best_f1_thresholds(torch.zeros(3), torch.zeros(3))
-
-
-@pytest.mark.parametrize(
-    ("seen", "unseen"), [([0, 0], []), ([0, 1], [1]), ([0], [2, 2]), ([12], []), ([0], [-1]), ([-1], [])]
-)
-def test_columns_must_be_of_the_split(seen, unseen):
-    with pytest.raises(ValueError, match="columns from 0 to 11, each listed once"):
-        fit_calibration(*problem(), seen, unseen)
+    scores[3, 4] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        fit_calibration(scores, targets, SEEN, UNSEEN)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        best_seen_bias(scores, targets, SEEN, UNSEEN)
 
 
 @pytest.mark.parametrize(
@@ -589,13 +519,6 @@ def test_seen_labels_need_both_kinds(value, message):
     targets[:, SEEN] = value  # the unseen ones have both, and are not looked at
     with pytest.raises(ValueError, match=message):
         fit_calibration(scores, targets, SEEN, UNSEEN)
-
-
-def test_nothing_at_all_is_refused():
-    with pytest.raises(ValueError, match="have 0 positives"):
-        fit_calibration(torch.empty(0, 12), torch.empty(0, 12), SEEN, UNSEEN)
-    with pytest.raises(ValueError, match="have 0 positives"):
-        fit_calibration(*problem(), [], UNSEEN)
 
 
 def test_scores_that_do_not_rise_are_refused():
@@ -672,19 +595,13 @@ def test_files_from_before_calibrations_load(plain):
     assert load_checkpoint(plain)[1].calibration is None
 
 
-@pytest.mark.parametrize("keys", [{}, {"num_classes": 2, "idx_to_class": {0: "a", 1: "b"}}], ids=["bare", "release"])
-def test_the_released_codes_files_hold_no_calibration(six, tmp_path, keys):
-    source = save_golden(tmp_path / "released.pth", **keys)
-    with pytest.raises(UserError, match=r"released\.pth is no checkpoint of this project"):
-        save_with_calibration(source, tmp_path / "x.ckpt", six)
+def test_the_released_codes_files_hold_no_calibration(six, tmp_path):
+    torch.save(
+        {"layer1.0.conv1.0.weight": torch.zeros(1), "embedding.weight": torch.zeros(1, 1)}, tmp_path / "released"
+    )
+    with pytest.raises(UserError, match="released is no checkpoint of this project"):
+        save_with_calibration(tmp_path / "released", tmp_path / "x.ckpt", six)
     assert not (tmp_path / "x.ckpt").exists()
-
-
-def test_files_that_cannot_be_read_or_written(plain, six, tmp_path):
-    with pytest.raises(UserError, match=r"gone\.ckpt"):
-        save_with_calibration(tmp_path / "gone.ckpt", tmp_path / "x.ckpt", six)
-    with pytest.raises(UserError, match="cannot write"):
-        save_with_calibration(plain, plain / "x.ckpt", six)
 
 
 def incomplete(**changes: object) -> Callable[[dict[str, Any]], object]:
@@ -695,13 +612,9 @@ def incomplete(**changes: object) -> Callable[[dict[str, Any]], object]:
     ("change", "message"),
     [
         (incomplete(thresholds=torch.zeros(5)), "calibration has 5 labels, its split 6"),
-        (incomplete(thresholds=torch.zeros(7)), "calibration has 7 labels, its split 6"),
-        (incomplete(slope=-1.0), "must be positive"),
-        (incomplete(more=1), "has the keys"),
-        (lambda content: {}, "has the keys"),
+        (incomplete(slope=-1.0), "out of range"),
+        (lambda content: {}, "of another version"),
         (lambda content: 5, ""),
-        (lambda content: torch.zeros(6), ""),
-        (lambda content: list(content), ""),
     ],
 )
 def test_a_calibration_that_does_not_fit_makes_an_incomplete_checkpoint(plain, six, change, message):
@@ -709,10 +622,3 @@ def test_a_calibration_that_does_not_fit_makes_an_incomplete_checkpoint(plain, s
     torch.save({**content, "calibration": change(six.to_dict())}, plain)
     with pytest.raises(UserError, match=rf"plain\.ckpt is an incomplete checkpoint of this project: .*{message}"):
         load_checkpoint(plain)
-
-
-def test_the_number_of_labels_is_that_of_the_split(plain, fitted, tmp_path):
-    assert len(fitted.thresholds) != len(make_toy_split().labels)
-    save_with_calibration(plain, tmp_path / "x.ckpt", fitted)
-    with pytest.raises(UserError, match="incomplete checkpoint"):
-        load_checkpoint(tmp_path / "x.ckpt")

@@ -57,17 +57,9 @@ def test_scale_and_shift_of_the_scores_do_not_matter():
     assert other_offset - 77 * other_slope == pytest.approx(offset, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("targets", "message"),
-    [
-        ([[0, 0, -1]], "0 positives and 2 negatives"),
-        ([[1, 1, -1]], "2 positives and 0 negatives"),
-        ([[1, 0, 0]], "do not rise"),
-    ],
-)
-def test_problems_without_a_fit_are_named(targets, message):
-    with pytest.raises(ValueError, match=message):
-        fit_platt(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor(targets))
+def test_scores_that_do_not_rise_have_no_fit():
+    with pytest.raises(ValueError, match="do not rise"):
+        fit_platt(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1, 0, 0]]))
 
 
 @pytest.mark.parametrize("bins", [5, 10])
@@ -90,11 +82,3 @@ def test_certain_and_impossible_ones_have_a_bin():
     assert found.counts.tolist() == [1, 2]
     assert found.observed.tolist() == [0, 0.5]
     assert found.error == pytest.approx(1 / 3)
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "targets"), [([0.5], [1, 0]), ([1.5], [1]), ([-0.1], [1]), ([0.5], [-1]), ([], [])]
-)
-def test_invalid_probabilities_are_refused(probabilities, targets):
-    with pytest.raises(ValueError, match=r"shapes differ|from 0 to 1"):
-        reliability(torch.tensor(probabilities), torch.tensor(targets))

@@ -18,17 +18,15 @@ def fit_platt(scores: Tensor, targets: Tensor) -> tuple[float, float]:
 
     Args:
         scores: [N, C].
-        targets: [N, C]: 1 positive, 0 negative, -1 unknown, which is left out.
+        targets: [N, C]: 1 positive, 0 negative, -1 unknown, which is left out; there are positives and negatives.
 
     Raises:
-        ValueError: there is no positive or no negative, or scores do not rise with the targets (a <= 0).
+        ValueError: scores do not rise with the targets (a <= 0).
     """
     known = targets != -1
     positive = targets[known] == 1
     x = scores[known].double()
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if num_positive == 0 or num_negative == 0:
-        raise ValueError(f"nothing to fit: {num_positive} positives and {num_negative} negatives")
     # Platt's targets: (P + 1) / (P + 2) for positives, 1 / (N + 2) for negatives
     aim = torch.where(positive, (num_positive + 1) / (num_positive + 2), 1 / (num_negative + 2)).double()
     center, scale = x.mean(), x.std().clamp(min=1e-12)
@@ -72,18 +70,11 @@ def reliability(probabilities: Tensor, targets: Tensor, bins: int = 10) -> Relia
 
     Args:
         probabilities: any shape, from 0 to 1.
-        targets: the same shape: 1 positive, 0 negative, -1 unknown, which is left out.
+        targets: the same shape: 1 positive, 0 negative, -1 unknown, which is left out; at least one is known.
         bins: their number.
-
-    Raises:
-        ValueError: shapes differ, a probability is out of range, or nothing is known.
     """
-    if probabilities.shape != targets.shape:
-        raise ValueError(f"shapes differ: {tuple(probabilities.shape)} and {tuple(targets.shape)}")
     known = targets != -1
     p, right = probabilities[known].double(), (targets[known] == 1).double()
-    if len(p) == 0 or not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("probabilities must be from 0 to 1, at least one of a known target")
     place = (p * bins).long().clamp(max=bins - 1)
     counts = torch.bincount(place, minlength=bins)
     filled = counts > 0

@@ -110,18 +110,18 @@ class Calibration:
         Raises:
             ValueError: a key is missing or unknown, or a value is out of range.
         """
-        names = {field.name for field in fields(cls)}
-        if set(content) != names:
-            raise ValueError(f"a calibration has the keys {sorted(names)}, this one has {sorted(map(str, content))}")
-        thresholds, quantile = content["thresholds"], content["level_quantile"]
-        if not isinstance(thresholds, Tensor) or thresholds.ndim != 1 or thresholds.isinf().any():
-            raise ValueError("a calibration's thresholds must be a tensor [C] of numbers or NaN")
-        for name in names - {"thresholds", *(("level_quantile",) if quantile is None else ())}:
-            if not isinstance(content[name], (int, float)) or not math.isfinite(content[name]):
-                raise ValueError(f"a calibration's {name} must be a number, got {content[name]!r}")
-        if content["slope"] <= 0 or not (quantile is None or 0 <= quantile <= 1):
-            raise ValueError(f"slope {content['slope']} must be positive, level_quantile {quantile} from 0 to 1")
-        return cls(**{**content, "thresholds": thresholds.double()})
+        made = dict(content)
+        if made.keys() != {field.name for field in fields(cls)}:
+            raise ValueError(f"a calibration of another version, with the keys {list(made)}")
+        thresholds, quantile = made["thresholds"], made["level_quantile"]
+        numbers = [value for name, value in made.items() if name not in ("thresholds", "level_quantile")]
+        if (
+            not (isinstance(thresholds, Tensor) and thresholds.ndim == 1 and not thresholds.isinf().any())
+            or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+            or not (made["slope"] > 0 and (quantile is None or 0 <= quantile <= 1))
+        ):
+            raise ValueError("a number of the calibration is missing or out of range")
+        return cls(**{**made, "thresholds": thresholds.double()})
 
 
 def image_level(seen_scores: Tensor, quantile: float | None) -> Tensor:
@@ -151,10 +151,10 @@ def fit_calibration(
             about the same frequency.
 
     Raises:
-        ValueError: shapes, columns or values are wrong; the seen labels have no known positive or no known negative;
-            or scores do not rise with the targets.
+        ValueError: scores are NaN or infinite, or do not rise with the targets; or the seen labels have no known
+            positive or no known negative.
     """
-    _check(scores, targets, seen, unseen)
+    _check_finite(scores)
     columns = torch.as_tensor(seen, dtype=torch.int64)
     rows = (targets[:, columns] != -1).any(dim=1)
     known_scores, seen_targets = scores[rows], targets[rows][:, columns]
@@ -180,16 +180,9 @@ def fit_calibration(
     return Calibration(thresholds, shared, quantile, seen_bias, slope, offset, int(rows.sum()), num_positives)
 
 
-def _check(scores: Tensor, targets: Tensor, seen: Sequence[int] = (), unseen: Sequence[int] = ()) -> None:
-    if scores.ndim != 2 or scores.shape != targets.shape:
-        raise ValueError(f"scores and targets must be [N, C], got {tuple(scores.shape)} and {tuple(targets.shape)}")
+def _check_finite(scores: Tensor) -> None:
     if not scores.isfinite().all():
         raise ValueError("scores contain NaN or infinity")
-    if not ((targets == 1) | (targets == 0) | (targets == -1)).all():
-        raise ValueError("targets must be 1, 0 or -1")
-    columns = [*seen, *unseen]
-    if len(set(columns)) < len(columns) or not all(0 <= column < scores.shape[1] for column in columns):
-        raise ValueError(f"seen and unseen must be columns from 0 to {scores.shape[1] - 1}, each listed once")
 
 
 def level_gap(seen_scores: Tensor, unseen_scores: Tensor) -> float:
@@ -213,11 +206,9 @@ def best_seen_bias(scores: Tensor, targets: Tensor, seen: Sequence[int], unseen:
         k: of F1@k, at most the number of labels.
 
     Raises:
-        ValueError: shapes, columns or values are wrong, a side has no label, or there is no image.
+        ValueError: scores are NaN or infinite.
     """
-    _check(scores, targets, seen, unseen)
-    if len(seen) == 0 or len(unseen) == 0 or len(scores) == 0:
-        raise ValueError("a bias between seen and unseen labels needs labels on both sides, and images")
+    _check_finite(scores)
     gaps = (scores[:, list(seen)].amax(dim=1) - scores[:, list(unseen)].amax(dim=1)).double()
     tried = [0.0, *gaps.quantile(torch.linspace(0, 1, 21, dtype=torch.float64, device=gaps.device)).tolist()]
     columns = [*seen, *unseen]
@@ -239,15 +230,11 @@ def best_f1_thresholds(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
     The highest of equally good ones is taken; equal scores are never separated.
 
     Args:
-        scores, targets: [N, C].
+        scores, targets: [N, C], N at least 1.
 
     Returns:
         ([C] float64 thresholds, NaN for a label without positives; [C] numbers of positives).
-
-    Raises:
-        ValueError: shapes or values are wrong.
     """
-    _check(scores, targets)
     step = max(1, _BLOCK_ELEMENTS // max(1, len(scores)))
     thresholds = [
         _best_f1_block(*block) for block in zip(scores.split(step, dim=1), targets.split(step, dim=1), strict=True)
@@ -256,8 +243,6 @@ def best_f1_thresholds(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _best_f1_block(scores: Tensor, targets: Tensor) -> Tensor:
-    if len(scores) == 0:
-        return scores.new_full((scores.shape[1],), math.nan, dtype=torch.float64)
     ranked, order = scores.masked_fill(targets == -1, -torch.inf).sort(dim=0, descending=True)
     hits = (targets == 1).gather(0, order).cumsum(dim=0)
     lower = pad(ranked[1:], (0, 0, 0, 1), value=-torch.inf)
@@ -269,18 +254,12 @@ def _best_f1_block(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def best_shared_threshold(scores: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Find the one threshold of best micro-F1 over all known pairs of [N, C]; return it and that F1.
+    """Find the one threshold of best micro-F1 over all known pairs of [N, C], with a positive; return it and that F1.
 
     Only the score of a positive can be the lowest one kept, so pairs are counted between those scores, not sorted. The
     highest of equally good thresholds is taken.
-
-    Raises:
-        ValueError: shapes or values are wrong, or there is no positive.
     """
-    _check(scores, targets)
     lowest, positives_at = scores[targets == 1].unique(return_counts=True)  # [K] ascending
-    if len(lowest) == 0:
-        raise ValueError("no positive: a threshold of best F1 does not exist")
     step = max(1, _BLOCK_ELEMENTS // max(1, scores.shape[1]))
     blocks = [part[known != -1] for part, known in zip(scores.split(step), targets.split(step), strict=True)]
     pairs_at = sum(

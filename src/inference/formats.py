@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import msgspec
 
 from src.choices import OutputFormat
-from src.word_vectors.base import import_extra
+from src.utils.optional import import_extra
 
 COLUMNS = ("image", "rank", "tag", "score", "probability", "unseen")
 ROW_GROUP = 65_536  # rows of a Parquet file that are in memory at once

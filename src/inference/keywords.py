@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.utils.files import make_readable
-from src.word_vectors.base import import_extra
+from src.utils.optional import import_extra
 
 _SUBJECT = "Xmp.dc.subject"
 _KEYWORDS = "Iptc.Application2.Keywords"

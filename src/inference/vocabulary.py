@@ -13,8 +13,9 @@ from src.data.split import ZeroShotSplit
 from src.errors import UserError, name_some
 from src.inference.settings import LabelOptions
 from src.word_vectors.arrays import ArrayVectors
+from src.word_vectors.base import WordSource
 from src.word_vectors.lookup import label_vectors
-from src.word_vectors.source import WordSource, open_word_vectors
+from src.word_vectors.source import open_word_vectors
 from src.word_vectors.space import check_space, space_of
 
 # Default --dataset_path of the released infer.py, whose checkpoints hold no word vectors

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from src.errors import UserError
-from src.word_vectors.base import import_extra
+from src.utils.optional import import_extra
 
 
 def unseen_by_clusters(labels: Sequence[str], vectors: Tensor, fraction: float, seed: int) -> list[str]:

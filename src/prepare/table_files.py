@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from src.errors import UserError, name_some
+from src.errors import UserError, first_line, name_some
 from src.prepare.files import list_images
-from src.word_vectors.base import first_line, import_extra
+from src.utils.optional import import_extra
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath", "picture")
 TAGS_COLUMNS = ("tags", "tag", "labels", "label", "keywords")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from src.config.prepare import VectorSettings
 from src.errors import UserError, name_some
+from src.word_vectors.base import WordSource
 from src.word_vectors.encoders import open_encoder
 from src.word_vectors.lookup import LabelVectors, label_vectors, missing_message, read_aliases
-from src.word_vectors.source import WordSource, open_word_vectors
+from src.word_vectors.source import open_word_vectors
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def look_up(texts: Mapping[str, str], vectors: OpenVectors) -> LabelVectors:
 
 def vector_notes(found: LabelVectors) -> list[str]:
     """Report labels that were found under another form, that share a vector, or that were dropped."""
-    notes = list(found.notes)
+    notes = []
     labels_of: dict[bytes, list[str]] = {}
     for label, vector in zip(found.labels, found.vectors.t().contiguous().numpy(), strict=True):
         labels_of.setdefault(vector.tobytes(), []).append(label)

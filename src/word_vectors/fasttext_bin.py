@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from src.errors import UserError
-from src.word_vectors.base import as_vector
+from src.word_vectors.base import WordSource, as_vector
 from src.word_vectors.streams import ByteFile
 
 MAGIC = struct.pack("<i", 793712314)
@@ -55,7 +55,7 @@ def character_ngrams(word: bytes, shortest: int, longest: int) -> list[bytes]:
     ]
 
 
-class FastTextModel:
+class FastTextModel(WordSource):
     """Words and sub-words of a fastText model.
 
     The file is mapped into memory, so that only the needed rows are read. The vector of a listed word is the
@@ -65,61 +65,56 @@ class FastTextModel:
         UserError: the file is packed, quantised, cut short or of another version.
     """
 
-    has_word_list = True
-
     def __init__(self, file: ByteFile) -> None:
-        self.name, self.flag, self._where = file.name, file.flag, file.where
+        super().__init__(file.name, file.flag, file.where)
         self._content = file.mapped("a fastText model")
         try:
             self._read_head()
         except (struct.error, ValueError) as error:
-            raise self._cut_short() from error
-
-    def _cut_short(self) -> UserError:
-        return UserError(f"{self._where}: a fastText model that is damaged or cut short; get the file again")
+            raise UserError(
+                f"{self.where}: a fastText model that is damaged or cut short; get the file again"
+            ) from error
 
     def _read_head(self) -> None:
+        """Raise struct.error or ValueError if the file is cut short."""
         version, *arguments, _ = _ARGUMENTS.unpack_from(self._content, len(MAGIC))
         if version not in (11, 12):
             raise UserError(
-                f"{self._where}: a fastText model of format version {version}, not 11 or 12; take its .vec file, or "
+                f"{self.where}: a fastText model of format version {version}, not 11 or 12; take its .vec file, or "
                 "save it again with fastText 0.2 or later"
             )
         self.dim, model, self._num_buckets, self._shortest, self._longest = (arguments[i] for i in (0, 7, 8, 9, 10))
         if version == 11 and model == _SUPERVISED:
             self._longest = 0  # such models have no sub-words, whatever the header says
         place = len(MAGIC) + _ARGUMENTS.size
-        entries, self._num_words, _, _, pruned = _COUNTS.unpack_from(self._content, place)
-        self._dictionary = place + _COUNTS.size
-        place = self._dictionary
-        for _ in range(entries):
-            place = self._content.find(b"\0", place) + 1 + _AFTER_WORD
-            if place <= _AFTER_WORD:
-                raise self._cut_short()
+        num_entries, self._num_words, _, _, pruned = _COUNTS.unpack_from(self._content, place)
+        self._dictionary = place = place + _COUNTS.size
+        for _, after in self._entries(num_entries):
+            place = after
         place += 8 * max(pruned, 0)
         quantised, rows, columns = _MATRIX.unpack_from(self._content, place)
         if quantised:
             raise UserError(
-                f"{self._where}: a quantised fastText model (.ftz); give the .bin or .vec file that it was made from"
+                f"{self.where}: a quantised fastText model (.ftz); give the .bin or .vec file that it was made from"
             )
-        if columns != self.dim or rows < self._num_words or (self._longest and self._num_buckets <= 0):
-            raise self._cut_short()
-        numbers = np.frombuffer(self._content, "<f4", rows * columns, place + _MATRIX.size)
-        self._rows = numbers.reshape(rows, columns)
-        if self._longest and rows < self._num_words + self._num_buckets:
-            raise self._cut_short()
+        buckets = self._num_buckets if self._longest else 0
+        if columns != self.dim or rows < self._num_words + buckets or (self._longest and not buckets):
+            raise ValueError
+        self._rows = np.frombuffer(self._content, "<f4", rows * columns, place + _MATRIX.size).reshape(rows, columns)
 
-    def _entries(self) -> Iterator[bytes]:
-        """Yield the words as bytes; the program writes them before the labels."""
+    def _entries(self, count: int) -> Iterator[tuple[bytes, int]]:
+        """Yield the first entries of the dictionary and where the next one begins; words stand before labels."""
         place = self._dictionary
-        for _ in range(self._num_words):
+        for _ in range(count):
             end = self._content.find(b"\0", place)
-            yield self._content[place:end]
-            place = end + 1 + _AFTER_WORD
+            if end < 0:
+                raise ValueError
+            word, place = self._content[place:end], end + 1 + _AFTER_WORD
+            yield word, place
 
     def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
-        """See :class:`src.word_vectors.source.WordSource`."""
-        for row, encoded in enumerate(self._entries()):
+        """See :class:`src.word_vectors.base.WordSource`."""
+        for row, (encoded, _) in enumerate(self._entries(self._num_words)):
             word = encoded.decode("utf-8", errors="replace")
             if wanted(word):
                 yield word, self._mean([row, *self._subword_rows(encoded)], word)
@@ -130,12 +125,8 @@ class FastTextModel:
         return [self._mean(of_word, word) if of_word else None for of_word, word in zip(rows, words, strict=True)]
 
     def _subword_rows(self, word: bytes) -> list[int]:
-        if word == _END_OF_SENTENCE:
-            return []
-        return [
-            self._num_words + bucket_hash(ngram) % self._num_buckets
-            for ngram in character_ngrams(word, self._shortest, self._longest)
-        ]
+        ngrams = [] if word == _END_OF_SENTENCE else character_ngrams(word, self._shortest, self._longest)
+        return [self._num_words + bucket_hash(ngram) % self._num_buckets for ngram in ngrams]
 
     def _mean(self, rows: list[int], word: str) -> np.ndarray:
-        return as_vector(self._rows[rows].mean(axis=0, dtype=np.float64), word, self._where)
+        return as_vector(self._rows[rows].mean(axis=0, dtype=np.float64), word, self.where)

@@ -1,14 +1,19 @@
-"""Finding the best form of a text among the words of a source."""
+"""The best form of a text among the words of a source, or else words of similar spelling."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
 
-from src.word_vectors.forms import joined, part_forms, parts_of, spellings
-from src.word_vectors.source import WordSource
+from src.word_vectors.base import WordSource
+from src.word_vectors.forms import all_forms, joined, part_forms, parts_of, spellings
+
+MOST = 3  # suggestions per word
+_ROUNDING = 1e-6  # tolerance for float32 vectors of length 1
 
 
 @dataclass(frozen=True)
@@ -18,8 +23,6 @@ class Found:
     vector: np.ndarray  # [D] float64, of length 1
     how: str  # the form that has it, or the words it was computed from
 
-
-_ROUNDING = 1e-6  # tolerance for float32 vectors of length 1
 
 Table = Mapping[str, Found]  # form -> its vector
 
@@ -33,81 +36,99 @@ def unit_vector(vector: np.ndarray) -> np.ndarray | None:
     return vector / norm if norm > 0 else None
 
 
-def read_forms(source: WordSource, texts: Sequence[str], loose: bool = True) -> tuple[dict[str, Found], list[str]]:
-    """Read the forms of the texts that have a vector; return them and notes for the report.
+def read_forms(source: WordSource, texts: Sequence[str], loose: bool) -> dict[str, Found]:
+    """Read the forms of the texts that have a vector; of a repeated word the first counts.
 
-    Stops once each text is found verbatim: no form is better, and of a repeated word the first counts.
+    Stops once each text is found verbatim: no form is better.
     """
-    forms = {form for text in texts for form in _all_forms(text, loose)}
-    table: dict[str, Found] = {}
-    seen: set[str] = set()
+    forms = {form for text in texts for form in all_forms(text, loose)}
+    units: dict[str, np.ndarray | None] = {}
     waiting = set(texts)
-    repeats = 0
-    for word, vector in source.scan(forms.__contains__):
-        if word in seen:
-            repeats += 1
-            continue
-        seen.add(word)
-        unit = unit_vector(vector)
-        if unit is not None:
-            table[word] = Found(unit, word)
+    for word, vector in source.scan(lambda word: word in forms and word not in units):
+        units[word] = unit_vector(vector)
+        if units[word] is not None:
             waiting.discard(word)
             if not waiting:
                 break
-    notes = [f"{source.name}: repeats {repeats:,} of the words that were looked up; the first of each counts"]
-    return table, notes if repeats else []
+    return {word: Found(unit, word) for word, unit in units.items() if unit is not None}
 
 
-def _all_forms(text: str, loose: bool) -> Iterator[str]:
-    yield from spellings(text)
-    yield from joined(text)
-    for part in parts_of(text):
-        yield from part_forms(part, loose)
-
-
-def find_all(source: WordSource, texts: Sequence[str], table: Table, loose: bool = True) -> dict[str, Found]:
+def find_all(source: WordSource, texts: Sequence[str], table: Table, loose: bool) -> dict[str, Found]:
     """Return the vector of each text that has one, from the table or computed by the source."""
     if not source.has_word_list:
-        vectors = source.lookup(texts)
-        found = [
-            (text, _computed(vector, " ".join(parts_of(text)))) for text, vector in zip(texts, vectors, strict=True)
-        ]
-        return {text: of_text for text, of_text in found if of_text is not None}
-    listed = {text: of_text for text in texts if (of_text := _find(text, table, {}, loose)) is not None}
-    unknown = [part for text in texts if text not in listed for part in unknown_parts(text, table, loose)]
-    unknown = list(dict.fromkeys(part.lower() for part in unknown))
-    computed = {
-        word: of_word
-        for word, vector in zip(unknown, source.lookup(unknown), strict=True)
-        if (of_word := _computed(vector, f"sub-words of {word}")) is not None
+        return _compute(source, texts, {text: " ".join(parts_of(text)) for text in texts})
+    listed = {text: found for text in texts if (found := _find(text, table, {}, loose))}
+    rest = [text for text in texts if text not in listed]
+    unknown = list(dict.fromkeys(part.lower() for text in rest for part in unknown_parts(text, table, loose)))
+    computed = _compute(source, unknown, {word: f"sub-words of {word}" for word in unknown})
+    return {**listed, **{text: found for text in rest if (found := _find(text, table, computed, loose))}}
+
+
+def _compute(source: WordSource, texts: Sequence[str], how: Mapping[str, str]) -> dict[str, Found]:
+    units = {
+        text: None if vector is None else unit_vector(vector)
+        for text, vector in zip(texts, source.lookup(texts), strict=True)
     }
-    rest = {text: of_text for text in texts if text not in listed and (of_text := _find(text, table, computed, loose))}
-    return {**listed, **rest}
-
-
-def _computed(vector: np.ndarray | None, how: str) -> Found | None:
-    unit = None if vector is None else unit_vector(vector)
-    return None if unit is None else Found(unit, how)
+    return {text: Found(unit, how[text]) for text, unit in units.items() if unit is not None}
 
 
 def _find(text: str, table: Table, computed: Table, loose: bool) -> Found | None:
     """Return the best form of the text that has a vector; ``computed`` has the vectors of unlisted words."""
-    whole = next((table[form] for form in spellings(text) if form in table), None)
+    whole = _first(spellings(text), table)
     if whole is not None:
         return whole
-    parts = [_find_part(part, table, loose) or computed.get(part.lower()) for part in parts_of(text)]
+    parts = [_first(part_forms(part, loose), table) or computed.get(part.lower()) for part in parts_of(text)]
     known = [part for part in parts if part is not None]
     if known and len(known) == len(parts):
         mean = unit_vector(np.mean([part.vector for part in known], axis=0))
         names = ", ".join(part.how for part in known)
         return None if mean is None else Found(mean, f"mean of {names}" if len(known) > 1 else names)
-    return next((table[form] for form in joined(text) if form in table), None) if loose else None
+    return _first(joined(text), table) if loose else None
 
 
-def _find_part(part: str, table: Table, loose: bool) -> Found | None:
-    return next((table[form] for form in part_forms(part, loose) if form in table), None)
+def _first(forms: Sequence[str], table: Table) -> Found | None:
+    return next((table[form] for form in forms if form in table), None)
 
 
-def unknown_parts(text: str, table: Table, loose: bool = True) -> list[str]:
+def unknown_parts(text: str, table: Table, loose: bool) -> list[str]:
     """Return the words of the text that have no vector in any form."""
-    return [part for part in parts_of(text) if _find_part(part, table, loose) is None]
+    return [part for part in parts_of(text) if _first(part_forms(part, loose), table) is None]
+
+
+def suggest(source: WordSource, missing: Mapping[str, str], table: Table, loose: bool) -> dict[str, list[str]]:
+    """Suggest texts for missing labels (label -> text), in which words of similar spelling replace the unknown ones."""
+    unknown = {label: unknown_parts(text, table, loose) for label, text in missing.items()}
+    near = nearest_spellings(source, {part for parts in unknown.values() for part in parts})
+    suggestions: dict[str, list[str]] = {}
+    for label, parts in unknown.items():
+        most = max((len(near[part]) for part in parts), default=0) if all(near[part] for part in parts) else 0
+        choices = [near[part] if part in parts else [part] for part in parts_of(missing[label])]
+        suggestions[label] = [" ".join(words[min(rank, len(words) - 1)] for words in choices) for rank in range(most)]
+    return suggestions
+
+
+def nearest_spellings(source: WordSource, words: Collection[str]) -> dict[str, list[str]]:
+    """Find at most :data:`MOST` words of ``source`` for each of ``words``, nearest first, then in the source's order.
+
+    Near is one edit for words of up to four letters and two for longer ones, regardless of case. An edit inserts,
+    deletes or replaces a letter, or swaps two neighbours (optimal string alignment).
+
+    Raises:
+        UserError: the source is damaged.
+    """
+    listed: dict[str, str] = {}  # lower case -> first spelling in the source
+
+    def collect(word: str) -> bool:
+        listed.setdefault(word.lower(), word)
+        return False
+
+    list(source.scan(collect))  # yields nothing: only the spelling of the words matters
+    choices = list(listed)
+    found = {}
+    for word in words:
+        query = word.lower()
+        reach = 1 if len(query) <= 4 else 2
+        near = process.extract(query, choices, scorer=OSA.distance, score_cutoff=reach, limit=None)
+        ranked = sorted((distance, rank) for _, distance, rank in near if distance > 0)
+        found[word] = [listed[choices[rank]] for _, rank in ranked[:MOST]]
+    return found

@@ -42,7 +42,13 @@ def joined(text: str) -> list[str]:
     """
     parts = parts_of(text)
     run = "".join(parts)
-    return list(dict.fromkeys([run.lower(), run])) if len(parts) > 1 else []
+    return [run.lower(), run] if len(parts) > 1 else []
+
+
+def all_forms(text: str, loose: bool) -> list[str]:
+    """Return all forms in which a text may be found."""
+    of_parts = [form for part in parts_of(text) for form in part_forms(part, loose)]
+    return [*spellings(text), *of_parts, *joined(text)]
 
 
 def other_number(word: str) -> list[str]:

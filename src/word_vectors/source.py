@@ -1,20 +1,16 @@
-"""The interface of word sources, and opening one by path or name."""
+"""Open word vectors by path or name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from src.data.metadata import detect_kind
 from src.errors import UserError
 from src.word_vectors import fasttext_bin
-from src.word_vectors.arrays import open_array, open_metadata
+from src.word_vectors.arrays import open_array, open_metadata, open_package, open_package_folder
+from src.word_vectors.base import WordSource
 from src.word_vectors.binary import Word2VecBinary, is_word2vec_binary
-from src.word_vectors.packages import is_package_folder, open_package, open_package_folder
 from src.word_vectors.streams import ByteFile
 from src.word_vectors.text import TextVectors
 from src.word_vectors.wink import WinkVectors
@@ -22,45 +18,7 @@ from src.word_vectors.wink import WinkVectors
 _NUMPY = b"\x93NUMPY"
 _JSON = re.compile(rb'\s*\{\s*"')
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a]")  # control characters that do not occur in text
-_PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _HEAD = 4096  # bytes that are searched for control characters
-
-
-class WordSource(Protocol):
-    """Words and their vectors, or a program that makes vectors of words."""
-
-    @property
-    def name(self) -> str:
-        """Name for people: file, package or encoder."""
-
-    @property
-    def flag(self) -> str:
-        """The flag that named it, for error messages."""
-
-    @property
-    def dim(self) -> int | None:
-        """D, the length of the vectors; None for an encoder before its first use."""
-
-    @property
-    def has_word_list(self) -> bool:
-        """Return whether there is a list of words to scan; an encoder has none."""
-
-    def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the words for which ``wanted`` is true with their float32 vectors [D], in the order of the file.
-
-        Files trained on a corpus have the most frequent words first. ``wanted`` is called for every word; numbers are
-        parsed for wanted words only, and no more than a block of the file is in memory. Repeated words are yielded
-        again: the first counts. Each call starts at the front.
-
-        Raises:
-            UserError: the file is damaged, or a number is not finite.
-        """
-
-    def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
-        """Compute the float32 vectors [D] of words that need not be listed; None for words without one.
-
-        An encoder computes one for every text, a fastText model for words that have sub-words, other sources none.
-        """
 
 
 def open_word_vectors(spec: str | Path, *, flag: str = "--word-vectors") -> WordSource:
@@ -83,7 +41,12 @@ def open_word_vectors(spec: str | Path, *, flag: str = "--word-vectors") -> Word
     """
     path = Path(spec)
     if path.is_dir():
-        return _open_folder(path, flag)
+        if detect_kind(path) is not None:
+            return open_metadata(path, flag)
+        package = open_package_folder(path, flag)
+        if package is not None:
+            return package
+        raise UserError(f"{flag} {path}: the folder is no metadata folder; give one, or a file of word vectors")
     if path.is_file():
         return _open_file(ByteFile(path, flag))
     archive = next((parent for parent in path.parents if parent.is_file()), None)
@@ -95,14 +58,6 @@ def open_word_vectors(spec: str | Path, *, flag: str = "--word-vectors") -> Word
             f"{flag} {spec}: no such file or folder, and no installed package of word vectors; check the path"
         )
     return package
-
-
-def _open_folder(folder: Path, flag: str) -> WordSource:
-    if detect_kind(folder) is not None:
-        return open_metadata(folder, flag)
-    if is_package_folder(folder):
-        return open_package_folder(folder, flag)
-    raise UserError(f"{flag} {folder}: the folder is no metadata folder; give one, or a file of word vectors")
 
 
 def _open_file(file: ByteFile) -> WordSource:
@@ -118,12 +73,8 @@ def _open_file(file: ByteFile) -> WordSource:
     if is_word2vec_binary(file.sample):
         return Word2VecBinary(file)
     if _NO_TEXT.search(head):
-        if _PICKLE.match(head):
-            raise UserError(
-                f"{file.where}: a pickle, which could run any code; save it from gensim with save_word2vec_format"
-            )
         raise UserError(
-            f"{file.where}: unknown format; give vectors of GloVe, word2vec or fastText, a .npy file "
-            "with its list of words, or the JSON file of wink-embeddings"
+            f"{file.where}: unknown format; give vectors of GloVe, word2vec or fastText, a .npy file with its list of "
+            "words, or the JSON file of wink-embeddings; what gensim pickled, save with save_word2vec_format"
         )
     return TextVectors(file)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from src.errors import UserError
-from src.word_vectors.source import WordSource
+from src.word_vectors.base import WordSource
 
 MAX_PROBES = 64
 
@@ -61,16 +61,11 @@ def check_space(space: Space, source: WordSource) -> None:
         found = {word: vector for word, vector in computed if vector is not None}
     dim = next((len(vector) for vector in found.values()), source.dim)
     where = f"{source.flag} {source.name}"
-    if dim is not None and dim != space.dim:
+    if dim not in (0, space.dim):
         raise UserError(f"{where}: vectors of length {dim}, but the model was trained with length {space.dim}")
-    if not found:
-        raise UserError(
-            f"{where}: has none of the {len(space.probes)} words by which the model knows its word-vector space; give "
-            "the file that the model's word vectors are from"
-        )
     agreeing = sum(_hash_of_signs(vector) == space.probes[word] for word, vector in found.items())
     if 2 * agreeing <= len(found):
         raise UserError(
-            f"{where}: only {agreeing} of {len(found)} probe words have the vectors that the model was trained with; "
+            f"{where}: {agreeing} of {len(space.probes)} probe words have the vectors that the model was trained with; "
             "give the file that the model's word vectors are from"
         )

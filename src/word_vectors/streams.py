@@ -20,10 +20,8 @@ BLOCK = 1 << 22  # bytes that are read at once
 SAMPLE = 1 << 20  # bytes from the start that show the format; more than any line of numbers
 BAR_DELAY = 3.0  # seconds before a progress bar appears
 
-_GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
 # zipfile raises RuntimeError for archives with a password or of a method it does not know
 _DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
-_REPAIR = "damaged, or cut short by a broken download; get the file again"
 
 
 class ByteFile:
@@ -42,56 +40,48 @@ class ByteFile:
         self.name = path.name if member is None else f"{path.name}/{member}"
         self.where = f"{flag} {path if member is None else path / member}"
         with self._damage_named(), open(path, "rb") as raw:
-            self.size = raw.seek(0, 2)
-            raw.seek(0)
             start = raw.read(4)
         if not start:
             raise UserError(f"{self.where}: the file is empty; get it again")
-        self.packing = "gzip" if start.startswith(_GZIP) else "zip" if start.startswith(_ZIP) else ""
-        for suffix, packing in ((".gz", "gzip"), (".zip", "zip")):
-            if path.suffix.lower() == suffix and self.packing != packing:
-                raise UserError(f"{self.where}: is no {packing} file, though its name ends in {suffix}; {_REPAIR}")
-        if member is not None and self.packing != "zip":
+        is_zip = start in (b"PK\x03\x04", b"PK\x05\x06")
+        self.packing = "gzip" if start.startswith(b"\x1f\x8b") else "zip" if is_zip else ""
+        if member is not None and not is_zip:
             raise UserError(f"{self.where}: no such file or folder ({path} is a file, and no .zip archive)")
-        self._member = self._choose_member(member) if self.packing == "zip" else ""
+        self._member = self._choose_member(member) if is_zip else ""
 
     def _choose_member(self, member: str | None) -> str:
         """Return the name of the archive's only file, or the wanted one."""
         with self._damage_named(), zipfile.ZipFile(self.path) as archive:
-            members = [
-                info.filename
-                for info in archive.infolist()
-                if not info.is_dir() and not info.filename.startswith("__MACOSX/")
-            ]
-        if member is not None and member not in members:
-            raise UserError(f"{self.where}: the archive has no such file; it holds {name_some(members, 20)}")
-        if member is None and len(members) != 1:
+            names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+        if member is None and len(names) == 1:
+            return names[0]
+        if member is None or member not in names:
             raise UserError(
-                f"{self.where}: the archive holds {len(members)} files ({name_some(members, 20)}); name one of them as "
+                f"{self.where}: the archive holds {len(names)} files ({name_some(names, 20)}); name one of them as "
                 f"{self.path}/MEMBER"
             )
-        return members[0] if member is None else member
+        return member
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
         try:
             yield
         except _DAMAGE as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise UserError(f"{self.where}: cannot be read: {reason}; {_REPAIR}") from error
+            raise UserError(f"{self.where}: cannot be read: {error}; get the file again") from error
 
     @contextmanager
     def _open(self) -> Iterator[tuple[IO[bytes], int, Callable[[], int]]]:
         """Open the file: (stream of unpacked bytes, total of the progress, function of the current progress)."""
         with self._damage_named(), open(self.path, "rb") as raw:
+            size = self.path.stat().st_size
             if self.packing == "gzip":
                 with gzip.open(raw) as unpacked:
-                    yield cast(IO[bytes], unpacked), self.size, raw.tell
+                    yield cast(IO[bytes], unpacked), size, raw.tell
             elif self.packing == "zip":
                 with zipfile.ZipFile(raw) as archive, archive.open(self._member) as unpacked:
                     yield unpacked, archive.getinfo(self._member).file_size, unpacked.tell
             else:
-                yield raw, self.size, raw.tell
+                yield raw, size, raw.tell
 
     @cached_property
     def sample(self) -> bytes:
@@ -105,19 +95,8 @@ class ByteFile:
         Raises:
             UserError: the file cannot be read or unpacked.
         """
-        with (
-            self._open() as (stream, total, position),
-            tqdm(
-                total=total,
-                desc=self.name,
-                unit="B",
-                unit_scale=True,
-                unit_divisor=1024,
-                disable=None,
-                leave=False,
-                delay=BAR_DELAY,
-            ) as bar,
-        ):
+        look = {"unit": "B", "unit_scale": True, "disable": None, "leave": False, "delay": BAR_DELAY}
+        with self._open() as (stream, total, position), tqdm(total=total, desc=self.name, **look) as bar:
             while block := stream.read(BLOCK):
                 bar.update(position() - bar.n)
                 yield block
@@ -125,11 +104,8 @@ class ByteFile:
     def mapped(self, what: str) -> mmap.mmap:
         """Map the whole file into memory, so that only the pages in use are read.
 
-        Args:
-            what: description of the content, for the error message.
-
         Raises:
-            UserError: the file is packed, which rules out random access.
+            UserError: the file is packed, which rules out random access; ``what`` names its content.
         """
         if self.packing:
             raise UserError(f"{self.where}: {what} needs random access; unpack it first")

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from src.errors import UserError
-from src.word_vectors.base import ListedWords, as_vector
+from src.word_vectors.base import WordSource, as_vector
 from src.word_vectors.streams import SAMPLE, ByteFile
 
 HEADER = re.compile(rb"\s*(\d{1,12}) (\d{1,5})\s*")  # V and D
@@ -26,7 +26,7 @@ def is_number(field: bytes) -> bool:
     return _NUMBER.fullmatch(field) is not None
 
 
-class TextVectors(ListedWords):
+class TextVectors(WordSource):
     """Word vectors of a text file.
 
     Only U+0020 separates. A word may contain spaces, as some of glove.840B do: the last D fields are numbers.
@@ -38,35 +38,30 @@ class TextVectors(ListedWords):
     """
 
     def __init__(self, file: ByteFile) -> None:
+        super().__init__(file.name, file.flag, file.where)
         self._file = file
-        self.name, self.flag = file.name, file.flag
-        lines = file.sample.removeprefix(_BOM).split(b"\n", 2)
-        header = HEADER.fullmatch(lines[0])
-        self._header_lines = 0 if header is None else 1
+        first, *rest = file.sample.removeprefix(_BOM).split(b"\n", 2)
+        header = HEADER.fullmatch(first)
         self._num_words = None if header is None else int(header[1])
-        if len(lines) <= self._header_lines or not b"".join(lines[self._header_lines :]).strip():
-            raise UserError(f"{file.where}: holds no words; get the file again")
-        if len(lines) == self._header_lines + 1 and len(file.sample) == SAMPLE:
-            raise self._too_long(self._header_lines + 1)
-        first = lines[self._header_lines].rstrip()
-        self.dim = first.count(b" ") if header is None else int(header[2])
-        word = self._word(first, self._header_lines + 1)
-        self._vector(first, word, self._header_lines + 1)
+        self.dim = first.rstrip().count(b" ") if header is None else int(header[2])
+        if self.dim == 0 or (header and not b"".join(rest).strip()):
+            raise UserError(f"{file.where}: holds no word vectors; get the file again, or give another")
+        next(self.scan(lambda word: True))  # raises if the first line is wrong
 
     def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
-        """See :class:`src.word_vectors.source.WordSource`."""
+        """See :class:`src.word_vectors.base.WordSource`."""
+        header_lines = 0 if self._num_words is None else 1
         number = 0
-        for number, line in islice(enumerate(self._lines(), start=1), self._header_lines, None):
+        for number, line in islice(enumerate(self._lines(), start=1), header_lines, None):
             line = line.rstrip()
-            encoded = line[: line.index(b" ")] if line.count(b" ") == self.dim else self._word(line, number)
+            encoded = line[: line.index(b" ")] if line.count(b" ") == self.dim else self._odd_word(line, number)
             word = encoded.decode("utf-8", errors="replace")
             if wanted(word):
-                yield word, self._vector(line, encoded, number)
-        rows = number - self._header_lines
-        if self._num_words is not None and rows < self._num_words:
+                yield word, self._vector(line[len(encoded) + 1 :], word, number)
+        if self._num_words is not None and number - header_lines < self._num_words:
             raise UserError(
-                f"{self._file.where}: ends after {rows:,} of the {self._num_words:,} words that its first line "
-                "promises; get the file again"
+                f"{self.where}: ends after {number - header_lines:,} of the {self._num_words:,} words that its first "
+                "line promises; get the file again"
             )
 
     def _lines(self) -> Iterator[bytes]:
@@ -76,36 +71,29 @@ class TextVectors(ListedWords):
             lines[0] = (rest + lines[0]).removeprefix(_BOM if number == 0 else b"")
             rest = lines.pop()
             number += len(lines)
-            if len(rest) > SAMPLE:
-                raise self._too_long(number + 1)
             yield from lines
+            if len(rest) > SAMPLE:
+                raise UserError(f"{self.where}, line {number + 1}: too long; is this a file of word vectors?")
         if rest:
             yield rest
 
-    def _too_long(self, number: int) -> UserError:
-        return UserError(f"{self._file.where}, line {number}: longer than a line of numbers; is this another format?")
-
-    def _word(self, line: bytes, number: int) -> bytes:
-        """Return the word of a line that may have too few fields, or spaces in its word."""
+    def _odd_word(self, line: bytes, number: int) -> bytes:
+        """Return the word of a line that has too few fields, or spaces in its word."""
         count = line.count(b" ")
         head = line.rsplit(b" ", self.dim)[0]
-        extra = [field for field in head.split(b" ")[1:] if is_number(field)]
-        if count < self.dim or extra or self.dim == 0:
-            says = "the first line has" if self._num_words is None else "the header says"
+        if count < self.dim or any(map(is_number, head.split(b" ")[1:])):
             raise UserError(
-                f"{self._file.where}, line {number}: {count} numbers, but {says} {self.dim}; get the file again"
-                if self.dim
-                else f"{self._file.where}, line {number}: 0 numbers after the word; is this a file of word vectors?"
+                f"{self.where}, line {number}: {count} numbers, not {self.dim} as the file's first line says; get "
+                "the file again"
             )
         return head
 
-    def _vector(self, line: bytes, word: bytes, number: int) -> np.ndarray:
-        fields = line[len(word) + 1 :].decode("utf-8", errors="replace").split(" ")
+    def _vector(self, fields: bytes, word: str, number: int) -> np.ndarray:
+        where = f"{self.where}, line {number}"
         try:
-            numbers = [float(field) for field in fields]
+            numbers = [float(field) for field in fields.decode("utf-8", errors="replace").split(" ")]
         except ValueError as error:
             raise UserError(
-                f"{self._file.where}, line {number}: not 'word number number ...': {error}; is this a file of word "
-                "vectors?"
+                f"{where}: not 'word number number ...': {error}; is this a file of word vectors?"
             ) from error
-        return as_vector(numbers, word.decode("utf-8", errors="replace"), f"{self._file.where}, line {number}")
+        return as_vector(numbers, word, where)
