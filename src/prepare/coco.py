@@ -12,10 +12,10 @@ from src.data.coco import COCO_CLASSES
 from src.data.labels import LabelledImages
 from src.errors import UserError, name_some
 from src.prepare.coco_facts import SPLITS, TEST_LIST, compare_images, compare_labels
-from src.prepare.coco_files import LabelFile, differences, label_files, read_parts
+from src.prepare.coco_files import LabelFile, label_files, read_parts
 from src.prepare.coco_images import ImageIndex, identity
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, list_images, read_label_names
+from src.prepare.files import ImageFilter, differences, keep_apart, list_images, read_label_names
 from src.utils.files import read_lines
 
 
@@ -42,8 +42,8 @@ def collect(settings: CocoSettings) -> Collected:
     missing: list[str] = []
     image_root = _find_images(parts, files, settings, missing, notes)
     _check_distinct(parts, files)
-    if len(parts) == 2:
-        parts["train"] = _without_test_images(parts, files["train"], notes)
+    first = next(iter(files.values()))
+    notes += keep_apart(parts, identity, f"{first.flag} {first.name}")
     return Collected(
         "coco" if labels == COCO_CLASSES else "coco_format",
         labels,
@@ -136,20 +136,3 @@ def _check_distinct(parts: dict[str, LabelledImages], files: dict[str, LabelFile
                 f"{files[part].flag} {files[part].name}: {len(repeated):,} files are listed under several image ids "
                 f"({name_some(repeated, 3)}); merge these entries"
             )
-
-
-def _without_test_images(parts: dict[str, LabelledImages], file: LabelFile, notes: list[str]) -> LabelledImages:
-    """Return the training images that are not validated on: mixed releases share images."""
-    train, val = parts["train"], parts["val"]
-    tested = set(map(identity, val.image_ids, val.file_names))
-    is_shared = [key in tested for key in map(identity, train.image_ids, train.file_names)]
-    shared, kept = ([row for row, value in enumerate(is_shared) if value == side] for side in (True, False))
-    if not kept:
-        raise UserError(
-            f"{file.flag} {file.name}: every training image is a validation image too; give another file, or, if "
-            "other images have the same names, write the sub-folders into file_name"
-        )
-    if shared:
-        names = name_some([train.file_names[row] for row in shared], 3)
-        notes.append(f"train: left out {len(shared):,} images that are in val too ({names})")
-    return train.rows(kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from src.config.sources import CocoSettings
 from src.data.coco import COCO_CLASSES, CocoFile, image_level_labels, name_of, read_coco_file
 from src.data.labels import LabelledImages
 from src.errors import UserError, blaming, name_some
+from src.prepare.files import differences
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -117,11 +118,3 @@ def _labels_of(content: CocoFile, name: str) -> tuple[str, ...]:
     if repeated:
         raise UserError(f"{name}: categories with several ids: {name_some(repeated)}; give each one id")
     return COCO_CLASSES if set(names) == set(COCO_CLASSES) else tuple(names)
-
-
-def differences(one: Sequence[str], other: Sequence[str], name: str, other_name: str) -> str:
-    """Describe the names that only one of two lists has."""
-    only = ((name, set(one) - set(other), one), (other_name, set(other) - set(one), other))
-    return "; ".join(
-        f"only in {who}: {name_some([item for item in order if item in alone])}" for who, alone, order in only if alone
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -42,6 +42,36 @@ def read_label_names(path: Path, flag: str, labels: Sequence[str]) -> list[str]:
     names = read_names(path, flag)
     columns_of(names, labels, f"{flag} {path}")
     return names
+
+
+def differences(one: Sequence[str], other: Sequence[str], name: str, other_name: str) -> str:
+    """Describe the names that only one of two lists has."""
+    only = ((name, set(one) - set(other), one), (other_name, set(other) - set(one), other))
+    return "; ".join(
+        f"only in {who}: {name_some([item for item in order if item in alone])}" for who, alone, order in only if alone
+    )
+
+
+def read_blocks(path: Path, size: int) -> Iterator[list[bytes]]:
+    """Yield the lines of a large file in blocks of about ``size`` bytes, without a byte-order mark; show the progress.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with (
+            open(path, "rb") as stream,
+            tqdm(
+                total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=None, leave=False
+            ) as bar,
+        ):
+            if stream.read(3) != b"\xef\xbb\xbf":
+                stream.seek(0)
+            while lines := stream.readlines(size):
+                yield lines
+                bar.update(sum(map(len, lines)))
+    except OSError as error:
+        raise UserError(f"--source {path}: cannot be read: {error.strerror or error}") from error
 
 
 def _walk(root: Path, flag: str) -> Iterator[tuple[str, list[str]]]:
@@ -122,6 +152,34 @@ def images_below(images: Path | None, missing_pictures: str) -> list[str] | None
     if missing_pictures == "drop":
         raise UserError("--missing-pictures drop needs --images, the folder to look in")
     return None
+
+
+def keep_apart(
+    parts: dict[str, LabelledImages], identity: Callable[[int | str, str], int | str], where: str
+) -> list[str]:
+    """Leave validation images out of ``train``, if there are both parts; return what to report.
+
+    Args:
+        parts: ``train`` is replaced.
+        identity: image id, file name -> a key that is equal for the same image.
+        where: flag and file of the training images, for the message.
+
+    Raises:
+        UserError: no training image is left.
+    """
+    if len(parts) < 2:
+        return []
+    train, val = parts["train"], parts["val"]
+    tested = set(map(identity, val.image_ids, val.file_names))
+    is_shared = [key in tested for key in map(identity, train.image_ids, train.file_names)]
+    if all(is_shared):
+        raise UserError(
+            f"{where}: every training image is a validation image too; give another file, or, if other images have the "
+            "same names, write the sub-folders into them"
+        )
+    parts["train"] = train.rows([row for row, shared in enumerate(is_shared) if not shared])
+    names = [name for name, shared in zip(train.file_names, is_shared, strict=True) if shared]
+    return [f"train: left out {len(names):,} images that are in val too ({name_some(names, 3)})"] if names else []
 
 
 class ImageFilter:

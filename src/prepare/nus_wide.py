@@ -8,14 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from src.config.sources import NusWideSettings
 from src.data.labels import LabelledImages, LabelMatrix
-from src.data.split import columns_of
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, list_files, list_images, pick_files, read_names
+from src.prepare.files import (
+    ImageFilter,
+    differences,
+    images_below,
+    keep_apart,
+    list_files,
+    pick_files,
+    read_label_names,
+    read_names,
+)
 from src.prepare.nus_wide_files import Integers, find_photos, read_flags, read_image_list
 
 # The 81 concepts with ground truth: the unseen labels of the 925/81 zero-shot split.
@@ -45,25 +52,20 @@ def collect(settings: NusWideSettings) -> Collected:
         UserError: something is missing or malformed, or the lists of tags and concepts are not those of the 925/81
             split and no other is given.
     """
-    if settings.missing_pictures != "error" and settings.images is None:
-        raise UserError(f"--missing-pictures {settings.missing_pictures} needs --images, where images may be missing")
-    places = None if settings.images is None else list_images(settings.images)
+    places = images_below(settings.images, settings.missing_pictures)
     files, tags, concepts = _open(settings.source)
+    labels = sorted({*tags, *concepts})
     if settings.unseen is None:
         _check_official(settings.source, tags, concepts)
         unseen = concepts
     else:
-        unseen = read_names(settings.unseen, "--unseen")
-    labels = sorted({*tags, *concepts})
-    columns_of(unseen, labels, f"--unseen {settings.unseen}")
+        unseen = read_label_names(settings.unseen, "--unseen", labels)
     notes = [f"{len({*tags} & {*concepts})} of the {len(concepts)} concepts are tags too: they have their ground truth"]
-    parts = {}
+    parts: dict[str, LabelledImages] = {}
     for part in FILES_OF:
-        list_path = files[f"{FILES_OF[part]}Imagelist.txt"]
-        entries = _read_labels(part, files, tags, concepts, labels)
-        parts[part], part_notes = _images(part, list_path, entries, len(labels))
+        parts[part], part_notes = _read_part(part, files, tags, concepts, labels)
         notes += part_notes
-    notes += _keep_apart(parts)
+    notes += keep_apart(parts, lambda number, name: number, f"--source {settings.source}")
     on_disk = ImageFilter(settings.missing_pictures, "--images")
     if places is not None:
         notes += _locate(parts, places, on_disk)
@@ -97,54 +99,27 @@ def _truth_file(concept: str, part: str) -> str:
 
 def _check_official(source: Path, tags: Sequence[str], concepts: Sequence[str]) -> None:
     """Raise :class:`UserError` if the lists do not make the 925/81 split: its unseen labels would be others."""
-    faults = []
-    if len(tags) != NUM_TAGS:
-        faults.append(f"{TAG_LIST} has {len(tags):,} tags, not {NUM_TAGS:,}")
-    strangers, absent = sorted({*concepts} - {*CONCEPTS_81}), sorted({*CONCEPTS_81} - {*concepts})
-    if strangers or absent:
-        differing = [f"+{name}" for name in strangers] + [f"-{name}" for name in absent]
-        faults.append(
-            f"{CONCEPT_LIST} has {len(concepts)} concepts, not those {len(CONCEPTS_81)} ({name_some(differing)})"
-        )
     num_seen = len({*tags} - {*concepts})
-    if num_seen != NUM_SEEN:
-        faults.append(f"{num_seen} tags are no concept, not {NUM_SEEN}")
-    if faults:
-        raise UserError(
-            f"--source {source}: not the 925/81 split: {'; '.join(faults)}; copy the lists again, or give --unseen "
-            "FILE for a split of your own"
-        )
+    if len(tags) == NUM_TAGS and num_seen == NUM_SEEN and {*concepts} == {*CONCEPTS_81}:
+        return
+    apart = differences(CONCEPTS_81, concepts, "published", "this") or "as published"
+    raise UserError(
+        f"--source {source}: not the 925/81 split: {TAG_LIST} has {len(tags):,} tags, {num_seen} of them no concept, "
+        f"not {NUM_TAGS:,} and {NUM_SEEN}; {CONCEPT_LIST} has {len(concepts)} concepts ({apart}); copy the lists "
+        "again, or give --unseen FILE for a split of your own"
+    )
 
 
-def _read_labels(
+def _read_part(
     part: str, files: Mapping[str, Path], tags: Sequence[str], concepts: Sequence[str], labels: Sequence[str]
-) -> tuple[Integers, Integers, dict[Path, int]]:
-    """Read tags that are no concept, and concepts: (lines [K], label columns [K], number of lines of each file)."""
-    column_of = {label: column for column, label in enumerate(labels)}
-    path = files[f"{FILES_OF[part]}_Tags1k.dat"]
-    with tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-        lines, tag_numbers, length = read_flags(path, len(tags), progress=bar.update)
-    lengths = {path: length}
-    is_concept = set(concepts)
-    columns = np.array([-1 if tag in is_concept else column_of[tag] for tag in tags])[tag_numbers]
-    all_lines, all_columns = [lines[columns >= 0]], [columns[columns >= 0]]
-    for concept in tqdm(concepts, desc=f"{FILES_OF[part]} ground truth", unit="file", disable=None, leave=False):
-        path = files[_truth_file(concept, part)]
-        lines, _, lengths[path] = read_flags(path, 1)
-        all_lines.append(lines)
-        all_columns.append(np.full(len(lines), column_of[concept]))
-    return np.concatenate(all_lines), np.concatenate(all_columns), lengths
-
-
-def _images(
-    part: str, list_path: Path, entries: tuple[Integers, Integers, dict[Path, int]], num_labels: int
 ) -> tuple[LabelledImages, list[str]]:
-    """Return the images of a list with their labels, and what to report.
+    """Read the images of a list with their labels, and what to report.
 
     A photo that is listed again keeps one row, under the name of its first line and with the labels of all its lines.
     """
+    list_path = files[f"{FILES_OF[part]}Imagelist.txt"]
     names, ids = read_image_list(list_path)
-    lines, columns, lengths = entries
+    lines, columns, lengths = _read_labels(part, files, tags, concepts, labels)
     differing = [f"{path} has {length:,}" for path, length in lengths.items() if length != len(names)]
     if differing:
         raise UserError(
@@ -157,7 +132,7 @@ def _images(
     row_of = {number: row for row, number in enumerate(name_of)}
     row_of_line = torch.tensor([row_of[number] for number in ids])
     targets = LabelMatrix.from_positives(
-        row_of_line[torch.from_numpy(lines)], torch.from_numpy(columns), num_rows=len(row_of), num_labels=num_labels
+        row_of_line[torch.from_numpy(lines)], torch.from_numpy(columns), num_rows=len(row_of), num_labels=len(labels)
     )
     notes = [f"{part}: {len(names):,} images in {list_path.name}, {PUBLISHED[part]:,} were published"]
     if len(row_of) < len(names):
@@ -165,34 +140,38 @@ def _images(
     return LabelledImages(tuple(row_of), tuple(name_of.values()), targets), notes
 
 
-def _keep_apart(parts: dict[str, LabelledImages]) -> list[str]:
-    """Leave training images that are in the test list too out of training; return what to report."""
-    train = parts["train"]
-    tested = set(parts["val"].image_ids)
-    both = [str(number) for number in train.image_ids if number in tested]
-    if not both:
-        return []
-    if len(both) == len(train):
-        raise UserError("--source: every image of TrainImagelist.txt is in TestImagelist.txt too; copy both again")
-    parts["train"] = train.rows([row for row, number in enumerate(train.image_ids) if number not in tested])
-    return [f"train: left out {len(both):,} images that are in the test list too: photos {name_some(both)}"]
+def _read_labels(
+    part: str, files: Mapping[str, Path], tags: Sequence[str], concepts: Sequence[str], labels: Sequence[str]
+) -> tuple[Integers, Integers, dict[Path, int]]:
+    """Read tags that are no concept, and concepts: (lines [K], label columns [K], number of lines of each file)."""
+    column_of = {label: column for column, label in enumerate(labels)}
+    path = files[f"{FILES_OF[part]}_Tags1k.dat"]
+    lines, tag_numbers, length = read_flags(path, len(tags))
+    lengths = {path: length}
+    is_concept = set(concepts)
+    columns = np.array([-1 if tag in is_concept else column_of[tag] for tag in tags])[tag_numbers]
+    all_lines, all_columns = [lines[columns >= 0]], [columns[columns >= 0]]
+    for concept in concepts:
+        path = files[_truth_file(concept, part)]
+        lines, _, lengths[path] = read_flags(path, 1)
+        all_lines.append(lines)
+        all_columns.append(np.full(len(lines), column_of[concept]))
+    return np.concatenate(all_lines), np.concatenate(all_columns), lengths
 
 
 def _locate(parts: dict[str, LabelledImages], places: Sequence[str], on_disk: ImageFilter) -> list[str]:
     """Give the images the names they have on disk, which is ``places``; return what to report."""
-    names: dict[int | str, str] = {
-        number: name
-        for images in parts.values()
-        for number, name in zip(images.image_ids, images.file_names, strict=True)
-    }
+    names: dict[int | str, str] = {}
+    for images in parts.values():
+        names |= dict(zip(images.image_ids, images.file_names, strict=True))
     place_of, several = find_photos(places, names)
     for part, images in parts.items():
         places_here = [place_of.get(number) for number in images.image_ids]
         parts[part] = on_disk.keep(images, places_here, f"{FILES_OF[part]}Imagelist.txt")
-    notes = []
-    if several:
-        notes.append(
-            f"{len(several):,} photos have several files below --images, of which the one named as in the list, or the "
-            f"first, is used: {name_some([str(number) for number in several])}"
-        )
-    return notes + on_disk.notes
+    if not several:
+        return on_disk.notes
+    return [
+        f"{len(several):,} photos have several files below --images, of which the one named as in the list, or the "
+        f"first, is used: {name_some(list(map(str, several)))}",
+        *on_disk.notes,
+    ]

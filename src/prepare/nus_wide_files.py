@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from src.errors import UserError
+from src.prepare.files import read_blocks
 from src.utils.files import read_lines
 
 Integers = NDArray[np.int64]
@@ -44,18 +45,11 @@ def read_image_list(path: Path) -> tuple[list[str], list[int]]:
     return names, ids
 
 
-def read_flags(
-    path: Path, width: int, progress: Callable[[int], object] = lambda size: None
-) -> tuple[Integers, Integers, int]:
+def read_flags(path: Path, width: int) -> tuple[Integers, Integers, int]:
     """Read a matrix of zeros and ones written as text, ``width`` of them per line, separated by white space.
 
     It is read in blocks: the 323 MB of a file take a few seconds, and memory for its ones only. Blank lines at the end
     are ignored.
-
-    Args:
-        path: the file.
-        width: flags per line.
-        progress: called with the size of each block in bytes.
 
     Returns:
         Rows [K] and columns [K] of the ones, ascending, and the number of lines.
@@ -64,35 +58,21 @@ def read_flags(
         UserError: the file cannot be read, or a line holds anything else; the message names the line.
     """
     rows, columns, num_lines = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], 0
-    try:
-        for block in _blocks(path, progress):
-            flags = _parse(block, width)
-            if flags is None:
-                raise UserError(f"--source {path}, {_first_fault(block, width, num_lines)}; copy the file again")
-            block_rows, block_columns = np.nonzero(flags)
-            rows.append(block_rows + num_lines)
-            columns.append(block_columns)
-            num_lines += len(flags)
-    except OSError as error:
-        raise UserError(f"--source {path}: cannot be read: {error.strerror or error}") from error
-    return np.concatenate(rows), np.concatenate(columns), num_lines
-
-
-def _blocks(path: Path, progress: Callable[[int], object]) -> Iterator[bytes]:
-    """Yield the file in blocks of complete lines, without a byte-order mark and without blank lines at its end."""
     blank = b""  # lines that count only if others follow
-    with open(path, "rb") as stream:
-        if stream.read(3) != b"\xef\xbb\xbf":
-            stream.seek(0)
-        while lines := stream.readlines(_BLOCK):
-            block = blank + b"".join(lines)
-            progress(len(block) - len(blank))
-            text = block.rstrip()
-            blank = block[len(text) :].partition(b"\n")[2]
-            if text:
-                yield text + b"\n"
-            else:
-                blank = block
+    for lines in read_blocks(path, _BLOCK):
+        block = blank + b"".join(lines)
+        text = block.rstrip()
+        blank = block[len(text) :].partition(b"\n")[2] if text else block
+        if not text:
+            continue
+        flags = _parse(text + b"\n", width)
+        if flags is None:
+            raise UserError(f"--source {path}, {_first_fault(text, width, num_lines)}; copy the file again")
+        block_rows, block_columns = np.nonzero(flags)
+        rows.append(block_rows + num_lines)
+        columns.append(block_columns)
+        num_lines += len(flags)
+    return np.concatenate(rows), np.concatenate(columns), num_lines
 
 
 def _parse(block: bytes, width: int) -> NDArray[np.bool_] | None:

@@ -7,12 +7,13 @@ from binascii import unhexlify
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from src.errors import UserError
+from src.prepare.files import read_blocks
 
 HEADER = b"ImageID,Source,LabelName,Confidence"
 BLOCK_BYTES = 1 << 22
@@ -130,19 +131,10 @@ def _confidence(text: bytes, machine: bool) -> float:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines after the header."""
-    size = path.stat().st_size
-    try:
-        with (
-            open(path, "rb") as stream,
-            tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None, leave=False) as bar,
-        ):
-            header = stream.readline(1000).removeprefix(b"\xef\xbb\xbf").strip()
-            if header != HEADER:
-                shown = header[:80].decode(errors="replace")
-                raise UserError(f"{path}: begins with {shown!r}, not with {HEADER.decode()!r}; get the file again")
-            while lines := stream.readlines(BLOCK_BYTES):
-                bar.update(sum(map(len, lines)))
-                yield from lines
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    """Return the lines after the header."""
+    lines = chain.from_iterable(read_blocks(path, BLOCK_BYTES))
+    header = next(lines, b"").strip()
+    if header != HEADER:
+        shown = header[:80].decode(errors="replace")
+        raise UserError(f"{path}: begins with {shown!r}, not with {HEADER.decode()!r}; get the file again")
+    return lines
