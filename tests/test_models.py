@@ -47,6 +47,7 @@ def test_output_is_d_times_m_numbers_read_as_a_matrix_with_m_columns(num_rows, d
         features = model.forward_features(images())
     assert output.shape == (2, dim * num_rows)
     assert features.shape == (2, model.num_features)
+    assert {key for key in model.state_dict() if not key.startswith("backbone.")} == {"embedding.weight"}
     weights = model.embedding.weight.detach()
     for m in range(num_rows):  # principal vector m is x[m::M]
         expected = features @ weights[m::num_rows].T
@@ -60,11 +61,6 @@ def test_defaults_are_the_papers():
     assert model.embedding.weight.shape == (7 * 300, 2048)
     assert type(model.backbone).__name__ == "TResNet"
     assert len(model.backbone.body.layer1) == 3  # tresnet_m
-
-
-def test_head_is_one_matrix_and_the_normalisation_is_no_weight():
-    head = {key for key in tiny_model().state_dict() if not key.startswith("backbone.")}
-    assert head == {"embedding.weight"}
 
 
 @pytest.mark.parametrize(
@@ -83,34 +79,16 @@ def test_images_in_0_1_reach_the_backbone_normalised_exactly_once(name, mean, st
     torch.testing.assert_close(model.forward_features(x), expected)
 
 
-def test_the_normalisation_follows_the_model_to_another_dtype():
-    model = tiny_model().double()
-    assert model(images().double()).dtype == torch.float64
-
-
 @pytest.mark.parametrize(
-    ("name", "hint"), [("tresnet_mm", "tresnet_m"), ("resnet5000", "timm.list_models"), ("", "tresnet_m")]
+    ("name", "hint"), [("tresnet_mm", "tresnet_m"), ("resnet5000", "timm.list_models"), ("tresnet_m.no_such_tag", "")]
 )
 def test_an_unknown_backbone_is_named_with_a_remedy(name, hint):
     with pytest.raises(UserError, match=rf"--model-name {name}: no such backbone.*{hint}"):
         create_model(name)
 
 
-def test_a_known_backbone_with_an_unknown_tag_is_a_user_error():
-    with pytest.raises(UserError, match=r"tresnet_m\.no_such_tag: no such backbone"):
-        create_model("tresnet_m.no_such_tag")
-
-
-def test_options_reach_the_backbone_and_unknown_ones_are_refused():
+def test_options_reach_the_backbone():
     assert create_model(TINY, 1, 2, drop_rate=0.3).backbone.drop_rate == 0.3
-    with pytest.raises(UserError, match="no_such_option"):
-        create_model(TINY, 1, 2, no_such_option=1)
-
-
-@pytest.mark.parametrize(("num_rows", "dim"), [(0, 4), (2, 0), (-1, 4)])
-def test_sizes_below_one_are_refused(num_rows, dim):
-    with pytest.raises(ValueError, match="at least 1"):
-        create_model(TINY, num_rows, dim)
 
 
 def test_a_failed_download_is_a_user_error_and_another_failure_is_not(monkeypatch):

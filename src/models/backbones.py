@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,11 @@ def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classe
         UserError: the file cannot be read or does not fit.
     """
     state = tensors_of(read_state_file(path), path)
-    classifier = _classifier_prefixes(model)
-    _check_classifier(state, num_classes, classifier, path)
+    timm_config: Any = model.backbone.pretrained_cfg
+    classifier = timm_config.get("classifier") or ()  # its name or names: head.fc, classifier, ...
+    prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    if num_classes is not None:
+        _check_classifier(state, num_classes, ("_fc.", *prefixes), path)
     expected = model.backbone.state_dict()
     if is_released_tresnet(state):
         state = convert_released_tresnet(state)
@@ -74,26 +77,13 @@ def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classe
             state = convert_efficientnet_lite(state, expected)
         except ValueError as error:
             raise UserError(f"{path} does not fit {model_name}: {error}") from error
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(classifier)}
-    load_strictly(model.backbone, state, path)
+    load_strictly(model.backbone, {key: tensor for key, tensor in state.items() if not key.startswith(prefixes)}, path)
 
 
-def _classifier_prefixes(model: SDLModel) -> tuple[str, ...]:
-    """Return the key prefixes of timm's classifier (``head.fc.``, ``classifier.``, ...), if timm records them."""
-    config = model.backbone.pretrained_cfg
-    names = config.get("classifier") if isinstance(config, dict) else None
-    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names or []))
-
-
-def _check_classifier(
-    state: Mapping[str, Tensor], num_classes: int | None, prefixes: tuple[str, ...], path: str | Path
-) -> None:
-    if num_classes is None:
-        return
-    weights = ("_fc.weight", *(f"{prefix}weight" for prefix in prefixes))  # the package's name, and timm's
-    classifiers: dict[str, Any] = {key: len(state[key]) for key in weights if key in state}
-    if classifiers and num_classes not in classifiers.values():
-        found = ", ".join(f"{key} has {count}" for key, count in classifiers.items())
+def _check_classifier(state: Mapping[str, Tensor], num_classes: int, prefixes: Sequence[str], path: str | Path) -> None:
+    sizes = {key: len(state[key]) for key in (f"{prefix}weight" for prefix in prefixes) if key in state}
+    if sizes and num_classes not in sizes.values():
+        found = ", ".join(f"{key} has {size}" for key, size in sizes.items())
         raise UserError(
             f"--num-classes {num_classes}: the classifier in {path} differs ({found}); give that number or leave "
             "the flag out"

@@ -1,8 +1,7 @@
 """Convert state dicts of the released TResNet code and of weight packages to timm's models.
 
 The released models use InPlaceABN, whose scale is |weight| + 1e-5. Plain batch normalisation multiplies by the weight
-itself, so that a released checkpoint without this conversion gives wrong features and no error. All functions here
-return tensors for plain batch normalisation (tests/test_converters.py compares with the released code's outputs).
+itself, so that a released checkpoint without this conversion gives wrong features and no error.
 """
 
 from __future__ import annotations
@@ -41,12 +40,7 @@ def rename_tresnet_key(key: str) -> str:
     """
     if key.startswith(("embedding.", "head.")):
         return key
-
-    def name_member(match: re.Match[str]) -> str:
-        member = "conv" if match["member"] == "0" else "bn"
-        return f"{match['unit']}.{member}.{match['leaf']}"
-
-    key = _PAIR.sub(name_member, key)
+    key = _PAIR.sub(lambda match: f"{match['unit']}.{('conv', 'bn')[int(match['member'])]}.{match['leaf']}", key)
     return key if key.startswith("body.") else f"body.{key}"
 
 

@@ -21,56 +21,44 @@ INSTALL_LINE = (
 )
 
 
-def _abn_class() -> Any:
-    try:
-        from inplace_abn import InPlaceABN
-    except ImportError as error:
-        raise UserError(
-            f"--inplace-abn needs the inplace-abn package, which pip builds beside an installed torch: {INSTALL_LINE}"
-        ) from error
-    return InPlaceABN
-
-
 def use_inplace_abn(backbone: nn.Module, model_name: str) -> None:
     """Replace every batch norm + activation of a TResNet by InPlaceABN, in place, keeping weights and statistics.
 
     Raises:
         UserError: the package is missing, the backbone is no TResNet, or one of its scales is negative.
     """
-    abn_class = _abn_class()
+    try:
+        from inplace_abn import InPlaceABN
+    except ImportError as error:
+        raise UserError(
+            f"--inplace-abn needs the inplace-abn package, which pip builds beside an installed torch: {INSTALL_LINE}"
+        ) from error
     if not model_name.startswith("tresnet"):
         raise UserError(f"--inplace-abn: {model_name} is no TResNet; leave the flag out")
     for parent in list(backbone.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, BatchNormAct2d):
-                setattr(parent, name, _to_abn(layer, abn_class).train(layer.training))
+                setattr(parent, name, _to_abn(layer, InPlaceABN).train(layer.training))
 
 
 def _to_abn(layer: BatchNormAct2d, abn_class: Any) -> nn.Module:
     """Convert a timm layer to an equal InPlaceABN, whose scale is |w| + 1e-5, so that w = scale - 1e-5."""
-    if isinstance(layer.act, nn.LeakyReLU):
-        activation, slope = "leaky_relu", layer.act.negative_slope
-    elif isinstance(layer.act, nn.Identity):
-        activation, slope = "identity", 0.0
-    else:
-        raise UserError(f"--inplace-abn: no InPlaceABN form of the activation {type(layer.act).__name__}")
+    act = layer.act  # leaky ReLU, or none
+    activation, slope = ("leaky_relu", act.negative_slope) if isinstance(act, nn.LeakyReLU) else ("identity", 0.0)
     abn = abn_class(
         layer.num_features, eps=layer.eps, momentum=layer.momentum, activation=activation, activation_param=slope
     )
-    abn.load_state_dict(_with_abn_scale(layer.state_dict()), strict=False)  # early versions count no batches
-    return abn
-
-
-def _with_abn_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Released checkpoints have no scale below 1e-5. timm initialises some scales with 0, which become 1e-5 (w = 0).
-    # A scale that became negative in plain training has no w.
+    state = layer.state_dict()
     lowest = float(state["weight"].min())
-    if lowest < -INPLACE_ABN_EPS:
+    if lowest < -INPLACE_ABN_EPS:  # after plain training
         raise UserError(
             f"--inplace-abn: the model to start from has a negative batch-norm scale ({lowest:.3g}), which InPlaceABN "
             "cannot represent; leave the flag out"
         )
-    return {**state, "weight": (state["weight"] - INPLACE_ABN_EPS).clamp(min=0.0)}
+    # Released checkpoints have no scale below 1e-5. timm initialises some scales with 0, which become 1e-5 (w = 0).
+    state["weight"] = (state["weight"] - INPLACE_ABN_EPS).clamp(min=0.0)
+    abn.load_state_dict(state, strict=False)  # early versions count no batches
+    return abn
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 
 class SDLModel(nn.Module):
     """Map images [B, 3, H, W] in [0, 1] to principal embedding matrices, flattened to [B, D*M].
 
     The backbone's pooled features pass through one linear layer without bias. The model applies the normalisation that
-    its backbone was trained with (none for TResNet, that of timm's configuration for others), so that every caller
-    feeds [0, 1].
+    its backbone was trained with (none for TResNet, that of timm's configuration for others).
 
     Args:
         backbone: a module that maps images to pooled features [B, F].
@@ -23,9 +23,6 @@ class SDLModel(nn.Module):
         num_rows: M, the number of principal vectors.
         wordvec_dim: D, the length of a word vector.
         mean, std: normalisation of the backbone, one number per channel, in units of the [0, 1] image.
-
-    Raises:
-        ValueError: M or D is below 1.
     """
 
     mean: Tensor
@@ -41,8 +38,6 @@ class SDLModel(nn.Module):
         std: tuple[float, ...] = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__()
-        if num_rows < 1 or wordvec_dim < 1:
-            raise ValueError(f"num_rows and wordvec_dim must be at least 1, got {num_rows} and {wordvec_dim}")
         self.num_rows = num_rows
         self.wordvec_dim = wordvec_dim
         self.num_features = num_features
@@ -73,9 +68,8 @@ def with_head(model: SDLModel, module: nn.Module) -> SDLModel:
     """Return ``module`` if it is a whole model; if it is a head, ``model``'s backbone with this head."""
     if isinstance(module, SDLModel):
         return module
-    whole = SDLModel(model.backbone, model.num_features, model.num_rows, model.wordvec_dim)
-    whole.embedding = module  # type: ignore[assignment]  # a copy of the model's own head
-    whole.mean, whole.std, whole._normalizes = model.mean, model.std, model._normalizes
+    whole = copy.copy(model)
+    whole._modules = {**model._modules, "embedding": module}
     return whole.eval()
 
 
@@ -104,8 +98,7 @@ def create_model(
         **backbone_options: passed on to ``timm.create_model`` (``drop_path_rate``, ...).
 
     Raises:
-        UserError: the name is unknown, an option does not suit the backbone, the download fails, or InPlaceABN is not
-            installed.
+        UserError: the name is unknown, the backbone lacks an option, the download fails, or InPlaceABN is missing.
     """
     import timm  # takes a second
 
@@ -119,14 +112,10 @@ def create_model(
         backbone_options["img_size"] = image_size
     try:
         backbone = timm.create_model(model_name, pretrained=pretrained, num_classes=0, **backbone_options)
-    except TypeError as error:
-        raise UserError(f"--model-name {model_name} does not take these options: {error}") from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        raise UserError(
-            f"--model-path timm: cannot get the weights of {model_name} from timm's hub: {error}"
-        ) from error
+        raise UserError(f"--model-path timm: no weights of {model_name} from timm's hub: {error}") from error
     if grad_checkpointing:
         enable_grad_checkpointing(backbone, model_name)
     if inplace_abn:
@@ -180,8 +169,7 @@ def check_image_size(model: nn.Module, image_size: int, flag: str) -> None:
     try:
         model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{flag} {image_size}: the backbone takes no images of this size ({reason}); give one that it takes, or "
-            "leave the flag out"
+            f"{flag} {image_size}: the backbone takes no images of this size ({first_line(error)}); give one that it "
+            "takes, or leave the flag out"
         ) from error

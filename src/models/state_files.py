@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import pickle
 import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from torch import Tensor, nn
 
-from src.errors import UserError, name_some
+from src.errors import UserError, first_line, name_some
 
-# Raised by torch.load for damaged files and files of other kinds (found by trial).
-_UNREADABLE = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-
-
-def _safe_globals() -> list[Any]:
-    """List NumPy's scalar types, which release files may hold; loading them runs no code."""
-    from numpy._core.multiarray import scalar
-
-    return [
-        scalar,
-        np.dtype,
-        np.dtypes.Int64DType,
-        np.dtypes.Int32DType,
-        np.dtypes.Float64DType,
-        np.dtypes.Float32DType,
-    ]
+# NumPy's scalar types, which release files may hold; loading them runs no code
+_SAFE_GLOBALS: list[Any] = [
+    scalar,
+    np.dtype,
+    np.dtypes.Int64DType,
+    np.dtypes.Int32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+]
 
 
 def read_state_file(path: str | Path) -> dict[str, Any]:
@@ -53,19 +36,17 @@ def read_state_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no such file: {path}; give the path of a checkpoint")
     try:
-        with torch.serialization.safe_globals(_safe_globals()):
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's own message advises to load the file unsafely.
         refused = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"; it refers to {refused[1]}" if refused else ""
         raise UserError(
             f"{path} is no checkpoint, or holds other objects than tensors and plain containers, which are not safe to "
-            f"load{what}"
+            "load" + (f"; it refers to {refused[1]}" if refused else "")
         ) from error
-    except _UNREADABLE as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} cannot be read; it is cut short or no PyTorch file ({reason})") from error
+    except Exception as error:  # of a dozen kinds, for damaged files and files of other programs
+        raise UserError(f"{path} cannot be read; it is cut short or no PyTorch file ({first_line(error)})") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return dict(content)
@@ -91,19 +72,18 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: str | Pa
     Raises:
         UserError: keys are missing, unexpected, or of another shape; the message lists them.
     """
-    expected = module.state_dict()
-    missing = [key for key in expected if key not in state]
-    unexpected = [key for key in state if key not in expected]
-    reshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    problems = [
-        f"{len(names)} {kind}: {name_some(names)}"
-        for kind, names in (("missing keys", missing), ("unexpected keys", unexpected), ("wrong shapes", reshaped))
-        if names
-    ]
+    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    mistakes = {
+        "missing keys": [key for key in expected if key not in found],
+        "unexpected keys": [key for key in found if key not in expected],
+        "wrong shapes": [
+            f"{key} {found[key]} instead of {shape}"
+            for key, shape in expected.items()
+            if found.get(key, shape) != shape
+        ],
+    }
+    problems = [f"{len(names)} {kind}: {name_some(names)}" for kind, names in mistakes.items() if names]
     if problems:
         raise UserError(f"{path} does not fit the model: " + "; ".join(problems))
     module.load_state_dict(dict(state), strict=True)
