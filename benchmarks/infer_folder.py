@@ -24,9 +24,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import benchmark_parser, record
+from src.choices import Runtime
 from src.config.infer import QUICK_START
 from src.errors import UserError
-from src.exported.engines import Runtime
 from src.inference.pipeline import Loading, parallel_calls
 from src.inference.results import record_path
 from src.inference.tagger import Tagger

@@ -1,4 +1,4 @@
-"""Named choices of the programs, and the evaluation protocol: the values that flags offer and functions take.
+"""Choices of the programs, the evaluation protocol and the way to run a model: values that flags offer.
 
 Free of PyTorch, so that ``--help`` and mistakes in flags are answered at once.
 """
@@ -6,7 +6,15 @@ Free of PyTorch, so that ``--help`` and mistakes in flags are answered at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from src.checkpoint.info import ModelConfig
 
 Augmentation = Literal["randaugment", "torchvision", "none"]
 DatasetKind = Literal["SDL", "COCO", "NUS_WIDE"]  # of a metadata folder
@@ -67,3 +75,48 @@ class Protocol:
 
 
 DEFAULT_PROTOCOL = Protocol()
+
+
+@dataclass(frozen=True)
+class ExpectedModel:
+    """The model that a file must hold; None accepts any value.
+
+    Attributes:
+        model_name: timm's name of the backbone.
+        num_rows: M.
+        wordvec_dim: D.
+    """
+
+    model_name: str | None = None
+    num_rows: int | None = None
+    wordvec_dim: int | None = None
+
+    def check(self, config: ModelConfig, path: str | Path) -> None:
+        """Raise a :class:`UserError` if the model in ``path`` is another one."""
+        for flag, expected, found in (
+            ("--model-name", self.model_name, config.model_name),
+            ("--num_rows", self.num_rows, config.num_rows),
+            ("--wordvec_dim", self.wordvec_dim, config.wordvec_dim),
+        ):
+            if expected is not None and expected != found:
+                raise UserError(f"{flag} {expected}: {path} holds a model with {found}; leave the flag out to use it")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How to run a model.
+
+    Attributes:
+        engine: PyTorch or ONNX Runtime; ``auto`` reports on standard error when it uses ONNX Runtime, or cannot.
+        device: where PyTorch computes; ONNX Runtime always computes on the CPU.
+        image_size: side of the model's input in pixels; None takes the file's.
+        parallel_calls: see :class:`src.exported.session.ExportedModel`; PyTorch ignores it.
+    """
+
+    engine: Engine = "auto"
+    device: str | torch.device = "cpu"
+    image_size: int | None = None
+    parallel_calls: int = 1
+
+
+ANY_MODEL, DEFAULT_RUNTIME = ExpectedModel(), Runtime()

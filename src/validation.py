@@ -9,7 +9,8 @@ from torch import nn
 
 from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
 from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
-from src.checkpoint.info import ExpectedModel
+from src.checkpoint.info import check_same_space
+from src.choices import ExpectedModel, Runtime
 from src.config.validate import ValidateSettings
 from src.data.dataset import ImageDataset, naming_dead_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
@@ -18,8 +19,7 @@ from src.data.transforms import eval_transform
 from src.embedding import Embedded, LoaderConfig, embed_images
 from src.errors import UserError, blaming
 from src.evaluation import evaluate
-from src.exported.engines import Opened, Runtime, open_model
-from src.inference.vocabulary import check_same_space
+from src.exported.engines import Opened, open_model
 from src.metrics import Protocol, format_report
 from src.models.sdl_model import check_image_size
 from src.utils.distributed import Processes, device_of, joined

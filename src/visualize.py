@@ -13,7 +13,7 @@ from PIL import Image
 
 from src.calibration.platt import Reliability
 from src.inference.explain import Explanation
-from src.inference.tagger import Tag
+from src.tags import Tag
 from src.utils.files import atomic_write
 
 _MAX_PIXELS = 65_000  # of a side, near the limits of JPEG and matplotlib; reached by 1,600 tags

@@ -14,7 +14,7 @@ from PIL import Image
 
 from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
-from src.inference.tagger import Tag
+from src.tags import Tag
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

@@ -14,9 +14,10 @@ import export
 import infer
 import train
 import validate
+from src.choices import Runtime
 from src.config.infer import infer_parser, infer_settings
 from src.errors import UserError
-from src.exported.engines import Runtime, open_model
+from src.exported.engines import open_model
 from src.exported.session import ExportedModel
 from src.inference.run import recorded_settings, tag_images
 from src.inference.settings import TagRule

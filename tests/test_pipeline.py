@@ -12,7 +12,7 @@ from torch import Tensor
 
 from src.data.images import read_image
 from src.data.transforms import eval_transform
-from src.inference.pipeline import PREVIEW, EmbeddedBatch, Loading, ReadBatch, read_and_embed, read_batches
+from src.inference.pipeline import PREVIEW, Loading, ReadBatch, read_and_embed, read_batches
 from tests.helpers import write_images
 
 TRANSFORM = eval_transform(32)
@@ -213,7 +213,7 @@ def embed(paths: list[Path], model, *, batch_size=4, workers=0, threads=1, previ
     return read_and_embed(paths, TRANSFORM, model, Loading(batch_size, workers, threads, previews))
 
 
-def flat(batches: list[EmbeddedBatch]) -> tuple[list[Path], list[Path], Tensor]:
+def flat(batches: list[tuple[ReadBatch, Tensor | None]]) -> tuple[list[Path], list[Path], Tensor]:
     """Paths of the good and of the bad images, and all embeddings."""
     return (
         [path for batch, _ in batches for path in batch.paths],

@@ -183,7 +183,9 @@ def test_text_json_csv_and_parquet_equal_the_tagger(whole):
     assert (
         len({tuple(label for label, *_ in tags) for tags in whole.tags.values()}) > 5
     )  # else the comparison says little
-    assert_same_tags(whole.tags, {path: [tag[:3] for tag in tags] for path, tags in expected.items()})
+    assert_same_tags(
+        whole.tags, {path: [(tag.label, tag.score, tag.unseen) for tag in tags] for path, tags in expected.items()}
+    )
     assert printed(whole.finished.stdout) == {
         image: [(label, f"{score:.4f}", unseen) for label, score, unseen in tags] for image, tags in whole.tags.items()
     }
@@ -226,18 +228,18 @@ import os, re, signal, sys
 from pathlib import Path
 from PIL import Image
 import infer
-from src.inference.record import Record
+from src.inference.results import Record
 
 how, after = sys.argv[1], int(sys.argv[2])
-append = Record.append
+write = Record.write
 
-def dying(record, line):
-    append(record, line)
-    if line.result is not None and len(record.done) == after:
+def dying(record, result):
+    write(record, result)
+    if len(record.done) == after:
         os.kill(os.getpid(), signal.SIGKILL) if how == "kill" else os.killpg(0, signal.SIGINT)
 
 if how != "whole":
-    Record.append = dying
+    Record.write = dying
     Image.MAX_IMAGE_PIXELS = 20_000
 status = infer.main(sys.argv[3:])
 facts = Path("/proc/self/status")  # resource.getrusage gives a child the peak of its parent

@@ -18,8 +18,9 @@ from src.data.split import ZeroShotSplit, make_split
 from src.data.transforms import eval_transform
 from src.errors import UserError
 from src.inference.settings import LabelOptions, TagRule
-from src.inference.tagger import Tag, Tagger
+from src.inference.tagger import Tagger
 from src.scoring import score_labels
+from src.tags import Tag
 from tests.helpers import SIZE, make_toy_split, save_tiny, tiny_model, write_folder
 
 # Seen are tag0 to tag4 (tag3 is rare), unseen tag5 and tag6; tag7 is on neither side.

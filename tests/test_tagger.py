@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 
 from src.checkpoint import CheckpointInfo, ModelConfig, save_checkpoint
-from src.checkpoint.info import ExpectedModel
+from src.checkpoint.info import check_same_space
+from src.choices import ExpectedModel, Runtime
 from src.data.images import read_image
 from src.data.split import ZeroShotSplit, make_split
 from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.exported.engines import Runtime
 from src.inference.settings import LabelOptions
-from src.inference.tagger import Tag, Tagger
-from src.inference.vocabulary import check_same_space, labels_for
+from src.inference.tagger import Tagger
+from src.inference.vocabulary import labels_for
 from src.scoring import score_labels
+from src.tags import Tag
 from tests.conftest import GOLDEN
 from tests.helpers import SIZE, TINY, make_toy_split, save_golden, save_tiny, tiny_model, write_folder
 
@@ -72,6 +73,15 @@ def test_top_k_takes_the_head_of_the_list(tagger):
 def test_top_k_out_of_range_is_a_user_error(top_k, tagger):
     with pytest.raises(UserError, match=rf"--top_k {top_k}: must be from 1 to the number of labels, 6"):
         tagger.tag(drawn(1), top_k=top_k)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_a_user_error(value):
+    tagger = Tagger(
+        lambda images: torch.full((len(images), 8), value), make_toy_split(), transform=eval_transform(SIZE)
+    )
+    with pytest.raises(UserError, match=r"--model_path: gives scores that are not finite"):
+        tagger.tag(drawn(2), top_k=3)
 
 
 def test_no_images_no_tags(tagger):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from src.errors import UserError
-from src.inference.tagger import Tag
+from src.tags import Tag
 from src.training.tensorboard import Logger, open_logger
 from src.visualize import tagged_image
 from tests.helpers import write_images

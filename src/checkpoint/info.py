@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.calibration.thresholds import Calibration
 from src.data.split import ZeroShotSplit, make_split
-from src.errors import UserError
+from src.errors import UserError, name_some
 from src.word_vectors.space import Space, space_of
 
 FORMAT = "sdl-checkpoint/1"
@@ -37,34 +37,6 @@ class ModelConfig:
     wordvec_dim: int
     image_size: int
     interpolation: str = "bilinear"
-
-
-@dataclass(frozen=True)
-class ExpectedModel:
-    """The model that a file must hold; None accepts any value.
-
-    Attributes:
-        model_name: timm's name of the backbone.
-        num_rows: M.
-        wordvec_dim: D.
-    """
-
-    model_name: str | None = None
-    num_rows: int | None = None
-    wordvec_dim: int | None = None
-
-    def check(self, config: ModelConfig, path: str | Path) -> None:
-        """Raise a :class:`UserError` if the model in ``path`` is another one."""
-        for flag, expected, found in (
-            ("--model-name", self.model_name, config.model_name),
-            ("--num_rows", self.num_rows, config.num_rows),
-            ("--wordvec_dim", self.wordvec_dim, config.wordvec_dim),
-        ):
-            if expected is not None and expected != found:
-                raise UserError(f"{flag} {expected}: {path} holds a model with {found}; leave the flag out to use it")
-
-
-ANY_MODEL = ExpectedModel()
 
 
 @dataclass
@@ -183,3 +155,33 @@ def _space_of(split: ZeroShotSplit, extra_words: Sequence[str], extra_vectors: T
     """Compute the fingerprint, from frequent words first: labels can be several words, or have a stand-in's vector."""
     vectors = [] if extra_vectors is None else [extra_vectors.float()]
     return space_of([*extra_words, *split.labels], torch.cat([*vectors, split.word_vectors], dim=1))
+
+
+def check_same_space(info: CheckpointInfo, split: ZeroShotSplit, source: str | Path) -> None:
+    """Check that word vectors are those that the model was trained with; other ones give meaningless scores.
+
+    The length must be the model's, and labels that the checkpoint has too must have the same vectors there (cosine of
+    at least 0.99; storage in half precision stays far above).
+
+    Raises:
+        UserError: they are not.
+    """
+    if split.wordvec_dim != info.config.wordvec_dim:
+        raise UserError(
+            f"{source}: word vectors of length {split.wordvec_dim}, but the model was trained with length "
+            f"{info.config.wordvec_dim}"
+        )
+    if info.split is None:
+        return
+    column_of = {label: column for column, label in enumerate(info.split.labels)}
+    shared = [(column, column_of[label]) for column, label in enumerate(split.labels) if label in column_of]
+    if not shared:
+        return
+    ours, theirs = zip(*shared, strict=True)
+    cosine = torch.cosine_similarity(split.word_vectors[:, list(ours)], info.split.word_vectors[:, list(theirs)], dim=0)
+    others = [split.labels[column] for (column, _), match in zip(shared, cosine.tolist(), strict=True) if match < 0.99]
+    if others:
+        raise UserError(
+            f"{source}: {len(others)} of {len(shared)} labels have other word vectors than the model was trained with "
+            f"({name_some(others)}); use a folder made with the same word vectors"
+        )

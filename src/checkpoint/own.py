@@ -15,8 +15,9 @@ from torch import Tensor
 
 from src.calibration.thresholds import Calibration
 from src.checkpoint.digest import save_with_digest
-from src.checkpoint.info import FORMAT, CheckpointInfo, ExpectedModel, info_of_dict, info_to_dict
+from src.checkpoint.info import FORMAT, CheckpointInfo, info_of_dict, info_to_dict
 from src.checkpoint.released import load_released
+from src.choices import ExpectedModel
 from src.errors import UserError
 from src.models import SDLModel, create_model
 from src.models.inplace_abn import plain_state_dict

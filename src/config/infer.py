@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from src.choices import DATASET_KINDS, OUTPUT_FORMATS, SCORES
+from src.choices import DATASET_KINDS, OUTPUT_FORMATS, SCORES, ExpectedModel, Runtime
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
@@ -16,7 +16,7 @@ from src.config.arguments import (
     positive_int,
 )
 from src.errors import UserError
-from src.inference.settings import InferSettings, LabelOptions, ModelOptions, OutputOptions, TagRule
+from src.inference.settings import InferSettings, LabelOptions, OutputOptions, TagRule
 from src.utils.files import read_lines
 
 QUICK_START = Path(__file__).resolve().parent.parent.parent / "models" / "sdl_lite0_corel5k.pth"
@@ -61,17 +61,11 @@ def infer_settings(args: argparse.Namespace) -> InferSettings:
         raise UserError("--resume and --html: the page holds the images of one run only; leave one of them out")
     return InferSettings(
         images=tuple(args.pic_path),
-        model=ModelOptions(
-            path=args.model_path,
-            model_name=args.model_name,
-            num_rows=args.num_rows,
-            wordvec_dim=args.wordvec_dim,
-            engine=args.engine,
-            device=args.device,
-            image_size=args.input_size,
-            exact=args.exact_pictures,
-            num_threads=args.num_threads,
-        ),
+        model_path=args.model_path,
+        expected=ExpectedModel(args.model_name, args.num_rows, args.wordvec_dim),
+        runtime=Runtime(args.engine, args.device, args.input_size),
+        exact=args.exact_pictures,
+        num_threads=args.num_threads,
         labels=LabelOptions(
             args.dataset_path, args.dataset_type, _own_words(args), args.only_tags, word_vectors=args.word_vectors
         ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from src.checkpoint.digest import file_digest
-from src.checkpoint.info import ANY_MODEL, CheckpointInfo, ExpectedModel
-from src.choices import Engine
+from src.checkpoint.info import CheckpointInfo
+from src.choices import ANY_MODEL, DEFAULT_RUNTIME, ExpectedModel, Runtime
 from src.errors import UserError
 from src.exported.session import ExportedModel
 
@@ -24,26 +23,6 @@ class Embedder(Protocol):
     def __call__(self, images: Tensor, /) -> Tensor:
         """See the class."""
         ...
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """How to run a model.
-
-    Attributes:
-        engine: PyTorch or ONNX Runtime; ``auto`` reports on standard error when it uses ONNX Runtime, or cannot.
-        device: where PyTorch computes; ONNX Runtime always computes on the CPU.
-        image_size: side of the model's input in pixels; None takes the file's.
-        parallel_calls: see :class:`src.exported.session.ExportedModel`; PyTorch ignores it.
-    """
-
-    engine: Engine = "auto"
-    device: str | torch.device = "cpu"
-    image_size: int | None = None
-    parallel_calls: int = 1
-
-
-DEFAULT_RUNTIME = Runtime()
 
 
 class Opened(NamedTuple):

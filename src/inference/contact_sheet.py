@@ -14,7 +14,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from src.inference.formats import printable
-from src.inference.tagger import Tag
+from src.tags import Tag
 from src.utils.files import atomic_write
 
 THUMBNAIL = (320, 240)  # pixels; shown at half the size, so that it is sharp on dense screens

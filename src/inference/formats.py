@@ -5,33 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import msgspec
 
 from src.choices import OutputFormat
+from src.tags import Tag
 from src.utils.optional import import_extra
 
 COLUMNS = ("image", "rank", "tag", "score", "probability", "unseen")
 ROW_GROUP = 65_536  # rows of a Parquet file that are in memory at once
 
 
-class TagRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A tag of an image; its rank is its place in the list. Fields as in :class:`src.inference.tagger.Tag`."""
-
-    label: str
-    score: float
-    unseen: bool
-    probability: float | None = None
-
-
 class ImageResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """The tags of an image, best first, and the path of its annotated copy, if one was saved."""
 
     image: str
-    tags: list[TagRow]
+    tags: list[Tag]
     annotated: str | None = None
 
 
@@ -50,9 +43,7 @@ class RunFacts(NamedTuple):
 
 
 def printable(name: str | Path) -> str:
-    r"""Return a name as Unicode text: bytes of a file name that are not UTF-8 become ``\xNN``.
-
-    All three formats hold Unicode text only. Such a name cannot be told from one that has these four characters.
+    r"""Return a name as Unicode text, which all outputs hold: bytes of a file name that are not UTF-8 become ``\xNN``.
 
     >>> printable("caf\udce9.jpg")
     'caf\\xe9.jpg'
@@ -91,16 +82,12 @@ def write_csv(stream: IO[bytes], facts: RunFacts, results: Iterable[ImageResult]
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     rows = csv.writer(text)
     rows.writerow(COLUMNS)
-    for result in results:
-        rows.writerows(
-            (result.image, rank, tag.label, tag.score, tag.probability, "true" if tag.unseen else "false")
-            for rank, tag in enumerate(result.tags, start=1)
-        )
+    rows.writerows((*row, "true" if unseen else "false") for *row, unseen in _rows(results))
     text.detach()  # flushes, and leaves the stream open
 
 
 def write_parquet(stream: IO[bytes], facts: RunFacts, results: Iterable[ImageResult]) -> None:
-    """Write the rows of the CSV form in row groups of about 65,536; model and settings are in the file's metadata.
+    """Write the rows of the CSV form in row groups of 65,536; model and settings are in the file's metadata.
 
     Scores are doubles, which hold every float32 exactly. Within a row group each image name and tag is stored once.
 
@@ -113,32 +100,23 @@ def write_parquet(stream: IO[bytes], facts: RunFacts, results: Iterable[ImageRes
         [arrow.field(name, kind, nullable=name == "probability") for name, kind in zip(COLUMNS, types, strict=True)],
         metadata={"model": facts.model, "settings": json.dumps(facts.settings)},
     )
-    rows: list[tuple[Any, ...]] = []
-
-    def write_group() -> None:
-        columns = zip(*rows, strict=True)
-        arrays = [arrow.array(column, kind) for column, kind in zip(columns, types, strict=True)]
-        writer.write_table(arrow.table(arrays, schema=schema), row_group_size=len(rows))
-        rows.clear()
-
+    rows = _rows(results)
     with parquet.ParquetWriter(stream, schema, use_dictionary=["image", "tag"]) as writer:
-        for result in results:
-            rows.extend(
-                (result.image, rank, tag.label, tag.score, tag.probability, tag.unseen)
-                for rank, tag in enumerate(result.tags, start=1)
-            )
-            if len(rows) >= ROW_GROUP:
-                write_group()
-        if rows:
-            write_group()
+        while group := list(islice(rows, ROW_GROUP)):
+            columns = zip(zip(*group, strict=True), types, strict=True)
+            arrays = [arrow.array(column, kind) for column, kind in columns]
+            writer.write_table(arrow.table(arrays, schema=schema), row_group_size=len(group))
+
+
+def _rows(results: Iterable[ImageResult]) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of ``COLUMNS`` for every tag."""
+    for result in results:
+        for rank, tag in enumerate(result.tags, start=1):
+            yield result.image, rank, tag.label, tag.score, tag.probability, tag.unseen
 
 
 def import_arrow() -> tuple[Any, Any]:
-    """Import ``pyarrow`` and ``pyarrow.parquet``.
-
-    Raises:
-        UserError: they are not installed; the message gives the command to install them.
-    """
+    """Import ``pyarrow`` and ``pyarrow.parquet``; a :class:`UserError` says how to install them."""
     return import_extra("pyarrow", "pyarrow", "--parquet"), import_extra("pyarrow.parquet", "pyarrow", "--parquet")
 
 

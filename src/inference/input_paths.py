@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,6 @@ from src.data.images import SUFFIXES
 from src.errors import UserError
 
 _FLAG = "--pic_path"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def expand(arguments: Sequence[str], stdin: TextIO) -> list[Path]:
@@ -79,23 +79,18 @@ def _images_below(root: str) -> list[str]:
     Links to folders are followed, but each folder is entered once, so that circular links end.
     """
     found: list[str] = []
+    unlisted: list[OSError] = []  # reading reports them
     entered: set[str] = set()
-
-    def unlisted(error: OSError) -> None:
-        if error.filename == root:
-            raise UserError(
-                f"{_FLAG} {root}: cannot be listed: {error.strerror or error}; give a folder that you may read"
-            ) from error
-        found.append(str(error.filename))
-
-    for folder, folders, files in os.walk(root, onerror=unlisted, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=unlisted.append, followlinks=True):
         real = os.path.realpath(folder)
-        visible = [] if real in entered else [name for name in folders if not name.startswith(".")]
-        folders[:] = sorted(visible, key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
-        if real not in entered:
-            images = (name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES)
-            found += [os.path.join(folder, name) for name in images if not name.startswith(".")]
+        if real in entered:
+            folders.clear()
+            continue
         entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        images = (name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES)
+        found += [os.path.join(folder, name) for name in images if not name.startswith(".")]
+    found += [error.filename for error in unlisted]
     if not found:
         raise UserError(
             f"{_FLAG} {root}: no image in this folder or below it; give a folder that holds "
@@ -104,28 +99,12 @@ def _images_below(root: str) -> list[str]:
     return sorted(found)
 
 
-def _matching(pattern: str) -> list[Path]:
+def _matching(pattern: str) -> list[str]:
     """Return the files that a pattern matches, sorted by path; hidden ones need a part that begins with a dot."""
-    parts = Path(pattern).parts
-    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
-    root, rest = Path(*parts[:first]), list(parts[first:])
-    if rest[-1] == "**":
-        rest.append("*")  # Python versions differ in whether ** alone means files
-    hidden = any(part.startswith(".") for part in rest)
-    try:
-        # unlike glob's, pathlib's ** does not follow links, so that circular ones end
-        found = [
-            path
-            for path in root.glob("/".join(rest))
-            if (hidden or not any(part.startswith(".") for part in path.parts[first:])) and not path.is_dir()
-        ]
-    except ValueError as error:
-        raise UserError(
-            f"{_FLAG} {pattern}: is no file, and as a pattern: {error}; write ** between slashes only"
-        ) from error
+    found = sorted(path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
     if not found:
         raise UserError(f"{_FLAG} {pattern}: no file matches this pattern; check it, or give a folder or files")
-    return sorted(found, key=str)
+    return found
 
 
 def _read_list(path: str, value: str) -> bytes:
@@ -139,15 +118,14 @@ def _read_list(path: str, value: str) -> bytes:
 
 
 def _listed(content: bytes, value: str) -> list[str]:
-    if content.startswith(_UTF16_MARKS):
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f"{_FLAG} {value}: the list is UTF-16 text; save it as UTF-8")
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    content = content.removeprefix(codecs.BOM_UTF8)
     if b"\0" in content:
         lines = content.split(b"\0")
     else:
         lines = [line for line in content.replace(b"\r\n", b"\n").split(b"\n") if line.strip()]
-    # File names need not be UTF-8
-    paths = [line.decode("utf-8", "surrogateescape") for line in lines if line]
+    paths = [os.fsdecode(line) for line in lines if line]
     if not paths:
         raise UserError(f"{_FLAG} {value}: the list holds no path; write one image path per line")
     return paths

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from src.errors import UserError
-from src.utils.files import make_readable
+from src.utils.files import atomic_write
 from src.utils.optional import import_extra
 
 _SUBJECT = "Xmp.dc.subject"
@@ -59,31 +56,24 @@ class KeywordWriter:
         if target.exists() and target.samefile(image):
             raise UserError(f"--write_keywords {self.folder}: would overwrite {image}; choose another folder")
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=target.suffix)
-            os.close(descriptor)
+            content = self._with_keywords(image.read_bytes(), tags)
         except OSError as error:
-            raise UserError(f"--write_keywords {self.folder}: {error.strerror or error}") from error
-        try:
-            shutil.copy2(image, temporary)
-            self._add(temporary, tags)
-            make_readable(temporary)
-            os.replace(temporary, target)
-        except OSError as error:
-            raise UserError(f"--write_keywords {target}: cannot be written: {error.strerror or error}") from error
+            raise UserError(f"--write_keywords {image}: cannot be read: {error.strerror or error}") from error
         except RuntimeError as error:  # pyexiv2 raises this for every error of Exiv2
             raise KeywordsError(f"{image}: cannot hold keywords: {error}") from error
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
+        with atomic_write(target) as stream:
+            stream.write(content)
+        shutil.copystat(image, target)
         return target
 
-    def _add(self, path: str, tags: Sequence[str]) -> None:
-        with self._exiv2.Image(path) as metadata:
+    def _with_keywords(self, content: bytes, tags: Sequence[str]) -> bytes:
+        with self._exiv2.ImageData(content) as metadata:
             subject, iptc = metadata.read_xmp().get(_SUBJECT, []), metadata.read_iptc()
             metadata.modify_xmp({_SUBJECT: _joined(subject, tags)})
             if iptc.get(_CHARACTER_SET) == _UTF8 or _is_ascii(iptc):  # else other texts would be read as UTF-8
                 short = [tag for tag in tags if len(tag.encode()) <= _MAX_IPTC_BYTES]
                 metadata.modify_iptc({_CHARACTER_SET: _UTF8, _KEYWORDS: _joined(iptc.get(_KEYWORDS, []), short)})
+            return bytes(metadata.get_bytes())
 
 
 def _is_ascii(iptc: Mapping[str, str | list[str]]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,48 +16,41 @@ from src.choices import Scores
 from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
 from src.inference.explain import explain
-from src.inference.formats import ImageResult, TagRow, printable
+from src.inference.formats import ImageResult, import_arrow, printable
 from src.inference.keywords import KeywordsError, KeywordWriter
-from src.inference.results import ResultWriter
-from src.inference.tagger import Tag, Tagger
+from src.inference.results import Record
+from src.inference.settings import OutputOptions
+from src.inference.tagger import Tagger
+from src.tags import Tag
+from src.utils.files import check_writable
 
 _DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved in
 
 
 @dataclass
 class Outputs:
-    """Open outputs; None leaves one out.
+    """Outputs of a run, and those of them that are open files.
 
     Attributes:
-        results: JSON, CSV and Parquet.
+        options: what to write; ``annotate`` counts as false if None.
+        results: record of JSON, CSV and Parquet.
         sheet: contact sheet.
         keywords: image copies with keywords.
-        annotated: folder of annotated images.
-        explained: folder of explanations, and number of tags to explain.
-        print_tags: print tags to standard output.
     """
 
-    results: ResultWriter | None = None
+    options: OutputOptions = field(default_factory=OutputOptions)
+    results: Record | None = None
     sheet: ContactSheet | None = None
     keywords: KeywordWriter | None = None
-    annotated: Path | None = None
-    explained: tuple[Path, int] | None = None
-    print_tags: bool = True
 
     @property
     def shows_images(self) -> bool:
         """Whether the images themselves are needed besides their tensors."""
-        return self.sheet is not None or self.annotated is not None or self.explained is not None
+        return self.sheet is not None or bool(self.options.annotate) or self.options.explain is not None
 
 
 class TargetNames(NamedTuple):
-    """Names of the files made of an image.
-
-    Attributes:
-        copy: copy with keywords.
-        drawing: annotated image.
-        why: explanation.
-    """
+    """Names of the files made of an image: copy with keywords, annotated image, and explanation."""
 
     copy: str
     drawing: str
@@ -73,6 +66,25 @@ class TaggedImage(NamedTuple):
     preview: Image.Image | None
 
 
+def check_outputs(options: OutputOptions) -> None:
+    """Check before a long run that its output files can be written; existing ones are not touched.
+
+    Raises:
+        UserError: one cannot be written, two are the same file, or pyarrow is not installed.
+    """
+    files: dict[str, Path] = dict(options.results.items())
+    if options.html is not None:
+        files["html"] = options.html
+    taken: dict[str, str] = {}
+    for form, path in files.items():
+        check_writable(path, f"--{form}")
+        other = taken.setdefault(os.path.realpath(path), form)
+        if other != form:
+            raise UserError(f"--{other} and --{form} {path}: the same file; give each its own")
+    if "parquet" in files:
+        import_arrow()
+
+
 def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger: Tagger, scores: Scores) -> str | None:
     """Write one image to all outputs.
 
@@ -83,21 +95,22 @@ def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger
         UserError: an output cannot be written.
     """
     path, tags, tensor, preview = image
+    options = outputs.options
     lines = [format_tags(path, tags, scores)]
     annotated = problem = None
-    if preview is not None and outputs.annotated is not None:
+    if preview is not None and options.annotate:
         from src.visualize import save_tagged_image  # matplotlib is slow to import
 
-        annotated = outputs.annotated / names.drawing
+        annotated = options.folder / names.drawing
         save_tagged_image(preview, tags, annotated, show=scores)
         lines.append(f"      saved {printable(annotated)}")
-    if preview is not None and outputs.explained is not None and tags:
+    if preview is not None and options.explain is not None and tags:
         from src.visualize import save_explanation
 
-        folder, count = outputs.explained
-        explanation = explain(tagger.model, tensor.to(tagger.device), tagger.vectors_of(tags[:count]))
-        save_explanation(preview, tags[:count], explanation, folder / names.why)
-        lines.append(f"      saved {printable(folder / names.why)}")
+        explained = tags[: options.explain]
+        explanation = explain(tagger.model, tensor.to(tagger.device), tagger.vectors_of(explained))
+        save_explanation(preview, explained, explanation, options.folder / names.why)
+        lines.append(f"      saved {printable(options.folder / names.why)}")
     if preview is not None and outputs.sheet is not None:
         outputs.sheet.add(preview, tags, path)
     if outputs.keywords is not None:
@@ -107,9 +120,8 @@ def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger
             problem = str(error)
             print(f"no keywords: {printable(problem)}", file=sys.stderr)
     if outputs.results is not None:  # last, so that an image in the record is done in all other ways too
-        saved = None if annotated is None else str(annotated)
-        outputs.results.write(ImageResult(str(path), [TagRow(*tag) for tag in tags], saved))
-    if outputs.print_tags:
+        outputs.results.write(ImageResult(str(path), tags, None if annotated is None else str(annotated)))
+    if options.print_tags:
         print("\n".join(lines))
     return problem
 
@@ -123,58 +135,57 @@ def format_tags(path: Path, tags: Sequence[Tag], scores: Scores) -> str:
     return "\n".join([printable(path), *lines])
 
 
-def refuse_overwriting(paths: Sequence[Path], names: Mapping[Path, TargetNames], outputs: Outputs) -> None:
+def refuse_overwriting(paths: Sequence[Path], names: Mapping[Path, TargetNames], options: OutputOptions) -> None:
     """Check that no output takes the place of an input image, whether it was read already or not.
 
     Raises:
         UserError: an image would be overwritten, or two kinds of output share a folder.
     """
-    files: list[tuple[str, Path]] = []
-    if outputs.results is not None:
-        files += [(f"--{form} {path}", path) for form, path in outputs.results.outputs.items()]
-    if outputs.sheet is not None:
-        files.append((f"--html {outputs.sheet.path}", outputs.sheet.path))
-    drawn = outputs.annotated or (outputs.explained[0] if outputs.explained is not None else None)
-    copies = None if outputs.keywords is None else outputs.keywords.folder
-    if drawn is not None and copies is not None and os.path.realpath(drawn) == os.path.realpath(copies):
+    folder, copies = options.folder, options.keywords
+    draws = options.annotate or options.explain is not None
+    if draws and copies is not None and os.path.realpath(folder) == os.path.realpath(copies):
         raise UserError(f"--write_keywords {copies}: is --path_output too; choose another folder for one of them")
-    in_folders: list[tuple[str, Path]] = []
-    if outputs.annotated is not None and outputs.annotated.is_dir():
-        in_folders += [(f"--path_output {drawn}", outputs.annotated / names[path].drawing) for path in paths]
-    if outputs.explained is not None and outputs.explained[0].is_dir():
-        in_folders += [(f"--path_output {drawn}", outputs.explained[0] / names[path].why) for path in paths]
-    if copies is not None:
-        in_folders += [(f"--write_keywords {copies}", copies / names[path].copy) for path in paths]
+    targets = [(f"--{form} {path}", path) for form, path in options.results.items()]
+    if options.html is not None:
+        targets.append((f"--html {options.html}", options.html))
+    if options.annotate and folder.is_dir():
+        targets += [(f"--path_output {folder}", folder / names[path].drawing) for path in paths]
+    if options.explain is not None and folder.is_dir():
+        targets += [(f"--path_output {folder}", folder / names[path].why) for path in paths]
+    if copies is not None and copies.is_dir():
+        targets += [(f"--write_keywords {copies}", copies / names[path].copy) for path in paths]
     given = {os.path.realpath(path) for path in paths}
-    for targets, remedy in ((files, "give another file"), (in_folders, "choose another folder")):
-        for flag, target in targets:
-            if os.path.realpath(target) in given:
-                raise UserError(f"{flag}: would overwrite the image {os.path.realpath(target)}; {remedy}")
+    for flag, target in targets:
+        if os.path.realpath(target) in given:
+            raise UserError(
+                f"{flag}: would overwrite the image {os.path.realpath(target)}; choose another folder or file"
+            )
 
 
 def target_names(paths: Sequence[Path]) -> dict[Path, TargetNames]:
     """Name the files made of each image after the image, with a number if an earlier image has taken the name."""
-    copies, drawings = _FreeNames(), _FreeNames()
-    # Drawings are PNG where the image's own format cannot be written; they share a folder with the explanations
-    drawn = [drawings.take(path.name if path.suffix.lower() in _DRAWN_AS_IS else f"{path.stem}.png") for path in paths]
+    copies: dict[str, int] = {}
+    drawings: dict[str, int] = {}  # explanations share their folder
+    # Drawings are PNG where the image's own format cannot be written
+    drawn = [
+        _free_name(path.name if path.suffix.lower() in _DRAWN_AS_IS else f"{path.stem}.png", drawings) for path in paths
+    ]
     return {
-        path: TargetNames(copies.take(path.name), drawing, drawings.take(f"{Path(drawing).stem}-why.png"))
+        path: TargetNames(_free_name(path.name, copies), drawing, _free_name(f"{Path(drawing).stem}-why.png", drawings))
         for path, drawing in zip(paths, drawn, strict=True)
     }
 
 
-class _FreeNames:
-    """File names in one folder; some file systems do not tell A.jpg from a.jpg."""
+def _free_name(name: str, numbers: dict[str, int]) -> str:
+    """Return ``name``, or the first free one with a number: ``a-2.jpg``.
 
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}  # each taken name in lower case, and the highest number given to it
-
-    def take(self, name: str) -> str:
-        """Return ``name``, or the first free one with a number: ``a-2.jpg``."""
-        free, number = name, self._numbers.get(name.lower(), 1)
-        while free.lower() in self._numbers:
-            number += 1
-            free = f"{Path(name).stem}-{number}{Path(name).suffix}"
-        self._numbers[name.lower()] = number
-        self._numbers.setdefault(free.lower(), 1)
-        return free
+    ``numbers`` holds each taken name, in lower case because some file systems do not tell A.jpg from a.jpg, and the
+    highest number given to it.
+    """
+    free, number = name, numbers.get(name.lower(), 1)
+    while free.lower() in numbers:
+        number += 1
+        free = f"{Path(name).stem}-{number}{Path(name).suffix}"
+    numbers[name.lower()] = number
+    numbers.setdefault(free.lower(), 1)
+    return free

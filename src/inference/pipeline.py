@@ -11,13 +11,13 @@ many images: no thread waits for the others after each layer, and an image is st
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -26,6 +26,8 @@ from torch import Tensor
 from src.data.images import BadImageError, read_image
 from src.data.transforms import ImageTransform, Transform, as_floats, read_transformed
 
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 PREVIEW = (1600, 1600)  # pixels; the largest size at which any output shows an image
 
 
@@ -63,13 +65,6 @@ class ReadBatch(NamedTuple):
     problems: list[tuple[Path, str]]
 
 
-class EmbeddedBatch(NamedTuple):
-    """A batch and the embeddings [b, D*M] of its readable images; None if there are none."""
-
-    batch: ReadBatch
-    embeddings: Tensor | None
-
-
 class _Item(NamedTuple):
     """One image: transformed [3, S, S] with its preview, or the problem that it has."""
 
@@ -89,8 +84,8 @@ def parallel_calls(num_images: int, loading: Loading) -> int:
 
 def read_and_embed(
     paths: Sequence[Path], transform: Transform, embed: Callable[[Tensor], Tensor], loading: Loading
-) -> Iterator[EmbeddedBatch]:
-    """Read images and compute their embeddings.
+) -> Iterator[tuple[ReadBatch, Tensor | None]]:
+    """Read images in batches and compute the embeddings [b, D*M] of the readable ones; None if a batch has none.
 
     With parallel calls the first batches hold a single image each, so that results appear early, and up to two shares
     per thread are in progress. If the caller stops early, only images in progress are finished.
@@ -102,27 +97,19 @@ def read_and_embed(
         loading: batch size and threads.
     """
 
-    def embed_batch(batch: ReadBatch) -> EmbeddedBatch:
-        return EmbeddedBatch(batch, embed(batch.images) if batch.paths else None)
+    def embed_batch(batch: ReadBatch) -> tuple[ReadBatch, Tensor | None]:
+        return batch, embed(batch.images) if batch.paths else None
 
-    def read_and_embed_share(share: Sequence[Path]) -> EmbeddedBatch:
-        return embed_batch(_read_batch(share, transform, loading.previews))
+    def read_and_embed_share(share: Sequence[Path]) -> tuple[ReadBatch, Tensor | None]:
+        return embed_batch(_collate([_read_item(path, transform, loading.previews) for path in share]))
 
     threads = loading.parallel_calls
     if threads == 1:
         yield from map(embed_batch, read_batches(paths, transform, loading))
         return
-    ahead: deque[Future[EmbeddedBatch]] = deque()
-    with _torch_threads(1), ThreadPoolExecutor(threads, thread_name_prefix="image-reader") as pool:
-        try:
-            for share in _shares(paths, size=-(-loading.batch_size // threads), singles=threads):
-                ahead.append(pool.submit(read_and_embed_share, share))
-                if len(ahead) == 2 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    shares = _shares(paths, size=-(-loading.batch_size // threads), singles=threads)
+    with _torch_threads(1), closing(_map_ahead(read_and_embed_share, shares, threads, ahead=2 * threads)) as batches:
+        yield from batches
 
 
 def read_batches(paths: Sequence[Path], transform: Transform, loading: Loading) -> Iterator[ReadBatch]:
@@ -131,29 +118,33 @@ def read_batches(paths: Sequence[Path], transform: Transform, loading: Loading) 
     The next batch is read while the caller works on one, and none beyond it, so that at most two are in memory. If the
     caller stops early, only images in progress are finished. See :func:`read_and_embed` for the arguments.
     """
-    if loading.workers == 0:
-        for first in range(0, len(paths), loading.batch_size):
-            yield _read_batch(paths[first : first + loading.batch_size], transform, loading.previews)
+
+    def read(path: Path) -> _Item:
+        return _read_item(path, transform, loading.previews)
+
+    with closing(_map_ahead(read, paths, loading.workers, ahead=loading.batch_size + 1)) as items:
+        while batch := list(islice(items, loading.batch_size)):
+            yield _collate(batch)
+
+
+def _map_ahead(
+    function: Callable[[_In], _Out], values: Iterable[_In], threads: int, ahead: int
+) -> Generator[_Out, None, None]:
+    """Yield ``function`` of each value in order, computed by threads for at most ``ahead`` values at a time."""
+    if threads == 0:
+        yield from map(function, values)
         return
-    left = iter(paths)
-    ahead: deque[Future[_Item]] = deque()
-    with ThreadPoolExecutor(loading.workers, thread_name_prefix="image-reader") as pool:
-
-        def start_batch() -> None:
-            batch = islice(left, loading.batch_size)
-            ahead.extend(pool.submit(_read_item, path, transform, loading.previews) for path in batch)
-
+    started: deque[Future[_Out]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="image-reader") as pool:
         try:
-            start_batch()
-            while ahead:
-                start_batch()
-                yield _collate([ahead.popleft().result() for _ in range(min(loading.batch_size, len(ahead)))])
+            for value in values:
+                started.append(pool.submit(function, value))
+                if len(started) == ahead:
+                    yield started.popleft().result()
+            while started:
+                yield started.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _read_batch(paths: Sequence[Path], transform: Transform, previews: bool) -> ReadBatch:
-    return _collate([_read_item(path, transform, previews) for path in paths])
 
 
 def _read_item(path: Path, transform: Transform, previews: bool) -> _Item:

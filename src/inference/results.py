@@ -1,40 +1,191 @@
-"""Write the tags of a run as JSON, CSV and Parquet, whole or not at all, and resume runs that were stopped."""
+"""Record the tags of a run image by image, make JSON, CSV and Parquet of them when it ends, and resume stopped runs.
+
+The record is an append-only file of JSON lines and the truth; the other outputs are made from it. A killed run loses
+at most the line being written.
+"""
 
 from __future__ import annotations
 
+import io
 import json
-import math
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from src.choices import OutputFormat
+import msgspec
+
 from src.errors import UserError, name_some
-from src.inference.formats import WRITERS, ImageResult, RunFacts, TagRow, import_arrow, printable
-from src.inference.record import Line, Record
-from src.utils.files import atomic_write, check_writable
+from src.inference.formats import WRITERS, ImageResult, RunFacts, printable
+from src.inference.settings import OutputOptions
+from src.utils.files import atomic_write
 
 
-def check_outputs(outputs: Mapping[OutputFormat, Path]) -> None:
-    """Check before a long run that its outputs can be written; existing files are not touched.
+class Line(msgspec.Struct, omit_defaults=True):
+    """A line of a record, of which one field is set.
+
+    Attributes:
+        settings: what the tags depend on; the first line.
+        result: the tags of an image.
+        skipped: path of an unreadable image, and the message about it.
+        finished: the outputs were written from the lines above.
+    """
+
+    settings: dict[str, Any] | None = None
+    result: ImageResult | None = None
+    skipped: tuple[str, str] | None = None
+    finished: bool = False
+
+
+class Record:
+    """A record, open for appending and locked against other runs until it is closed.
+
+    Lines about settings and unreadable images wait in memory for the next image with tags: a run that fails before
+    its first one leaves an earlier record as it was.
 
     Args:
-        outputs: the values of ``--json``, ``--csv`` and ``--parquet``.
+        path: the file; created if it does not exist.
+        discard: ignore what it holds.
+
+    Attributes:
+        settings: of the run that started it; None while it is empty.
+        done: images that have tags, as :func:`printable` writes them.
+        skipped: messages about unreadable images, by path, in the order of the last attempt.
+        finished: whether the outputs were written since the last result.
 
     Raises:
-        UserError: one cannot be written, two are the same file, or pyarrow is not installed.
+        UserError: another run has the file open, it cannot be opened, or it is damaged before its last line.
     """
-    taken: dict[str, OutputFormat] = {}
-    for form, path in outputs.items():
-        check_writable(path, f"--{form}")
-        other = taken.setdefault(os.path.realpath(path), form)
-        if other != form:
-            raise UserError(f"--{other} and --{form} {path}: the same file; give each its own")
-    if "parquet" in outputs:
-        import_arrow()
+
+    def __init__(self, path: Path, *, discard: bool = False) -> None:
+        self.path = path
+        self._clear()
+        try:
+            self._file = io.FileIO(path, "a+")
+        except OSError as error:
+            raise UserError(
+                f"{path}, the record of the run, cannot be opened: {error.strerror or error}; choose another place for "
+                "the outputs"
+            ) from error
+        try:
+            _lock(self._file.fileno(), path)
+            if not discard:
+                self._replay()
+        except UserError:
+            self.close()
+            raise
+
+    def _clear(self) -> None:
+        self.settings: dict[str, Any] | None = None
+        self.done: set[str] = set()
+        self.skipped: dict[str, str] = {}
+        self.finished = False
+        self._starts_over = False
+        self._waiting = b""
+
+    def _replay(self) -> None:
+        """Read the lines; a last one that was cut is removed from the file."""
+        size = 0
+        for number, text in enumerate(self._lines(), start=1):
+            if not text.endswith(b"\n"):
+                self._file.truncate(size)
+                return
+            try:
+                self._take(msgspec.json.decode(text, type=Line))
+            except msgspec.DecodeError as error:
+                raise UserError(
+                    f"{self.path}, the record of an earlier run, is damaged in line {number} ({error}); give "
+                    "--overwrite to start over"
+                ) from error
+            size += len(text)
+
+    def _lines(self) -> Iterator[bytes]:
+        with self.path.open("rb") as lines:
+            yield from lines
+
+    def _take(self, line: Line) -> None:
+        self.finished = line.finished
+        if line.settings is not None:
+            self.settings = line.settings
+        if line.result is not None:
+            self.done.add(line.result.image)
+            self.skipped.pop(line.result.image, None)
+        if line.skipped is not None:
+            image, message = line.skipped
+            self.skipped.pop(image, None)
+            self.skipped[image] = message
+
+    def _append(self, line: Line) -> None:
+        self._take(line)
+        self._waiting += msgspec.json.encode(line) + b"\n"
+
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Drop all lines and begin with the settings."""
+        self._clear()
+        self._starts_over = True
+        self._append(Line(settings=dict(settings)))
+
+    def write(self, result: ImageResult) -> None:
+        """Write the tags of an image; a :class:`UserError` if the disk is full, for example."""
+        annotated = None if result.annotated is None else printable(result.annotated)
+        self._append(Line(result=ImageResult(printable(result.image), result.tags, annotated)))
+        self.flush()
+
+    def skip(self, image: str, message: str) -> None:
+        """Note that an image is unreadable; replaces an earlier message about it."""
+        self._append(Line(skipped=(printable(image), printable(message))))
+
+    def finish(self) -> None:
+        """Note that the outputs were written; see :meth:`write`."""
+        self._append(Line(finished=True))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the waiting lines in one call.
+
+        Raises:
+            UserError: the disk is full, for example; the lines before them are safe.
+        """
+        try:
+            if self._starts_over:
+                self._file.truncate(0)
+                self._starts_over = False
+            if self._file.write(self._waiting) != len(self._waiting):
+                raise OSError("the disk is full")
+        except OSError as error:
+            raise UserError(
+                f"{self.path}, the record of the run, cannot be written: {error.strerror or error}; make room, and "
+                "continue with --resume: the images that it holds are kept"
+            ) from error
+        self._waiting = b""
+
+    def results(self) -> Iterator[ImageResult]:
+        """Yield the tags of each image, in the order of writing."""
+        decode = msgspec.json.Decoder(Line).decode
+        return (line.result for line in map(decode, self._lines()) if line.result is not None)
+
+    def close(self) -> None:
+        """Close the file, and delete it if it is empty."""
+        empty = os.fstat(self._file.fileno()).st_size == 0
+        self._file.close()
+        if empty:
+            self.path.unlink(missing_ok=True)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock an open file against other processes; Windows has no such lock, and two runs are not kept apart there."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"{path}: another run is writing this record; wait until it has ended, or give other outputs"
+        ) from error
 
 
 def record_path(output: Path) -> Path:
@@ -42,175 +193,84 @@ def record_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.record.jsonl")
 
 
-class ResultWriter:
-    """Writes the tags of many images; a context manager.
+@contextmanager
+def open_results(options: OutputOptions, *, model: str, settings: Mapping[str, Any]) -> Iterator[Record]:
+    """Open the record that the tags of each image are written to.
 
-    Each image goes to a record (:mod:`src.inference.record`) beside the first output as soon as its tags are known.
-    When the block ends without an exception, all outputs are made from the record under temporary names and then
-    renamed; until then existing outputs stay whole. The record stays, so that finished runs can be resumed too.
-    It is first changed when an image has tags: a run that fails before that leaves an earlier record as it was.
+    It lies beside the first output. When the block ends without an exception, all outputs are made from it under
+    temporary names and then renamed; until then existing outputs stay whole. The record stays, so that finished runs
+    can be resumed too.
 
     Args:
-        outputs: paths by format, at least one.
+        options: at least one output, and whether to resume or overwrite.
         model: path of the checkpoint, recorded but not compared.
         settings: everything that the tags depend on; must be representable in JSON.
-        resume: continue the record that one of the outputs has.
-        overwrite: drop the record of an interrupted run.
 
     Raises:
-        UserError: an output cannot be written (see :func:`check_outputs`). On entering: another run is writing the
-            record; it is of an interrupted run, and neither flag is given; what is to be resumed is damaged, was made
-            with other settings, or has no record. On leaving: an output cannot be written.
+        UserError: on entering: another run is writing the record; it is of an interrupted run, and ``options`` neither
+            resumes nor overwrites; what is to be resumed is damaged, was made with other settings, or has no record.
+            On leaving: an output cannot be written.
     """
-
-    def __init__(
-        self,
-        outputs: Mapping[OutputFormat, Path],
-        *,
-        model: str,
-        settings: Mapping[str, Any],
-        resume: bool = False,
-        overwrite: bool = False,
-    ) -> None:
-        if not outputs:
-            raise ValueError("no output")
-        if resume and overwrite:
-            raise UserError("--resume and --overwrite contradict each other; give one of them")
-        check_outputs(outputs)
-        self.outputs = dict(outputs)
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings, allow_nan=False))  # as they will be read back
-        self._model = printable(model)
-        self._resume = resume
-        self._overwrite = overwrite
-        self._pending: dict[str, str] = {}  # skipped images that are not in the record yet
-
-    @property
-    def done(self) -> set[str]:
-        """Images that have tags, as :func:`printable` writes them; on entering those of the resumed run."""
-        return self._record.done if self._started else set()
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """Messages about unreadable images, by path."""
-        return self._record.skipped if self._started else self._pending
-
-    def __enter__(self) -> ResultWriter:
-        paths = [record_path(path) for path in self.outputs.values()]
-        found = [path for path in paths if path.exists()]
-        if self._resume:
-            self._check_resumable(found)
-        with ExitStack() as stack:
-            records = [
-                stack.enter_context(closing(Record(path, discard=self._overwrite))) for path in found or paths[:1]
-            ]
-            self._record = records[0]
-            self._others = [record.path for record in records[1:]]
-            self._started = self._resume and self._record.settings is not None
-            if self._started:
-                self._check_settings()
-            elif not self._resume:
-                for record in records:
-                    if record.done and not record.finished:
-                        raise UserError(
-                            f"{record.path} holds {len(record.done):,} images of a run that was interrupted; give "
-                            "--resume to continue it, or --overwrite to start over"
-                        )
-            self._open = stack.pop_all()
-        return self
-
-    def _check_resumable(self, records: list[Path]) -> None:
-        if len(records) > 1:
+    settings = json.loads(json.dumps(settings, allow_nan=False))  # as they will be read back
+    outputs = options.results.values()
+    found = [path for path in map(record_path, outputs) if path.exists()]
+    if len(found) > 1 and not options.overwrite:
+        raise UserError(
+            f"{' and '.join(map(str, found))} are records of two runs; give the output of one of them, or --overwrite "
+            "to start over"
+        )
+    existing = next((path for path in outputs if path.exists()), None)
+    if options.resume and existing is not None and not found:
+        raise UserError(
+            f"--resume: {existing} exists, but not {record_path(existing)}, the record of the run that wrote it; leave "
+            "--resume out to write the output anew"
+        )
+    path = found[0] if found else record_path(next(iter(outputs)))
+    record = Record(path, discard=options.overwrite)
+    try:
+        if options.resume and record.settings is not None:
+            _check_settings(record, settings)
+        elif record.done and not record.finished:
             raise UserError(
-                f"--resume: {' and '.join(map(str, records))} are records of two runs; give the output of one of them, "
-                "or --overwrite instead of --resume to start over"
+                f"{path} holds {len(record.done):,} images of a run that was interrupted; give --resume to continue "
+                "it, or --overwrite to start over"
             )
-        output = next((path for path in self.outputs.values() if path.exists()), None)
-        if output is not None and not records:
-            raise UserError(
-                f"--resume: {output} exists, but not {record_path(output)}, the record of the run that wrote it; leave "
-                "--resume out to write the output anew"
-            )
-
-    def _check_settings(self) -> None:
-        earlier, now = self._record.settings or {}, self.settings
-        changed = [
-            f"{name}: {_short(earlier, name)} then, {_short(now, name)} now"
-            for name in sorted({*earlier, *now})
-            if (name in earlier, earlier.get(name)) != (name in now, now.get(name))
-        ]
-        if changed:
-            raise UserError(
-                f"--resume: {self._record.path} was made with other settings ({name_some(changed)}); give those, or "
-                "other outputs, or --overwrite instead of --resume to start over"
-            )
-
-    def _start(self) -> None:
-        if not self._started:
-            self._record.start(self.settings)
-            self._started = True
-            for skipped in self._pending.items():
-                self._record.append(Line(skipped=skipped))
-
-    def write(self, result: ImageResult) -> None:
-        """Write the tags of an image.
-
-        Raises:
-            UserError: the disk is full, for example; a score is not finite; the image has tags already.
-        """
-        annotated = None if result.annotated is None else printable(result.annotated)
-        tags = [TagRow(printable(tag.label), tag.score, tag.unseen, tag.probability) for tag in result.tags]
-        result = ImageResult(printable(result.image), tags, annotated)
-        if result.image in self.done:
-            raise UserError(f"--pic_path: two images are written as {result.image}; rename one, or tag it separately")
-        for tag in tags:
-            if not math.isfinite(tag.score) or not math.isfinite(tag.probability or 0.0):
-                raise UserError(
-                    f"--model_path: the score of {tag.label!r} for {result.image} is not a finite number; the "
-                    "checkpoint is damaged, or its training diverged: give another"
-                )
-        self._start()
-        self._record.append(Line(result=result))
-
-    def skip(self, image: str, message: str) -> None:
-        """Write that an image is unreadable; replaces an earlier message about it.
-
-        Raises:
-            UserError: the disk is full, for example.
-        """
-        skipped = printable(image), printable(message)
-        if self._started:
-            self._record.append(Line(skipped=skipped))
         else:
-            self._pending[skipped[0]] = skipped[1]
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._open:
-            if kind is None:
-                self._start()
-                self._write_outputs()
-                self._record.append(Line(finished=True))
-                for path in self._others:  # of runs whose outputs have just been replaced
-                    path.unlink()
-
-    def _write_outputs(self) -> None:
-        facts = RunFacts(self._model, self.settings, self.skipped)
-        try:
-            with ExitStack() as stack:  # renames the outputs when it unwinds, after all of them were written
-                for form, path in self.outputs.items():
-                    stream = stack.enter_context(atomic_write(path))
-                    WRITERS[form](stream, facts, self._record.results())
-                    stream.flush()
-                    os.fsync(stream.fileno())  # a full disk shows here, before any output is replaced
-        except UserError as error:
-            raise UserError(
-                f"{error}; make room, and continue with --resume: the {len(self.done):,} images are kept in "
-                f"{self._record.path}"
-            ) from error
+            record.start(settings)
+        yield record
+        record.flush()
+        _write_outputs(options, RunFacts(printable(model), settings, record.skipped), record)
+        record.finish()
+        for other in found[1:]:  # of runs whose outputs have just been replaced
+            other.unlink()
+    finally:
+        record.close()
 
 
-def _short(settings: Mapping[str, Any], name: str) -> str:
-    """Format a setting for a message, cut to 40 characters."""
-    text = json.dumps(settings[name], ensure_ascii=False) if name in settings else "none"
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _check_settings(record: Record, now: Mapping[str, Any]) -> None:
+    """Raise a :class:`UserError` if the settings differ from those of the record."""
+    then = record.settings or {}
+    changed = [
+        f"{name}: {json.dumps(then.get(name))} then, {json.dumps(now.get(name))} now"
+        for name in sorted({*then, *now})
+        if then.get(name) != now.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"--resume: {record.path} was made with other settings ({name_some(changed)}); give those, or other "
+            "outputs, or --overwrite instead of --resume to start over"
+        )
+
+
+def _write_outputs(options: OutputOptions, facts: RunFacts, record: Record) -> None:
+    try:
+        with ExitStack() as stack:  # renames the outputs when it unwinds, after all of them were written
+            for form, path in options.results.items():
+                stream = stack.enter_context(atomic_write(path))
+                WRITERS[form](stream, facts, record.results())
+                stream.flush()
+                os.fsync(stream.fileno())  # a full disk shows here, before any output is replaced
+    except UserError as error:
+        raise UserError(
+            f"{error}; make room, and continue with --resume: the {len(record.done):,} images are kept in {record.path}"
+        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,22 +14,19 @@ import torch
 from tqdm import tqdm
 
 from src.checkpoint.digest import file_digest
-from src.checkpoint.info import ExpectedModel
 from src.errors import UserError, blaming
-from src.exported.engines import Runtime
 from src.inference.contact_sheet import ContactSheet
 from src.inference.explain import feature_map
 from src.inference.formats import printable
 from src.inference.input_paths import expand
 from src.inference.keywords import KeywordWriter
-from src.inference.outputs import Outputs, TaggedImage, refuse_overwriting, target_names, write_image
+from src.inference.outputs import Outputs, TaggedImage, check_outputs, refuse_overwriting, target_names, write_image
 from src.inference.pipeline import Loading, parallel_calls, read_and_embed
-from src.inference.results import ResultWriter, check_outputs
-from src.inference.settings import InferSettings, OutputOptions, TagRule
+from src.inference.results import open_results
+from src.inference.settings import InferSettings, TagRule
 from src.inference.tagger import Tagger
 from src.models.sdl_model import check_image_size
 from src.utils.device import choose_device
-from src.utils.files import check_writable
 
 DEFAULT_TOP_K = 10
 MANY_IMAGES = 50  # more are annotated on request only: drawing takes longer than tagging
@@ -60,9 +56,9 @@ def run(settings: InferSettings) -> int:
     Raises:
         UserError: a file cannot be read or written, does not fit, or no image can be read.
     """
-    check_output_files(settings.outputs)
-    if settings.model.num_threads is not None:
-        torch.set_num_threads(settings.model.num_threads)
+    check_outputs(settings.outputs)
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
     paths = expand(settings.images, sys.stdin)
     loading = Loading(settings.batch_size, settings.workers)
     loading = replace(loading, parallel_calls=parallel_calls(len(paths), loading))
@@ -84,42 +80,26 @@ def run(settings: InferSettings) -> int:
     return 1 if summary.bad or summary.without_keywords else 0
 
 
-def check_output_files(options: OutputOptions) -> None:
-    """Check before anything is loaded that the outputs can be written.
-
-    Raises:
-        UserError: one cannot be written, or two are the same file.
-    """
-    check_outputs(options.results)
-    if options.html is not None:
-        check_writable(options.html, "--html")
-        for form, path in options.results.items():
-            if os.path.realpath(path) == os.path.realpath(options.html):
-                raise UserError(f"--{form} and --html {options.html}: the same file; give each its own")
-
-
 def load_tagger(settings: InferSettings, threads: int) -> Tagger:
     """Load the model with its labels and the user's own words, to be called by ``threads`` threads.
 
     Raises:
         UserError: a file cannot be read or does not fit.
     """
-    model, explain = settings.model, settings.outputs.explain is not None
-    engine = "torch" if explain and model.engine == "auto" and model.path.suffix.lower() != ".onnx" else model.engine
-    device = choose_device(model.device)
+    path, image_size = settings.model_path, settings.runtime.image_size
+    runtime = replace(settings.runtime, device=choose_device(str(settings.runtime.device)), parallel_calls=threads)
+    explains = settings.outputs.explain is not None
+    if explains and runtime.engine == "auto" and path.suffix.lower() != ".onnx":
+        runtime = replace(runtime, engine="torch")
     with blaming("--model_path" if settings.labels.dataset_path is None else "--model_path, --dataset_path"):
         tagger = Tagger.load(
-            model.path,
-            labels=settings.labels,
-            expected=ExpectedModel(model.model_name, model.num_rows, model.wordvec_dim),
-            runtime=Runtime(engine, device, model.image_size, threads),
-            exact=model.exact,
+            path, labels=settings.labels, expected=settings.expected, runtime=runtime, exact=settings.exact
         )
-    if model.image_size is not None and isinstance(tagger.model, torch.nn.Module):
-        check_image_size(tagger.model, model.image_size, "--input_size")
-    if explain:  # raises for other models, before anything is written
+    if image_size is not None and isinstance(tagger.model, torch.nn.Module):
+        check_image_size(tagger.model, image_size, "--input_size")
+    if explains:  # raises for other models, before anything is written
         size = tagger.transform.image_size
-        feature_map(tagger.model, torch.full((1, 3, size, size), 0.5, device=device))
+        feature_map(tagger.model, torch.full((1, 3, size, size), 0.5, device=tagger.device))
     return tagger
 
 
@@ -142,39 +122,31 @@ def open_outputs(settings: InferSettings, tagger: Tagger, rule: TagRule, num_ima
         UserError: an output cannot be opened.
     """
     options = settings.outputs
-    outputs = Outputs(print_tags=options.print_tags)
+    if options.annotate is None:
+        options = replace(options, annotate=num_images <= MANY_IMAGES)
+        if not options.annotate:
+            print(f"{num_images:,} images: none is annotated unless you give --annotate", file=sys.stderr)
+    outputs = Outputs(options)
     if options.results:
-        writer = ResultWriter(
-            options.results,
-            model=str(settings.model.path),
-            settings=recorded_settings(settings, tagger, rule),
-            resume=options.resume,
-            overwrite=options.overwrite,
-        )
-        outputs.results = stack.enter_context(writer)
+        recorded = recorded_settings(settings, tagger, rule)
+        outputs.results = stack.enter_context(open_results(options, model=str(settings.model_path), settings=recorded))
     if options.html is not None:
         outputs.sheet = stack.enter_context(ContactSheet(options.html, options.html.stem))
     if options.keywords is not None:
         outputs.keywords = KeywordWriter(options.keywords)
-    if options.annotate or (options.annotate is None and num_images <= MANY_IMAGES):
-        outputs.annotated = options.folder
-    elif options.annotate is None:
-        print(f"{num_images:,} images: none is annotated unless you give --annotate", file=sys.stderr)
-    if options.explain is not None:
-        outputs.explained = (options.folder, options.explain)
     return outputs
 
 
 def recorded_settings(settings: InferSettings, tagger: Tagger, rule: TagRule) -> dict[str, Any]:
     """Return everything that the tags of an image depend on; a resumed run must have the same."""
     split = tagger.split
-    labels = hashlib.sha256("\n".join(split.labels).encode("utf-8", "surrogateescape"))
+    labels = hashlib.sha256("\n".join(split.labels).encode())
     labels.update(repr(sorted(split.seen)).encode())
     labels.update(split.word_vectors.contiguous().numpy().tobytes())
     return {
-        "checkpoint_sha256": file_digest(settings.model.path)[:16],
+        "checkpoint_sha256": file_digest(settings.model_path)[:16],
         "engine": tagger.engine,
-        "exact_pictures": settings.model.exact,
+        "exact_pictures": settings.exact,
         "labels_sha256": labels.hexdigest()[:16],  # with word vectors, seen and unseen
         "num_labels": len(split.labels),
         "image_size": tagger.transform.image_size,
@@ -209,7 +181,7 @@ def tag_images(
     """
     summary = Summary()
     names = target_names(all_paths or paths)
-    refuse_overwriting(all_paths or paths, names, outputs)
+    refuse_overwriting(all_paths or paths, names, outputs.options)
     loading = replace(loading, parallel_calls=tagger.parallel_calls, previews=outputs.shows_images)
     hidden = None if len(paths) > loading.batch_size else True
     with tqdm(total=len(paths), unit="img", disable=hidden, leave=False) as bar:

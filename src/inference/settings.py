@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from src.choices import Device, Engine, OutputFormat, Scores
+from src.choices import ExpectedModel, OutputFormat, Runtime, Scores
 
 
 @dataclass(frozen=True)
@@ -62,33 +62,8 @@ OWN_LABELS = LabelOptions()
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """The model file and how it is run.
-
-    Attributes:
-        path: checkpoint or exported model.
-        model_name, num_rows, wordvec_dim: properties that the model must have; None accepts any.
-        engine: PyTorch or ONNX Runtime; see :func:`src.exported.engines.open_model`.
-        device: where PyTorch computes.
-        image_size: side of the model's input in pixels; None uses the checkpoint's.
-        exact: resize exactly as the released code does.
-        num_threads: threads that PyTorch and ONNX Runtime compute with; None for PyTorch's default.
-    """
-
-    path: Path
-    model_name: str | None = None
-    num_rows: int | None = None
-    wordvec_dim: int | None = None
-    engine: Engine = "auto"
-    device: Device = "auto"
-    image_size: int | None = None
-    exact: bool = False
-    num_threads: int | None = None
-
-
-@dataclass(frozen=True)
 class OutputOptions:
-    """Outputs of infer.py.
+    """Outputs of infer.py; None leaves one out.
 
     Attributes:
         results: paths of the machine-readable outputs, by format.
@@ -102,7 +77,7 @@ class OutputOptions:
         print_tags: print tags to standard output.
     """
 
-    results: Mapping[OutputFormat, Path]
+    results: Mapping[OutputFormat, Path] = field(default_factory=dict)
     resume: bool = False
     overwrite: bool = False
     html: Path | None = None
@@ -119,7 +94,11 @@ class InferSettings:
 
     Attributes:
         images: values of ``--pic_path``; see :func:`src.inference.input_paths.expand`.
-        model: the model.
+        model_path: checkpoint or exported model.
+        expected: properties that the model must have.
+        runtime: engine, device and input size.
+        exact: resize exactly as the released code does.
+        num_threads: threads that PyTorch and ONNX Runtime compute with; None for PyTorch's default.
         labels: labels to choose tags from.
         rule: selection of tags. Without ``top_k`` and ``threshold``, the best ten.
         outputs: files to write.
@@ -128,7 +107,11 @@ class InferSettings:
     """
 
     images: tuple[str, ...]
-    model: ModelOptions
+    model_path: Path
+    expected: ExpectedModel
+    runtime: Runtime
+    exact: bool
+    num_threads: int | None
     labels: LabelOptions
     rule: TagRule
     outputs: OutputOptions

@@ -4,51 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from src.calibration.thresholds import Calibration
-from src.checkpoint.info import ANY_MODEL, ExpectedModel
-from src.choices import Scores
+from src.choices import ANY_MODEL, DEFAULT_RUNTIME, ExpectedModel, Runtime
 from src.data.images import to_rgb
 from src.data.split import ZeroShotSplit
 from src.data.transforms import ImageTransform, eval_transform
 from src.errors import UserError
-from src.exported.engines import DEFAULT_RUNTIME, Embedder, Runtime, open_model
+from src.exported.engines import Embedder, open_model
 from src.exported.session import ExportedModel
 from src.inference.settings import OWN_LABELS, LabelOptions, TagRule
 from src.inference.vocabulary import choose_labels
 from src.scoring import score_labels, top_k_labels
-
-
-class Tag(NamedTuple):
-    """A label of an image.
-
-    Attributes:
-        label: name of the label.
-        score: see :func:`src.scoring.score_labels`.
-        unseen: whether the label was not trained on; also true on neither side of a split (15 of COCO's 80 labels).
-        probability: probability that the tag is right; None without a calibration.
-    """
-
-    label: str
-    score: float
-    unseen: bool
-    probability: float | None = None
-
-    @property
-    def marked(self) -> str:
-        """The label as the released code prints it: unseen ones between asterisks."""
-        return f"*{self.label}*" if self.unseen else self.label
-
-    def shown(self, scores: Scores, digits: int = 4) -> str:
-        """Format the score, or the probability in percent."""
-        if scores == "probability" and self.probability is not None:
-            return f"{100 * self.probability:.{max(digits - 3, 0)}f}%"
-        return f"{self.score:.{digits}f}"
+from src.tags import Tag
 
 
 class Tagger:
@@ -168,8 +140,17 @@ class Tagger:
         return self.choose(self.embed(images), rule)
 
     def choose(self, embedding: Tensor, rule: TagRule) -> list[list[Tag]]:
-        """Select the tags of each embedding [B, D*M] by ``rule``, best first."""
+        """Select the tags of each embedding [B, D*M] by ``rule``, best first.
+
+        Raises:
+            UserError: a score is not finite.
+        """
         scores = score_labels(embedding, self._word_vectors)  # [B, C]
+        if not scores.isfinite().all():
+            raise UserError(
+                "--model_path: gives scores that are not finite numbers; the checkpoint is damaged, or its training "
+                "diverged: give another"
+            )
         calibrated = self._calibrated(scores, embedding)
         # Of all labels, before some are selected: vectorised code rounds by place, so a label's probability would
         # otherwise depend on top_k

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from src.checkpoint import CheckpointInfo
+from src.checkpoint.info import CheckpointInfo, check_same_space
 from src.data.metadata import load_metadata
 from src.data.split import ZeroShotSplit
 from src.errors import UserError, name_some
@@ -55,36 +55,6 @@ def labels_for(info: CheckpointInfo, dataset_path: str | Path | None, dataset_ty
     split = load_metadata(folder, dataset_type).split
     check_same_space(info, split, folder)
     return split
-
-
-def check_same_space(info: CheckpointInfo, split: ZeroShotSplit, source: str | Path) -> None:
-    """Check that word vectors are those that the model was trained with; other ones give meaningless scores.
-
-    The length must be the model's, and labels that the checkpoint has too must have the same vectors there (cosine of
-    at least 0.99; storage in half precision stays far above).
-
-    Raises:
-        UserError: they are not.
-    """
-    if split.wordvec_dim != info.config.wordvec_dim:
-        raise UserError(
-            f"{source}: word vectors of length {split.wordvec_dim}, but the model was trained with length "
-            f"{info.config.wordvec_dim}"
-        )
-    if info.split is None:
-        return
-    column_of = {label: column for column, label in enumerate(info.split.labels)}
-    shared = [(column, column_of[label]) for column, label in enumerate(split.labels) if label in column_of]
-    if not shared:
-        return
-    ours, theirs = zip(*shared, strict=True)
-    cosine = torch.cosine_similarity(split.word_vectors[:, list(ours)], info.split.word_vectors[:, list(theirs)], dim=0)
-    others = [split.labels[column] for (column, _), match in zip(shared, cosine.tolist(), strict=True) if match < 0.99]
-    if others:
-        raise UserError(
-            f"{source}: {len(others)} of {len(shared)} labels have other word vectors than the model was trained with "
-            f"({name_some(others)}); use a folder made with the same word vectors"
-        )
 
 
 def add_own_tags(

@@ -16,9 +16,9 @@ from src.data.split import ZeroShotSplit
 from src.embedding import Embedded
 from src.errors import NonFiniteRunError, UserError
 from src.evaluation import evaluate
-from src.inference.tagger import Tag
 from src.metrics import Protocol
 from src.scoring import score_labels, top_k_labels
+from src.tags import Tag
 from src.training.batches import BatchSource
 from src.training.model_selection import TrainValSplit
 from src.utils.distributed import Processes

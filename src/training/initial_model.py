@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 
 from src.checkpoint import FORMAT, CheckpointInfo, ModelConfig, load_checkpoint
+from src.checkpoint.info import check_same_space
 from src.config.train import IMAGE_SIZE, ModelSettings
 from src.data.metadata import Metadata
 from src.errors import UserError
-from src.inference.vocabulary import check_same_space
 from src.models import SDLModel, create_model
 from src.models.backbones import find_backbone_weights, load_backbone
 from src.models.inplace_abn import use_inplace_abn

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from src.data.images import BadImageError, read_image, to_rgb
 from src.errors import UserError
-from src.inference.tagger import Tag
+from src.tags import Tag
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
