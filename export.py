@@ -24,16 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    args = export_parser(__doc__).parse_args(argv)
-    settings = export_settings(args)
+    settings = export_settings(export_parser(__doc__).parse_args(argv))
     from src.exported.packages import need
 
     for package in ("onnx", "onnxscript", "onnxruntime"):
         need(package, "export.py")
-    if args.num_threads is not None:
+    if settings.num_threads is not None:
         import torch
 
-        torch.set_num_threads(args.num_threads)
+        torch.set_num_threads(settings.num_threads)
     export(settings)
     return 0
 

@@ -3,7 +3,6 @@
 import argparse
 import os
 import random
-import re
 import subprocess
 import sys
 
@@ -33,7 +32,6 @@ from src.config.validate import validate_parser
 from src.errors import UserError, blaming
 from src.utils.device import choose_device, seed_everything
 from tests.conftest import ROOT
-from tests.conftest import run_script as run_as_child
 
 PARSERS = {
     "train.py": lambda: train_parser(None),
@@ -140,16 +138,6 @@ def test_values_are_left_as_they_are(arguments, expected):
     assert {name: parsed[name] for name in expected} == expected
 
 
-def test_unknown_flags_stay_unchanged():
-    _, unknown = small_parser().parse_known_args(["--un_known-flag", "--num-rows", "2"])
-    assert unknown == ["--un_known-flag"]
-
-
-def test_arguments_default_to_the_command_line(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["tool.py", "--num-rows", "4"])
-    assert small_parser().parse_args().num_rows == 4
-
-
 def test_sub_commands_accept_both_spellings():
     arguments = ["--source", "s", "--output", "o", "--word_vectors", "v", "--extra_words=3", "--overwrite"]
     parsed = prepare_parser().parse_args(["corel5k", *arguments])
@@ -227,13 +215,6 @@ def test_mistake_exits_with_status_2_and_one_line(capsys, monkeypatch, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_mistake_in_a_child_process():
-    run = run_as_child("prepare_data.py", "sample", "--output", "setup_of_nothing/x", "--seed", "-1")
-    assert run.returncode == 2
-    assert run.stdout == ""
-    assert re.fullmatch(r"prepare_data\.py: error: argument --seed: '-1' is not a whole number from 0.*\n", run.stderr)
-
-
 def test_run_script_returns_the_status_and_raises_other_errors(capsys):
     assert run_script("x", lambda argv: len(argv), ["a", "b", "c"]) == 3
 
@@ -266,14 +247,6 @@ def test_closed_output_pipe_ends_the_run_silently():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
-
-
-@pytest.mark.parametrize("main", [train.main, infer.main, validate.main, prepare_data.main])
-def test_help_exits_with_status_0(capsys, main):
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
-    assert "usage:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", ["train", "infer", "validate", "export", "prepare_data"])
@@ -317,7 +290,7 @@ def draws() -> list[float]:
     return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
 
-@pytest.mark.parametrize("seed", [0, 7, -1, 2**40, -(2**63)])
+@pytest.mark.parametrize("seed", [0, -1, 2**40])
 def test_seed_sets_all_three_generators(seed):
     seed_everything(seed)
     first = draws()
@@ -339,10 +312,6 @@ def test_no_seed_leaves_the_generators_unchanged():
 def test_seed_out_of_range_is_a_user_error(seed):
     with pytest.raises(UserError, match=f"--seed {seed}: must be from"):
         seed_everything(seed)
-
-
-def test_negative_seed_is_accepted():
-    assert train_parser(None).parse_args(["--seed", "-5"]).seed == -5
 
 
 def test_blaming_prefixes_the_flag_unless_the_message_has_one():

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,9 @@ import src.validation
 import train
 import validate
 from src.checkpoint import load_checkpoint
-from src.config.validate import validate_parser
 from src.data.images import read_image
 from src.data.labels import LabelMatrix
 from src.data.transforms import Transform, eval_transform
-from tests.conftest import ROOT
 from tests.script_helpers import (
     PLAIN,
     TINY,
@@ -152,16 +148,6 @@ def test_training_makes_targets_dense_for_a_block_of_labels_at_most(sample, dens
     flags = ("--data", sample, *TINY, *PLAIN, "--freeze-backbone", "--feature-cache", tmp_path / "cache", "-b", 4)
     succeeded(call(train.main, *flags, "--num-epochs", 1, "--path_output", tmp_path / "out"))
     assert max(dense_sizes) <= 4 * 16
-
-
-def test_flags_are_parsed_before_pytorch_is_imported():
-    code = "import sys, validate; validate.main(['--help'])"
-    finished = subprocess.run(
-        [sys.executable, "-c", f"try:\n    {code}\nfinally:\n    assert 'torch' not in sys.modules"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    assert "--fit-thresholds FILE" in finished.stdout
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -464,15 +450,3 @@ def test_metadata_without_validation_labels_is_an_error(sample, last, tmp_path):
     message = user_error(call(validate.main, "--model-path", last, data, "-j", 0))
     assert "val.json" in message
     assert str(data) in message
-
-
-def test_released_flags_are_known_in_both_spellings():
-    flags = {"--metadata": "m", "--model-name": "tresnet_l", "--model-path": Path("p"), "--image-size": 448}
-    short = {"-j": 1, "-b": 16, "--thre": 0.5, "-p": 64}
-    for exchanged in (str, lambda flag: "--" + flag[2:].replace("-", "_")):
-        words = [word for flag, value in flags.items() for word in (exchanged(flag), str(value))]
-        words += [str(word) for pair in short.items() for word in pair]
-        args = vars(validate_parser(None).parse_args(["images", *words]))
-        assert {flag: args[flag[2:].replace("-", "_")] for flag in flags} == flags
-        assert [args[name] for name in ("workers", "batch_size", "thre", "print_freq")] == list(short.values())
-        assert args["positional_data"] == "images"

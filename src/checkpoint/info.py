@@ -140,8 +140,8 @@ def info_of_dict(content: Mapping[str, Any], source: str) -> CheckpointInfo:
             settings=content["settings"],
             versions=content["versions"],
         )
-        fitted = 0 if info.calibration is None else len(info.calibration.thresholds)
-        if fitted not in (0, len(split.labels)):
+        fitted = None if info.calibration is None else len(info.calibration.thresholds)
+        if fitted not in (None, len(split.labels)):
             raise ValueError(f"its calibration has {fitted} labels, its split {len(split.labels)}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source} is an incomplete checkpoint of this project: {error}") from error

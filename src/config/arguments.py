@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from src.choices import DEVICES, ENGINES
@@ -20,7 +21,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Show defaults except None, False and empty lists; keep the lines of a description."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        is_empty = action.default is None or action.default is False or action.default == []
+        is_empty = action.default is None or action.default is False or action.default in ([], ())
         return action.help if is_empty else super()._get_help_string(action)
 
 
@@ -92,44 +93,31 @@ def non_negative_int(text: str) -> int:
 
 def fraction(text: str) -> float:
     """Argparse type: a number from 0 to 1."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
+    return _number(text, lambda value: 0 <= value <= 1, "number from 0 to 1")
 
 
 def finite_float(text: str) -> float:
     """Argparse type: a finite number."""
-    value = _number(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
-    return value
+    return _number(text, math.isfinite, "finite number")
 
 
 def positive_float(text: str) -> float:
     """Argparse type: a finite number above 0."""
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
+    return _number(text, lambda value: 0 < value < math.inf, "number above 0")
 
 
-def _number(text: str) -> float:
-    """Convert to float; NaN, which is outside of every range, if that fails."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _number(text: str, is_valid: Callable[[float], bool], meaning: str) -> float:
+    with suppress(ValueError):
+        if is_valid(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a {meaning}")
 
 
 def _whole_number(text: str, low: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if value < low:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low}")
-    return value
+    with suppress(ValueError):
+        if (value := int(text)) >= low:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low}")
 
 
 def add_device_flag(parser: argparse._ActionsContainer) -> None:

@@ -21,41 +21,35 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from src.config.arguments import ArgumentParser
 from src.errors import UserError, raise_collected
 from src.utils.files import atomic_write
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
-SETTINGS_FILE = "settings.toml"
-_KEYS = {"description": str, "source": str, "settings": dict, "paths": dict}
 _NOT_SETTINGS = ("help", "recipe", "overwrite", "resume")  # flags of a single command
 _PATHS = ("data", "metadata")  # paths that the parser keeps as text
 _STARTS = ("auto", "timm", "none")  # values of --model-path that are not files
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of a recipe file.
 
     Attributes:
-        file: its path.
         settings: flag without dashes -> value.
         paths: the same for the paths of a run.
+        description, source: see above.
     """
 
-    file: Path
-    settings: Mapping[str, Any]
-    paths: Mapping[str, Any]
+    settings: dict[str, Any]
+    paths: dict[str, Any] = {}
+    description: str = ""
+    source: str = ""
 
 
 def recipe_names() -> list[str]:
@@ -84,7 +78,7 @@ def parse_with_recipe(parser: ArgumentParser, argv: Sequence[str] | None = None)
     if given.recipe is None:
         return parser.parse_args(arguments)
     recipe = read_recipe(given.recipe)
-    defaults = _defaults(parser, recipe)
+    defaults = _defaults(parser, recipe, given.recipe)
     if "model-path" in recipe.paths and given.model_path is None:
         raise UserError(
             f"--recipe {given.recipe}: its run started from {recipe.paths['model-path']}; give this file, or another "
@@ -113,22 +107,14 @@ def read_recipe(name_or_file: str) -> Recipe:
             f"--recipe {name_or_file}: no such recipe; choose from {', '.join(recipe_names())}, or give a .toml file"
         )
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        return msgspec.toml.decode(file.read_text(encoding="utf-8-sig"), type=Recipe)
     except OSError as error:
         raise UserError(f"--recipe {name_or_file}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise UserError(f"{file}: not TOML ({error})") from error
-    for key, value in content.items():
-        if key not in _KEYS:
-            raise UserError(f"{file}: {key} is outside [settings]; move it below that line")
-        if not isinstance(value, _KEYS[key]):
-            raise UserError(f"{file}: {key} must be a {'table' if _KEYS[key] is dict else 'string'}")
-    if "settings" not in content:
-        raise UserError(f"{file}: has no [settings]; see recipes/coco_48_17.toml for the format")
-    return Recipe(file, content["settings"], content.get("paths", {}))
+    except ValueError as error:  # not UTF-8, not TOML, or of another form
+        raise UserError(f"{file} is no recipe: {error}; see recipes/coco_48_17.toml for the format") from error
 
 
-def _defaults(parser: ArgumentParser, recipe: Recipe) -> argparse.Namespace:
+def _defaults(parser: ArgumentParser, recipe: Recipe, source: str) -> argparse.Namespace:
     """Parse the settings of a recipe as flags; all mistakes are reported together."""
     actions = {_dashed(name): action for name, action in parser.long_flags().items()}
     namespace = argparse.Namespace()
@@ -149,7 +135,7 @@ def _defaults(parser: ArgumentParser, recipe: Recipe) -> argparse.Namespace:
                 parser.parse_args(flag, namespace)
             except UserError as error:
                 problems.append(str(error))
-    raise_collected([f"{recipe.file}: {problem}" for problem in problems])
+    raise_collected([f"--recipe {source}: {problem}" for problem in problems])
     return namespace
 
 
@@ -186,25 +172,16 @@ def write_settings(folder: Path, parser: ArgumentParser, args: argparse.Namespac
         UserError: it cannot be written.
     """
     settings, paths = effective_settings(parser, args)
-    recipe = getattr(args, "recipe", None)
-    lines = [
-        'description = "settings of a run, defaults included"',
-        f"source = {_toml('train.py' + (f' --recipe {recipe}' if recipe else ''))}",
-        "",
-        "[settings]",
-        *(f"{name} = {_toml(value)}" for name, value in settings.items()),
-        "",
-        "[paths]  # recorded, not applied",
-        *(f"{name} = {_toml(value)}" for name, value in paths.items()),
-    ]
-    file = Path(folder) / SETTINGS_FILE
+    source = f"train.py --recipe {args.recipe}" if args.recipe else "train.py"
+    file = Path(folder) / "settings.toml"
     with atomic_write(file, "w") as stream:
-        stream.writelines(f"{line}\n" for line in lines)
+        stream.write(f'description = "settings of a run, defaults included"\nsource = {_toml(source)}\n')
+        for title, values in (("[settings]", settings), ("[paths]  # recorded, not applied", paths)):
+            stream.write(f"\n{title}\n")
+            stream.writelines(f"{name} = {_toml(value)}\n" for name, value in values.items())
     return file
 
 
 def _toml(value: bool | int | float | str) -> str:
     """Format a value; JSON's are valid TOML."""
-    if isinstance(value, str):
-        value = value.encode("utf-8", "replace").decode()  # file names may not be valid Unicode
     return json.dumps(value, ensure_ascii=False)

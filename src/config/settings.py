@@ -20,16 +20,18 @@ def flag(default: Any = MISSING, *, exclusive: str | None = None, **options: Any
     return field(default=default, metadata={"exclusive": exclusive, "options": options})
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
-    """Add the flags of a settings class to a parser."""
+def add_flags(parser: argparse.ArgumentParser, settings: type, *, separator: str = "-") -> None:
+    """Add the flags of a settings class to a parser; ``separator`` joins the words of a flag's name."""
     groups: dict[str, argparse._ActionsContainer] = {}
     for one in fields(settings):
+        if not one.metadata:
+            continue  # a flag that several scripts share, added by the caller
         group = one.metadata["exclusive"]
         if group is not None and group not in groups:
             groups[group] = parser.add_mutually_exclusive_group()
         options = dict(one.metadata["options"])
         options |= {"required": True} if one.default is MISSING else {"default": one.default}
-        groups.get(group, parser).add_argument(f"--{one.name.replace('_', '-')}", **options)
+        groups.get(group, parser).add_argument(f"--{one.name.replace('_', separator)}", **options)
 
 
 def settings_of(settings: type[_T], args: argparse.Namespace) -> _T:
