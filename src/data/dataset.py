@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -225,10 +225,29 @@ def _first_sentence(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(". ")
 
 
+def file_lookup() -> Callable[[str], bool]:
+    """Return a function that tells whether a file exists; it lists each folder once, faster than asking for each name.
+
+    Raises (when called):
+        UserError: a folder cannot be listed.
+    """
+    listing: dict[str, set[str]] = {}
+
+    def exists(path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in listing:
+            try:
+                entries = os.scandir(folder) if os.path.isdir(folder) else ()
+                listing[folder] = {entry.name for entry in entries if not entry.is_dir()}
+            except OSError as error:
+                raise UserError(f"{folder}: cannot be listed: {error.strerror or error}") from error
+        return name in listing[folder]
+
+    return exists
+
+
 def locate_images(file_names: Sequence[str], root: Path, source: str) -> list[Path]:
     """Find every image below ``root`` or one of the usual sub-folders (``images``, ``train2014``, ...).
-
-    Each folder is listed once, which is faster than a look-up per name.
 
     Args:
         file_names: names relative to the root, as a COCO-format file has them.
@@ -238,25 +257,19 @@ def locate_images(file_names: Sequence[str], root: Path, source: str) -> list[Pa
     Raises:
         UserError: images are missing; the message counts them and names some.
     """
-    listing: dict[Path, set[str]] = {}
-
-    def exists(path: Path) -> bool:
-        if path.parent not in listing:
-            listing[path.parent] = {entry.name for entry in os.scandir(path.parent)} if path.parent.is_dir() else set()
-        return path.name in listing[path.parent]
-
+    exists = file_lookup()
+    folders = [os.path.join(root, folder) for folder in _SUBFOLDERS]
     found: list[Path] = []
     missing: list[str] = []
     for name in file_names:
-        path = next((path for folder in _SUBFOLDERS if exists(path := root / folder / name)), None)
+        path = next((path for folder in folders if exists(path := os.path.join(folder, name))), None)
         if path is None:
             missing.append(name)
         else:
-            found.append(path)
+            found.append(Path(path))
     if missing:
         raise UserError(
             f"--data {root}: {len(missing)} of the {len(file_names)} images that {source} lists are not there "
-            f"({name_some(missing, 3)}); "
-            "give the folder that the names are relative to"
+            f"({name_some(missing, 3)}); give the folder that the names are relative to"
         )
     return found

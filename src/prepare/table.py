@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from src.errors import UserError, name_some
 from src.prepare.choosing import stratified_validation, unseen_by_clusters
 from src.prepare.collected import Collected
 from src.prepare.files import ImageFilter, read_names
-from src.prepare.table_files import PART_OF_SPLIT, Columns, Table, find_tables, read_folder, read_table
+from src.prepare.table_files import PART_OF_SPLIT, Table, read_folder, read_table
 from src.prepare.table_images import locate
 from src.prepare.table_tags import join_tags, same_tag_key, split_cells
 
@@ -34,7 +35,11 @@ def collect(settings: TableSettings) -> Collected:
     located = locate(table, settings.images or (source if source.is_dir() else source.parent))
     tagging = join_tags(tags, located.image_of_row)
     if len(tagging.labels) < 2:
-        raise _too_few_tags(tagging.labels, source)
+        found = f"only one tag, {tagging.labels[0]}" if tagging.labels else "no tags at all"
+        raise UserError(
+            f"--source {source}: has {found}; at least two are needed, one seen and one unseen; give a table of images "
+            "and tags, or a folder with a folder of images for each tag"
+        )
     targets = LabelMatrix.from_positives(
         tagging.rows, tagging.columns, num_rows=len(located.names), num_labels=len(tagging.labels)
     )
@@ -68,7 +73,7 @@ def collect(settings: TableSettings) -> Collected:
 def _read(settings: TableSettings) -> Table:
     source = settings.source
     if not source.is_dir():
-        return read_table(source, Columns(settings.path_column, settings.tags_column, settings.split_column))
+        return read_table(settings)
     flags = {
         "--images": settings.images,
         "--path-column": settings.path_column,
@@ -86,15 +91,6 @@ def _read(settings: TableSettings) -> Table:
             "validation; leave it out"
         )
     return table
-
-
-def _too_few_tags(labels: Sequence[str], source: Path) -> UserError:
-    found = f"only one tag, {labels[0]}" if labels else "no tags at all"
-    if not source.is_dir():
-        return UserError(f"--source {source}: has {found}; at least two are needed, one seen and one unseen")
-    tables = find_tables(source)
-    instead = f", or give the table {tables[0]} itself" if tables else ""
-    return UserError(f"--source {source}: has {found}; put the images of each tag into a folder of that name{instead}")
 
 
 def _without_rare(
@@ -137,22 +133,20 @@ def _part_of_images(
 ) -> tuple[dict[int, str], list[str]]:
     """Return the part of each image by the values of the split column, and what to report."""
     part_of: dict[int, str] = {}
-    row_of: dict[int, int] = {}
-    counts: dict[str, int] = {}
-    for row, (split, image) in enumerate(zip(splits, image_of_row, strict=True)):
-        value = split.strip().casefold()
+    values = [split.strip().casefold() for split in splits]
+    for row, (value, image) in enumerate(zip(values, image_of_row, strict=True)):
         part = PART_OF_SPLIT.get(value)
         if part is None:
-            raise UserError(f"{table.place(row)}: the split is {split!r}, which is none of {', '.join(PART_OF_SPLIT)}")
+            raise UserError(
+                f"{table.place(row)}: the split is {splits[row]!r}, which is none of {', '.join(PART_OF_SPLIT)}"
+            )
         if part_of.setdefault(image, part) != part:
             raise UserError(
-                f"{table.place(row)}: {table.paths[row]} is {part} here, but {part_of[image]} in {table.unit} "
-                f"{table.numbers[row_of[image]]}; an image can be only one"
+                f"{table.place(row)}: {table.paths[row]} is {part} here, but {part_of[image]} before; an image can be "
+                "only one"
             )
-        row_of.setdefault(image, row)
-        counts[value] = counts.get(value, 0) + 1
-    said = ", ".join(f"{value} {count:,}" for value, count in sorted(counts.items()))
-    return part_of, [f"{table.unit}s by split: {said}; all but train are for validation"]
+    counts = ", ".join(f"{value} {count:,}" for value, count in sorted(Counter(values).items()))
+    return part_of, [f"{table.unit}s by split: {counts}; all but train are for validation"]
 
 
 def _overview(table: Table, images: LabelledImages, labels: Sequence[str]) -> list[str]:

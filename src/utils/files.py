@@ -140,10 +140,8 @@ def read_json_as(path: str | Path, form: type[_T], what: str) -> _T:
         raise UserError(f"{path} is not whole JSON: {error}; copy or download it again") from error
 
 
-def read_lines(path: str | Path, flag: str) -> list[str]:
-    """Read the stripped lines of a UTF-8 text file, without blank lines at the end.
-
-    A byte-order mark and Windows line ends are allowed.
+def read_text(path: str | Path, flag: str) -> str:
+    """Read a UTF-8 text file; a byte-order mark is left out.
 
     Raises:
         UserError: the file cannot be read or is not UTF-8; the message begins with ``flag``.
@@ -153,8 +151,19 @@ def read_lines(path: str | Path, flag: str) -> list[str]:
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be read: {error.strerror or error}") from error
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{flag} {path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
+        raise UserError(
+            f"{flag} {path}, line {line}: not UTF-8 text; save the file as UTF-8 (in Excel: CSV UTF-8)"
+        ) from error
+
+
+def read_lines(path: str | Path, flag: str) -> list[str]:
+    """Read the stripped lines of a UTF-8 text file, without blank lines at the end.
+
+    Raises:
+        UserError: as :func:`read_text`.
+    """
+    text = read_text(path, flag)
     return [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
