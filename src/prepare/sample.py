@@ -128,14 +128,14 @@ def _fence(draw: Draw, random: Random) -> None:
     draw.rectangle((0, y - 5, WIDTH, y - 2), fill=(235, 230, 220))
 
 
-_UPPER: dict[str, Painter] = {"sky": _upper((120, 175, 235)), "night": _upper((18, 20, 48))}
-_LOWER: dict[str, Painter] = {
+_UPPER = {"sky": _upper((120, 175, 235)), "night": _upper((18, 20, 48))}
+_LOWER = {
     "grass": _lower((70, 150, 60), 30),
     "water": _lower((40, 95, 165), 25),
     "sand": _lower((222, 196, 140), 15),
     "snow": _lower((238, 242, 248), 8),
 }
-_OBJECTS: dict[str, Painter] = {
+_OBJECTS = {
     "mountain": _mountain, "sun": _sun, "moon": _moon, "star": _star, "cloud": _cloud, "tree": _tree, "house": _house,
     "fence": _fence, "boat": _boat, "car": _car, "ball": _ball, "flower": _flower,
 }  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -38,7 +37,12 @@ def collect(settings: VocSettings) -> Collected:
     Raises:
         UserError: something is missing or malformed, or the parts share images.
     """
-    unseen = _unseen(settings.unseen)
+    if settings.unseen is None:
+        raise UserError(
+            "--unseen is needed: no division of VOC's classes is a standard for tagging; give a file with the classes "
+            f"to hold out, one per line, out of: {', '.join(CLASSES)}"
+        )
+    unseen = read_label_names(settings.unseen, "--unseen", CLASSES)
     folders = folders_of_years(settings.source)
     years = sorted(folders if settings.year is None else set(settings.year))
     absent = [str(year) for year in years if year not in folders]
@@ -57,11 +61,11 @@ def collect(settings: VocSettings) -> Collected:
     on_disk = ImageFilter(settings.missing_pictures, f"--source {settings.source}")
     for part, own in lists.items():
         notes += [line for listed in own for line in _count_notes(part, listed)]
-        labels = _read_labels(own, settings.source, settings.difficult)
-        if labels.num_difficult:
+        images, places, num_difficult = _read_labels(own, settings.source, settings.difficult)
+        if num_difficult:
             why = "as all objects of that class are difficult"
-            notes.append(f"{part}: {labels.num_difficult:,} labels taken as {settings.difficult}, {why}")
-        parts[part] = on_disk.keep(labels.images(), labels.places, " and ".join(map(str, own)))
+            notes.append(f"{part}: {num_difficult:,} labels taken as {settings.difficult}, {why}")
+        parts[part] = on_disk.keep(images, places, " and ".join(map(str, own)))
     return Collected(
         "voc" + "_".join(map(str, years)),
         CLASSES,
@@ -72,15 +76,6 @@ def collect(settings: VocSettings) -> Collected:
         notes=notes + on_disk.notes,
         missing_pictures=on_disk.missing,
     )
-
-
-def _unseen(path: Path | None) -> list[str]:
-    if path is None:
-        raise UserError(
-            "--unseen is needed: no division of VOC's classes is a standard for tagging; give a file with the classes "
-            f"to hold out, one per line, out of: {', '.join(CLASSES)}"
-        )
-    return read_label_names(path, "--unseen", CLASSES)
 
 
 def _sets(year: int, folders: Sequence[Path], train: str | None, val: str | None) -> tuple[dict[str, str], list[str]]:
@@ -124,55 +119,40 @@ def _count_notes(part: str, listed: ImageList) -> list[str]:
     return notes
 
 
-@dataclass
-class _Labels:
-    """Labels of a part while they are read: entries (row, column, value), and a row per image.
+def _read_labels(
+    lists: Sequence[ImageList], source: Path, difficult: str
+) -> tuple[LabelledImages, list[str | None], int]:
+    """Read the annotations of these lists.
 
-    Attributes:
-        places: like ``file_names``, None for images that are not on disk.
-        num_difficult: labels of classes whose objects in the image are all difficult.
+    Returns:
+        The images with their labels; their places relative to ``source``, None for those that are not on disk; and the
+        number of labels of classes whose objects in the image are all difficult.
     """
-
-    image_ids: list[int] = field(default_factory=list)
-    file_names: list[str] = field(default_factory=list)
-    places: list[str | None] = field(default_factory=list)
-    entries: list[tuple[int, int, int]] = field(default_factory=list)
-    num_difficult: int = 0
-
-    def images(self) -> LabelledImages:
-        """Return the labels as tensors."""
-        rows, columns, values = torch.tensor(self.entries, dtype=torch.int64).reshape(-1, 3).unbind(dim=1)
-        unlisted = torch.zeros(len(self.image_ids), dtype=torch.int8)
-        targets = LabelMatrix.from_entries(rows, columns, values, unlisted=unlisted, num_labels=len(CLASSES))
-        return LabelledImages(tuple(self.image_ids), tuple(self.file_names), targets)
-
-
-def _read_labels(lists: Sequence[ImageList], source: Path, difficult: str) -> _Labels:
-    """Read the annotations of these lists; file names are relative to ``source``."""
-    labels = _Labels()
+    image_ids: list[int] = []
+    names: list[str] = []
+    places: list[str | None] = []
+    entries: list[tuple[int, int, int]] = []
+    num_difficult = 0
     for listed in lists:
         folder = listed.folder / "JPEGImages"
         on_disk = set(os.listdir(folder)) if folder.is_dir() else set()
-        prefix = folder.relative_to(source).as_posix()
-        absent = []
-        for number in tqdm(listed.ids, desc=str(listed), unit="file", disable=None, leave=False):
-            try:
-                objects = read_objects(listed.folder / "Annotations" / f"{number}.xml", _COLUMN)
-            except FileNotFoundError:
-                absent.append(number)
-                continue
-            row, name = len(labels.image_ids), f"{number}.jpg"
-            labels.image_ids.append(int(number.replace("_", "")))
-            labels.file_names.append(f"{prefix}/{name}")
-            labels.places.append(f"{prefix}/{name}" if name in on_disk else None)
-            clear = {column for column, is_difficult in objects if not is_difficult}
-            doubtful = {column for column, _ in objects} - clear
-            labels.entries += [(row, column, 1) for column in sorted(clear)]
-            labels.entries += [(row, column, _VALUE[difficult]) for column in sorted(doubtful)]
-            labels.num_difficult += len(doubtful)
+        absent = [number for number in listed.ids if not listed.annotation(number).is_file()]
         if absent:
             raise UserError(
                 f"--source {listed.folder}: {len(absent):,} of the {len(listed.ids):,} images of {listed} have no "
                 f"XML file in Annotations ({name_some(absent, 3)}); unpack the archive again"
             )
-    return labels
+        for number in tqdm(listed.ids, desc=str(listed), unit="file", disable=None, leave=False):
+            objects = read_objects(listed.annotation(number), _COLUMN)
+            clear = {column for column, is_difficult in objects if not is_difficult}
+            doubtful = {column for column, _ in objects} - clear
+            entries += [(len(names), column, 1) for column in clear]
+            entries += [(len(names), column, _VALUE[difficult]) for column in doubtful]
+            num_difficult += len(doubtful)
+            image_ids.append(int(number.replace("_", "")))
+            names.append((folder / f"{number}.jpg").relative_to(source).as_posix())
+            places.append(names[-1] if f"{number}.jpg" in on_disk else None)
+    rows, columns, values = torch.tensor(entries, dtype=torch.int64).reshape(-1, 3).unbind(dim=1)
+    unlisted = torch.zeros(len(names), dtype=torch.int8)
+    targets = LabelMatrix.from_entries(rows, columns, values, unlisted=unlisted, num_labels=len(CLASSES))
+    return LabelledImages(tuple(image_ids), tuple(names), targets), places, num_difficult

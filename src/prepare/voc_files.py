@@ -13,6 +13,7 @@ from src.errors import UserError
 from src.utils.files import read_lines
 
 _IMAGE_ID = {2007: re.compile(r"\d{6}"), 2012: re.compile(r"20\d\d_\d{6}")}
+LISTS = Path("ImageSets", "Main")
 _DEPTH = 3  # VOCtrainval_06-Nov-2007/VOCdevkit/VOC2007
 
 
@@ -37,6 +38,10 @@ class ImageList:
     def __str__(self) -> str:
         return f"VOC{self.year} {self.name}"
 
+    def annotation(self, image_id: str) -> Path:
+        """Return the annotation file of an image."""
+        return self.folder / "Annotations" / f"{image_id}.xml"
+
 
 def folders_of_years(source: Path) -> dict[int, list[Path]]:
     """Find the folders in ``source`` that hold ImageSets/Main, by the year in their name or in the next name above.
@@ -60,35 +65,20 @@ def folders_of_years(source: Path) -> dict[int, list[Path]]:
 
 
 def _voc_folders(folder: Path, depth: int) -> Iterator[Path]:
-    if list_folder(folder).is_dir():
+    if (folder / LISTS).is_dir():
         yield folder
     elif depth:
-        try:
-            children = sorted(Path(entry) for entry in os.scandir(folder) if entry.is_dir())
-        except OSError as error:
-            raise UserError(f"--source {folder}: cannot be listed: {error.strerror or error}") from error
-        for child in children:
+        for child in sorted(path for path in folder.iterdir() if path.is_dir()):
             yield from _voc_folders(child, depth - 1)
-
-
-def list_folder(folder: Path) -> Path:
-    """Return the place of the lists in the folder of a year."""
-    return folder / "ImageSets" / "Main"
 
 
 def has_list(folders: Sequence[Path], name: str) -> bool:
     """Return whether one of the folders of a year has that list."""
-    return any((list_folder(folder) / f"{name}.txt").is_file() for folder in folders)
+    return any((folder / LISTS / f"{name}.txt").is_file() for folder in folders)
 
 
 def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> ImageList:
-    """Read a list of images.
-
-    Args:
-        year: of the challenge.
-        name: ``train``, ``val``, ``trainval`` or ``test``.
-        folders: those of that year; one of them has the list.
-        flag: the flag that asks for the list, for the message.
+    """Read the list ``name`` of a year, which one of its folders holds; ``flag`` asked for it.
 
     Raises:
         UserError: no folder has the list, or several have it, or it is empty, or a line is no image id of that year.
@@ -101,7 +91,7 @@ def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> Image
         )
     if len(holders) > 1:
         raise UserError(f"{flag} {name}: VOC{year} has two such lists, in {holders[0]} and {holders[1]}; remove one")
-    path = list_folder(holders[0]) / f"{name}.txt"
+    path = holders[0] / LISTS / f"{name}.txt"
     lines = read_lines(path, "--source")
     for number, line in enumerate(lines, start=1):
         if line and not _IMAGE_ID[year].fullmatch(line):
@@ -118,27 +108,21 @@ def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> Image
 def read_objects(path: Path, classes: Mapping[str, int]) -> list[tuple[int, bool]]:
     """Read the objects of an annotation file, as (class, whether it is difficult).
 
-    Document types, which can define entities that grow without end, are refused: VOC has none.
-
     Args:
         path: an XML file.
         classes: name -> number.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UserError: it cannot be read, is no complete annotation, or has an object of another class.
+        UserError: it is no complete annotation, has an object of another class, or a document type, which can define
+            entities that grow without end: VOC has none.
     """
+    content = path.read_bytes()
+    if b"<!DOCTYPE" in content:
+        raise UserError(f"{path}: has a document type, which no file of VOC has; copy or unpack it again")
     try:
-        content = path.read_bytes()
-        root = None if b"<!DOCTYPE" in content else ElementTree.fromstring(content)
+        root = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
         raise UserError(f"{path}: is not complete XML: {error}; copy or unpack it again") from error
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if root is None:
-        raise UserError(f"{path}: has a document type, which no file of VOC has; copy or unpack it again")
     if root.tag != "annotation":
         raise UserError(f"{path}: is no annotation of VOC, but <{root.tag}>")
     objects = []
