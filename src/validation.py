@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,8 +11,8 @@ from torch import nn
 from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
 from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
 from src.checkpoint.info import check_same_space
-from src.choices import ExpectedModel, Runtime
-from src.config.validate import ValidateSettings
+from src.choices import Runtime
+from src.config.validate import ImageSettings, ValidateSettings
 from src.data.dataset import ImageDataset, naming_dead_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
@@ -20,7 +21,7 @@ from src.embedding import Embedded, LoaderConfig, embed_images
 from src.errors import UserError, blaming
 from src.evaluation import evaluate
 from src.exported.engines import Opened, open_model
-from src.metrics import Protocol, format_report
+from src.metrics import format_report
 from src.models.sdl_model import check_image_size
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.files import write_json
@@ -38,102 +39,84 @@ def validate(settings: ValidateSettings) -> int:
     Raises:
         UserError: the checkpoint, the labels or the images do not fit, or cannot be read.
     """
-    with joined(settings.device) as processes, naming_dead_workers():
-        device = device_of(settings.device, processes)
+    with joined(str(settings.runtime.device)) as processes, naming_dead_workers():
+        device = device_of(str(settings.runtime.device), processes)
+        runtime = replace(settings.runtime, device=device)
         with blaming("--model-path"):
-            opened = open_model(
-                settings.model_path,
-                Runtime(settings.engine, device, settings.image_size),
-                ExpectedModel(settings.model_name, settings.num_rows, settings.wordvec_dim),
-            )
+            opened = open_model(settings.model_path, runtime, settings.expected)
         with blaming("--metadata"):
-            metadata = find_metadata(settings, opened.info)
-        check_labels(settings, opened.info, metadata)
-        evaluation = load_evaluation_set(metadata, settings.data or images_of_training(metadata, opened.info))
-        embedded = _embed(settings, opened, evaluation, processes)
+            metadata = _find_metadata(settings.images, opened.info)
+        _check_labels(settings, opened.info, metadata)
+        folder = settings.images.data or _images_of_training(metadata, opened.info)
+        evaluation = load_evaluation_set(metadata, folder)
+        embedded = _embed(settings.images, runtime, opened, evaluation, processes)
         if not processes.is_first:
             return 0
     warn_about_bad_images(embedded.bad, set())
     if len(embedded.rows) == 0:
         raise UserError(f"--data: none of the {len(evaluation.paths)} images can be read")
-    split, truth = metadata.split, evaluation.ground_truth(embedded.rows)
-    protocol = Protocol(settings.ks, settings.images, settings.threshold)
+    split, truth, protocol = metadata.split, evaluation.ground_truth(embedded.rows), settings.protocol
     report = evaluate(embedded.outputs, split, truth, protocol, device=device)
     print(
         f"{settings.model_path} on {split.name} ({metadata.folder}): {len(split.seen)} seen and {len(split.unseen)} "
         "unseen labels"
     )
-    print(format_report(report, images=settings.images))
+    print(format_report(report, images=protocol.images))
     if embedded.bad:
         print(f"{len(embedded.bad)} of {len(evaluation.paths)} images could not be read and were left out")
     content: dict[str, object] = {
         "checkpoint": str(settings.model_path),
         "engine": opened.engine,
         "split": split.name,
-        "protocol": {"images": settings.images, "mAP": "official", "mAP_skip": "skip"},
+        "protocol": {"images": protocol.images, "mAP": "official", "mAP_skip": "skip"},
         "metrics": report,
         "bad_images": list(embedded.bad),
         "versions": package_versions(),
     }
     if settings.fit_thresholds is not None:
         fitted = fit_and_measure(embedded.outputs, split, truth, settings.fit, protocol)
-        save_fit(settings.model_path, settings.fit_thresholds, fitted)
-        content["calibration"] = {"protocol": {"images": settings.images, "ECE": "all-images"}, **fitted.metrics}
+        _save_fit(settings.model_path, settings.fit_thresholds, fitted)
+        content["calibration"] = {"protocol": {"images": protocol.images, "ECE": "all-images"}, **fitted.metrics}
     if settings.json is not None:
         write_json(settings.json, content)
     return 1 if embedded.bad else 0
 
 
-def _embed(settings: ValidateSettings, opened: Opened, evaluation: EvaluationSet, processes: Processes) -> Embedded:
+def _embed(
+    settings: ImageSettings, runtime: Runtime, opened: Opened, evaluation: EvaluationSet, processes: Processes
+) -> Embedded:
     """Run the evaluation images through the model."""
-    model, config = opened.embedder, opened.info.config
-    if settings.image_size is not None and isinstance(model, nn.Module):
-        check_image_size(model, settings.image_size, "--image-size")
-    size = settings.image_size or config.image_size
-    transform = eval_transform(size, config.interpolation, exact=settings.exact_pictures)
-    device = device_of(settings.device, processes)
-    precision = torch.float16 if settings.half_precision and device.type == "cuda" else None
+    model, config, device = opened.embedder, opened.info.config, torch.device(runtime.device)
+    if runtime.image_size is not None and isinstance(model, nn.Module):
+        check_image_size(model, runtime.image_size, "--image-size")
+    transform = eval_transform(
+        runtime.image_size or config.image_size, config.interpolation, exact=settings.exact_pictures
+    )
+    precision = torch.float16 if settings.autocast_enabled and device.type == "cuda" else None
     loader = LoaderConfig(settings.batch_size, settings.workers, device, precision, processes)
     images = ImageDataset(evaluation.paths, transform)
     return embed_images(model, images, loader, "images", every=settings.print_freq)
 
 
-def check_labels(settings: ValidateSettings, info: CheckpointInfo, metadata: Metadata) -> None:
-    """Check that the labels of a metadata folder suit the checkpoint and the settings.
-
-    Raises:
-        UserError: they do not.
-    """
-    split = metadata.split
+def _check_labels(settings: ValidateSettings, info: CheckpointInfo, metadata: Metadata) -> None:
+    """Raise a :class:`UserError` if the labels of a metadata folder do not suit the checkpoint and the settings."""
+    split, most = metadata.split, max(settings.protocol.ks)
     num_labels = len(split.seen) + len(split.unseen)
-    if max(settings.ks) > num_labels:
-        raise UserError(f"--top_k {max(settings.ks)}: must be from 1 to the number of labels, {num_labels}")
+    if most > num_labels:
+        raise UserError(f"--top_k {most}: must be from 1 to the number of labels, {num_labels}")
     with blaming("--metadata"):
         check_same_space(info, split, metadata.folder)
-    if settings.fit_thresholds is not None:
-        check_same_labels(info, metadata)
-
-
-def check_same_labels(info: CheckpointInfo, metadata: Metadata) -> None:
-    """Check that a calibration fitted on the labels of a metadata folder can be stored in the checkpoint.
-
-    Raises:
-        UserError: the checkpoint has other labels, or others are seen.
-    """
-    split = metadata.split
-    if info.split is None or (info.split.labels, info.split.seen) != (split.labels, split.seen):
+    if settings.fit_thresholds is not None and (
+        info.split is None or (info.split.labels, info.split.seen) != (split.labels, split.seen)
+    ):
         raise UserError(
             f"--fit-thresholds: the labels of {metadata.folder} are not those of the checkpoint; validate with the "
             "folder that it was trained with"
         )
 
 
-def find_metadata(settings: ValidateSettings, info: CheckpointInfo) -> Metadata:
-    """Load ``--metadata``; else ``--data`` if it is a metadata folder; else the folder that the checkpoint records.
-
-    Raises:
-        UserError: there is none.
-    """
+def _find_metadata(settings: ImageSettings, info: CheckpointInfo) -> Metadata:
+    """Load ``--metadata``; else ``--data`` if it is a metadata folder; else the folder that the checkpoint records."""
     if settings.metadata is not None:
         return load_metadata(settings.metadata)
     recorded = info.settings.get("metadata") or info.settings.get("data")
@@ -146,19 +129,15 @@ def find_metadata(settings: ValidateSettings, info: CheckpointInfo) -> Metadata:
     )
 
 
-def images_of_training(metadata: Metadata, info: CheckpointInfo) -> str | None:
+def _images_of_training(metadata: Metadata, info: CheckpointInfo) -> str | None:
     """Return ``--data`` of the training run, if ``metadata`` is that run's folder and the images are still there."""
     recorded = info.settings.get("data")
     same = info.settings.get("metadata") == str(metadata.folder)
     return recorded if same and recorded is not None and Path(recorded).is_dir() else None
 
 
-def save_fit(checkpoint: Path, target: Path, fitted: FittedCalibration) -> None:
-    """Write a copy of a checkpoint with a calibration, and the reliability plot beside it; print the metrics.
-
-    Raises:
-        UserError: a file cannot be written, or the checkpoint can hold no calibration.
-    """
+def _save_fit(checkpoint: Path, target: Path, fitted: FittedCalibration) -> None:
+    """Write a copy of a checkpoint with a calibration, and the reliability plot beside it; print the metrics."""
     from src.visualize import save_reliability  # matplotlib is slow to import
 
     plot = target.with_name(f"{target.stem}-reliability.png")

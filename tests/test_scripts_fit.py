@@ -23,15 +23,13 @@ from src.calibration.fit import FittedCalibration, fit_and_measure
 from src.calibration.options import FitOptions
 from src.calibration.platt import Reliability, reliability
 from src.calibration.thresholds import Calibration
-from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint
+from src.checkpoint import load_checkpoint
 from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set
 from src.data.transforms import eval_transform
-from src.errors import UserError
 from src.inference.tagger import Tagger
 from src.metrics import DEFAULT_PROTOCOL
-from src.validation import check_same_labels
 from src.visualize import save_reliability
 from tests.script_helpers import (
     PLAIN,
@@ -416,12 +414,6 @@ def test_labels_that_are_not_the_checkpoints_are_refused(wheel, trained, tmp_pat
     )
     assert f"--fit-thresholds: the labels of {data} are not those of the checkpoint" in message
     assert not (tmp_path / "x.ckpt").exists()
-
-
-def test_a_released_file_can_hold_no_calibration(wheel):
-    info = CheckpointInfo("release", ModelConfig("tresnet_m", 7, 300, 224), None, labels=("cat", "dog"))
-    with pytest.raises(UserError, match=r"--fit-thresholds: the labels of .* are not those of the checkpoint"):
-        check_same_labels(info, load_metadata(wheel))
 
 
 def test_nothing_to_fit_is_one_line_and_leaves_no_file(wheel, trained, tmp_path):

@@ -9,15 +9,16 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 
-def flag(default: Any = MISSING, *, exclusive: str | None = None, **options: Any) -> Any:
+def flag(default: Any = MISSING, *short: str, exclusive: str | None = None, **options: Any) -> Any:
     """Declare a dataclass field that is a flag of the same name.
 
     Args:
         default: value without the flag; a flag without a default is required.
+        short: further spelling, such as ``-b``.
         exclusive: name of a group of flags that exclude each other.
         options: keywords of ``ArgumentParser.add_argument``.
     """
-    return field(default=default, metadata={"exclusive": exclusive, "options": options})
+    return field(default=default, metadata={"short": short, "exclusive": exclusive, "options": options})
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: type, *, separator: str = "-") -> None:
@@ -31,7 +32,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: type, *, separator: str
             groups[group] = parser.add_mutually_exclusive_group()
         options = dict(one.metadata["options"])
         options |= {"required": True} if one.default is MISSING else {"default": one.default}
-        groups.get(group, parser).add_argument(f"--{one.name.replace('_', separator)}", **options)
+        long = f"--{one.name.replace('_', separator)}"
+        groups.get(group, parser).add_argument(*one.metadata["short"], long, **options)
 
 
 def settings_of(settings: type[_T], args: argparse.Namespace) -> _T:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.calibration.options import FitOptions
-from src.choices import IMAGES, SEEN_BIASES, Device, Engine, Images
+from src.choices import IMAGES, SEEN_BIASES, ExpectedModel, Protocol, Runtime
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
@@ -20,8 +20,28 @@ from src.config.arguments import (
     non_negative_int,
     positive_int,
 )
+from src.config.settings import add_flags, flag, settings_of
 from src.errors import UserError
 from src.utils.files import check_writable
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """The images to measure on, and how they are run through the model; the fields are the flags of the same names."""
+
+    data: str | None = flag(
+        None, metavar="DIR", help="image folder (default: the one recorded in the metadata folder or the checkpoint)"
+    )
+    metadata: str | None = flag(
+        None,
+        metavar="DIR",
+        help="metadata folder (default: --data if it is one, else the one of the checkpoint's training run)",
+    )
+    batch_size: int = flag(32, "-b", type=positive_int, metavar="N", help="images per batch")
+    print_freq: int = flag(1, "-p", type=positive_int, metavar="N", help="update the progress bar every N batches")
+    autocast_enabled: int = flag(0, type=int, choices=(0, 1), help="1 runs the model in mixed precision on a GPU")
+    exact_pictures: bool
+    workers: int
 
 
 @dataclass(frozen=True)
@@ -30,38 +50,20 @@ class ValidateSettings:
 
     Attributes:
         model_path: the checkpoint, or a file of export.py.
-        model_name, num_rows, wordvec_dim: what it must hold; None accepts any value.
-        engine, device: where the model runs.
-        data: image folder; None: as recorded in the metadata folder or the checkpoint.
-        metadata: metadata folder; None: ``data``, or as recorded in the checkpoint.
-        image_size: side of the input in pixels; None takes the checkpoint's.
-        exact_pictures: read and resize exactly like the released code.
-        batch_size, workers: images per batch, and processes that read them.
-        half_precision: run the model under float16 autocast on a GPU.
-        print_freq: batches between two updates of the progress bar.
-        ks, images, threshold: the evaluation protocol (:class:`src.metrics.Protocol`).
+        expected: the model that it must hold.
+        runtime: how it runs; the device is the flag's name.
+        images: the images to measure on.
+        protocol: what the metrics count.
         json: file to write protocol and metrics to, or None.
         fit_thresholds: copy of the checkpoint to write a fitted calibration to, or None.
         fit: how the calibration is fitted.
     """
 
     model_path: Path
-    model_name: str | None
-    num_rows: int | None
-    wordvec_dim: int | None
-    engine: Engine
-    device: Device
-    data: str | None
-    metadata: str | None
-    image_size: int | None
-    exact_pictures: bool
-    batch_size: int
-    workers: int
-    half_precision: bool
-    print_freq: int
-    ks: tuple[int, ...]
-    images: Images
-    threshold: float | None
+    expected: ExpectedModel
+    runtime: Runtime
+    images: ImageSettings
+    protocol: Protocol
     json: Path | None
     fit_thresholds: Path | None
     fit: FitOptions
@@ -70,30 +72,13 @@ class ValidateSettings:
 def validate_parser(description: str | None) -> ArgumentParser:
     """Build the parser."""
     parser = ArgumentParser(prog="validate.py", description=description)
-    _add_data_flags(parser)
-    _add_model_flags(parser)
-    _add_protocol_flags(parser)
-    _add_fit_flags(parser)
-    return parser
-
-
-def _add_data_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument
-    add("positional_data", metavar="DATA", nargs="?", help="image folder, same as --data")
-    add(
-        "--data",
-        metavar="DIR",
-        help="image folder (default: the one recorded in the metadata folder or the checkpoint)",
-    )
-    add(
-        "--metadata",
-        metavar="DIR",
-        help="metadata folder (default: --data if it is one, else the one of the checkpoint's training run)",
-    )
-    add("-b", "--batch-size", type=positive_int, default=32, metavar="N", help="images per batch")
-    add("-p", "--print-freq", type=positive_int, default=1, metavar="N", help="update the progress bar every N batches")
+    parser.add_argument("positional_data", metavar="DATA", nargs="?", help="image folder, same as --data")
+    add_flags(parser, ImageSettings)
     add_exact_flag(parser)
     add_workers_flag(parser)
+    _add_model_flags(parser)
+    _add_measure_flags(parser)
+    return parser
 
 
 def _add_model_flags(parser: ArgumentParser) -> None:
@@ -114,12 +99,11 @@ def _add_model_flags(parser: ArgumentParser) -> None:
         metavar="N",
         help="side of the model's input in pixels (default: the checkpoint's)",
     )
-    add("--autocast-enabled", type=int, choices=(0, 1), default=0, help="1 runs the model in mixed precision on a GPU")
     add_engine_flag(parser)
     add_device_flag(parser)
 
 
-def _add_protocol_flags(parser: ArgumentParser) -> None:
+def _add_measure_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--top_k", type=positive_int, nargs="+", default=[3, 5], metavar="K", help="values of K in P/R/F1@K")
     add(
@@ -135,10 +119,6 @@ def _add_protocol_flags(parser: ArgumentParser) -> None:
         help="also report P/R/F1 of the labels with a raw score above this one",
     )
     add("--json", type=Path, metavar="FILE", help="write protocol and metrics to this JSON file")
-
-
-def _add_fit_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument
     add(
         "--fit-thresholds",
         type=Path,
@@ -161,10 +141,7 @@ def _add_fit_flags(parser: ArgumentParser) -> None:
         "or from the gap between seen and unseen scores, without any unseen label",
     )
     add(
-        "--seed",
-        type=non_negative_int,
-        default=0,
-        help="seed of the random division of the images by --fit-thresholds",
+        "--seed", type=non_negative_int, default=0, help="seed of the random division of the images by --fit-thresholds"
     )
 
 
@@ -176,28 +153,17 @@ def validate_settings(args: Namespace) -> ValidateSettings:
     """
     if args.data is not None and args.positional_data is not None:
         raise UserError(f"the image folder is given twice: {args.positional_data} and --data {args.data}; give one")
+    args.data = args.data or args.positional_data
     if args.json is not None:
         check_writable(args.json, "--json")
     if args.fit_thresholds is not None:
         _check_fit(args)
     return ValidateSettings(
         model_path=args.model_path,
-        model_name=args.model_name,
-        num_rows=args.num_rows,
-        wordvec_dim=args.wordvec_dim,
-        engine=args.engine,
-        device=args.device,
-        data=args.data or args.positional_data,
-        metadata=args.metadata,
-        image_size=args.image_size,
-        exact_pictures=args.exact_pictures,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        half_precision=bool(args.autocast_enabled),
-        print_freq=args.print_freq,
-        ks=tuple(sorted(set(args.top_k))),
-        images=args.images,
-        threshold=args.thre,
+        expected=ExpectedModel(args.model_name, args.num_rows, args.wordvec_dim),
+        runtime=Runtime(args.engine, args.device, args.image_size),
+        images=settings_of(ImageSettings, args),
+        protocol=Protocol(tuple(sorted(set(args.top_k))), args.images, args.thre),
         json=args.json,
         fit_thresholds=args.fit_thresholds,
         fit=FitOptions(args.fit_share, args.seed, args.fit_bias),
