@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -100,31 +101,26 @@ def read_coco_file(source: str | Path | COCO) -> CocoFile:
             content = msgspec.convert(source.dataset, CocoFile)
         except msgspec.ValidationError as error:
             raise UserError(f"{name} is no COCO-format data set: {error}") from error
-    content.images = list(_by_id(content.images, lambda image: image.file_name, name, "images").values())
-    content.categories = list(_by_id(content.categories, lambda category: category.name, name, "categories").values())
+    content.images = _merged(content.images, attrgetter("file_name"), f"{name}: images")
+    content.categories = _merged(content.categories, attrgetter("name"), f"{name}: categories")
     return content
 
 
-def _by_id(entries: Iterable[Any], key: Callable[[Any], str], name: str, section: str) -> dict[Id, Any]:
+def _merged(entries: Iterable[Any], name_of_entry: Callable[[Any], str], where: str) -> list[Any]:
+    """Return the entries, each id once."""
     found: dict[Id, Any] = {}
     for entry in entries:
-        first = found.setdefault(entry.id, entry)
-        if key(first) != key(entry):
-            raise UserError(f"{name}: the id {entry.id} of its {section} stands for {key(first)!r} and {key(entry)!r}")
-    return found
+        first, second = name_of_entry(found.setdefault(entry.id, entry)), name_of_entry(entry)
+        if first != second:
+            raise UserError(f"{where}: the id {entry.id} stands for {first!r} and {second!r}")
+    return list(found.values())
 
 
 def read_coco_labels(source: str | Path | COCO, labels: Sequence[str]) -> LabelledImages:
-    """Read COCO-format labels as image-level labels: see :func:`image_level_labels`.
-
-    Args:
-        source: a JSON file with ``images``, ``annotations`` (``image_id``, ``category_id``) and ``categories``, or a
-            ``pycocotools.coco.COCO`` object.
-        labels: the C labels of the split.
+    """Read COCO-format labels as image-level labels in the columns of ``labels``.
 
     Raises:
-        UserError: the file cannot be read, lacks a section, names a category that is no label of the split, or refers
-            to an unknown image or category.
+        UserError: as :func:`read_coco_file` and :func:`image_level_labels`.
     """
     return image_level_labels(read_coco_file(source), labels, name_of(source))
 
@@ -135,13 +131,12 @@ def image_level_labels(content: CocoFile, labels: Sequence[str], name: str) -> L
     A label is positive where the image has an annotation of that category, and unknown where all of these are to be
     ignored, or where the image lists what was looked for and that category is not among it.
 
-    Columns follow ``labels``; categories are matched by name, so neither their order in the file nor absent categories
-    move a column. Images come in ascending id; those without any annotation are kept (the ``all-images`` protocol
-    counts them).
+    Categories are matched by name, so neither their order in the file nor absent categories move a column. Images come
+    in ascending id; those without any annotation are kept (the ``all-images`` protocol counts them).
 
     Args:
         content: the file.
-        labels: the C labels of the split.
+        labels: the C labels of the split, in the order of the columns.
         name: of the file, for error messages.
 
     Raises:
@@ -200,27 +195,21 @@ def write_coco_labels(
         labels: C names.
         annotation_keys: further keys and values, the same in every annotation.
     """
-    categories = [{"id": column + 1, "name": label} for column, label in enumerate(labels)]
+    sections: dict[str, Iterable[dict[str, Any]]] = {
+        "images": _images(images),
+        "annotations": _annotations(images, annotation_keys),
+        "categories": ({"id": column + 1, "name": label} for column, label in enumerate(labels)),
+    }
+    encode = msgspec.json.Encoder().encode
     with atomic_write(path) as stream:
-        for number, (section, entries) in enumerate(
-            (
-                ("images", _images(images)),
-                ("annotations", _annotations(images, annotation_keys)),
-                ("categories", categories),
-            )
-        ):
-            stream.write(f'{"," if number else "{"}\n"{section}": ['.encode())
-            _write_entries(stream, entries)
+        opening = "{"
+        for section, entries in sections.items():
+            stream.write(f'{opening}\n"{section}": ['.encode())
+            for number, entry in enumerate(entries):
+                stream.write((b",\n" if number else b"\n") + encode(entry))
             stream.write(b"]")
+            opening = ","
         stream.write(b"}\n")
-
-
-def _write_entries(stream: Any, entries: Iterable[dict[str, Any]]) -> None:
-    encoder = msgspec.json.Encoder()
-    separator = b"\n"
-    for entry in entries:
-        stream.write(separator + encoder.encode(entry))
-        separator = b",\n"
 
 
 def _images(images: LabelledImages) -> Iterator[dict[str, Any]]:

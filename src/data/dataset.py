@@ -8,8 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.data.images import BadImageError
 from src.data.transforms import Transform, as_floats, read_transformed
-from src.errors import UserError, name_some
+from src.errors import UserError, first_line, name_some
 
 _REPLACEMENTS = 20  # tried for an image that cannot be read
 # Usual sub-folders of the images of a COCO-format set.
@@ -74,12 +73,9 @@ def collate(items: list[Item]) -> Batch:
 class TrainingImages(Dataset[Item]):
     """Augmented images; item (epoch, i) is (tensor, row, reasons).
 
-    Each item is augmented with its own random state, seeded by the seed, the epoch and the row, whichever process reads
-    it and whatever was read before: a run can be resumed in the middle of an epoch.
-
-    An image that cannot be read is replaced by another one, drawn with the same random state; ``row`` is that of the
-    replacement, and ``reasons`` are messages about the unreadable ones. The tensor is None if no replacement could be
-    read either.
+    The random state of each item follows from the seed, the epoch and the row alone, so that a run can be resumed in
+    the middle of an epoch. An image that cannot be read is replaced by another one, drawn with the same random state;
+    ``row`` is that of the replacement (tensor None: none could be read), ``reasons`` tell about the unreadable ones.
     """
 
     def __init__(self, paths: Sequence[Path], transform: Transform, seed: int) -> None:
@@ -143,15 +139,7 @@ class TrainingLoader:
 
     def __init__(self, dataset: TrainingImages, *, workers: int, pin_memory: bool = False) -> None:
         self._keys = _Keys()
-        self._loader: DataLoader[Batch] = DataLoader(
-            dataset,  # type: ignore[arg-type]  # collate turns items into Batch
-            batch_sampler=self._keys,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-            worker_init_fn=outlive_signals,
-        )
+        self._loader = _loader(dataset, workers, pin_memory, batch_sampler=self._keys)
 
     def batches(self, epoch: int, rows: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """Yield the images of these batches of rows, in this order."""
@@ -159,15 +147,13 @@ class TrainingLoader:
         return iter(self._loader)
 
 
-def outlive_signals(worker: int) -> None:
-    """Ignore signals that a terminal or a cluster sends to all processes: the trainer handles them and needs images."""
+def _outlive_signals(worker: int) -> None:
+    """Ignore signals that a terminal or a cluster sends to all processes: the trainer handles them and needs images.
+
+    A second SIGTERM ends the process: it is Python's way to end a worker that hangs.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _outlive_one)
-
-
-def _outlive_one(number: int, frame: FrameType | None) -> None:
-    """Survive the first SIGTERM, which may be the cluster's; a second one is Python's way to end a hanging process."""
-    signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def image_loader(
@@ -187,15 +173,18 @@ def image_loader(
         pin_memory: pin batches in memory, for a GPU.
         rows: rows of the data set to read; None: all.
     """
+    return _loader(dataset, workers, pin_memory, batch_size=batch_size, sampler=rows)
+
+
+def _loader(dataset: Dataset[Item], workers: int, pin_memory: bool, **sampling: Any) -> DataLoader[Batch]:
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # collate turns items into Batch
-        batch_size=batch_size,
-        sampler=rows,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        worker_init_fn=outlive_signals,
+        worker_init_fn=_outlive_signals,
+        **sampling,
     )
 
 
@@ -203,8 +192,7 @@ def image_loader(
 def naming_dead_workers() -> Iterator[None]:
     """Turn the death of a worker process, mostly for lack of memory, into a message with a remedy.
 
-    PyTorch raises the error from a signal handler, anywhere in this process; a batch that is just being received may
-    fail first.
+    PyTorch raises the error anywhere in this process; a batch that is just being received may fail first.
 
     Raises:
         UserError: a worker process died.
@@ -215,14 +203,9 @@ def naming_dead_workers() -> Iterator[None]:
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise UserError(
-            f"--workers: a worker process died, perhaps for lack of memory ({_first_sentence(error)}); "
-            "give fewer workers, or -j 0 to read in this process"
+            f"--workers: a worker process died, perhaps for lack of memory ({first_line(error)}); give fewer workers, "
+            "or -j 0 to read in this process"
         ) from error
-
-
-def _first_sentence(error: Exception) -> str:
-    """Return the first sentence of the message, or the type of an error without one."""
-    return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(". ")
 
 
 def file_lookup() -> Callable[[str], bool]:

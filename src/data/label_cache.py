@@ -25,9 +25,8 @@ _ARRAYS = ("offsets", "columns", "values", "unlisted")
 def cached_coco_labels(path: Path, labels: Sequence[str], folder: Path) -> LabelledImages:
     """Read labels as :func:`src.data.coco.read_coco_labels` does, through a cache file in ``folder``.
 
-    The cache file is named by a hash of the label file's bytes and of the labels, so it is never out of date, and may
-    be deleted at any time. A damaged one is written again; if ``folder`` is not writable, that is reported and the
-    labels are read each time.
+    The cache file is named by a hash of the label file's bytes and of the labels, so it is never out of date. A damaged
+    one is written again; if ``folder`` is not writable, that is reported and the labels are read each time.
 
     Raises:
         UserError: as ``read_coco_labels``.

@@ -111,8 +111,9 @@ class LabelMatrix:
 
     def select_rows(self, rows: Tensor) -> LabelMatrix:
         """Keep these rows, in this order."""
-        which, entry = self._entries_of(rows)
-        offsets = _offsets(which, len(rows))
+        _, entry = self._entries_of(rows)
+        offsets = torch.zeros(len(rows) + 1, dtype=torch.int64)
+        offsets[1:] = self.offsets.diff()[rows].cumsum(0)
         return LabelMatrix(offsets, self.columns[entry], self.values[entry], self.unlisted[rows], self.num_labels)
 
     def select_columns(self, columns: Sequence[int] | Tensor) -> LabelMatrix:
@@ -147,13 +148,6 @@ class LabelMatrix:
         which = torch.repeat_interleave(torch.arange(len(rows)), counts)
         within = torch.arange(len(which)) - (counts.cumsum(0) - counts)[which]
         return which, self.offsets[rows][which] + within
-
-
-def _offsets(rows: Tensor, num_rows: int) -> Tensor:
-    """Return where the entries of each row begin, and where the last row ends: [num_rows + 1]."""
-    offsets = torch.zeros(num_rows + 1, dtype=torch.int64)
-    offsets[1:] = torch.bincount(rows, minlength=num_rows).cumsum(0)
-    return offsets
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """Metadata folders: everything about a data set except its images.
 
-This project's form, which holds no pickle (src/data/metadata_writer.py):
+This project's form, which holds no pickle:
 
     split.json          labels, seen and unseen, and the names of the files below
     word_vectors.npy    [D, C] float32
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from src.data.official import (
@@ -33,7 +34,7 @@ from src.data.official import (
 )
 from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError
-from src.utils.files import read_json
+from src.utils.files import read_json_as
 
 FORMAT = "zero-shot-split/1"
 
@@ -96,50 +97,58 @@ def load_metadata(folder: str | Path, kind: str | None = None) -> Metadata:
     if found is None:
         raise UserError(
             f"{folder} is no metadata folder: it has no split.json (made by prepare_data.py), and not all of "
-            f"{', '.join(COCO_FILES)} "
-            f"or of {', '.join(NUS_WIDE_FILES)} (the released code's)"
+            f"{', '.join(COCO_FILES)} or of {', '.join(NUS_WIDE_FILES)} (the released code's)"
         )
     if kind is not None and kind != found:
         raise UserError(f"{folder} is a metadata folder of kind {found}, not {kind}")
     if found == "SDL":
         return _load_own(folder)
     split = read_coco_split(folder) if found == "COCO" else read_nus_wide_split(folder)
-    train, val, val_unseen = (_existing(folder / "zs_split" / name) for name in SPLIT_FILES)
+    paths = (folder / "zs_split" / name for name in SPLIT_FILES)
+    train, val, val_unseen = (path if path.is_file() else None for path in paths)
     return Metadata(folder, found, split, train, val, val_unseen)
 
 
-def _existing(path: Path) -> Path | None:
-    return path if path.is_file() else None
+class _ExtraFiles(Struct):
+    words: str
+    vectors: str
+
+
+class _SplitFile(Struct):
+    """Content of ``split.json``; files are named relative to its folder."""
+
+    format: str
+    name: str
+    labels: list[str]
+    seen: list[str]
+    unseen: list[str]
+    word_vectors: str
+    train: str | None = None
+    val: str | None = None
+    images: str | None = None
+    extra_words: _ExtraFiles | None = None
 
 
 def _load_own(folder: Path) -> Metadata:
     path = folder / "split.json"
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_json_as(path, _SplitFile, "split file of prepare_data.py")
+    if content.format != FORMAT:
         raise UserError(f"{path} is not of the format {FORMAT!r}; make it again with prepare_data.py")
-    try:
-        labels = [str(label) for label in content["labels"]]
-        seen, unseen = (columns_of(content[side], labels, f"{path}, {side}") for side in ("seen", "unseen"))
-        split = make_split(
-            labels,
-            seen,
-            unseen,
-            _load_vectors(folder / content["word_vectors"]),
-            name=content["name"],
-            source=str(path),
-        )
-        files = {part: _named_file(folder, content.get(part)) for part in ("train", "val")}
-        root = content.get("images")
-        return Metadata(
-            folder,
-            "SDL",
-            split,
-            **files,
-            image_root=(folder / root) if root else None,
-            extra_words=_load_extra(folder, content.get("extra_words"), split),
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is incomplete: {error}") from error
+    seen, unseen = (
+        columns_of(names, content.labels, f"{path}, {side}")
+        for side, names in (("seen", content.seen), ("unseen", content.unseen))
+    )
+    vectors = _load_vectors(folder / content.word_vectors)
+    split = make_split(content.labels, seen, unseen, vectors, name=content.name, source=str(path))
+    return Metadata(
+        folder,
+        "SDL",
+        split,
+        train=_named_file(folder, content.train),
+        val=_named_file(folder, content.val),
+        image_root=folder / content.images if content.images else None,
+        extra_words=_load_extra(folder, content.extra_words, split),
+    )
 
 
 def _named_file(folder: Path, name: str | None) -> Path | None:
@@ -158,13 +167,13 @@ def _load_vectors(path: Path) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _load_extra(folder: Path, names: dict[str, str] | None, split: ZeroShotSplit) -> ExtraWords | None:
-    if names is None:
+def _load_extra(folder: Path, files: _ExtraFiles | None, split: ZeroShotSplit) -> ExtraWords | None:
+    if files is None:
         return None
-    words = tuple(str(word) for word in read_json(folder / names["words"]))
-    vectors = _load_vectors(folder / names["vectors"])
+    words = tuple(read_json_as(folder / files.words, list[str], "list of words"))
+    vectors = _load_vectors(folder / files.vectors)
     if vectors.shape != (split.wordvec_dim, len(words)):
         raise UserError(
-            f"{folder / names['vectors']} has shape {tuple(vectors.shape)}, not [{split.wordvec_dim}, {len(words)}]"
+            f"{folder / files.vectors} has shape {tuple(vectors.shape)}, not [{split.wordvec_dim}, {len(words)}]"
         )
     return ExtraWords(words, vectors)

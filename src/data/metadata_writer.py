@@ -37,10 +37,9 @@ def check_output_folder(folder: Path, overwrite: bool) -> None:
 def _is_own(folder: Path) -> bool:
     """Return whether prepare_data.py made the folder; a ``split.json`` of another program is not ours to delete."""
     try:
-        content = read_json(folder / "split.json")
-    except UserError:
+        return str(read_json(folder / "split.json")["format"]).startswith(FORMAT.partition("/")[0])
+    except (UserError, LookupError, TypeError):
         return False
-    return isinstance(content, dict) and str(content.get("format")).startswith(FORMAT.partition("/")[0])
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def write_metadata(
 
     Args:
         folder: the folder to make.
-        content: what goes into it.
+        content: its content.
         overwrite: replace a folder of this form.
         official: also write the files of the released code, into the sub-folder ``official``.
 

@@ -121,9 +121,8 @@ def read_nus_wide_split(folder: Path) -> ZeroShotSplit:
 def write_official(folder: Path, split: ZeroShotSplit, parts: Mapping[str, LabelledImages]) -> None:
     """Write the released code's files: the COCO form for COCO's 80 classes, the NUS-WIDE form for other labels.
 
-    ``zs_split/`` holds the training images, the validation images, and those of them with an unseen label. That
-    form has no unknown labels: only positive ones are written, as annotations with an ``area`` of 0, a key that the
-    released data set class reads.
+    That form has no unknown labels: only positive ones are written, as annotations with an ``area`` of 0, a key that
+    the released data set class reads.
 
     Raises:
         UserError: a label is neither seen nor unseen, which the form cannot express.
@@ -144,15 +143,13 @@ def write_official(folder: Path, split: ZeroShotSplit, parts: Mapping[str, Label
         _dump(dict(enumerate(split.labels)), folder / "classes.pickle")
         _dump(split.names(split.unseen), folder / "unseen_classes.pickle")
         _dump(vectors, folder / "wordvec_array.pickle")
-    train, val, val_unseen = (folder / "zs_split" / name for name in SPLIT_FILES)
-    keys = {"area": 0.0, "iscrowd": 0}
-    if "train" in parts:
-        write_coco_labels(train, _positive_only(parts["train"]), split.labels, keys)
-    if "val" in parts:
-        images = _positive_only(parts["val"])
-        write_coco_labels(val, images, split.labels, keys)
-        zero_shot = images.targets.select_columns(split.unseen).positives_per_image().nonzero()[:, 0]
-        write_coco_labels(val_unseen, images.rows(zero_shot), split.labels, keys)
+    written = {name: _positive_only(images) for name, images in parts.items()}
+    if "val" in written:
+        zero_shot = written["val"].targets.select_columns(split.unseen).positives_per_image().nonzero()[:, 0]
+        written["val_unseen"] = written["val"].rows(zero_shot)
+    for part, file in zip(("train", "val", "val_unseen"), SPLIT_FILES, strict=True):
+        if part in written:
+            write_coco_labels(folder / "zs_split" / file, written[part], split.labels, {"area": 0.0, "iscrowd": 0})
 
 
 def _positive_only(images: LabelledImages) -> LabelledImages:

@@ -106,17 +106,15 @@ def find_image_root(metadata: Metadata, data: str | Path | None) -> Path:
     Raises:
         UserError: there is none.
     """
-    is_metadata = (
-        data is not None and metadata.image_root is not None and Path(data).resolve() == metadata.folder.resolve()
-    )
-    root = metadata.image_root if data is None or is_metadata else Path(data)
-    if root is None:
+    recorded = metadata.image_root
+    if data is not None and (recorded is None or Path(data).resolve() != metadata.folder.resolve()):
+        root, origin = Path(data), ""
+    elif recorded is not None:
+        root, origin = recorded, f" (recorded in {metadata.folder}; give --data)"
+    else:
         raise UserError(f"--data is needed: {metadata.folder} does not say where its images are")
     if not root.is_dir():
-        raise UserError(
-            f"--data {root}: no such folder"
-            + ("" if root != metadata.image_root else f" (recorded in {metadata.folder}; give --data)")
-        )
+        raise UserError(f"--data {root}: no such folder{origin}")
     return root
 
 
@@ -126,8 +124,7 @@ def load_training_set(metadata: Metadata, data: str | Path | None) -> TrainingSe
     Raises:
         UserError: the folder has no training labels, images are missing, or none has a seen label.
     """
-    path = _label_file(metadata, metadata.train, "train.json", "zs_split/train_17_48.json")
-    images = _labels(path, metadata)
+    path, images = _read(metadata, "train")
     split = metadata.split.select(metadata.split.seen)
     seen = images.with_targets(images.targets.select_columns(metadata.split.seen))
     rows = seen.targets.positives_per_image().nonzero()[:, 0]
@@ -147,12 +144,12 @@ def load_evaluation_set(metadata: Metadata, data: str | Path | None) -> Evaluati
     Raises:
         UserError: the folder has no validation labels, or images are missing.
     """
-    path = _label_file(metadata, metadata.val, "val.json", "zs_split/val_17_48.json")
-    images = _labels(path, metadata)
+    path, images = _read(metadata, "val")
     in_generalized = torch.ones(len(images), dtype=torch.bool)
     in_zero_shot = in_generalized.clone()
     if metadata.val_unseen is not None:
-        images, in_zero_shot, in_generalized = _join(images, _labels(metadata.val_unseen, metadata))
+        _, zero_shot = _read(metadata, "val_unseen")
+        images, in_zero_shot, in_generalized = _join(images, zero_shot)
     paths = locate_images(images.file_names, find_image_root(metadata, data), str(path))
     return EvaluationSet(paths, images.targets, in_zero_shot, in_generalized)
 
@@ -183,12 +180,10 @@ def _join(images: LabelledImages, zero_shot: LabelledImages) -> tuple[LabelledIm
     return joined, in_zero_shot, in_generalized
 
 
-def _labels(path: Path, metadata: Metadata) -> LabelledImages:
-    return cached_coco_labels(path, metadata.split.labels, metadata.folder / "label_cache")
-
-
-def _label_file(metadata: Metadata, path: Path | None, own_name: str, official_name: str) -> Path:
+def _read(metadata: Metadata, part: str) -> tuple[Path, LabelledImages]:
+    """Read the labels of ``train``, ``val`` or ``val_unseen``."""
+    path: Path | None = getattr(metadata, part)
     if path is None:
-        name = own_name if metadata.kind == "SDL" else official_name
+        name = f"{part}.json" if metadata.kind == "SDL" else f"zs_split/{part}_17_48.json"
         raise UserError(f"{metadata.folder} has no {name}; it is needed to train or validate")
-    return path
+    return path, cached_coco_labels(path, metadata.split.labels, metadata.folder / "label_cache")
