@@ -64,11 +64,11 @@ def train(
     """Train to the end of the run, and summarise it."""
     from src.training.run_folder import EVENTS
     from src.training.run_summary import print_summary, write_run_report
-    from src.training.tensorboard import open_logger
+    from src.training.tensorboard import Logger
     from src.training.trainer import Trainer
 
     events = components.folder.path / EVENTS if settings.output.tensorboard and processes.is_first else None
-    with open_logger(events) as logger:
+    with Logger(events) as logger:
         logger.settings(components.identity.settings)
         trainer = Trainer(settings.run, components, state, processes, stop, logger)
         trainer.run()

@@ -170,6 +170,7 @@ class StopAt(Logger):
     """Stop the run in this process after these steps, counted over all epochs, as Ctrl-C does."""
 
     def __init__(self, *steps: int, number: int = signal.SIGINT, times: int = 1) -> None:
+        super().__init__()
         self._steps, self._number, self._times = steps, number, times
 
     def step(self, global_step: int, scalars: Mapping[str, float]) -> None:
@@ -179,8 +180,8 @@ class StopAt(Logger):
 
 
 def logged_by(logger: Logger) -> contextlib.AbstractContextManager[Any]:
-    """Within it runs of train.py in this process tell ``logger`` of their steps."""
-    return mock.patch("src.training.tensorboard.open_logger", return_value=logger)
+    """Make runs of train.py in this process log to ``logger``."""
+    return mock.patch("src.training.tensorboard.Logger", return_value=logger)
 
 
 def file_names(metadata: Path, part: str) -> list[str]:

@@ -60,7 +60,7 @@ def split_of(training: TrainingSet, val: tuple[int, ...] = (), labels: tuple[int
     is_val = torch.isin(rows, torch.tensor(val, dtype=torch.int64))
     train = training.select_labels(labels).select_rows(rows[~is_val])
     held_out = training.select_rows(rows[is_val])
-    return TrainValSplit("seen" if val else "test", training, rows[~is_val], rows[is_val], train, held_out)
+    return TrainValSplit(training, rows[~is_val], rows[is_val], train, held_out)
 
 
 def image_batches(

@@ -1,35 +1,25 @@
-"""The order of an epoch, and how its steps are shared out among batches and processes."""
+"""Order of an epoch, and division of its steps into micro-batches and processes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from src.data.order import EpochOrder, micro_batches, num_steps
+from src.data.order import epoch_order, micro_batches, num_steps
 
 
-def test_an_order_follows_from_seed_and_epoch_alone():
-    first = [EpochOrder(20, 3).of(epoch).tolist() for epoch in (1, 2, 3)]
-    backwards = EpochOrder(20, 3)
-    assert [backwards.of(epoch).tolist() for epoch in (3, 2, 1)] == first[::-1]
-    assert backwards.of(2).tolist() == first[1]
-    assert all(sorted(order) == list(range(20)) for order in first)
-    assert first[0] != first[1] != first[2] != first[0]
-    assert EpochOrder(20, 4).of(1).tolist() != first[0]
-
-
-def test_the_orders_are_the_permutations_of_one_generator():
+def test_orders_are_the_permutations_of_one_generator():
     generator = torch.Generator().manual_seed(7)
     expected = [torch.randperm(9, generator=generator).tolist() for _ in range(4)]
-    order = EpochOrder(9, 7)
-    assert [order.of(epoch).tolist() for epoch in range(1, 5)] == expected
+    assert [epoch_order(9, 7, epoch).tolist() for epoch in range(1, 5)] == expected
+    assert epoch_order(9, 8, 1).tolist() != expected[0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 16, 17, 23, 24, 25, 33])
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_every_image_has_one_place_and_the_weights_of_a_step_add_up(count, batch_size, accumulate, processes):
+def test_each_image_is_used_once_and_the_weights_of_a_step_sum_to_one(count, batch_size, accumulate, processes):
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     taken = [
         micro_batches(order, batch_size, accumulate=accumulate, process=process, processes=processes)
@@ -52,7 +42,7 @@ def test_every_image_has_one_place_and_the_weights_of_a_step_add_up(count, batch
             start = place + 1
 
 
-def test_step_has_the_same_images_however_it_is_divided():
+def test_division_keeps_the_images_of_a_step():
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     expected = [set(micro_batch.rows) for micro_batch in micro_batches(order, 16)]
     for batch_size, accumulate, processes in ((8, 2, 1), (8, 1, 2), (4, 2, 2)):
@@ -72,7 +62,7 @@ def test_step_has_the_same_images_however_it_is_divided():
         assert steps == expected
 
 
-def test_rest_of_an_epoch_is_its_end():
+def test_start_leaves_out_the_first_steps():
     order = torch.randperm(23, generator=torch.Generator().manual_seed(0))
     whole = micro_batches(order, 4, accumulate=2)
     steps = num_steps(23, 4, accumulate=2)
@@ -82,15 +72,12 @@ def test_rest_of_an_epoch_is_its_end():
         assert sum(micro_batch.ends_step for micro_batch in left) == steps - done
 
 
-def test_a_single_last_image_joins_the_step_before_it():
+def test_single_last_image_joins_the_previous_step():
     order = torch.arange(9)
     assert [micro_batch.rows for micro_batch in micro_batches(order, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
     assert [len(micro_batch.rows) for micro_batch in micro_batches(order, 1)] == [1] * 9  # asked for
-    assert [micro_batch.rows for micro_batch in micro_batches(torch.arange(10), 4)] == [
-        [0, 1, 2, 3],
-        [4, 5, 6, 7],
-        [8, 9],
-    ]
+    two_left = micro_batches(torch.arange(10), 4)
+    assert [micro_batch.rows for micro_batch in two_left] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [micro_batch.rows for micro_batch in micro_batches(torch.arange(1), 4)] == [[0]]
     # two processes: three left would give one of them a single image
     assert [micro_batch.rows for micro_batch in micro_batches(torch.arange(11), 4, process=0, processes=2)] == [

@@ -1,4 +1,4 @@
-"""The output folder of a run: last, best and further checkpoints, the log, and what an earlier run left."""
+"""The output folder of a run: last, best and further checkpoints, the log, and files of an earlier run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers import SIZE, TINY, make_toy_split, tiny_model
 
 
 class Run:
-    """A folder with its log and its best epochs, as the trainer keeps them."""
+    """A run folder with its log and its best epochs."""
 
     def __init__(self, path: Path, *, overwrite: bool = False, **options: Any) -> None:
         self.path = path
@@ -60,11 +60,11 @@ def test_last_epoch_and_best_by_each_criterion_are_kept(tmp_path):
     assert run.files() == sorted([*names, "log.jsonl"])
 
 
-def test_zero_is_a_best_value_too(tmp_path):
+def test_value_of_zero_is_an_improvement(tmp_path):
     assert Run(tmp_path).record(1, zero_shot=0.0) == ["zero_shot"]
 
 
-def test_the_moving_average_has_its_own_last_file_and_may_be_the_best(tmp_path):
+def test_moving_average_has_its_own_last_file_and_may_be_the_best(tmp_path):
     run = Run(tmp_path)
     run.record(1, {"seen": 7.0}, seen=6.0)
     assert settings_in(tmp_path / "model-best-seen.ckpt") == {"epoch": 1, "weights": "-ema"}
@@ -88,13 +88,13 @@ def test_earlier_run_is_replaced_only_with_overwrite(tmp_path):
 
 def test_overwrite_removes_files_of_the_earlier_run_and_nothing_else(tmp_path):
     Run(tmp_path, every=1).record(1, {"seen": 1.0}, seen=50.0)
-    for name in ("state.pt", "state-previous.pt", "state.pt.new", "curves.png", "report.html", "notes.txt"):
+    for name in ("state.pt", "state-previous.pt", "curves.png", "report.html", "notes.txt"):
         (tmp_path / name).write_text("x")
     Run(tmp_path, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "notes.txt"]
 
 
-def test_a_run_that_stopped_in_its_first_epoch_does_not_block_the_next(tmp_path):
+def test_run_without_a_finished_epoch_is_replaced(tmp_path):
     Run(tmp_path)
     Run(tmp_path).record(1, seen=50.0)
 
@@ -110,7 +110,7 @@ def test_resume_removes_only_temporary_files(tmp_path):
     assert run.files() == sorted([*whole, "mine.tmp"])
 
 
-def test_an_output_folder_below_a_file_is_a_user_error(tmp_path):
+def test_output_folder_below_a_file_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--path_output .*: cannot be written: .*; choose another place"):
         Run(tmp_path / "file" / "run")

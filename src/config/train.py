@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from src.choices import (
     AUGMENTATIONS,
@@ -40,12 +40,11 @@ from src.config.arguments import (
     positive_float,
     positive_int,
 )
+from src.config.settings import settings_of
 
 IMAGE_SIZE = 224
 LR_FINE_TUNING = 2.5e-5  # the released COCO script
 LR_FROZEN = 1e-3  # a fresh head on fixed features takes a larger one (chosen on Corel5k, docs/results.md)
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -175,18 +174,14 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
 
 def train_settings(args: argparse.Namespace) -> TrainSettings:
     """Group the parsed flags."""
-
-    def group(kind: type[_T]) -> _T:
-        return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})  # type: ignore[arg-type]
-
     return TrainSettings(
-        data=group(DataSettings),
-        model=group(ModelSettings),
-        loss=group(LossSettings),
-        optim=group(OptimSettings),
-        run=group(RunSettings),
-        selection=group(SelectionSettings),
-        output=group(OutputSettings),
+        data=settings_of(DataSettings, args),
+        model=settings_of(ModelSettings, args),
+        loss=settings_of(LossSettings, args),
+        optim=settings_of(OptimSettings, args),
+        run=settings_of(RunSettings, args),
+        selection=settings_of(SelectionSettings, args),
+        output=settings_of(OutputSettings, args),
         device=args.device,
         precision=args.precision,
         autocast_enabled=bool(args.autocast_enabled),

@@ -12,27 +12,12 @@ import torch
 from torch import Tensor
 
 
-class EpochOrder:
-    """Random order of N images in every epoch: the e-th permutation that a generator with this seed draws."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self._count, self._seed = count, seed
-        self._restart()
-
-    def _restart(self) -> None:
-        self._generator = torch.Generator()
-        self._generator.manual_seed(self._seed)
-        self._drawn = 0
-
-    def of(self, epoch: int) -> Tensor:
-        """Return the order [N] of an epoch, counted from 1; fastest for ascending epochs."""
-        if epoch <= self._drawn:
-            self._restart()
-        while True:
-            order = torch.randperm(self._count, generator=self._generator)
-            self._drawn += 1
-            if self._drawn == epoch:
-                return order
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """Return the random order [N] of N images in an epoch e, counted from 1: the e-th permutation of a generator."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epoch - 1):
+        torch.randperm(count, generator=generator)
+    return torch.randperm(count, generator=generator)
 
 
 class MicroBatch(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,36 +26,6 @@ from src.utils.distributed import ALONE, first_goes_ahead
 Part = Literal["test", "val"]  # the evaluation images, or the held-out training images
 
 
-class BatchSource(Protocol):
-    """Training batches, and embeddings to evaluate.
-
-    Attributes:
-        module: is trained; it maps the inputs of the batches to embeddings [b, D*M].
-        count: number of images to train on.
-        bad: messages about unreadable training images that are left out.
-    """
-
-    module: nn.Module
-    count: int
-    bad: tuple[str, ...]
-
-    def batches(self, epoch: int, micro_batches: Sequence[MicroBatch]) -> Iterator[TrainBatch]:
-        """Load these micro-batches of an epoch; their rows count from 0 to ``count``."""
-        ...
-
-    def names(self, rows: Tensor) -> list[str]:
-        """Return the image files of these rows."""
-        ...
-
-    def embeddings(self, part: Part, module: nn.Module) -> Embedded:
-        """Compute embeddings [n, D*M] with ``module`` or a copy of it; only the first process gets all of them."""
-        ...
-
-    def set_training(self) -> None:
-        """Put the module into training mode."""
-        ...
-
-
 @dataclass(frozen=True)
 class ImageOptions:
     """How images are transformed and trained on.
@@ -73,7 +43,13 @@ class ImageOptions:
 
 
 class ImageBatches:
-    """Read and augment the images in every epoch, to train the whole model."""
+    """Read and augment the images in every epoch, to train the whole model.
+
+    Attributes:
+        module: is trained; it maps the inputs of the batches to embeddings [b, D*M].
+        count: number of images to train on.
+        bad: messages about unreadable training images that are left out; here they are replaced instead.
+    """
 
     def __init__(
         self,
@@ -145,7 +121,10 @@ class FeatureOptions:
 
 
 class FeatureBatches:
-    """Compute the features of a frozen backbone once, without augmentation, to train only the head."""
+    """Compute the features of a frozen backbone once, without augmentation, to train only the head.
+
+    Attributes and methods are those of :class:`ImageBatches`.
+    """
 
     def __init__(
         self,
@@ -191,6 +170,9 @@ class FeatureBatches:
         self.module.train()
 
 
+BatchSource = ImageBatches | FeatureBatches
+
+
 def _features(model: SDLModel, paths: list[Path], kind: str, options: FeatureOptions, loader: LoaderConfig) -> Embedded:
     """Read the features of some images from the cache, or compute them in this process alone."""
     images = ImageDataset(paths, options.transform)
@@ -200,7 +182,7 @@ def _features(model: SDLModel, paths: list[Path], kind: str, options: FeatureOpt
         title = f"features of the {kind} images"
         return embed_images(model.forward_features, images, replace(loader, processes=ALONE), title)
 
-    found = cached_features(options.cache, key, (len(paths), model.num_features), compute)
+    found = cached_features(options.cache, key, compute)
     if len(found.rows) == 0:
         raise UserError(f"--data: none of the {len(paths)} {kind} images can be read")
     return found

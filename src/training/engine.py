@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -78,7 +78,7 @@ class EpochSums:
 
     def values(self) -> list[float]:
         """Return the sums in the order of the fields."""
-        return [getattr(self, one.name) for one in fields(self)]
+        return list(astuple(self))
 
     def means(self) -> dict[str, float]:
         """Return the means for the log."""

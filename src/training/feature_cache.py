@@ -67,22 +67,22 @@ def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], settings: F
     return digest.hexdigest()[:32]
 
 
-def cached_features(folder: Path, key: str, shape: tuple[int, int], compute: Callable[[], Embedded]) -> Embedded:
+def cached_features(folder: Path, key: str, compute: Callable[[], Embedded]) -> Embedded:
     """Read the features named ``key`` from ``folder``, or compute and store them. The folder may be deleted any time.
 
-    A file that cannot be read, or has another shape, is computed anew; a folder that cannot be written to is reported,
-    and the features live in memory only.
+    A file that cannot be read is computed anew; a folder that cannot be written to is reported, and the features live
+    in memory only.
 
     Args:
         folder: of the cache.
         key: see :func:`feature_key`.
-        shape: number of images, unreadable ones included, and of features of each.
         compute: called where the cache has no such features.
     """
     path = folder / f"{key}.pt"
     if path.is_file():
         try:
-            return _read(path, shape)
+            stored = read_state_file(path)
+            return Embedded(stored["outputs"], stored["rows"], tuple(stored["bad"]))
         except UserError as error:
             print(f"computing the features again: {error}", file=sys.stderr)
     features = compute()
@@ -92,20 +92,3 @@ def cached_features(folder: Path, key: str, shape: tuple[int, int], compute: Cal
     except UserError as error:
         print(f"the features are not kept for the next run: {error}", file=sys.stderr)
     return features
-
-
-def _read(path: Path, shape: tuple[int, int]) -> Embedded:
-    """Read a file of the cache.
-
-    Raises:
-        UserError: it is damaged, or does not hold the features of so many images.
-    """
-    stored = read_state_file(path)
-    outputs, rows, bad = (stored.get(name) for name in ("outputs", "rows", "bad"))
-    if (
-        not isinstance(outputs, Tensor) or not isinstance(rows, Tensor) or not isinstance(bad, list)
-        or outputs.dtype != torch.float32 or outputs.shape != (len(rows), shape[1] if len(rows) else 0)
-        or rows.shape != (shape[0] - len(bad),)
-    ):  # fmt: skip
-        raise UserError(f"{path} does not hold features of {shape[0]} images, {shape[1]} of each")
-    return Embedded(outputs, rows, tuple(bad))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from src.choices import Selection
 from src.config.train import SelectionSettings
 from src.data.parts import TrainingSet
 from src.data.split import ZeroShotSplit
@@ -23,14 +22,13 @@ class TrainValSplit:
     """Training images divided into those to train on and those to select the best epoch on.
 
     Attributes:
-        select_on: what selects the best epoch; with ``test``, ``val`` is empty.
         all: every training image with all seen labels.
         train_rows, val_rows: ascending rows of ``all``.
         train: the images and labels to train on; without the pseudo-unseen labels.
-        val: the held-out images; in its split the labels of ``train`` are seen, and the pseudo-unseen ones unseen.
+        val: the held-out images, none if the evaluation images select; in its split the labels of ``train`` are seen,
+            and the pseudo-unseen ones unseen.
     """
 
-    select_on: Selection
     all: TrainingSet
     train_rows: Tensor
     val_rows: Tensor
@@ -72,7 +70,7 @@ def split_training_set(training: TrainingSet, settings: SelectionSettings, seed:
         )
     val = training.select_rows(val_rows)
     val = replace(val, split=replace(val.split, seen=columns, unseen=pseudo_unseen))
-    return TrainValSplit(settings.select_on, training, train_rows, val_rows, train.select_rows(train_rows), val)
+    return TrainValSplit(training, train_rows, val_rows, train.select_rows(train_rows), val)
 
 
 def _draw_labels(

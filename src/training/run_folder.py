@@ -81,7 +81,7 @@ class RunFolder:
             file.unlink(missing_ok=True)
         if resumed:
             return
-        for name in (f"{STATE}.new", STATE, PREVIOUS):
+        for name in (STATE, PREVIOUS):
             (self.path / name).unlink(missing_ok=True)
         self.write_log([])
         for pattern in ("model-*.ckpt", "model-*.ckpt.sha256", "*.png", "report.html"):

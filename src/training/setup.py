@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from src.checkpoint import CheckpointInfo, ModelConfig
-from src.config.train import DataSettings, LossSettings, OptimSettings, TrainSettings
+from src.config.train import DataSettings, OptimSettings, TrainSettings
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
 from src.data.split import ZeroShotSplit
@@ -69,7 +69,8 @@ def build_components(
     output = settings.output
     folder = RunFolder(output.path_output, half=output.half_weights, every=output.save_epochs, keep=output.keep)
     stored = processes.from_first(read_state(folder.path) if output.resume and processes.is_first else None)
-    seed = processes.from_first(_choose_seed(settings.seed, stored))
+    seed = processes.from_first(secrets.randbelow(2**31) if settings.seed is None else settings.seed)
+    seed = seed if stored is None else stored["progress"]["seed"]
     settings = replace(settings, seed=seed)
     seed_everything(seed)  # a resumed run creates the same random backbone again
     started_with = None if stored is None else stored["settings"]["precision"]
@@ -84,7 +85,12 @@ def build_components(
         print(describe(data, train_val, config, loader))
     source = _build_source(settings, data, model, config, train_val, loader)
     total_steps = settings.run.num_epochs * steps_per_epoch(source.count, settings.run, processes)
-    criterion = _build_criterion(settings.loss, train_val.train)
+    criterion = SDLLoss(
+        weight=settings.loss.var_weight,
+        wordvec_array=train_val.train.split.word_vectors,
+        normalization=settings.loss.normalization,
+        unknown=settings.loss.unknown,
+    )
     learner = build_learner(settings.optim, source.module, criterion, loader, total_steps)
     if settings.model.freeze_backbone:
         learner = replace(learner, precision=None)  # a head alone is fast enough in float32
@@ -144,13 +150,6 @@ def _find_metadata(settings: DataSettings) -> Path:
     return OFFICIAL_METADATA
 
 
-def _choose_seed(flag: int | None, stored: Mapping[str, Any] | None) -> int:
-    """Return the seed of the run that is resumed, else ``--seed``, else a random one."""
-    if stored is not None:
-        return int(stored["progress"]["seed"])
-    return flag if flag is not None else secrets.randbelow(2**31)
-
-
 def _build_source(
     settings: TrainSettings,
     data: Data,
@@ -186,16 +185,6 @@ def _build_source(
     return FeatureBatches(
         model, train_val, data.evaluation, FeatureOptions(evaluation_as, cache, of_features), loader
     )  # fmt: skip
-
-
-def _build_criterion(settings: LossSettings, train: TrainingSet) -> SDLLoss:
-    """Create the loss over the labels of the training set."""
-    return SDLLoss(
-        weight=settings.var_weight,
-        wordvec_array=train.split.word_vectors,
-        normalization=settings.normalization,
-        unknown=settings.unknown,
-    )
 
 
 def build_learner(

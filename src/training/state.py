@@ -20,7 +20,7 @@ from src.models.state_files import read_state_file
 from src.training.engine import EpochSums, Learner
 from src.utils.files import atomic_write
 
-FORMAT = "sdl-training-state/2"
+FORMAT = "sdl-training-state/3"
 STATE, PREVIOUS = "state.pt", "state-previous.pt"
 # Flags that may differ when a run is resumed: they change where things are read and written, not the numbers.
 FREE_SETTINGS = frozenset(
@@ -36,12 +36,11 @@ class TrainState:
     Attributes:
         seed: of order and augmentation; drawn at the start if none was given.
         epoch, step: the current epoch, counted from 1, and its finished steps.
-        sums: of this epoch, in this process.
+        sums: of this epoch, in this process; in a saved state, in all of them.
         entries: the lines of log.jsonl.
         best: criterion -> (value, epoch).
         bad: messages about unreadable images, each once.
         lr: learning rates of the last step, by group.
-        other_sums: in a saved state, ``sums`` of the second and further processes.
         seconds: time spent in this epoch so far.
         finished: whether the last epoch is over.
     """
@@ -54,7 +53,6 @@ class TrainState:
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
     lr: dict[str, float] = field(default_factory=dict)
-    other_sums: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
     finished: bool = False
 
@@ -109,9 +107,7 @@ def data_facts(training: TrainingSet, split: ZeroShotSplit) -> dict[str, Any]:
 
 
 def save_state(folder: Path, learner: Learner, state: TrainState, identity: RunIdentity) -> None:
-    """Write ``state.pt``; the file that was there becomes ``state-previous.pt``.
-
-    One of the two is whole at every moment, even if the process is killed.
+    """Write ``state.pt``; the file that was there becomes ``state-previous.pt`` before, so that one is always whole.
 
     Raises:
         UserError: it cannot be written.
@@ -128,11 +124,10 @@ def save_state(folder: Path, learner: Learner, state: TrainState, identity: RunI
         "data": dict(identity.data),
     }
     path = folder / STATE
-    with atomic_write(folder / f"{STATE}.new") as stream:
-        torch.save(content, stream)
     if path.exists():
         os.replace(path, folder / PREVIOUS)
-    os.replace(folder / f"{STATE}.new", path)
+    with atomic_write(path) as stream:
+        torch.save(content, stream)
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
@@ -144,7 +139,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         UserError: there are files, but none can be read.
     """
     problems: list[str] = []
-    for name in (f"{STATE}.new", STATE, PREVIOUS):
+    for name in (STATE, PREVIOUS):
         path = folder / name
         if not path.is_file():
             continue

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from src.checkpoint import CheckpointInfo
 from src.config.train import RunSettings
-from src.data.order import EpochOrder, MicroBatch, micro_batches, num_steps
+from src.data.order import MicroBatch, epoch_order, micro_batches, num_steps
 from src.embedding import Embedded
 from src.errors import NonFiniteRunError, UserError
 from src.loss_functions.SDL_loss import diversity_weight
@@ -81,12 +81,11 @@ class Trainer:
     ) -> None:
         self._settings, self._parts, self.state = settings, components, state
         self._processes, self._stop, self._logger = processes, stop, logger
-        self._order = EpochOrder(components.source.count, state.seed)
         self._num_steps = steps_per_epoch(components.source.count, settings, processes)
         self._warned: set[str] = set()
         self._evaluated: Embedded | None = None  # of the last epoch
-        if not processes.is_first:  # ``sums`` of a restored state are those of the first process
-            state.sums = EpochSums(*(state.other_sums[processes.rank - 1] if state.other_sums else ()))
+        if not processes.is_first:  # ``sums`` of a restored state are those of all processes
+            state.sums = EpochSums()
 
     def run(self) -> None:
         """Train to the end.
@@ -116,7 +115,7 @@ class Trainer:
         state, settings, learner, source = self.state, self._settings, self._parts.learner, self._parts.source
         self._evaluated = None  # gigabytes for a large data set
         own_batches = micro_batches(
-            self._order.of(state.epoch),
+            epoch_order(source.count, state.seed, state.epoch),
             settings.batch_size,
             accumulate=settings.accumulate,
             process=self._processes.rank,
@@ -136,11 +135,11 @@ class Trainer:
                 bar.set_postfix_str(_format(metrics), refresh=False)
                 bar.update()
                 self._log_step(metrics)
-                stop = self._processes.any(bool(self._stop.signal_number))
-                if stop or (state.step % settings.save_steps == 0 and state.step < self._num_steps):
+                stopped_by = max(self._processes.gather(self._stop.signal_number))
+                if stopped_by or (state.step % settings.save_steps == 0 and state.step < self._num_steps):
                     self._save()
-                if stop:
-                    raise StoppedBySignalError(max(self._processes.gather(self._stop.signal_number)))
+                if stopped_by:
+                    raise StoppedBySignalError(stopped_by)
 
             try:
                 train_epoch(learner, self._load(own_batches), state.sums, on_step)
@@ -233,7 +232,7 @@ class Trainer:
             state.finished = True
         state.epoch += 1
         state.step, state.seconds = 0, 0.0
-        state.sums, state.other_sums = EpochSums(), []
+        state.sums = EpochSums()
 
     def _log_entry(self, sums: EpochSums, evaluated: list[EpochMetrics], seconds: float) -> dict[str, Any]:
         """Return the line of log.jsonl for the epoch."""
@@ -264,10 +263,10 @@ class Trainer:
         if learner.average is not None:
             processes.distribute_bn(learner.average.module, self._settings.dist_bn)
         if processes.count > 1:
-            _, *state.other_sums = processes.gather(state.sums.values())
             state.bad[:] = dict.fromkeys(message for bad in processes.gather(state.bad) for message in bad)
+        saved = replace(state, sums=self._total_sums())
         if processes.is_first:
-            save_state(self._parts.folder.path, learner, state, self._parts.identity)
+            save_state(self._parts.folder.path, learner, saved, self._parts.identity)
 
 
 def steps_per_epoch(count: int, settings: RunSettings, processes: Processes) -> int:

@@ -47,16 +47,8 @@ class Processes:
         """Return whether this process writes files and prints."""
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
-        """Return whether ``flag`` is set in any process."""
-        if self.count == 1:
-            return flag
-        return any(self.gather(flag))
-
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sum over the processes; the result is equal in all of them, to the last bit."""
-        if self.count == 1:
-            return list(values)
         return [sum(of_process) for of_process in zip(*self.gather(list(values)), strict=True)]
 
     def gather(self, value: _T) -> list[_T]:
@@ -82,11 +74,6 @@ class Processes:
         values: list[Any] | None = [None] * self.count if self.is_first else None
         dist.gather_object(tensor.cpu(), values, dst=0)
         return values or []
-
-    def wait(self) -> None:
-        """Wait for all processes."""
-        if self.count > 1:
-            dist.barrier()
 
     def wrap(self, module: nn.Module, device: torch.device) -> DistributedDataParallel | None:
         """Return a wrapper that averages the module's gradients over the processes; None where there is one process.
@@ -129,10 +116,10 @@ ALONE = Processes()
 def first_goes_ahead(processes: Processes) -> Iterator[None]:
     """Run the block in the first process, then in the others, which find its results in a cache."""
     if not processes.is_first:
-        processes.wait()
+        dist.barrier()
     yield
-    if processes.is_first:
-        processes.wait()
+    if processes.is_first and processes.count > 1:
+        dist.barrier()
 
 
 def device_of(name: str, processes: Processes) -> torch.device:
