@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from src.errors import UserError
-from src.inference.contact_sheet import ContactSheet
+from src.inference.contact_sheet import open_contact_sheet
 from src.tags import Tag
 
 CHROMIUM = next(
@@ -43,7 +43,7 @@ class Elements(HTMLParser):
 
 def sheet(folder: Path, title: str = "photos") -> Path:
     path = folder / "out" / "sheet.html"
-    with ContactSheet(path, title) as page:
+    with open_contact_sheet(path, title) as page:
         for name, colour, tags in (
             ("a b#1.jpg", "red", [Tag("sea", 1.25, False), Tag("boat", 0.5, True)]),
             ("ü.png", "green", [Tag("seagull", 2.0, False), Tag(ODD, -1.0, True)]),
@@ -92,10 +92,8 @@ def test_title_is_escaped(tmp_path):
 def test_failed_run_keeps_the_existing_page(tmp_path):
     path = sheet(tmp_path)
     before = path.read_bytes()
-    page = ContactSheet(path, "x")
-    page.__enter__()
-    page.add(Image.new("RGB", (8, 8)), [], tmp_path / "c.jpg")
-    assert not page.__exit__(RuntimeError, RuntimeError(), None)  # the exception propagates
+    with pytest.raises(AttributeError), open_contact_sheet(path, "x") as page:
+        page.add(None, [], tmp_path / "c.jpg")
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -104,7 +102,7 @@ def test_unwritable_page_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"cannot write .*sheet\.html"),
-        ContactSheet(tmp_path / "file" / "sheet.html", "x"),
+        open_contact_sheet(tmp_path / "file" / "sheet.html", "x"),
     ):
         pass
 

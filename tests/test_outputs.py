@@ -9,7 +9,7 @@ from PIL import Image
 import src.inference.run as run
 from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.inference.contact_sheet import ContactSheet
+from src.inference.contact_sheet import open_contact_sheet
 from src.inference.outputs import Outputs, format_tags, refuse_overwriting, target_names
 from src.inference.pipeline import Loading
 from src.inference.results import open_results
@@ -152,7 +152,7 @@ def test_previews_are_read_only_if_an_output_shows_them(tmp_path, tagger, monkey
     monkeypatch.setattr("src.visualize.save_tagged_image", lambda *arguments, **options: None)
     monkeypatch.setattr("src.visualize.save_explanation", lambda *arguments, **options: None)
     paths = write_images(tmp_path, 1)
-    with ContactSheet(tmp_path / "out.html", "x") as sheet:
+    with open_contact_sheet(tmp_path / "out.html", "x") as sheet:
         for outputs in (
             Outputs(), Outputs(keywords=Keywords(tmp_path / "k")), Outputs(sheet=sheet),
             Outputs(OutputOptions(folder=tmp_path / "o", annotate=True)),

@@ -25,8 +25,7 @@ from src.metrics import Protocol
 from src.run_report import Evaluated, RunReport, write_report
 from src.run_report.charts import Line, histogram, label_bars, line_chart, number
 from src.run_report.curves import curves
-from src.run_report.images import examples, samples
-from src.run_report.ranking import Confusion, Ranking, confusions, rank_labels
+from src.run_report.ranking import Confusion, Ranking, confusions, examples, rank_labels, samples
 from src.run_report.tables import measured
 from src.run_report.vectors import measure_spread
 from src.scoring import score_labels, top_k_labels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
         canvas.alpha_composite(colours)
         return canvas.convert("RGB")
     return image.convert("RGB")
+
+
+def data_url(image: Image.Image, size: tuple[int, int]) -> str:
+    """Return an RGB image, scaled down to fit ``size``, as a JPEG data URL for a web page."""
+    small = image.copy()
+    small.thumbnail(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:

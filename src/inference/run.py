@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from src.checkpoint.digest import file_digest
 from src.errors import UserError, blaming
-from src.inference.contact_sheet import ContactSheet
+from src.inference.contact_sheet import open_contact_sheet
 from src.inference.explain import feature_map
 from src.inference.formats import printable
 from src.inference.input_paths import expand
@@ -131,7 +131,7 @@ def open_outputs(settings: InferSettings, tagger: Tagger, rule: TagRule, num_ima
         recorded = recorded_settings(settings, tagger, rule)
         outputs.results = stack.enter_context(open_results(options, model=str(settings.model_path), settings=recorded))
     if options.html is not None:
-        outputs.sheet = stack.enter_context(ContactSheet(options.html, options.html.stem))
+        outputs.sheet = stack.enter_context(open_contact_sheet(options.html, options.html.stem))
     if options.keywords is not None:
         outputs.keywords = KeywordWriter(options.keywords)
     return outputs

@@ -9,8 +9,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import matplotlib
@@ -42,16 +41,8 @@ _STYLE: Any = {
 }
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of a chart.
-
-    Attributes:
-        name: for the legend.
-        points: (epoch, value).
-        colour: ``seen`` or ``unseen``.
-        dashed: whether it is drawn dashed.
-    """
+class Line(NamedTuple):
+    """A line of a chart: its name in the legend, points (epoch, value), and look (colour ``seen`` or ``unseen``)."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -59,17 +50,8 @@ class Line:
     dashed: bool = False
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A figure of the page.
-
-    Attributes:
-        title: its heading.
-        svg: the drawing.
-        lines: for the legend.
-        note: put below.
-        log: whether the scale is logarithmic.
-    """
+class Chart(NamedTuple):
+    """A figure of the page: heading, drawing, the lines of its legend, a note below, and whether its scale is log."""
 
     title: str
     svg: Markup | None
@@ -89,9 +71,13 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def _formatted(value: float, _: float) -> str:
+    return number(value)
+
+
 def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
     """Draw lines over epochs; values that are not finite are left out. None where no line has a finite point."""
-    lines = [replace(line, points=[point for point in line.points if math.isfinite(point[1])]) for line in lines]
+    lines = [line._replace(points=[point for point in line.points if math.isfinite(point[1])]) for line in lines]
     lines = [line for line in lines if line.points]
     if not lines:
         return None
@@ -110,7 +96,7 @@ def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
         subs = (1, 2, 5) if high / low < 100 else (1,)
         axes.set(yscale="log", ylim=(low / 1.15, high * 1.15))
         axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=7))
-        axes.yaxis.set_major_formatter(_format)
+        axes.yaxis.set_major_formatter(_formatted)
         axes.yaxis.minorticks_off()
     else:
         margin = max(0.08 * (high - low), 0.01 * abs(high)) or 1.0  # a line that only rounding moves is drawn flat
@@ -136,14 +122,7 @@ def histogram(title: str, values: np.ndarray, note: str, bins: int = 40) -> Char
 
 
 def label_bars(title: str, labels: Sequence[tuple[str, float, int]], colour: str, note: str) -> Chart:
-    """Draw two bars for each label: average precision upwards, positives downwards on a log scale.
-
-    Args:
-        title: the heading.
-        labels: (name, average precision in percent, positives), at least one, in the order in which they are drawn.
-        colour: ``seen`` or ``unseen``.
-        note: put below.
-    """
+    """Draw two bars for each label (name, average precision in percent, positives): the latter down on a log scale."""
     _, precisions, positives = zip(*labels, strict=True)
     most = max(10, *positives)
     decade = 10 ** int(math.log10(most))
@@ -160,18 +139,14 @@ def label_bars(title: str, labels: Sequence[tuple[str, float, int]], colour: str
         xticks=[],
         xlim=up.get_xlim(),
     )
-    down.yaxis.set_major_formatter(_format)
+    down.yaxis.set_major_formatter(_formatted)
     down.yaxis.minorticks_off()
     titles = [f"{name}: {precision:.1f} from {count:,}" for name, precision, count in labels]
     return Chart(title, _inline(figure, title, titles * 2), note=note)
 
 
-def _format(value: float, _: float) -> str:
-    return number(value)
-
-
 def _chart(width: int = _WIDTH, bottom: int = _BOTTOM) -> tuple[Figure, Axes]:
-    """An empty chart; a point of matplotlib's is a unit of the SVG."""
+    """Return an empty chart; a point of matplotlib's is a unit of the SVG."""
     figure = Figure(figsize=(width / 72, _HEIGHT / 72))
     return figure, _add_axes(figure, bottom)
 
@@ -183,7 +158,7 @@ def _add_axes(figure: Figure, bottom: int, top: int = _TOP) -> Axes:
         axes = figure.add_axes(box)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=_STEPS))
-        axis.set_major_formatter(_format)
+        axis.set_major_formatter(_formatted)
     return axes
 
 

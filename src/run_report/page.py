@@ -7,11 +7,11 @@ from pathlib import Path
 import jinja2
 
 from src.checkpoint.info import package_versions
+from src.data.images import BadImageError, data_url, read_image
 from src.metrics.table import SETTINGS
 from src.run_report.charts import number
 from src.run_report.curves import curves
-from src.run_report.images import examples, samples, thumbnail
-from src.run_report.ranking import confusions, rank_labels
+from src.run_report.ranking import confusions, examples, rank_labels, samples
 from src.run_report.report import RunReport
 from src.run_report.tables import label_charts, label_rows, measured
 from src.run_report.vectors import measure_spread, spread_charts, vector_rows
@@ -21,6 +21,7 @@ _BEST = 5  # labels of an image that are examined, at least
 _CONFUSIONS = 14  # of each setting
 _CONFUSION_IMAGES = 12  # of all settings
 _SAMPLES = 8
+_THUMBNAIL = (300, 220)  # pixels; shown at about half the size, so that it is sharp on dense screens
 
 
 def write_report(path: str | Path, report: RunReport) -> None:
@@ -78,19 +79,27 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    environment.globals["thumbnail"] = thumbnail
+    environment.globals["thumbnail"] = _thumbnail
     return environment.get_template("page.html")
 
 
+def _thumbnail(path: Path) -> str | None:
+    """Return the image as a small data URL; None if it is gone or cannot be read any more."""
+    try:
+        return data_url(read_image(path), _THUMBNAIL)
+    except BadImageError:
+        return None
+
+
 def _facts(report: RunReport) -> list[str]:
-    """Chips below the heading: data, model, length of the training."""
-    split, evaluated = report.evaluated.split, report.evaluated
+    """List the facts below the heading: data, model, length of the training."""
+    evaluated, split = report.evaluated, report.evaluated.split
     neither = len(split.labels) - len(split.seen) - len(split.unseen)
-    labels = f"{len(split.seen):,} seen and {len(split.unseen):,} unseen labels"
     vectors = evaluated.num_vectors
     facts = [
         split.name,
-        labels + (f" ({neither:,} on neither side)" if neither else ""),
+        f"{len(split.seen):,} seen and {len(split.unseen):,} unseen labels"
+        + f" ({neither:,} on neither side)" * (neither > 0),
         f"{vectors} principal vector{'s' * (vectors > 1)} of length {split.wordvec_dim}",
         f"{len(evaluated.paths):,} evaluation images",
     ]

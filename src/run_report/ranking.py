@@ -1,18 +1,24 @@
-"""The labels of each setting ranked for its images, and the confusions between them."""
+"""The labels of each setting ranked for its images, frequent confusions between labels, and sample images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from src.errors import name_some
 from src.evaluation import rank
 from src.metrics import Protocol
 from src.run_report.report import Evaluated
 
 ROWS = 4096  # images whose targets are dense at the same time
+_TAGS = 5  # of a sample
+_MISSED = 6  # labels of a sample that are named
+_VERDICTS = {1: "right", 0: "wrong", -1: "unknown"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,14 @@ class Confusion(NamedTuple):
     missed: int
     share: float
     rows: Tensor
+
+
+class Sample(NamedTuple):
+    """An image, its best labels each with a verdict on it, and the names of the labels that are missing among them."""
+
+    path: Path
+    tags: Sequence[tuple[int, str]]
+    missed: str
 
 
 def rank_labels(evaluated: Evaluated, k: int) -> dict[str, Ranking]:
@@ -101,4 +115,32 @@ def confusions(ranking: Ranking, evaluated: Evaluated, k: int, most: int) -> lis
     for kind, count in zip(kinds[order].tolist(), counts[order].tolist(), strict=True):
         given, missed = divmod(kind, num_labels)
         found.append(Confusion(given, missed, count / int(positives[missed]), image[pair == kind]))
+    return found
+
+
+def examples(found: Sequence[Confusion], shown: set[int]) -> list[int]:
+    """Choose an image of each confusion, where there is one another than those ``shown``, to which it is added."""
+    chosen = []
+    for rows in (one.rows.tolist() for one in found):
+        chosen.append(next((row for row in rows if row not in shown), rows[0]))
+        shown.add(chosen[-1])
+    return chosen
+
+
+def samples(rankings: dict[str, Ranking], evaluated: Evaluated, count: int) -> list[Sample]:
+    """Choose evenly spaced images, of those with an unseen label where there are any, with their best labels."""
+    ranking = rankings["generalized"]
+    places = torch.arange(len(ranking.rows))
+    if "zero_shot" in rankings:
+        of_both = torch.isin(ranking.rows, rankings["zero_shot"].rows).nonzero()[:, 0]
+        places = of_both if len(of_both) else places
+    count = min(count, len(places))
+    found = []
+    for place in places[torch.arange(count) * len(places) // max(count, 1)].tolist():
+        row, best = ranking.rows[place], ranking.best[place].tolist()[:_TAGS]
+        truth = evaluated.targets(row[None])[0]
+        missed = [column for column in ranking.columns.tolist() if truth[column] == 1 and column not in best]
+        tags = [(column, _VERDICTS[int(truth[column])]) for column in best]
+        names = name_some([evaluated.marked(column) for column in missed], _MISSED)
+        found.append(Sample(evaluated.paths[int(row)], tags, names))
     return found

@@ -49,45 +49,40 @@ def measured(metrics: Mapping[str, float], setting: str) -> list[Measured]:
 
 
 def label_rows(split: ZeroShotSplit, rankings: Mapping[str, Ranking]) -> list[LabelRow]:
-    """The labels of either side, highest average precision first, those without a positive last."""
-    percent = {
-        setting: dict(zip(ranking.columns.tolist(), (100 * ranking.precision).tolist(), strict=True))
-        for setting, ranking in rankings.items()
-    }
-    zero_shot = percent.get("zero_shot", {})
+    """List the labels of either side, highest average precision first, those without a positive last."""
+    zero_shot = {}
+    if "zero_shot" in rankings:
+        columns, precision = rankings["zero_shot"].columns, 100 * rankings["zero_shot"].precision
+        zero_shot = dict(zip(columns.tolist(), precision.tolist(), strict=True))
     ranking = rankings["generalized"]
+    numbers = (ranking.columns.tolist(), ranking.positives.tolist(), (100 * ranking.precision).tolist())
     rows = [
         LabelRow(
             split.labels[column],
             "unseen" if column in zero_shot else "seen",
             positives,
-            percent["generalized"][column],
+            precision,
             zero_shot.get(column),
         )
-        for column, positives in zip(ranking.columns.tolist(), ranking.positives.tolist(), strict=True)
+        for column, positives, precision in zip(*numbers, strict=True)
     ]
     return sorted(rows, key=lambda row: -math.inf if math.isnan(row.precision) else row.precision, reverse=True)
 
 
 def label_charts(rows: Sequence[LabelRow]) -> list[Chart]:
-    """A chart of the seen and one of the unseen labels, in the order of the rows."""
+    """Draw the seen and the unseen labels, in the order of the rows."""
     charts = []
     for side in ("seen", "unseen"):
         own = [row for row in rows if row.side == side]
-        measured = [row for row in own if not math.isnan(row.precision)]
-        note = f"Left out: {len(own) - len(measured):,} without a positive image." * (len(own) > len(measured))
-        if own and not measured:
-            charts.append(Chart(f"{side.capitalize()} labels", None, note=note))
-        elif measured:
-            step = -(-len(measured) // _BARS)
+        drawn = [row for row in own if not math.isnan(row.precision)]
+        note = f"Left out: {len(own) - len(drawn):,} without a positive image." * (len(own) > len(drawn))
+        if drawn:
+            step = -(-len(drawn) // _BARS)
             note += f" One label in {step} is drawn." * (step > 1)
-            mean = sum(row.precision for row in measured) / len(measured)
-            charts.append(
-                label_bars(
-                    f"{len(measured):,} {side} labels, mean {mean:.1f}",
-                    [(row.name, row.precision, row.positives) for row in measured[::step]],
-                    side,
-                    f"Upwards average precision (%), downwards positive images (log scale). {note}".rstrip(),
-                )
-            )
+            note = f"Upwards average precision (%), downwards positive images (log scale). {note}".rstrip()
+            title = f"{len(drawn):,} {side} labels, mean {sum(row.precision for row in drawn) / len(drawn):.1f}"
+            bars = [(row.name, row.precision, row.positives) for row in drawn[::step]]
+            charts.append(label_bars(title, bars, side, note))
+        elif own:
+            charts.append(Chart(f"{side.capitalize()} labels", None, note=note))
     return charts

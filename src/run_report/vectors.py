@@ -75,11 +75,9 @@ def spread_charts(spread: Spread) -> list[Chart]:
 
 
 def vector_rows(spread: Spread, most: int = 5) -> list[tuple[float, list[tuple[int, int]]]]:
-    """For each principal vector: its share of the best tags in percent, and (label, times) of those it gave most."""
-    total = max(int(spread.wins.sum()), 1)
-    rows = []
-    for wins in spread.wins:
-        counts, columns = torch.topk(wins, min(most, len(wins)))
-        pairs = zip(columns.tolist(), counts.tolist(), strict=True)
-        rows.append((100 * int(wins.sum()) / total, [(column, count) for column, count in pairs if count]))
-    return rows
+    """Return for each principal vector its share of the best tags in percent, and (label, times) of its ``most``."""
+    shares = 100 * spread.wins.sum(dim=1) / spread.wins.sum().clamp(min=1)
+    counts, columns = spread.wins.topk(min(most, spread.wins.shape[1]), dim=1)
+    pairs = zip(columns.tolist(), counts.tolist(), strict=True)
+    given = [[(column, count) for column, count in zip(*row, strict=True) if count] for row in pairs]
+    return list(zip(shares.tolist(), given, strict=True))
