@@ -25,10 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     settings = export_settings(export_parser(__doc__).parse_args(argv))
-    from src.exported.packages import need
+    from src.utils.optional import import_extra
 
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        need(package, "export.py")
+        import_extra(package, package, "export.py")
     if settings.num_threads is not None:
         import torch
 
@@ -45,9 +45,10 @@ def export(settings: ExportSettings) -> None:
     """
     from src.checkpoint import load_checkpoint
     from src.checkpoint.digest import file_digest
-    from src.exported.calibration import CalibrationImages, to_int8
+    from src.data.transforms import eval_transform
     from src.exported.facts import ExportFacts, to_metadata
     from src.exported.graph import check_parity, set_metadata, trace, with_outputs
+    from src.exported.int8 import calibration_batches, to_int8
     from src.models.sdl_model import check_image_size
     from src.utils.files import atomic_write
 
@@ -66,12 +67,13 @@ def export(settings: ExportSettings) -> None:
     worst = check_parity(content, module, outputs, image_size)
     lines = [f"largest difference from PyTorch: {worst:.1g} of the output's largest number"]
     if paths:
-        images = CalibrationImages(paths, image_size, info.config.interpolation, settings.workers)
-        small, error = to_int8(graph, images, content)
+        bad: list[str] = []
+        transform = eval_transform(image_size, info.config.interpolation)
+        small, error = to_int8(graph, calibration_batches(paths, transform, settings.workers, bad), content)
         content = set_metadata(small, to_metadata(info, replace(facts, precision="int8")))
-        for message in images.bad:
+        for message in bad:
             print(f"skipped: {message}", file=sys.stderr)
-        used = len(paths) - len(images.bad)
+        used = len(paths) - len(bad)
         lines.append(f"8 bits, calibrated on {used} images: embeddings differ by {error:.1%}; check with validate.py")
     with atomic_write(settings.output) as stream:
         stream.write(content)

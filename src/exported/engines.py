@@ -1,11 +1,12 @@
-"""Open a model for inference, with PyTorch or with ONNX Runtime; both are an :class:`Embedder`."""
+"""Open a model for inference, with PyTorch or with ONNX Runtime; both are an :data:`Embedder`."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,13 +17,8 @@ from src.choices import ANY_MODEL, DEFAULT_RUNTIME, ExpectedModel, Runtime
 from src.errors import UserError
 from src.exported.session import ExportedModel
 
-
-class Embedder(Protocol):
-    """Map images [B, 3, S, S] in [0, 1] to embeddings [B, D*M], on the device of the images."""
-
-    def __call__(self, images: Tensor, /) -> Tensor:
-        """See the class."""
-        ...
+# Images [B, 3, S, S] in [0, 1] -> embeddings [B, D*M], on the device of the images
+Embedder = Callable[[Tensor], Tensor]
 
 
 class Opened(NamedTuple):
@@ -51,10 +47,9 @@ def open_model(path: str | Path, runtime: Runtime = DEFAULT_RUNTIME, expected: E
         if runtime.engine == "torch":
             raise UserError(f"--engine torch: {path} has no PyTorch weights; give the checkpoint that it was made of")
         return _opened(ExportedModel(path, runtime.parallel_calls), path, runtime, expected)
-    if runtime.engine == "onnx" or (runtime.engine == "auto" and torch.device(runtime.device).type == "cpu"):
-        exported = _exported_beside(path, runtime)
-        if exported is not None:
-            return _opened(exported, path, runtime, expected)
+    exported = _exported_beside(path, runtime)
+    if exported is not None:
+        return _opened(exported, path, runtime, expected)
     from src.checkpoint.own import load_checkpoint  # timm takes a second to import
 
     model, info = load_checkpoint(
@@ -77,15 +72,21 @@ def _exported_beside(checkpoint: Path, runtime: Runtime) -> ExportedModel | None
     """Open the exported file beside a checkpoint. If it cannot be used, ``auto`` gets None and ``onnx`` an error."""
     path = checkpoint.with_suffix(".onnx")
     is_auto = runtime.engine == "auto"
-    if not checkpoint.is_file():
-        return None  # loading the checkpoint reports it
-    if is_auto and not (path.is_file() and importlib.util.find_spec("onnxruntime")):
+    on_cpu = torch.device(runtime.device).type == "cpu"
+    if runtime.engine == "torch" or not checkpoint.is_file():  # loading a missing checkpoint reports it
+        return None
+    if is_auto and not (on_cpu and path.is_file() and importlib.util.find_spec("onnxruntime")):
         return None
     try:
         if not path.is_file():
             raise UserError(f"no exported model {path}")
         model = ExportedModel(path, runtime.parallel_calls)
-        _check_same_model(model, checkpoint, path, runtime.image_size)
+        if model.facts.checkpoint_sha256 != file_digest(checkpoint):
+            raise UserError(f"{path} was made of another version of {checkpoint}")
+        if model.facts.precision != "float32":
+            raise UserError(f"{path} has {model.facts.precision} weights and is used only if --model_path names it")
+        if runtime.image_size not in (None, model.facts.image_size):
+            raise UserError(f"{path} is for images of {model.facts.image_size} pixels, not {runtime.image_size}")
     except UserError as error:
         if not is_auto:
             remedy = f"python export.py --model_path {checkpoint} --output {path}"
@@ -95,13 +96,3 @@ def _exported_beside(checkpoint: Path, runtime: Runtime) -> ExportedModel | None
     if is_auto:
         print(f"using ONNX Runtime with {path}; --engine torch uses the checkpoint itself", file=sys.stderr)
     return model
-
-
-def _check_same_model(model: ExportedModel, checkpoint: Path, path: Path, image_size: int | None) -> None:
-    """Raise a :class:`UserError` if an exported file computes something else than the checkpoint."""
-    if model.facts.checkpoint_sha256 != file_digest(checkpoint):
-        raise UserError(f"{path} was made of another version of {checkpoint}")
-    if model.facts.precision != "float32":
-        raise UserError(f"{path} has {model.facts.precision} weights and is used only if --model_path names it")
-    if image_size not in (None, model.facts.image_size):
-        raise UserError(f"{path} is for images of {model.facts.image_size} pixels, not {image_size}")

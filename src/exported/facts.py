@@ -8,7 +8,6 @@ with ``weights_only=True``, so that nothing in a file is executed.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import pickle
@@ -18,10 +17,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from src.checkpoint.info import CheckpointInfo, info_of_dict, info_to_dict, package_versions
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 FORMAT = "sdl-onnx/1"
 INPUT, EMBEDDING, SCORES = "images", "embedding", "scores"
@@ -89,25 +87,19 @@ def of_metadata(metadata: Mapping[str, str], source: str | Path) -> tuple[Checkp
     Raises:
         UserError: the file was not made by export.py, or is incomplete.
     """
-    form = metadata.get("sdl.format")
-    if form != FORMAT:
+    if metadata.get("sdl.format") != FORMAT:
         raise UserError(
-            f"{source} has the format {form!r}; this version reads {FORMAT!r}"
-            if form
-            else f"{source} is an ONNX file, but not made by export.py: it has no labels"
+            f"{source} is not an ONNX file of this version's export.py: its metadata sdl.format is "
+            f"{metadata.get('sdl.format')!r}, not {FORMAT!r}"
         )
     try:
-        read = json.loads(metadata["sdl.input"]), json.loads(metadata["sdl.output"]), json.loads(metadata["sdl.model"])
+        inputs, output, model = (json.loads(metadata[f"sdl.{name}"]) for name in ("input", "output", "model"))
         facts = ExportFacts(
-            metadata["sdl.checkpoint_sha256"],
-            int(read[0]["image_size"]),
-            read[2]["precision"],
-            read[1]["scores"] is not None,
+            metadata["sdl.checkpoint_sha256"], inputs["image_size"], model["precision"], output["scores"] is not None
         )
         content = torch.load(io.BytesIO(base64.b64decode(metadata["sdl.checkpoint"], validate=True)), weights_only=True)
-    except (KeyError, TypeError, ValueError, EOFError, RuntimeError, binascii.Error, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{source} is incomplete ({reason}); export it again") from error
+    except (KeyError, TypeError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{source} is incomplete ({first_line(error)}); export it again") from error
     return info_of_dict(content, str(source)), facts
 
 
@@ -115,10 +107,7 @@ def _packed(info: CheckpointInfo) -> str:
     """Encode everything as base64; word vectors in half precision if that is exact, as for ``--half-weights``."""
     assert info.split is not None
     vectors = [info.split.word_vectors] + ([] if info.extra_vectors is None else [info.extra_vectors])
+    is_exact = all(torch.equal(array.half().float(), array.float()) for array in vectors)
     stream = io.BytesIO()
-    torch.save(info_to_dict(info, half=all(map(_is_half, vectors))), stream)
+    torch.save(info_to_dict(info, half=is_exact), stream)
     return base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-def _is_half(vectors: Tensor) -> bool:
-    return torch.equal(vectors.half().float(), vectors.float())

@@ -11,21 +11,59 @@ The choices were measured with a frozen EfficientNet-Lite0 on Corel5k (docs/expo
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
+import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from src.data.dataset import ImageDataset, image_loader
+from src.data.transforms import Transform
+from src.errors import UserError
 from src.exported.facts import EMBEDDING, INPUT
-from src.exported.packages import need
+from src.exported.graph import quiet
+from src.exported.session import run_session
+from src.utils.optional import import_extra
 
+BATCH_SIZE = 8
 FLOAT_CONVOLUTIONS = 3
 QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "LeakyRelu", "Clip"]
+
+
+def calibration_batches(
+    paths: Sequence[Path], transform: Transform, workers: int, bad: list[str]
+) -> Iterator[np.ndarray]:
+    """Yield batches of images [b, 3, S, S] float32 in [0, 1]; messages about unreadable ones are added to ``bad``."""
+    loader = image_loader(ImageDataset(paths, transform), batch_size=BATCH_SIZE, workers=workers)
+    with tqdm(total=len(paths), desc="calibration", unit="img", disable=None, leave=False) as bar:
+        for batch in loader:
+            bad.extend(batch.bad)
+            if len(batch.images):
+                yield batch.images.numpy()
+            bar.update(len(batch.rows) + len(batch.bad))
+
+
+def to_int8(graph: Any, batches: Iterator[np.ndarray], float_model: bytes) -> tuple[Any, float]:
+    """Quantise a graph, and compare it with the float32 file on the first batch.
+
+    Returns:
+        (the quantised ``onnx.ModelProto``, the relative norm of the difference of the embeddings).
+
+    Raises:
+        UserError: none of the images can be read.
+    """
+    first = next(batches, None)
+    if first is None:
+        raise UserError("--calibration: none of the images can be read; give others")
+    small = quantise(graph, itertools.chain([first], batches))
+    found, expected = (
+        run_session(model, "export.py").run([EMBEDDING], {INPUT: first})[0]
+        for model in (small.SerializeToString(), float_model)
+    )
+    return small, float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def quantise(graph: Any, batches: Iterable[np.ndarray]) -> Any:
@@ -38,18 +76,17 @@ def quantise(graph: Any, batches: Iterable[np.ndarray]) -> Any:
     Raises:
         UserError: a package is missing.
     """
-    onnx = need("onnx", "--int8")
-    need("onnxruntime", "--int8")
-    quantization = need("onnxruntime.quantization", "--int8")
-    preparation = need("onnxruntime.quantization.shape_inference", "--int8")
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    onnx = import_extra("onnx", "onnx", "--int8")
+    quantization = import_extra("onnxruntime.quantization", "onnxruntime", "--int8")
+    preparation = import_extra("onnxruntime.quantization.shape_inference", "onnxruntime", "--int8")
+    with tempfile.TemporaryDirectory() as folder, quiet():
         plain, prepared, small = (Path(folder) / name for name in ("plain.onnx", "prepared.onnx", "int8.onnx"))
         onnx.save(graph, plain)
         preparation.quant_pre_process(plain, prepared)
         quantization.quantize_static(
             prepared,
             small,
-            _reader(quantization, batches),
+            _Reader(iter(batches)),
             quant_format=quantization.QuantFormat.QDQ,
             calibrate_method=quantization.CalibrationMethod.MinMax,
             activation_type=quantization.QuantType.QUInt8,
@@ -60,6 +97,16 @@ def quantise(graph: Any, batches: Iterable[np.ndarray]) -> Any:
             nodes_to_exclude=float_nodes(onnx.load(prepared)),
         )
         return onnx.load(small)
+
+
+class _Reader:
+    """The batches as ONNX Runtime asks for them."""
+
+    def __init__(self, batches: Iterator[np.ndarray]) -> None:
+        self.batches = batches
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(({INPUT: batch} for batch in self.batches), None)
 
 
 def float_nodes(graph: Any) -> list[str]:
@@ -74,33 +121,3 @@ def float_nodes(graph: Any) -> list[str]:
             after |= set(node.output)
             names.append(node.name)
     return names
-
-
-def _reader(quantization: Any, batches: Iterable[np.ndarray]) -> Any:
-    """Wrap the batches for ONNX Runtime."""
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter(batches)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {INPUT: batch}
-
-    return Reader()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence output and warnings of ONNX Runtime's tools."""
-    root = logging.getLogger()
-
-    def is_error(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    root.addFilter(is_error)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.removeFilter(is_error)

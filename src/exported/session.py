@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.checkpoint.info import CheckpointInfo
-from src.errors import UserError
-from src.exported.facts import EMBEDDING, INPUT, ExportFacts, of_metadata
-from src.exported.packages import need
+from src.errors import UserError, first_line
+from src.exported.facts import EMBEDDING, INPUT, of_metadata
+from src.utils.optional import import_extra
 
 
 class ExportedModel:
@@ -29,9 +28,6 @@ class ExportedModel:
     Raises:
         UserError: onnxruntime is missing, the file cannot be read, or it was not made by export.py.
     """
-
-    info: CheckpointInfo
-    facts: ExportFacts
 
     def __init__(self, path: str | Path, parallel_calls: int = 1) -> None:
         if not Path(path).is_file():
@@ -57,7 +53,7 @@ def run_session(model: str | bytes, source: str, num_threads: int | None = None)
     Raises:
         UserError: onnxruntime is missing, or cannot load the model.
     """
-    runtime = need("onnxruntime", source)
+    runtime = import_extra("onnxruntime", "onnxruntime", source)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads() if num_threads is None else num_threads
     options.inter_op_num_threads = 1  # the graphs are chains without parallel branches
@@ -68,5 +64,4 @@ def run_session(model: str | bytes, source: str, num_threads: int | None = None)
     try:
         return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # pybind gives ONNX Runtime's errors no common class but Exception
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{source}: ONNX Runtime cannot load it ({reason}); export it again") from error
+        raise UserError(f"{source}: ONNX Runtime cannot load it ({first_line(error)}); export it again") from error
