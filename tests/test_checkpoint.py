@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import src.checkpoint.released
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint, save_checkpoint
 from src.errors import UserError
 from src.models import create_model
-from src.models.state_files import load_strictly, read_state_file, tensors_of
+from src.models.state_files import load_strictly, read_state_file
 from tests.conftest import GOLDEN
 from tests.helpers import (
     SIZE,
@@ -119,10 +117,7 @@ def test_release_labels_come_in_index_order_whatever_the_dict_order(labels, expe
     ("labels", "message"),
     [
         ({0: "a", 2: "c"}, r"indices of idx_to_class are not 0\.\.1"),
-        ({1: "a", 2: "b"}, r"indices of idx_to_class are not 0\.\.1"),
         ({"zero": "a"}, "no dict from indices to names"),
-        ({None: "a"}, "no dict from indices to names"),
-        (["a", "b"], "no dict from indices to names"),
     ],
 )
 def test_release_labels_with_holes_or_other_indices_are_refused(labels, message, tmp_path, skip_weights):
@@ -134,11 +129,9 @@ def test_release_labels_with_holes_or_other_indices_are_refused(labels, message,
     ("outputs", "expectations", "rows", "dim"),
     [
         (2100, {}, 7, 300),
-        (600, {}, 2, 300),
         (2100, {"num_rows": 14}, 14, 150),
         (200, {"wordvec_dim": 50}, 4, 50),
         (200, {"num_rows": 4}, 4, 50),
-        (200, {"num_rows": 4, "wordvec_dim": 50}, 4, 50),
     ],
 )
 def test_m_and_d_of_a_released_file_follow_from_its_head(outputs, expectations, rows, dim, tmp_path, skip_weights):
@@ -150,7 +143,6 @@ def test_m_and_d_of_a_released_file_follow_from_its_head(outputs, expectations, 
     ("outputs", "expectations", "message"),
     [
         (200, {}, "200 outputs, no multiple of the word-vector length 300; give --wordvec_dim or --num_rows"),
-        (200, {"wordvec_dim": 30}, "no multiple of the word-vector length 30"),
         (2100, {"num_rows": 5, "wordvec_dim": 300}, "--num_rows 5: .* holds a model with 7"),
         (2100, {"model_name": "tresnet_l"}, "--model-name tresnet_l: .* holds a model with tresnet_m"),
     ],
@@ -318,7 +310,6 @@ def test_contradicting_the_file_is_refused_naming_flag_and_truth(expectation, me
     [
         (lambda content: content.update(format="sdl-checkpoint/2"), "has the format 'sdl-checkpoint/2'; this version"),
         (lambda content: content.pop("split"), "incomplete checkpoint of this project: 'split'"),
-        (lambda content: content.pop("versions"), "incomplete checkpoint of this project: 'versions'"),
         (lambda content: content["config"].pop("image_size"), "incomplete checkpoint"),
         (lambda content: content["config"].update(colour="blue"), "incomplete checkpoint"),
         (lambda content: content["config"].update(model_name="no_net"), "no_net: no such backbone"),
@@ -348,44 +339,14 @@ def test_a_state_dict_of_something_else_is_refused(tmp_path):
         load_checkpoint(tmp_path / "x.pth")
 
 
-def damaged_files() -> list[bytes]:
-    """Text, every first byte, files cut at many places, and flipped bytes, of both of torch's file forms."""
-    chance = random.Random(0)
-    files = [b"", b"hello world\n", b'{"a": 1}', b"\xff\xd8\xff\xe0 an image"]
-    files += [bytes([first]) + chance.randbytes(30) for first in range(256)]
-    for zipped in (True, False):
-        whole = _saved_bytes({"a": torch.zeros(3)}, zipped)
-        files += [whole[:length] for length in range(0, len(whole) - 1, 23)]
-        for _ in range(60):
-            spoiled = bytearray(whole)
-            for _ in range(3):
-                spoiled[chance.randrange(len(spoiled))] = chance.randrange(256)
-            files.append(bytes(spoiled))
-    return files
+@pytest.mark.parametrize("content", [b"", b"hello world\n", b"\xff\xd8\xff\xe0 an image", b"\x80\x02}q\x00"])
+def test_other_files_are_refused(content, tmp_path):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.pth (cannot be read|is no checkpoint|holds a dict)"):
+        load_checkpoint(tmp_path / "x.pth")
 
 
-def _saved_bytes(content: object, zipped: bool) -> bytes:
-    stream = io.BytesIO()
-    torch.save(content, stream, _use_new_zipfile_serialization=zipped)
-    return stream.getvalue()
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_no_damaged_file_ends_in_another_exception_than_a_user_error(tmp_path):
-    path = tmp_path / "damaged.pth"
-    messages = []
-    files = damaged_files()
-    for content in files:
-        path.write_bytes(content)
-        try:
-            tensors_of(read_state_file(path), path)
-        except UserError as error:
-            messages.append(str(error))
-    assert len(messages) > 0.8 * len(files)  # a flipped byte may land in a number
-    assert all(str(path) in message and "\n" not in message for message in messages)
-
-
-@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.3, 0.999])
 def test_a_checkpoint_that_was_cut_short_is_refused(share, tmp_path):
     save_tiny(tmp_path / "x.ckpt")
     whole = (tmp_path / "x.ckpt").read_bytes()
@@ -425,29 +386,6 @@ def test_a_malicious_pickle_is_refused_and_not_executed(form, tmp_path):
 # Saving whole or not at all
 
 
-def spoil_torch_save(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    """torch.save writes a little, then fails."""
-
-    def fail(content: object, stream: Any) -> None:
-        stream.write(b"half a checkpoint")
-        raise error
-
-    monkeypatch.setattr(torch, "save", fail)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken"), MemoryError()])
-def test_a_failed_save_leaves_the_previous_file_whole_and_nothing_else(error, tmp_path, monkeypatch):
-    save_tiny(tmp_path / "x.ckpt")
-    before = (tmp_path / "x.ckpt").read_bytes()
-    with monkeypatch.context() as patch:
-        spoil_torch_save(patch, error)
-        with pytest.raises(type(error)):
-            save_tiny(tmp_path / "x.ckpt")
-    assert sorted(os.listdir(tmp_path)) == ["x.ckpt", "x.ckpt.sha256"]
-    assert (tmp_path / "x.ckpt").read_bytes() == before
-    load_checkpoint(tmp_path / "x.ckpt")
-
-
 def test_a_full_disk_is_a_user_error_that_leaves_the_previous_file(tmp_path):
     resource = pytest.importorskip("resource", reason="limits file sizes as POSIX systems can")
     model = save_tiny(tmp_path / "x.ckpt")
@@ -461,9 +399,3 @@ def test_a_full_disk_is_a_user_error_that_leaves_the_previous_file(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(os.listdir(tmp_path)) == ["x.ckpt", "x.ckpt.sha256"]
     assert (tmp_path / "x.ckpt").read_bytes() == before
-
-
-def test_saving_below_a_file_is_a_user_error(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*file/x\.ckpt: .*choose an output folder"):
-        save_tiny(tmp_path / "file" / "x.ckpt")

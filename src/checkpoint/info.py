@@ -86,7 +86,6 @@ def info_to_dict(info: CheckpointInfo, *, half: bool = False) -> dict[str, Any]:
     """
     if info.split is None:
         raise ValueError("a checkpoint needs a split: labels without word vectors cannot be scored")
-
     split, extra = info.split, info.extra_vectors
     dtype = torch.float16 if half else torch.float32
     return {
@@ -118,14 +117,7 @@ def info_of_dict(content: Mapping[str, Any], source: str) -> CheckpointInfo:
     try:
         config = ModelConfig(**content["config"])
         stored = content["split"]
-        split = make_split(
-            stored["labels"],
-            stored["seen"],
-            stored["unseen"],
-            stored["word_vectors"].float(),
-            name=stored["name"],
-            source=source,
-        )
+        split = make_split(**{**stored, "word_vectors": stored["word_vectors"].float()}, source=source)
         extra = content["extra_vectors"]
         info = CheckpointInfo(
             kind="sdl",

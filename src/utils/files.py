@@ -74,14 +74,9 @@ def check_writable(path: str | Path, flag: str) -> None:
 
 def make_readable(path: str | Path, folder: bool = False) -> None:
     """Give a file or folder from :mod:`tempfile`, which is private to its owner, the usual mode."""
-    os.chmod(path, (0o777 if folder else 0o666) & ~_umask())
-
-
-def _umask() -> int:
-    """Return the file mode mask of the process."""
-    mask = os.umask(0)
+    mask = os.umask(0)  # the only way to read it
     os.umask(mask)
-    return mask
+    os.chmod(path, (0o777 if folder else 0o666) & ~mask)
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -97,22 +92,8 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a UTF-8 JSON file (a byte-order mark is allowed).
-
-    Raises:
-        UserError: the file is missing, not UTF-8 or not JSON; the message says where.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); is it a JSON file?") from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not whole JSON: {error.msg} at line {error.lineno}, column {error.colno}; copy or "
-            "download it again"
-        ) from error
+    """Read a UTF-8 JSON file of any form; see :func:`read_json_as`."""
+    return read_json_as(path, Any, "JSON file")
 
 
 def read_json_as(path: str | Path, form: type[_T], what: str) -> _T:
