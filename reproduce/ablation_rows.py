@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from reproduce.common import Stages, add_data_flags, prepared, run_stages, split_arguments, trained
-from reproduce.experiments import COCO_48_17, COREL5K, NUS_WIDE
+from reproduce.experiments import EXPERIMENTS
 from reproduce.tables import SETTINGS, Published, differences, markdown_table, read_published, results, write_text
 from src.config.arguments import ArgumentParser, positive_int
 from src.config.recipes import parse_with_recipe
@@ -24,7 +24,7 @@ from src.errors import UserError
 from src.utils.files import write_json
 
 NAME = "reproduce/ablation_rows.py"
-EXPERIMENTS = {experiment.name: experiment for experiment in (NUS_WIDE, COCO_48_17, COREL5K)}
+DATA_SETS = ("nus_wide", "coco_48_17", "corel5k")
 VARIED = {"num_rows": "M", "var_weight": "lambda", "normalization": "normalisation"}  # setting -> its column
 
 
@@ -32,9 +32,9 @@ def parser() -> ArgumentParser:
     """Return the parser: a sub-command per data set."""
     flags = ArgumentParser(prog=NAME, description=__doc__, epilog="Flags of train.py go after --.")
     sub_commands = flags.add_subparsers(dest="experiment", required=True, metavar="DATA_SET")
-    for name, experiment in EXPERIMENTS.items():
+    for name in DATA_SETS:
         own = sub_commands.add_parser(name, help=read_published(name).title, description=__doc__)
-        add_data_flags(own, experiment)
+        add_data_flags(own, EXPERIMENTS[name])
         own.set_defaults(output=Path("outputs") / "reproduce" / f"ablation_{name}")
         own.add_argument("--rows", type=positive_int, nargs="*", default=[1, 2, 4, 7], metavar="M", help="values of M")
         own.add_argument(

@@ -22,10 +22,12 @@ from pathlib import Path
 import prepare_data
 import train
 import validate
-from reproduce.experiments import Experiment
+from reproduce.experiments import EXPERIMENTS, Experiment
 from reproduce.tables import Published, read_published, results, write_results
 from src.config.arguments import ArgumentParser, run_script
+from src.config.prepare import SOURCES, VectorSettings
 from src.config.recipes import parse_with_recipe
+from src.config.settings import add_flags
 from src.config.train import train_parser
 from src.data.metadata import detect_kind
 from src.errors import UserError
@@ -122,33 +124,17 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def add_data_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
     """Add ``--data``, ``--images``, ``--word-vectors``, ``--output``, ``--seed`` and the flags of the data set."""
     add = parser.add_argument
-    add(
-        "--data",
-        required=True,
-        metavar="DIR",
-        help=f"{experiment.data_help}, or a metadata folder that prepare_data.py made of it",
-    )
+    data_help = f"{experiment.data_help}, or a metadata folder that prepare_data.py made of it"
+    add("--data", required=True, metavar="DIR", help=data_help)
     add("--images", metavar="DIR", help="image folder, if it is not below --data")
-    add(
-        "--word-vectors",
-        metavar="PATH",
-        help="word vectors, as for prepare_data.py; needed unless --data is a metadata folder",
-    )
-    add(
-        "--missing",
-        choices=("error", "drop"),
-        default=experiment.missing,
-        help="what to do with labels without a vector",
-    )
-    add(
-        "--output",
-        type=Path,
-        default=Path("outputs") / "reproduce" / experiment.name,
-        metavar="DIR",
-        help="folder for everything; a second call continues there",
-    )
+    words_help = "word vectors, as for prepare_data.py; needed unless --data is a metadata folder"
+    add("--word-vectors", metavar="PATH", help=words_help)
+    add_flags(parser, VectorSettings, only=("missing",))
+    add_flags(parser, SOURCES[experiment.source], only=experiment.flags)
+    output = Path("outputs") / "reproduce" / experiment.name
+    add("--output", type=Path, default=output, metavar="DIR", help="folder for everything; a second call resumes there")
     add("--seed", type=int, default=0, metavar="N", help="random seed of the training run")
-    experiment.add_flags(parser)
+    parser.set_defaults(**experiment.defaults)
 
 
 def prepared(stages: Stages, experiment: Experiment, args: argparse.Namespace) -> list[str]:
@@ -158,16 +144,23 @@ def prepared(stages: Stages, experiment: Experiment, args: argparse.Namespace) -
         UserError: word vectors are needed and not given.
         StageFailedError: preparing failed.
     """
+    images = [] if args.images is None else [os.path.abspath(args.images)]
     if detect_kind(Path(args.data)) is not None:
-        images = [] if args.images is None else ["--data", os.path.abspath(args.images)]
-        return ["--metadata", os.path.abspath(args.data), *images]
+        return ["--metadata", os.path.abspath(args.data), *(part for path in images for part in ("--data", path))]
     if args.word_vectors is None:
         raise UserError("--word-vectors is needed: --data is no metadata folder; see docs/data.md for the choices")
     folder = stages.folder / "metadata"
-    argv = [experiment.source, "--source", os.path.abspath(args.data), "--output", str(folder)]
+    data = os.path.abspath(args.data)
     # the name of an installed package stays as it is
     words = os.path.abspath(args.word_vectors) if os.path.exists(args.word_vectors) else args.word_vectors
-    argv += ["--word-vectors", words, "--missing", args.missing, *experiment.prepare_flags(args)]
+    argv = [experiment.source, "--source", data, "--output", str(folder), "--word-vectors", words]
+    images = images or [data] * experiment.images_in_data
+    argv += [part for path in images for part in ("--images", path)]
+    for name in ("missing", *experiment.flags):
+        value = getattr(args, name)
+        if value is not None:
+            argv += [f"--{name.replace('_', '-')}", os.path.abspath(value) if isinstance(value, Path) else value]
+    argv += experiment.fixed
     # a folder without a record was written by a call that was stopped right after
     stages.run("prepare", "prepare_data.py", prepare_data.main, argv, folder / "split.json", once=["--overwrite"])
     return ["--metadata", str(folder)]
@@ -198,33 +191,30 @@ def trained(
     return run, files, args
 
 
-def reproduce(experiment: Experiment, description: str | None, argv: Sequence[str]) -> int:
-    """Run an experiment, from the arguments of its script to its table; return the exit status."""
+def run_reproduction(name: str, description: str, argv: Sequence[str] | None = None) -> int:
+    """Run the script of an experiment, from its data set to its table; return the exit status."""
+    return run_stages(f"reproduce/{name}.py", lambda arguments: _reproduce(name, description, arguments), argv)
+
+
+def _reproduce(name: str, description: str, argv: Sequence[str]) -> int:
+    experiment, published = EXPERIMENTS[name], read_published(name)
     own, for_train = split_arguments(argv)
     parser = ArgumentParser(
-        prog=f"reproduce/{experiment.name}.py", description=description, epilog="Flags of train.py go after --."
+        prog=f"reproduce/{name}.py", description=description, epilog="Flags of train.py go after --."
     )
     add_data_flags(parser, experiment)
     args = parser.parse_args(own)
-    parse_with_recipe(train_parser(None), ["--recipe", experiment.name, *for_train])  # before hours of preparing
-    published = read_published(experiment.name)
+    parse_with_recipe(train_parser(None), ["--recipe", name, *for_train])  # before hours of preparing
     output = Path(os.path.abspath(args.output))
     stages = Stages(output)
     data_flags = prepared(stages, experiment, args)
-    run, files, train_args = trained(stages, experiment.name, published, data_flags, args.seed, for_train)
-    print(write_results(output, results(published, experiment.name, run, files, train_args)))
+    run, files, train_args = trained(stages, name, published, data_flags, args.seed, for_train)
+    print(write_results(output, results(published, name, run, files, train_args)))
     return 0
 
 
-def run_reproduction(experiment: Experiment, description: str | None, argv: Sequence[str] | None) -> int:
-    """Run :func:`reproduce` as a script: a mistake is one line and status 2, a failed stage returns its own status."""
-    return run_stages(
-        f"reproduce/{experiment.name}.py", lambda arguments: reproduce(experiment, description, arguments), argv
-    )
-
-
 def run_stages(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """:func:`src.config.arguments.run_script` for a script that runs others."""
+    """:func:`src.config.arguments.run_script` for a script that runs others; a failed stage returns its own status."""
 
     def guarded(arguments: Sequence[str] | None) -> int:
         try:

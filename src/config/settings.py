@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import MISSING, field, fields
 from typing import Any, TypeVar
 
@@ -21,11 +22,13 @@ def flag(default: Any = MISSING, *short: str, exclusive: str | None = None, **op
     return field(default=default, metadata={"short": short, "exclusive": exclusive, "options": options})
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type, *, separator: str = "-") -> None:
-    """Add the flags of a settings class to a parser; ``separator`` joins the words of a flag's name."""
+def add_flags(
+    parser: argparse.ArgumentParser, settings: type, *, separator: str = "-", only: Collection[str] | None = None
+) -> None:
+    """Add the flags of a settings class to a parser, or those of some fields; ``separator`` joins a name's words."""
     groups: dict[str, argparse._ActionsContainer] = {}
     for one in fields(settings):
-        if not one.metadata:
+        if not one.metadata or (only is not None and one.name not in only):
             continue  # a flag that several scripts share, added by the caller
         group = one.metadata["exclusive"]
         if group is not None and group not in groups:
