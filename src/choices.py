@@ -78,6 +78,22 @@ DEFAULT_PROTOCOL = Protocol()
 
 
 @dataclass(frozen=True)
+class FitOptions:
+    """Fit of a calibration: ``--fit-thresholds``.
+
+    Attributes:
+        share: share of the images to fit on; the metrics are of the rest.
+        seed: seed of the random division of the images.
+        bias: what sets the bias of seen labels: the ``labels`` of the fitting images, unseen ones included, or the
+            ``gap`` between the scores of both sides, which needs no ground truth of unseen labels.
+    """
+
+    share: float = 0.5
+    seed: int = 0
+    bias: SeenBias = "labels"
+
+
+@dataclass(frozen=True)
 class ExpectedModel:
     """The model that a file must hold; None accepts any value.
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
-from src.calibration.options import FitOptions
 from src.calibration.thresholds import Calibration, best_seen_bias, fit_calibration
-from src.choices import IMAGES
+from src.choices import IMAGES, FitOptions
 from src.data.labels import LabelMatrix
 from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit, make_split

@@ -20,10 +20,10 @@ import src.validation
 import train
 import validate
 from src.calibration.fit import FittedCalibration, fit_and_measure
-from src.calibration.options import FitOptions
 from src.calibration.platt import Reliability, reliability
 from src.calibration.thresholds import Calibration
 from src.checkpoint import load_checkpoint
+from src.choices import FitOptions
 from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set

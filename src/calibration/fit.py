@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from src.calibration.options import FitOptions
 from src.calibration.platt import Reliability, reliability
 from src.calibration.thresholds import Calibration, best_seen_bias, fit_calibration
+from src.choices import FitOptions
 from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
 from src.metrics import Protocol, f1_of_choice, ranking_report, select_images
+from src.metrics.table import align
 from src.scoring import score_labels
 
 
@@ -129,23 +130,18 @@ def format_fit(fitted: FittedCalibration) -> str:
         "fitted thresholds": "F1@fitted",
         **{f"stacked top {k}": f"stacked_F1@{k}" for k in ks},
     }
-    lines = [
-        f"calibration fitted on {metrics['num_fitted_on']:.0f} images, measured on the other "
-        f"{metrics['num_measured_on']:.0f}",
-        f"  {'labels':<10}" + "".join(f"{title:>{len(title) + 3}}" for title in columns),
-    ]
+    rows = [["labels", *columns]]
     for side, name in (("seen", "seen"), ("unseen", "unseen"), ("generalized", "both")):
         if f"{side}.F1@fitted" in metrics:
-            values = {title: metrics.get(f"{side}.{key}") for title, key in columns.items()}
-            cells = {title: "-" if value is None else f"{value:.2f}" for title, value in values.items()}
-            cells["images"] = f"{metrics[f'{side}.num_images']:.0f}"
-            lines.append(f"  {name:<10}" + "".join(f"{cell:>{len(title) + 3}}" for title, cell in cells.items()))
+            values = [metrics.get(f"{side}.{key}") for key in columns.values()]
+            cells = ["-" if value is None else f"{value:.2f}" for value in values]
+            rows.append([name, f"{metrics[f'{side}.num_images']:.0f}", *cells[1:]])
     errors = [f"{side} {metrics[f'{side}.ECE']:.2f}" for side in ("seen", "unseen") if f"{side}.ECE" in metrics]
-    return "\n".join(
-        [
-            *lines,
-            f"  protocol: {fitted.protocol.images}; micro-F1 in percent",
-            f"  expected calibration error of the probabilities of all measured images, in points: {', '.join(errors)}",
-            f"  stacking subtracts {fitted.calibration.seen_bias:.3f} from the scores of seen labels",
-        ]
-    )
+    lines = [
+        *align(rows),
+        f"protocol: {fitted.protocol.images}; micro-F1 in percent",
+        f"expected calibration error of the probabilities of all measured images, in points: {', '.join(errors)}",
+        f"stacking subtracts {fitted.calibration.seen_bias:.3f} from the scores of seen labels",
+    ]
+    fitting, rest = metrics["num_fitted_on"], metrics["num_measured_on"]
+    return "\n  ".join([f"calibration fitted on {fitting:.0f} images, measured on the other {rest:.0f}", *lines])

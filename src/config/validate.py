@@ -7,8 +7,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.calibration.options import FitOptions
-from src.choices import IMAGES, SEEN_BIASES, ExpectedModel, Protocol, Runtime
+from src.choices import IMAGES, SEEN_BIASES, ExpectedModel, FitOptions, Protocol, Runtime
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,

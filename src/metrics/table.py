@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 SETTINGS = {"zero_shot": "zero-shot", "generalized": "generalised"}  # key: as it is printed
 
@@ -43,14 +43,13 @@ def format_report(report: Mapping[str, float], *, images: str) -> str:
         if f"{key}.mAP" in report:
             values = [(report.get(f"{key}.{name}"), form) for _, name, form in columns]
             rows.append([title, *("-" if value is None else format(value, form) for value, form in values)])
+    return "\n".join([*align(rows), *notes])
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Format rows of cells as lines with aligned columns, of which only the first is aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    return "\n".join([*lines, *notes])
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
 def summary(report: Mapping[str, float], k: int = 3) -> str:
