@@ -106,12 +106,6 @@ def test_evaluation_is_the_report_of_the_scores():
         assert report != evaluate(x, split_of(words), replace(truth, **{name: None}), protocol), name
 
 
-def test_evaluation_has_the_defaults_of_the_report():
-    x, words, targets = evaluation_problem()
-    expected = dense_report(score_labels(x, words), targets, [0, 3], [1, 4])
-    assert evaluate(x, split_of(words), GroundTruth(targets)) == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("block", [1, 7, 23, 100])
 def test_blocks_of_images_do_not_change_the_report(monkeypatch, block):
     x, words, targets = evaluation_problem()

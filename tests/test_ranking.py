@@ -112,12 +112,6 @@ def test_threads_that_share_a_ranking_change_nothing(monkeypatch, threads, label
         assert torch.equal(ours.nan_to_num(2), theirs.nan_to_num(2))
 
 
-def test_scores_with_a_gradient_are_ranked_too():
-    scores, targets = problem(seed=4)
-    expected = average_precision(scores, targets)
-    assert torch.equal(average_precision(scores.requires_grad_(), targets), expected)
-
-
 def test_no_images_no_labels_and_no_positives():
     for shape in ((0, 3), (4, 0), (0, 0), (4, 3)):
         official, skip = average_precisions(torch.zeros(shape), *torch.zeros(2, 0, dtype=torch.int64))
@@ -226,8 +220,3 @@ def test_labels_are_cut_into_parts_that_fit(monkeypatch, images, labels, widths)
     parts = blocks.split(torch.arange(labels))
     assert torch.equal(torch.cat(parts), torch.arange(labels))
     assert [len(part) for part in parts] == widths
-
-
-def test_no_labels_on_either_side_make_an_empty_report():
-    scores, targets = problem(seed=12)
-    assert dense_report(scores, targets, [], []) == {}

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import src.metrics.zero_shot
 import src.run_report.ranking
@@ -17,7 +16,7 @@ import validate
 from src.checkpoint import load_checkpoint
 from src.data.images import read_image
 from src.data.labels import LabelMatrix
-from src.data.transforms import Transform, eval_transform
+from src.data.transforms import eval_transform
 from tests.script_helpers import (
     PLAIN,
     TINY,
@@ -29,7 +28,6 @@ from tests.script_helpers import (
     file_names,
     log_of,
     one_thread,
-    stored,
     succeeded,
     user_error,
     without_curves,
@@ -185,17 +183,6 @@ def test_numbers_are_those_of_an_independent_computation(sample, last, tmp_path)
         assert metrics[f"{setting}.mAP"] == pytest.approx(mean_ap)
 
 
-def test_precision_recall_identity_holds_in_the_json(last, tmp_path):
-    """K * P / R = labels per image, whatever the model: a check that papers' tables can be put to."""
-    for images in ("positive-only", "all-images"):
-        flags = ("--model-path", last, "--images", images, "--top_k", 3, 4, 5)
-        metrics = metrics_of(*flags, json_file=tmp_path / "r.json")
-        for setting in SETTINGS:
-            for k in (3, 4, 5):
-                ratio = k * metrics[f"{setting}.P@{k}"] / metrics[f"{setting}.R@{k}"]
-                assert ratio == pytest.approx(metrics[f"{setting}.labels_per_image"])
-
-
 def test_all_images_counts_images_without_an_unseen_label(sample, last, tmp_path):
     content = json.loads((sample / "val.json").read_text(encoding="utf-8"))
     unseen_names = json.loads((sample / "split.json").read_text(encoding="utf-8"))["unseen"]
@@ -213,19 +200,6 @@ def test_all_images_counts_images_without_an_unseen_label(sample, last, tmp_path
     assert every["zero_shot.labels_per_image"] == pytest.approx(len(positives) / 16)
     assert every["zero_shot.P@3"] == pytest.approx(some["zero_shot.P@3"] * with_unseen / 16)
     assert every["zero_shot.R@3"] == pytest.approx(some["zero_shot.R@3"])
-
-
-def test_threshold_is_reported_only_if_given(last, tmp_path):
-    without = metrics_of("--model-path", last, json_file=tmp_path / "r.json")
-    assert not any("threshold" in key for key in without)
-    low = metrics_of("--model-path", last, "--thre=-1e9", json_file=tmp_path / "r.json")
-    high = metrics_of("--model-path", last, "--thre", 1e9, json_file=tmp_path / "r.json")
-    for setting in SETTINGS:
-        assert low[f"{setting}.R@threshold"] == 100  # every label is given
-        assert low[f"{setting}.P@threshold"] == pytest.approx(
-            100 * low[f"{setting}.labels_per_image"] / low[f"{setting}.num_labels"]
-        )
-        assert [high[f"{setting}.{name}@threshold"] for name in ("P", "R", "F1")] == [0, 0, 0]
 
 
 def test_several_k_and_those_beyond_the_unseen_labels(last, tmp_path):
@@ -362,49 +336,6 @@ def test_too_large_k_is_found_before_images_are_read(last, monkeypatch):
     message = user_error(call(validate.main, "--model-path", last, "--top_k", 3, 19))
     assert "--top_k 19" in message
     assert "18" in message
-
-
-def test_image_size_is_the_checkpoints_unless_given(last, tmp_path):
-    default, same, other = (
-        metrics_of("--model-path", last, *flags, json_file=tmp_path / "r.json")
-        for flags in ((), ("--image-size", 32), ("--image-size", 64))
-    )
-    assert default == pytest.approx(same)
-    assert default != pytest.approx(other)
-
-
-def test_print_freq_and_batch_size_do_not_change_the_numbers(last, tmp_path):
-    one = metrics_of("--model-path", last, "-p", 100, json_file=tmp_path / "r.json")
-    other = metrics_of("--model-path", last, "-b", 5, "-j", 1, json_file=tmp_path / "r.json")
-    assert one == pytest.approx(other, abs=1e-4)
-
-
-def test_images_of_other_kinds_are_read(sample, last, tmp_path):
-    data = copy_of(sample, tmp_path / "data")
-    for name, mode in zip(file_names(data, "val"), ("L", "RGBA", "P", "CMYK", "1"), strict=False):
-        with Image.open(data / "images" / name) as image:
-            image.convert(mode).save(data / "images" / name, format="TIFF" if mode == "CMYK" else "PNG")
-    assert report_of("--model-path", last, data, json_file=tmp_path / "r.json")["bad_images"] == []
-
-
-def test_images_are_resized_as_in_training(last, tmp_path, monkeypatch):
-    """By the interpolation that the checkpoint records."""
-    content = stored(last)
-    content["config"]["interpolation"] = "bicubic"
-    torch.save(content, tmp_path / "bicubic.ckpt")
-    used = []
-
-    def recorded(size: int, interpolation: str, *, exact: bool) -> Transform:
-        used.append((size, interpolation))
-        return eval_transform(size, interpolation, exact=exact)
-
-    monkeypatch.setattr(src.validation, "eval_transform", recorded)
-    bilinear, bicubic = (
-        metrics_of("--model-path", path, "--thre", 0, json_file=tmp_path / "r.json")
-        for path in (last, tmp_path / "bicubic.ckpt")
-    )
-    assert used == [(32, "bilinear"), (32, "bicubic")]
-    assert bilinear != pytest.approx(bicubic)
 
 
 MISTAKES = [

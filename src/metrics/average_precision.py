@@ -84,7 +84,7 @@ def ranking_keys(scores: Tensor) -> Tensor:
 
     The upper 32 bits are the same for equal scores only, the lower 32 bits are the row.
     """
-    by_label = scores.detach().t().contiguous()
+    by_label = scores.t().contiguous()
     if scores.dtype in (torch.float32, torch.float16, torch.bfloat16):
         bits = (by_label.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 the 0.0 that it equals
         # Of two negative floats the one with the larger bits is the smaller: flip all but the sign.
