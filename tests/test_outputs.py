@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import src.inference.run as run
+from src.config.infer import OutputOptions
 from src.data.transforms import eval_transform
 from src.errors import UserError
 from src.inference.contact_sheet import open_contact_sheet
@@ -14,7 +15,7 @@ from src.inference.outputs import Outputs, format_tags, refuse_overwriting, targ
 from src.inference.pipeline import Loading
 from src.inference.results import open_results
 from src.inference.run import Summary, tag_images
-from src.inference.settings import OutputOptions, TagRule
+from src.inference.settings import TagRule
 from src.inference.tagger import Tagger
 from src.tags import Tag
 from tests.helpers import SIZE, make_toy_split, tiny_model, write_images
@@ -82,14 +83,18 @@ def test_overwriting_an_image_is_refused_before_anything_is_written(tagger, tmp_
     Image.new("L", (8, 8)).save(gif)
     out = tmp_path / "o"
     for options, given, message in (
-        ({"folder": tmp_path, "annotate": True}, paths, f"--path_output {tmp_path}: would .* choose another folder"),
-        ({"folder": tmp_path / "link", "annotate": True}, paths, "--path_output .*link: would overwrite .*0.png"),
-        ({"folder": tmp_path, "annotate": True}, [gif, path], "--path_output .*0.png"),
-        ({"keywords": tmp_path}, paths, f"--write_keywords {tmp_path}: would .* choose another folder"),
+        (
+            {"path_output": tmp_path, "annotate": True},
+            paths,
+            f"--path_output {tmp_path}: would .* another folder",
+        ),
+        ({"path_output": tmp_path / "link", "annotate": True}, paths, "--path_output .*link: would overwrite .*0.png"),
+        ({"path_output": tmp_path, "annotate": True}, [gif, path], "--path_output .*0.png"),
+        ({"write_keywords": tmp_path}, paths, f"--write_keywords {tmp_path}: would .* choose another folder"),
         ({"html": path}, paths, f"--html {path}: would overwrite .* choose another folder"),
-        ({"results": {"csv": path}}, paths, f"--csv {path}: would overwrite .* choose another folder"),
-        ({"folder": out, "annotate": True, "keywords": out}, paths, "--write_keywords .*: is --path"),
-        ({"folder": out, "explain": 2, "keywords": out}, paths, "--write_keywords .*: is"),
+        ({"csv": path}, paths, f"--csv {path}: would overwrite .* choose another folder"),
+        ({"path_output": out, "annotate": True, "write_keywords": out}, paths, "--write_keywords .*: is --path"),
+        ({"path_output": out, "explain": 2, "write_keywords": out}, paths, "--write_keywords .*: is"),
     ):
         with pytest.raises(UserError, match=message):
             tag(tagger, given, Outputs(OutputOptions(**options)))
@@ -103,8 +108,8 @@ def test_explanation_that_would_overwrite_an_image_is_refused(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "out" / "a-why.png")
     given = [tmp_path / "a.jpg", tmp_path / "link.png"]
     with pytest.raises(UserError, match=r"--path_output .*a-why\.png"):
-        refuse_overwriting(given, target_names(given), OutputOptions(folder=tmp_path / "out", explain=2))
-    refuse_overwriting(given, target_names(given), OutputOptions(folder=tmp_path / "other", annotate=True))
+        refuse_overwriting(given, target_names(given), OutputOptions(path_output=tmp_path / "out", explain=2))
+    refuse_overwriting(given, target_names(given), OutputOptions(path_output=tmp_path / "other", annotate=True))
 
 
 def test_images_done_before_a_resume_count_too(tagger, tmp_path):
@@ -114,7 +119,7 @@ def test_images_done_before_a_resume_count_too(tagger, tmp_path):
     tag(tagger, [left], Outputs(keywords=keywords), all_paths=[done, left])
     assert [(image, name) for image, _, name in keywords.written] == [(left, "0-2.png")]
     with pytest.raises(UserError, match="would overwrite the image"):
-        tag(tagger, [left], Outputs(OutputOptions(folder=done.parent, annotate=True)), all_paths=[done, left])
+        tag(tagger, [left], Outputs(OutputOptions(path_output=done.parent, annotate=True)), all_paths=[done, left])
 
 
 def test_unreadable_images_are_reported_and_skipped(tagger, tmp_path, capsys):
@@ -136,7 +141,7 @@ def test_model_is_called_in_batches_of_readable_images(tagger, tmp_path, monkeyp
         return original(self, images)
 
     monkeypatch.setattr(Tagger, "embed", counted)
-    tag(tagger, write_images(tmp_path, 9, broken=(1, 3, 4, 5)), Outputs(OutputOptions(print_tags=False)), batch_size=3)
+    tag(tagger, write_images(tmp_path, 9, broken=(1, 3, 4, 5)), Outputs(OutputOptions(quiet=True)), batch_size=3)
     assert sizes == [2, 3]
 
 
@@ -155,8 +160,8 @@ def test_previews_are_read_only_if_an_output_shows_them(tmp_path, tagger, monkey
     with open_contact_sheet(tmp_path / "out.html", "x") as sheet:
         for outputs in (
             Outputs(), Outputs(keywords=Keywords(tmp_path / "k")), Outputs(sheet=sheet),
-            Outputs(OutputOptions(folder=tmp_path / "o", annotate=True)),
-            Outputs(OutputOptions(folder=tmp_path / "o", explain=1)),
+            Outputs(OutputOptions(path_output=tmp_path / "o", annotate=True)),
+            Outputs(OutputOptions(path_output=tmp_path / "o", explain=1)),
         ):  # fmt: skip
             tag(tagger, paths, outputs)
     assert asked == [False, False, True, True, True]
@@ -172,13 +177,12 @@ def test_image_in_the_record_is_done_in_all_other_ways(tmp_path, tagger):
                 raise UserError("disk full")
 
     paths = write_images(tmp_path, 5)
-    outputs = {"json": tmp_path / "r.json"}
     with (
         pytest.raises(UserError, match="disk full"),
-        open_results(OutputOptions(outputs), model="m", settings={}) as results,
+        open_results(OutputOptions(json=tmp_path / "r.json"), model="m", settings={}) as results,
     ):
         tag(tagger, paths, Outputs(results=results, keywords=Full(tmp_path / "k")))
-    with open_results(OutputOptions(outputs, resume=True), model="m", settings={}) as results:
+    with open_results(OutputOptions(json=tmp_path / "r.json", resume=True), model="m", settings={}) as results:
         assert results.done == {str(path) for path in paths[:2]}
 
 
@@ -196,7 +200,7 @@ def test_printed_tags():
 
 def test_tags_are_those_of_the_tagger(tmp_path, tagger):
     paths = write_images(tmp_path, 5)
-    with open_results(OutputOptions({"json": tmp_path / "r.json"}), model="m", settings={}) as results:
+    with open_results(OutputOptions(json=tmp_path / "r.json"), model="m", settings={}) as results:
         tag(tagger, paths, Outputs(results=results), batch_size=2)
         found = {one.image: one.tags for one in results.results()}
     images = [Image.open(path).convert("RGB") for path in paths]

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.config.infer import OutputOptions
 from src.errors import UserError
 from src.inference import formats
 from src.inference.formats import COLUMNS, ImageResult, printable
 from src.inference.outputs import check_outputs
 from src.inference.results import Record, open_results, record_path
-from src.inference.settings import OutputOptions
 from src.tags import Tag
 from tests.conftest import ROOT
 
@@ -42,7 +42,7 @@ def outputs(folder: Path, *forms: str) -> dict[str, Path]:
 
 
 def writer(folder: Path, *forms: str, settings: dict = SETTINGS, **options: bool) -> AbstractContextManager[Record]:
-    return open_results(OutputOptions(outputs(folder, *forms), **options), model="models/m.ckpt", settings=settings)
+    return open_results(OutputOptions(**outputs(folder, *forms), **options), model="models/m.ckpt", settings=settings)
 
 
 def drawn(names: list[str], most: int = 3) -> list[ImageResult]:
@@ -425,20 +425,20 @@ def test_second_run_on_one_output_is_refused(tmp_path):
 
 def test_pyarrow_is_needed_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    message = message_of(lambda: check_outputs(OutputOptions(outputs(tmp_path, "json", "parquet"))))
+    message = message_of(lambda: check_outputs(OutputOptions(**outputs(tmp_path, "json", "parquet"))))
     assert message.startswith("--parquet: ")
     assert message.endswith("run: pip install pyarrow")
     assert contents(tmp_path) == {}
-    check_outputs(OutputOptions(outputs(tmp_path, "json", "csv")))
+    check_outputs(OutputOptions(**outputs(tmp_path, "json", "csv")))
 
 
 def test_unusable_outputs_are_refused(tmp_path):
     (tmp_path / "file").touch()
-    message = message_of(lambda: check_outputs(OutputOptions(outputs(tmp_path / "file", "csv"))))
+    message = message_of(lambda: check_outputs(OutputOptions(**outputs(tmp_path / "file", "csv"))))
     assert message.startswith(f"--csv {tmp_path / 'file' / 'tags.csv'}: cannot be written: ")
-    assert "is a folder" in message_of(lambda: check_outputs(OutputOptions({"json": tmp_path})))
+    assert "is a folder" in message_of(lambda: check_outputs(OutputOptions(json=tmp_path)))
     same = {"json": tmp_path / "tags", "csv": tmp_path / "x" / ".." / "tags"}
-    assert "--json and --csv" in message_of(lambda: check_outputs(OutputOptions(same)))
+    assert "--json and --csv" in message_of(lambda: check_outputs(OutputOptions(**same)))
 
 
 class FullDisk:

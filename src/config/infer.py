@@ -1,11 +1,14 @@
 """Flags of infer.py, and the settings made from them; flags of the released infer.py keep their names."""
 
+# ruff: noqa: RUF009 -- flag() declares a dataclass field, as dataclasses.field() does
+
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from src.choices import DATASET_KINDS, OUTPUT_FORMATS, SCORES, ExpectedModel, Runtime
+from src.choices import DATASET_KINDS, OUTPUT_FORMATS, SCORES, ExpectedModel, OutputFormat, Runtime
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
@@ -15,11 +18,92 @@ from src.config.arguments import (
     finite_float,
     positive_int,
 )
+from src.config.settings import add_flags, flag, settings_of
 from src.errors import UserError
-from src.inference.settings import InferSettings, LabelOptions, OutputOptions, TagRule
+from src.inference.settings import LabelOptions, TagRule
 from src.utils.files import read_lines
 
 QUICK_START = Path(__file__).resolve().parent.parent.parent / "models" / "sdl_lite0_corel5k.pth"
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Outputs of infer.py; the fields are the flags of the same names."""
+
+    json: Path | None = flag(None, type=Path, metavar="FILE", help="write tags as JSON")
+    csv: Path | None = flag(None, type=Path, metavar="FILE", help="write tags as CSV, one row per tag")
+    parquet: Path | None = flag(
+        None, type=Path, metavar="FILE", help="write tags as Parquet, one row per tag; needs pyarrow"
+    )
+    resume: bool = flag(
+        False,
+        action="store_true",
+        help="continue a stopped or finished run from FILE.record.jsonl, which is kept beside the first of these "
+        "files: skip images that have tags",
+    )
+    overwrite: bool = flag(False, action="store_true", help="start over, dropping the tags of an interrupted run")
+    html: Path | None = flag(
+        None, type=Path, metavar="FILE", help="write a web page of thumbnails that can be filtered by tag"
+    )
+    write_keywords: Path | None = flag(
+        None,
+        type=Path,
+        metavar="DIR",
+        help="copy the images to this folder and add the tags as XMP and IPTC keywords; needs pyexiv2",
+    )
+    path_output: Path = flag(Path("outputs"), type=Path, metavar="DIR", help="folder of annotated images")
+    no_picture: bool = flag(False, exclusive="annotated", action="store_true", help="do not save annotated images")
+    annotate: bool = flag(
+        False,
+        exclusive="annotated",
+        action="store_true",
+        help="save annotated images even of many images (drawing them is slow)",
+    )
+    explain: int | None = flag(
+        None,
+        type=positive_int,
+        nargs="?",
+        const=6,
+        metavar="N",
+        help="save maps that show where in the image the scores of the N best tags come from (N: 6)",
+    )
+    quiet: bool = flag(False, action="store_true", help="do not print tags")
+
+    @property
+    def results(self) -> dict[OutputFormat, Path]:
+        """Paths of the machine-readable outputs, by format."""
+        return {form: path for form in OUTPUT_FORMATS if (path := getattr(self, form)) is not None}
+
+
+@dataclass(frozen=True)
+class InferSettings:
+    """Everything that a run of infer.py depends on.
+
+    Attributes:
+        images: values of ``--pic_path``; see :func:`src.inference.input_paths.expand`.
+        model_path: checkpoint or exported model.
+        expected: properties that the model must have.
+        runtime: engine, device and input size.
+        exact: resize exactly as the released code does.
+        num_threads: threads that PyTorch and ONNX Runtime compute with; None for PyTorch's default.
+        labels: labels to choose tags from.
+        rule: selection of tags. Without ``top_k`` and ``threshold``, the best ten.
+        outputs: files to write.
+        batch_size: images per forward pass.
+        workers: threads that read images.
+    """
+
+    images: tuple[str, ...]
+    model_path: Path
+    expected: ExpectedModel
+    runtime: Runtime
+    exact: bool
+    num_threads: int | None
+    labels: LabelOptions
+    rule: TagRule
+    outputs: OutputOptions
+    batch_size: int
+    workers: int
 
 
 def infer_parser(description: str | None) -> ArgumentParser:
@@ -35,7 +119,7 @@ def infer_parser(description: str | None) -> ArgumentParser:
     )
     _add_model_flags(parser)
     _add_tag_flags(parser)
-    _add_output_flags(parser)
+    add_flags(parser.add_argument_group("output"), OutputOptions, separator="_")
     _add_speed_flags(parser)
     return parser
 
@@ -51,10 +135,10 @@ def infer_settings(args: argparse.Namespace) -> InferSettings:
             f"--pretrain-backbone 1: {args.model_path} would be a backbone without a head, which cannot tag; "
             "train one with train.py"
         )
-    results = {form: path for form in OUTPUT_FORMATS if (path := getattr(args, form)) is not None}
-    for flag, given in (("--resume", args.resume), ("--overwrite", args.overwrite)):
-        if given and not results:
-            raise UserError(f"{flag} needs an output: give --json, --csv or --parquet")
+    outputs = settings_of(OutputOptions, args)
+    if (args.resume or args.overwrite) and not outputs.results:
+        name = "--resume" if args.resume else "--overwrite"
+        raise UserError(f"{name} needs an output: give --json, --csv or --parquet")
     if args.resume and args.overwrite:
         raise UserError("--resume and --overwrite contradict each other; give one of them")
     if args.resume and args.html is not None:
@@ -70,17 +154,7 @@ def infer_settings(args: argparse.Namespace) -> InferSettings:
             args.dataset_path, args.dataset_type, _own_words(args), args.only_tags, word_vectors=args.word_vectors
         ),
         rule=TagRule(args.top_k, args.threshold, args.scores, args.seen_bias),
-        outputs=OutputOptions(
-            results=results,
-            resume=args.resume,
-            overwrite=args.overwrite,
-            html=args.html,
-            keywords=args.write_keywords,
-            folder=args.path_output,
-            annotate=True if args.annotate else False if args.no_picture else None,
-            explain=args.explain,
-            print_tags=not args.quiet,
-        ),
+        outputs=outputs,
         batch_size=args.batch_size,
         workers=args.workers,
     )
@@ -89,9 +163,9 @@ def infer_settings(args: argparse.Namespace) -> InferSettings:
 def _own_words(args: argparse.Namespace) -> list[str] | None:
     """Collect the words of ``--tags`` and ``--tags_file``; None if neither is given."""
     if args.tags is None and args.tags_file is None:
-        for flag, given in (("--only_tags", args.only_tags), ("--word_vectors", args.word_vectors is not None)):
-            if given:
-                raise UserError(f"{flag} needs own words: give --tags or --tags_file too")
+        if args.only_tags or args.word_vectors is not None:
+            name = "--only_tags" if args.only_tags else "--word_vectors"
+            raise UserError(f"{name} needs own words: give --tags or --tags_file too")
         return None
     words = [] if args.tags is None else args.tags.split(",")
     if args.tags_file is not None:
@@ -183,43 +257,6 @@ def _add_tag_flags(parser: ArgumentParser) -> None:
         help="word vectors for the own words, as for prepare_data.py --word-vectors (default: the words in the "
         "checkpoint)",
     )
-
-
-def _add_output_flags(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("output")
-    add = group.add_argument
-    add("--json", type=Path, metavar="FILE", help="write tags as JSON")
-    add("--csv", type=Path, metavar="FILE", help="write tags as CSV, one row per tag")
-    add("--parquet", type=Path, metavar="FILE", help="write tags as Parquet, one row per tag; needs pyarrow")
-    add(
-        "--resume",
-        action="store_true",
-        help="continue a stopped or finished run from FILE.record.jsonl, which is kept beside the first of these "
-        "files: skip images that have tags",
-    )
-    add("--overwrite", action="store_true", help="start over, dropping the tags of an interrupted run")
-    add("--html", type=Path, metavar="FILE", help="write a web page of thumbnails that can be filtered by tag")
-    add(
-        "--write_keywords",
-        type=Path,
-        metavar="DIR",
-        help="copy the images to this folder and add the tags as XMP and IPTC keywords; needs pyexiv2",
-    )
-    add("--path_output", type=Path, default=Path("outputs"), metavar="DIR", help="folder of annotated images")
-    annotated = group.add_mutually_exclusive_group()
-    annotated.add_argument("--no_picture", action="store_true", help="do not save annotated images")
-    annotated.add_argument(
-        "--annotate", action="store_true", help="save annotated images even of many images (drawing them is slow)"
-    )
-    add(
-        "--explain",
-        type=positive_int,
-        nargs="?",
-        const=6,
-        metavar="N",
-        help="save maps that show where in the image the scores of the N best tags come from (N: 6)",
-    )
-    add("--quiet", action="store_true", help="do not print tags")
 
 
 def _add_speed_flags(parser: ArgumentParser) -> None:

@@ -23,7 +23,7 @@ def flag(default: Any = MISSING, *short: str, exclusive: str | None = None, **op
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, settings: type, *, separator: str = "-", only: Collection[str] | None = None
+    parser: argparse._ActionsContainer, settings: type, *, separator: str = "-", only: Collection[str] | None = None
 ) -> None:
     """Add the flags of a settings class to a parser, or those of some fields; ``separator`` joins a name's words."""
     groups: dict[str, argparse._ActionsContainer] = {}

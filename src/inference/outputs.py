@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from src.choices import Scores
+from src.config.infer import OutputOptions
 from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
 from src.inference.explain import explain
 from src.inference.formats import ImageResult, import_arrow, printable
 from src.inference.keywords import KeywordsError, KeywordWriter
 from src.inference.results import Record
-from src.inference.settings import OutputOptions
 from src.inference.tagger import Tagger
 from src.tags import Tag
 from src.utils.files import check_writable
@@ -32,7 +32,7 @@ class Outputs:
     """Outputs of a run, and those of them that are open files.
 
     Attributes:
-        options: what to write; ``annotate`` counts as false if None.
+        options: what to write; ``annotate`` alone decides on annotated images.
         results: record of JSON, CSV and Parquet.
         sheet: contact sheet.
         keywords: image copies with keywords.
@@ -46,7 +46,7 @@ class Outputs:
     @property
     def shows_images(self) -> bool:
         """Whether the images themselves are needed besides their tensors."""
-        return self.sheet is not None or bool(self.options.annotate) or self.options.explain is not None
+        return self.sheet is not None or self.options.annotate or self.options.explain is not None
 
 
 class TargetNames(NamedTuple):
@@ -101,7 +101,7 @@ def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger
     if preview is not None and options.annotate:
         from src.visualize import save_tagged_image  # matplotlib is slow to import
 
-        annotated = options.folder / names.drawing
+        annotated = options.path_output / names.drawing
         save_tagged_image(preview, tags, annotated, show=scores)
         lines.append(f"      saved {printable(annotated)}")
     if preview is not None and options.explain is not None and tags:
@@ -109,8 +109,8 @@ def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger
 
         explained = tags[: options.explain]
         explanation = explain(tagger.model, tensor.to(tagger.device), tagger.vectors_of(explained))
-        save_explanation(preview, explained, explanation, options.folder / names.why)
-        lines.append(f"      saved {printable(options.folder / names.why)}")
+        save_explanation(preview, explained, explanation, options.path_output / names.why)
+        lines.append(f"      saved {printable(options.path_output / names.why)}")
     if preview is not None and outputs.sheet is not None:
         outputs.sheet.add(preview, tags, path)
     if outputs.keywords is not None:
@@ -121,7 +121,7 @@ def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger
             print(f"no keywords: {printable(problem)}", file=sys.stderr)
     if outputs.results is not None:  # last, so that an image in the record is done in all other ways too
         outputs.results.write(ImageResult(str(path), tags, None if annotated is None else str(annotated)))
-    if options.print_tags:
+    if not options.quiet:
         print("\n".join(lines))
     return problem
 
@@ -141,7 +141,7 @@ def refuse_overwriting(paths: Sequence[Path], names: Mapping[Path, TargetNames],
     Raises:
         UserError: an image would be overwritten, or two kinds of output share a folder.
     """
-    folder, copies = options.folder, options.keywords
+    folder, copies = options.path_output, options.write_keywords
     draws = options.annotate or options.explain is not None
     if draws and copies is not None and os.path.realpath(folder) == os.path.realpath(copies):
         raise UserError(f"--write_keywords {copies}: is --path_output too; choose another folder for one of them")

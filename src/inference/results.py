@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
+from src.config.infer import OutputOptions
 from src.errors import UserError, name_some
 from src.inference.formats import WRITERS, ImageResult, RunFacts, printable
-from src.inference.settings import OutputOptions
 from src.utils.files import atomic_write
 
 

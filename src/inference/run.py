@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from src.checkpoint.digest import file_digest
+from src.config.infer import InferSettings
 from src.errors import UserError, blaming
 from src.inference.contact_sheet import open_contact_sheet
 from src.inference.explain import feature_map
@@ -23,7 +24,7 @@ from src.inference.keywords import KeywordWriter
 from src.inference.outputs import Outputs, TaggedImage, check_outputs, refuse_overwriting, target_names, write_image
 from src.inference.pipeline import Loading, parallel_calls, read_and_embed
 from src.inference.results import open_results
-from src.inference.settings import InferSettings, TagRule
+from src.inference.settings import TagRule
 from src.inference.tagger import Tagger
 from src.models.sdl_model import check_image_size
 from src.utils.device import choose_device
@@ -122,7 +123,7 @@ def open_outputs(settings: InferSettings, tagger: Tagger, rule: TagRule, num_ima
         UserError: an output cannot be opened.
     """
     options = settings.outputs
-    if options.annotate is None:
+    if not options.no_picture and not options.annotate:
         options = replace(options, annotate=num_images <= MANY_IMAGES)
         if not options.annotate:
             print(f"{num_images:,} images: none is annotated unless you give --annotate", file=sys.stderr)
@@ -132,8 +133,8 @@ def open_outputs(settings: InferSettings, tagger: Tagger, rule: TagRule, num_ima
         outputs.results = stack.enter_context(open_results(options, model=str(settings.model_path), settings=recorded))
     if options.html is not None:
         outputs.sheet = stack.enter_context(open_contact_sheet(options.html, options.html.stem))
-    if options.keywords is not None:
-        outputs.keywords = KeywordWriter(options.keywords)
+    if options.write_keywords is not None:
+        outputs.keywords = KeywordWriter(options.write_keywords)
     return outputs
 
 

@@ -1,13 +1,13 @@
-"""Settings of infer.py as dataclasses; free of PyTorch, so that infer.py starts fast."""
+"""Labels to choose tags from and rule to choose them by; free of PyTorch, so that infer.py starts fast."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.choices import ExpectedModel, OutputFormat, Runtime, Scores
+from src.choices import Scores
 
 
 @dataclass(frozen=True)
@@ -59,61 +59,3 @@ class LabelOptions:
 
 
 OWN_LABELS = LabelOptions()
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """Outputs of infer.py; None leaves one out.
-
-    Attributes:
-        results: paths of the machine-readable outputs, by format.
-        resume: continue the record of an earlier run.
-        overwrite: drop the record of an interrupted run.
-        html: path of the contact sheet.
-        keywords: folder of image copies with keywords.
-        folder: folder of annotated images and explanations.
-        annotate: save annotated images; None does so unless there are many.
-        explain: number of tags to explain per image.
-        print_tags: print tags to standard output.
-    """
-
-    results: Mapping[OutputFormat, Path] = field(default_factory=dict)
-    resume: bool = False
-    overwrite: bool = False
-    html: Path | None = None
-    keywords: Path | None = None
-    folder: Path = Path("outputs")
-    annotate: bool | None = None
-    explain: int | None = None
-    print_tags: bool = True
-
-
-@dataclass(frozen=True)
-class InferSettings:
-    """Everything that a run of infer.py depends on.
-
-    Attributes:
-        images: values of ``--pic_path``; see :func:`src.inference.input_paths.expand`.
-        model_path: checkpoint or exported model.
-        expected: properties that the model must have.
-        runtime: engine, device and input size.
-        exact: resize exactly as the released code does.
-        num_threads: threads that PyTorch and ONNX Runtime compute with; None for PyTorch's default.
-        labels: labels to choose tags from.
-        rule: selection of tags. Without ``top_k`` and ``threshold``, the best ten.
-        outputs: files to write.
-        batch_size: images per forward pass.
-        workers: threads that read images.
-    """
-
-    images: tuple[str, ...]
-    model_path: Path
-    expected: ExpectedModel
-    runtime: Runtime
-    exact: bool
-    num_threads: int | None
-    labels: LabelOptions
-    rule: TagRule
-    outputs: OutputOptions
-    batch_size: int
-    workers: int
