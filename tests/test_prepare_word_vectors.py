@@ -81,9 +81,9 @@ def test_vectors_of_a_list_of_tags_are_read_as_word_vectors(tmp_path):
         (["--output", "{tmp}/words.txt"], r"--output .*words\.txt: with --tags, give the name of a \.npy file"),
         (["--output", "{tmp}/there.npy"], r"--output .*there\.npy: .* exists; .*--overwrite"),
         (["--output", "{tmp}/beside.npy"], r"--output .*beside\.npy: .*beside\.txt exists"),
-        (["--output", "{tmp}/x.npy", "--extra-words", "3"], "--extra-words is about a metadata folder"),
-        (["--output", "{tmp}/x.npy", "--official"], "--official is about a metadata folder"),
-        (["--output", "{tmp}/x.npy", "--train-with-unseen", "drop"], "--train-with-unseen is about a metadata folder"),
+        (["--output", "{tmp}/x.npy", "--extra-words", "3"], "are about metadata folders; leave them out"),
+        (["--output", "{tmp}/x.npy", "--official"], "are about metadata folders; leave them out"),
+        (["--output", "{tmp}/x.npy", "--train-with-unseen", "drop"], "are about metadata folders; leave them out"),
         (["--output", "{tmp}/x.npy", "--alias", "moon=sun"], "--alias: no such label: moon"),
     ],
 )

@@ -61,11 +61,7 @@ class ImageTransform:
         return as_floats(self.to_bytes(image))
 
     def read(self, path: str | Path) -> Tensor:
-        """Read and transform a file: [3, S, S] float32 in [0, 1].
-
-        Raises:
-            BadImageError: see :func:`src.data.images.read_image`.
-        """
+        """Read and transform a file: [3, S, S] float32 in [0, 1]; raise as :func:`src.data.images.read_image`."""
         return as_floats(self.read_bytes(path))
 
     def read_bytes(self, path: str | Path) -> Tensor:
@@ -131,7 +127,7 @@ def read_transformed(path: str | Path, transform: Transform) -> Tensor:
     """Read an image file through any transform: [3, S, S], uint8 from an :class:`ImageTransform`.
 
     Raises:
-        BadImageError: see :func:`src.data.images.read_image`.
+        BadImageError: the image cannot be read.
     """
     if isinstance(transform, ImageTransform):
         return transform.read_bytes(path)
@@ -143,8 +139,8 @@ def eval_transform(image_size: int, interpolation: str = "bilinear", *, exact: b
 
     Args:
         image_size: side of the square in pixels.
-        interpolation: Pillow's filter: ``bilinear`` (torchvision's default, used in training) or ``bicubic`` (Pillow's
-            default, used by the released infer.py). Both average over the source area when they shrink.
+        interpolation: ``bilinear`` (torchvision's default, used in training) or ``bicubic`` (Pillow's default, used by
+            the released infer.py).
         exact: bit-identical to the released code; the module docstring tells the difference otherwise.
 
     Raises:
@@ -221,12 +217,10 @@ class _NumpyWithInt(types.ModuleType):
 
 
 class _PackagedRandAugment:
-    """``RandAugment()`` of the ``randaugment`` package, repaired for current NumPy and picklable.
+    """``RandAugment()`` of the ``randaugment`` package, picklable; each operation is built once, not for every image.
 
-    The package draws one of all pairs of operations and builds both again, with the tables of all operations, for every
-    image. Here each operation is built once; draws and images are bit-identical to the package's.
-
-    A spawned worker process imports the package again, so the alias is restored on unpickling.
+    Draws and images are bit-identical to the package's. Version 1.0.2, its last, calls ``np.int``, which NumPy has
+    removed; the alias is restored inside the package's own module only, and again in a spawned worker process.
     """
 
     def __init__(self) -> None:
@@ -254,9 +248,5 @@ class _PackagedRandAugment:
 
 
 def packaged_randaugment() -> Step:
-    """Return ``RandAugment()`` of the ``randaugment`` package.
-
-    Version 1.0.2, its last, calls ``np.int``, which NumPy has removed: every image would fail. The alias is restored
-    inside the package's own module only; NumPy itself is not changed.
-    """
+    """Return ``RandAugment()`` of the ``randaugment`` package."""
     return _PackagedRandAugment()

@@ -18,10 +18,9 @@ from src.utils.optional import import_extra
 def unseen_by_clusters(labels: Sequence[str], vectors: Tensor, fraction: float, seed: int) -> list[str]:
     """Hold out a share of each cluster of related labels, so that each unseen label has seen relatives.
 
-    After Bansal et al., Zero-Shot Object Detection, ECCV 2018: k-means on the word vectors, here scaled to length 1;
-    then each cluster holds out labels in proportion to its size (largest remainder), drawn at random, and keeps at
-    least one. There are about sqrt(C) clusters, but no more than labels held out (each cluster may give one) or seen
-    (each keeps one).
+    After Bansal et al., Zero-Shot Object Detection, ECCV 2018: k-means on the word vectors, here scaled to length 1,
+    with about sqrt(C) clusters; each holds out labels in proportion to its size (largest remainder), drawn at random,
+    and keeps at least one.
 
     Args:
         labels: C names, unique. Their order does not matter for the choice.
@@ -103,18 +102,12 @@ def stratified_validation(
 
 
 def _part_of(total: int, fraction: float, flag: str, things: str) -> int:
-    """Return ``round(fraction * total)``.
-
-    Raises:
-        UserError: that is none or all.
-    """
+    """Return ``round(fraction * total)``; raise :class:`UserError` if that is none or all."""
     part = round(fraction * total) if 0 < fraction < 1 else 0
-    if total < 2:
-        raise UserError(f"{flag} {fraction}: at least 2 {things} are needed to choose some of them, there are {total}")
     if not 0 < part < total:
         raise UserError(
-            f"{flag} {fraction}: must choose at least 1 of the {total:,} {things} and leave at least 1; "
-            f"give {1 / total:.2g} to 0.5"
+            f"{flag} {fraction}: must choose at least 1 of the {total:,} {things} and leave at least 1; give "
+            f"{1 / max(total, 2):.2g} to 0.5"
         )
     return part
 
@@ -122,13 +115,7 @@ def _part_of(total: int, fraction: float, flag: str, things: str) -> int:
 def _stratify(rows: np.ndarray, labels: np.ndarray, num_rows: int, num_labels: int, size: int) -> np.ndarray:
     """Run algorithm 1 of the paper for two parts; the last chance of a label to be in training is always taken.
 
-    Args:
-        rows: [nnz] ascending, the rows of the positive targets.
-        labels: [nnz], their labels; each row has one at least.
-        size: wanted number of validation rows, which the method meets approximately.
-
-    Returns:
-        [num_rows] bool, True for validation.
+    ``rows`` ascend, and each has a label. Return [num_rows] bool, True for validation: about ``size`` rows.
     """
     totals = np.bincount(labels, minlength=num_labels)
     labels_of = _cut(labels, np.bincount(rows, minlength=num_rows))
@@ -176,11 +163,8 @@ def _cut(values: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
 def _exchange(in_val: np.ndarray, rows: np.ndarray, labels: np.ndarray, size: int, due: np.ndarray) -> None:
     """Move rows, in place, until ``size`` are for validation, then give due labels that have none there one.
 
-    Each move minimises the sum over the labels of (positives in validation - even share)^2.
-
-    Args:
-        in_val: [N] bool, True for validation.
-        due: [C] bool, labels that should have a row in validation.
+    Each move minimises the sum over the labels of (positives in validation - even share)^2. ``due`` [C] are the labels
+    that should have a row in validation.
     """
     totals = np.bincount(labels)
     even = totals * (size / len(in_val))

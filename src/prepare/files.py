@@ -75,7 +75,11 @@ def read_blocks(path: Path, size: int) -> Iterator[list[bytes]]:
 
 
 def _walk(root: Path, flag: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder below ``root``, relative to it, with its files; links are followed, hidden folders skipped."""
+    """Yield each folder below ``root``, relative to it, with its files; links are followed, hidden folders skipped.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     if not root.is_dir():
         raise UserError(f"{flag} {root}: no such folder")
     for folder, subfolders, names in os.walk(root, followlinks=True):
@@ -84,11 +88,7 @@ def _walk(root: Path, flag: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def list_files(root: Path, suffixes: Collection[str], flag: str = "--source") -> dict[str, list[Path]]:
-    """Find files below ``root`` by suffix: name in lower case (copies differ in case and nesting) -> paths.
-
-    Raises:
-        UserError: there is no such folder.
-    """
+    """Find files below ``root`` by suffix: name in lower case (copies differ in case and nesting) -> paths."""
     found: dict[str, list[Path]] = {}
     for folder, names in _walk(root, flag):
         for name in names:
@@ -127,11 +127,7 @@ def pick_files(listed: Mapping[str, list[Path]], names: Iterable[str], where: st
 
 
 def list_images(root: Path, flag: str = "--images") -> list[str]:
-    """List all image files below ``root`` (by suffix, in either case), sorted, relative to it, with ``/``.
-
-    Raises:
-        UserError: there is no such folder.
-    """
+    """List all image files below ``root`` (by suffix, in either case), sorted, relative to it, with ``/``."""
     found = []
     with tqdm(desc=f"images in {root.name}", unit="file", disable=None, leave=False) as bar:
         for folder, names in _walk(root, flag):
@@ -142,11 +138,7 @@ def list_images(root: Path, flag: str = "--images") -> list[str]:
 
 
 def images_below(images: Path | None, missing_pictures: str) -> list[str] | None:
-    """List the image files below ``--images``; None without that flag.
-
-    Raises:
-        UserError: there is no such folder, or ``--missing-pictures drop`` has no folder to look in.
-    """
+    """List the image files below ``--images``; None without that flag."""
     if images is not None:
         return list_images(images)
     if missing_pictures == "drop":
@@ -185,12 +177,8 @@ def keep_apart(
 class ImageFilter:
     """Keep the images that are on disk, under the names that they have there.
 
-    Args:
-        missing_pictures: ``error``, or ``drop`` to leave out images that are not there.
-        where: flag and folder, for messages.
-
     Attributes:
-        missing: names of the images that were left out.
+        missing: names of the images that were left out, with ``--missing-pictures drop``.
         notes: lines for the report.
     """
 
@@ -200,12 +188,7 @@ class ImageFilter:
         self.notes: list[str] = []
 
     def keep(self, images: LabelledImages, places: Sequence[str | None], source: str) -> LabelledImages:
-        """Return the images that have a place.
-
-        Args:
-            images: N of them.
-            places: [N], relative to the image folder; None where the image is not there.
-            source: name of the list, for messages.
+        """Return the images of the list ``source`` that have a place [N], relative to the image folder.
 
         Raises:
             UserError: images are missing and may not be left out, or all are.

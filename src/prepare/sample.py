@@ -24,7 +24,7 @@ Painter = Callable[[Draw, Random], None]
 
 
 def _place(random: Random, low: int, high: int) -> tuple[int, int, int]:
-    """Draw x, y and the size of an object between two heights of the image."""
+    """Draw x, y (between two heights) and size of an object."""
     return int(random.integers(20, WIDTH - 20)), int(random.integers(low, high)), int(random.integers(8, 17))
 
 

@@ -98,14 +98,12 @@ def _without_rare(
 ) -> tuple[list[str], LabelledImages, list[str]]:
     """Leave out the tags of fewer images; return labels, images and what to report."""
     enough = images.targets.positives_per_label() >= at_least
-    if enough.all():
-        return list(labels), images, []
-    rare = [label for label, kept in zip(labels, enough.tolist(), strict=True) if not kept]
-    kept = [label for label, kept in zip(labels, enough.tolist(), strict=True) if kept]
+    rare, kept = ([labels[column] for column in (enough == side).nonzero()[:, 0]] for side in (False, True))
     if len(kept) < 2:
         raise UserError(f"--min-pictures {at_least}: leaves {len(kept)} of {len(labels)} tags; give a smaller number")
     note = f"left out {len(rare):,} tags of fewer than {at_least} images: {name_some(rare, 20)}"
-    return kept, images.with_targets(images.targets.select_columns(enough.nonzero()[:, 0])), [note]
+    targets = images.targets.select_columns(enough.nonzero()[:, 0])
+    return kept, images.with_targets(targets), [note] if rare else []
 
 
 def _parts(

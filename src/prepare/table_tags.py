@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
@@ -42,19 +43,16 @@ class Tagging:
 def split_cells(
     cells: Sequence[Cell], separator: str, place: Callable[[int], str]
 ) -> tuple[list[list[str]], list[str]]:
-    """Split each cell into tags.
+    """Split each cell into tags; return lines for the report too.
 
-    A cell in square brackets is a list in JSON or Python syntax. Any other text is split at the separator, with or
-    without a blank after it.
+    Lists are kept. A cell in square brackets is a list in JSON or Python syntax. Any other text is split at the
+    separator, with or without a blank after it.
 
     Args:
-        cells: lists, which are kept, or text.
+        cells: lists or text.
         separator: between tags; ``none`` takes a cell as one tag, and ``auto`` chooses the one of :data:`SEPARATORS`
             that most cells have.
         place: index of a cell -> its place, to begin a message with.
-
-    Returns:
-        The tags of each cell, and lines for the report.
 
     Raises:
         UserError: a cell in square brackets is no list of texts, or the separator is empty.
@@ -88,13 +86,12 @@ def split_cells(
 
 
 def _parse_list(text: str, place: Callable[[int], str], row: int) -> list[str]:
-    try:
-        value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    value = None
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):  # ValueError includes msgspec's
         try:
+            value = msgspec.json.decode(text)
+        except msgspec.DecodeError:
             value = None if _NO_COMMA.search(text) else ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            value = None
     if not (isinstance(value, list) and all(isinstance(tag, str) for tag in value)):
         raise UserError(
             f'{place(row)}: the tags {text[:80]} are in square brackets, but no list such as ["cat", "hot dog"]'
@@ -137,14 +134,12 @@ def _repairs(uses: Mapping[str, int], groups: Sequence[Sequence[str]], num_entri
     notes = []
     empty = [text for text in uses if not same_tag_key(text)]
     blank = [text for text in uses if text != " ".join(text.split()) and same_tag_key(text)]
+    for texts, done, what in ((blank, "removed white space of", "tags"), (empty, "left out", "empty tags")):
+        if texts:
+            count = sum(uses[text] for text in texts)
+            notes.append(f"{done} {count:,} {what}: {name_some(list(map(repr, texts)), 3)}")
     merged = [f"{first} (also {', '.join(others)})" for first, *others in groups if others]
     num_repeated = sum(uses.values()) - sum(uses[text] for text in empty) - num_entries
-    if blank:
-        count = sum(uses[text] for text in blank)
-        notes.append(f"removed white space of {count:,} tags: {name_some([repr(text) for text in blank], 3)}")
-    if empty:
-        count = sum(uses[text] for text in empty)
-        notes.append(f"left out {count:,} empty tags: {name_some([repr(text) for text in empty], 3)}")
     if merged:
         notes.append(f"merged {len(merged):,} tags that differ only in case, blanks, - or _: {name_some(merged, 20)}")
     if num_repeated:

@@ -19,11 +19,7 @@ from src.utils.files import atomic_write, check_writable
 
 
 def collect(settings: WordVectorsSettings) -> Collected:
-    """Read a metadata folder that prepare_data.py made.
-
-    Raises:
-        UserError: the folder cannot be read, or is of another form.
-    """
+    """Read a metadata folder that prepare_data.py made; raise :class:`UserError` if it is of another form."""
     assert settings.metadata is not None
     with blaming(f"--metadata {settings.metadata}"):
         metadata = load_metadata(settings.metadata, kind="SDL")
@@ -51,13 +47,8 @@ def write_tag_vectors(tag_file: Path, vectors: VectorSettings, settings: OutputS
     words = output.with_suffix(".txt")
     if output.suffix != ".npy":
         raise UserError(f"--output {output}: with --tags, give the name of a .npy file")
-    for flag, given in (
-        ("--extra-words", vectors.extra_words),
-        ("--official", settings.official),
-        ("--train-with-unseen", settings.train_with_unseen != "keep"),
-    ):
-        if given:
-            raise UserError(f"{flag} is about a metadata folder; leave it out with --tags")
+    if vectors.extra_words or settings.official or settings.train_with_unseen != "keep":
+        raise UserError("--extra-words, --official and --train-with-unseen are about metadata folders; leave them out")
     for path in (output, words):
         if path.exists() and not settings.overwrite:
             raise UserError(f"--output {output}: {path} exists; choose another name or give --overwrite")
