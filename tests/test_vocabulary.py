@@ -85,7 +85,7 @@ def test_vectors_from_a_file_of_the_same_space(split, info, tmp_path):
 )
 def test_another_space_is_refused(split, info, tmp_path, change, message):
     source = open_word_vectors(file(tmp_path, change(same_space())), flag="--word_vectors")
-    with pytest.raises(UserError, match=rf"--word_vectors vectors\.txt: .*{message}"):
+    with pytest.raises(UserError, match=rf"--word_vectors .*vectors\.txt: .*{message}"):
         add_own_tags(split, info, ["whale"], source=source, only=False)
 
 
@@ -157,7 +157,7 @@ def test_the_fingerprint_is_of_single_words_and_bounded():
 class Encoder:
     """A source that computes vectors and lists no words."""
 
-    name, flag, dim, has_word_list = "an encoder", "--encoder", None, False
+    name, where, dim, has_word_list = "an encoder", "--encoder an encoder", 0, False
 
     def __init__(self, words: dict[str, torch.Tensor]) -> None:
         self._words = words

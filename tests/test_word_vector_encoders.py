@@ -85,13 +85,13 @@ def unit_letters(text: str) -> np.ndarray:
 def test_an_encoder_reads_whole_labels(sentence_transformers):
     source = open_encoder("sentence-transformers:org/model", device=torch.device("cpu"))
     assert sentence_transformers.made == ("org/model", "cpu")
-    assert (source.name, source.flag) == ("sentence-transformers:org/model", "--encoder")
+    assert source.name == "sentence-transformers:org/model"
     assert (source.dim, source.has_word_list, list(source.scan(lambda word: True))) == (0, False, [])
     found = label_vectors(source, ["dog", "hot_dog", "Traffic  light", "T-shirt"])
     assert sentence_transformers.texts == ["dog", "hot dog", "Traffic light", "T shirt"]
     assert found.labels == ["dog", "hot_dog", "Traffic  light", "T-shirt"]
     assert found.found_as == {"hot_dog": "hot dog", "Traffic  light": "Traffic light", "T-shirt": "T shirt"}
-    assert (found.source, found.flag, found.missing, found.suggestions) == (source.name, "--encoder", [], {})
+    assert (found.source, found.missing, found.suggestions) == (source.name, [], {})
     assert found.vectors.dtype == torch.float32
     texts = ["dog", "hot dog", "Traffic light", "T shirt"]
     np.testing.assert_allclose(found.vectors.t().numpy(), [unit_letters(text) for text in texts], rtol=1e-6)

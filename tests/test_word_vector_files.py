@@ -20,9 +20,9 @@ from gensim.models.fasttext import FastText, load_facebook_vectors, save_faceboo
 from src.data.split import make_split
 from src.errors import UserError
 from src.word_vectors import streams
-from src.word_vectors.binary import is_word2vec_binary
 from src.word_vectors.fasttext_bin import bucket_hash, character_ngrams
 from src.word_vectors.source import open_word_vectors
+from src.word_vectors.word2vec import is_word2vec_binary
 from tests.helpers import write_folder
 
 WORDS = {"the": [3, 4, 0], "dog": [0, 0, 2], "hot": [1, 0, 0], "Zürich": [0.5, -1e-3, 2]}
@@ -90,7 +90,7 @@ def test_text(tmp_path, name, text):
     path = write(tmp_path, text, name)
     assert_holds_the_words(path)
     source = open_word_vectors(str(path))
-    assert (source.name, source.dim, source.has_word_list, source.flag) == (name, 3, True, "--word-vectors")
+    assert (source.name, source.dim, source.has_word_list) == (name, 3, True)
     assert source.lookup(["dog", "x"]) == [None, None]
 
 

@@ -20,7 +20,7 @@ from src.word_vectors.source import open_word_vectors
 
 def source_of(words: list[str], vectors: object, name: str = "test") -> ArrayVectors:
     array = np.array(vectors, dtype=np.float32)
-    return ArrayVectors(words, array, name=name, flag="--word-vectors", where=f"--word-vectors {name}")
+    return ArrayVectors(words, array, name, f"--word-vectors {name}")
 
 
 def source(**vectors: list[float]) -> ArrayVectors:
@@ -185,7 +185,7 @@ def test_label_vectors_are_unit_columns_in_the_labels_order():
     assert found.labels == ["dog", "hot_dog", "cat"]
     assert found.missing == ["unicorn", "null", "so-so"]
     assert found.found_as == {"hot_dog": "mean of hot, dog"}
-    assert (found.source, found.flag) == ("test", "--word-vectors")
+    assert (found.source, found.where) == ("test", "--word-vectors test")
     assert found.vectors.dtype == torch.float32
     expected = np.stack([[0, 1], unit(0.6, 1.8), unit(1, 1)], axis=1)
     np.testing.assert_allclose(found.vectors.numpy(), expected, rtol=1e-6)
@@ -229,7 +229,7 @@ class CountingSource(ArrayVectors):
 
 
 def counting(words: list[str]) -> CountingSource:
-    return CountingSource(words, np.ones((len(words), 2)), name="test", flag="--word-vectors", where="")
+    return CountingSource(words, np.ones((len(words), 2)), "test", "--word-vectors test")
 
 
 def test_the_scan_ends_with_the_last_label_that_is_found_as_it_stands():
@@ -358,7 +358,7 @@ def test_suggestions_for_missing_labels():
 
 
 def test_another_flag_is_named():
-    found = LabelVectors([], torch.empty(0, 0), ["-"], {}, {}, "open_clip:x/y", "--encoder")
+    found = LabelVectors([], torch.empty(0, 0), ["-"], {}, {}, "open_clip:x/y", "--encoder open_clip:x/y")
     assert missing_message(found).startswith("--encoder open_clip:x/y: no vector for 1 of the 1 labels:\n  -\n")
 
 

@@ -105,7 +105,7 @@ def checkpoint_words(split: ZeroShotSplit, info: CheckpointInfo) -> ArrayVectors
         words += info.extra_words
         arrays.append(info.extra_vectors)
     matrix = torch.cat(arrays, dim=1).t().numpy()
-    return ArrayVectors(words, matrix, name="the checkpoint's words", flag="--tags", where="--tags")
+    return ArrayVectors(words, matrix, "the checkpoint's words", "--tags")
 
 
 def _missing_message(

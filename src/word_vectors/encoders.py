@@ -31,8 +31,7 @@ class TextEncoder(WordSource):
     has_word_list = False
 
     def __init__(self, name: str, encode: _Encode, prompt: str = "{}") -> None:
-        full_name = name if prompt == "{}" else f"{name} with the prompt {prompt!r}"
-        super().__init__(full_name, _FLAG, f"{_FLAG} {name}")
+        super().__init__(name if prompt == "{}" else f"{name} with the prompt {prompt!r}", f"{_FLAG} {name}")
         self._encode, self._prompt = encode, prompt
 
     def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:

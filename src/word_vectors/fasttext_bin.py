@@ -66,7 +66,7 @@ class FastTextModel(WordSource):
     """
 
     def __init__(self, file: ByteFile) -> None:
-        super().__init__(file.name, file.flag, file.where)
+        super().__init__(file.name, file.where)
         self._content = file.mapped("a fastText model")
         try:
             self._read_head()

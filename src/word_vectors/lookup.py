@@ -33,7 +33,7 @@ class LabelVectors:
         found_as: label -> the form that was found, for labels that were not found verbatim.
         suggestions: missing label -> at most three texts of similar spelling that would be found.
         source: name of the source of the vectors.
-        flag: the flag that named the source.
+        where: start of error messages: the flag that named the source, and its name.
     """
 
     labels: list[str]
@@ -42,7 +42,7 @@ class LabelVectors:
     found_as: dict[str, str]
     suggestions: dict[str, list[str]]
     source: str
-    flag: str = "--word-vectors"
+    where: str
 
 
 def label_vectors(
@@ -92,7 +92,7 @@ def label_vectors(
         },
         suggestions=suggest(source, missing, table, loose) if missing and source.has_word_list else {},
         source=source.name,
-        flag=source.flag,
+        where=source.where,
     )
 
 
@@ -106,7 +106,7 @@ def frequent_words(source: WordSource, count: int, leave_out: Collection[str]) -
         return None
     if not source.has_word_list:
         raise UserError(
-            f"--extra-words {count}: {source.flag} {source.name} has no list of words; leave --extra-words out, or "
+            f"--extra-words {count}: {source.where} has no list of words; leave --extra-words out, or "
             "give --word-vectors"
         )
     left_out = set(leave_out)
@@ -125,7 +125,7 @@ def frequent_words(source: WordSource, count: int, leave_out: Collection[str]) -
 def missing_message(found: LabelVectors) -> str:
     """Return the message about all labels without a vector, each with words of similar spelling."""
     total = len(found.labels) + len(found.missing)
-    lines = [f"{found.flag} {found.source}: no vector for {len(found.missing)} of the {total} labels:"]
+    lines = [f"{found.where}: no vector for {len(found.missing)} of the {total} labels:"]
     for label in found.missing:
         near = found.suggestions.get(label)
         lines.append(f"{label} (similar: {', '.join(near)})" if near else label)

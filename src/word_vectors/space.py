@@ -60,12 +60,11 @@ def check_space(space: Space, source: WordSource) -> None:
         computed = zip(space.probes, source.lookup(list(space.probes)), strict=True)
         found = {word: vector for word, vector in computed if vector is not None}
     dim = next((len(vector) for vector in found.values()), source.dim)
-    where = f"{source.flag} {source.name}"
     if dim not in (0, space.dim):
-        raise UserError(f"{where}: vectors of length {dim}, but the model was trained with length {space.dim}")
+        raise UserError(f"{source.where}: vectors of length {dim}, but the model was trained with length {space.dim}")
     agreeing = sum(_hash_of_signs(vector) == space.probes[word] for word, vector in found.items())
     if 2 * agreeing <= len(found):
         raise UserError(
-            f"{where}: {agreeing} of {len(space.probes)} probe words have the vectors that the model was trained with; "
-            "give the file that the model's word vectors are from"
+            f"{source.where}: {agreeing} of {len(space.probes)} probe words have the vectors that the model was "
+            "trained with; give the file that the model's word vectors are from"
         )

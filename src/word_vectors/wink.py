@@ -28,7 +28,7 @@ class WinkVectors(WordSource):
     """
 
     def __init__(self, file: ByteFile) -> None:
-        super().__init__(file.name, file.flag, file.where)
+        super().__init__(file.name, file.where)
         content = b"".join(file.blocks()) if file.packing else file.mapped("JSON")
         try:
             self._content = msgspec.json.decode(content, type=_Content)

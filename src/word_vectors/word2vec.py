@@ -1,6 +1,9 @@
-"""Text files of word vectors: a word and D numbers per line, separated by spaces.
+"""Formats that list a word and its numbers, row by row: GloVe's, word2vec's and fastText's ``.vec``.
 
-GloVe's format has nothing else. word2vec's text format and fastText's ``.vec`` begin with a line ``V D``.
+In text a line is a word and D numbers, separated by spaces. GloVe's files have nothing else; word2vec's text and
+fastText's ``.vec`` begin with a line ``V D``. word2vec's binary format, as in GoogleNews-vectors-negative300.bin, has
+``V D`` and a line feed, then for each word its bytes, a space, D little-endian float32 numbers and, from the C program,
+a line feed. Bytes of a word that are not UTF-8 become U+FFFD.
 """
 
 from __future__ import annotations
@@ -15,13 +18,15 @@ from src.errors import UserError
 from src.word_vectors.base import WordSource, as_vector
 from src.word_vectors.streams import SAMPLE, ByteFile
 
-HEADER = re.compile(rb"\s*(\d{1,12}) (\d{1,5})\s*")  # V and D
+_HEADER = re.compile(rb"\s*(\d{1,12}) (\d{1,5})\s*")  # V and D
 
 _BOM = b"\xef\xbb\xbf"
+_LONGEST_WORD = 4096  # bytes; the C program stops at 100, other writers at none
+_NO_TEXT = re.compile(rb"[^\t\n\r\x20-\x7e]")
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def is_number(field: bytes) -> bool:
+def _is_number(field: bytes) -> bool:
     """Return whether a field is a number as these files write it; words such as ``nan`` and ``infinity`` are not."""
     return _NUMBER.fullmatch(field) is not None
 
@@ -30,18 +35,17 @@ class TextVectors(WordSource):
     """Word vectors of a text file.
 
     Only U+0020 separates. A word may contain spaces, as some of glove.840B do: the last D fields are numbers.
-    Bytes of a word that are not UTF-8 become U+FFFD. Every line must have D numbers; they are parsed only
-    if the word is wanted.
+    Every line must have D numbers; they are parsed only if the word is wanted.
 
     Raises:
         UserError: the file holds no words, or its first line of numbers is not of this form.
     """
 
     def __init__(self, file: ByteFile) -> None:
-        super().__init__(file.name, file.flag, file.where)
+        super().__init__(file.name, file.where)
         self._file = file
         first, *rest = file.sample.removeprefix(_BOM).split(b"\n", 2)
-        header = HEADER.fullmatch(first)
+        header = _HEADER.fullmatch(first)
         self._num_words = None if header is None else int(header[1])
         self.dim = first.rstrip().count(b" ") if header is None else int(header[2])
         if self.dim == 0 or (header and not b"".join(rest).strip()):
@@ -81,7 +85,7 @@ class TextVectors(WordSource):
         """Return the word of a line that has too few fields, or spaces in its word."""
         count = line.count(b" ")
         head = line.rsplit(b" ", self.dim)[0]
-        if count < self.dim or any(map(is_number, head.split(b" ")[1:])):
+        if count < self.dim or any(map(_is_number, head.split(b" ")[1:])):
             raise UserError(
                 f"{self.where}, line {number}: {count} numbers, not {self.dim} as the file's first line says; get "
                 "the file again"
@@ -97,3 +101,58 @@ class TextVectors(WordSource):
                 f"{where}: not 'word number number ...': {error}; is this a file of word vectors?"
             ) from error
         return as_vector(numbers, word, where)
+
+
+def is_word2vec_binary(sample: bytes) -> bool:
+    """Return whether the start of a file is of this format: ``V D``, but then no line of numbers in text."""
+    header, _, rest = sample.partition(b"\n")
+    match = _HEADER.fullmatch(header)
+    if match is None:
+        return False
+    dim = int(match[2])
+    fields = rest.partition(b"\n")[0].rstrip().rsplit(b" ", dim)
+    if len(fields) == dim + 1 and all(map(_is_number, fields[1:])):
+        return False
+    numbers = rest.partition(b" ")[2][: 4 * dim]
+    return _NO_TEXT.search(numbers) is not None
+
+
+class Word2VecBinary(WordSource):
+    """Word vectors of word2vec's binary format."""
+
+    def __init__(self, file: ByteFile) -> None:
+        super().__init__(file.name, file.where)
+        self._file = file
+        header, _, _ = file.sample.partition(b"\n")
+        self._num_words, self.dim = map(int, header.split())
+        self._start = len(header) + 1
+
+    def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
+        """See :class:`src.word_vectors.base.WordSource`."""
+        width = 4 * self.dim
+        longest = self._start + _LONGEST_WORD + width
+        row, place, rest = 0, self._start, b""
+        for block in self._file.blocks():
+            buffer = rest + block
+            while row < self._num_words:
+                space = buffer.find(b" ", place, place + _LONGEST_WORD)
+                end = space + 1 + width
+                if space < 0 or end > len(buffer):
+                    break
+                word = buffer[place:space].lstrip(b"\n").decode("utf-8", errors="replace")
+                row += 1
+                if wanted(word):
+                    yield word, as_vector(np.frombuffer(buffer, "<f4", self.dim, space + 1), word, self.where)
+                place = end
+            if row:
+                rest, place = buffer[place:], 0
+            else:
+                rest = buffer
+            if len(rest) > longest:
+                break  # no row is that long: the file is damaged, or has too many rows
+        if row < self._num_words or rest.strip():
+            problem = "does not end" if row == self._num_words else "damaged" if len(rest) > longest else "ends"
+            raise UserError(
+                f"{self.where}: {problem} after {row:,} of the {self._num_words:,} words that its first line promises; "
+                "get the file again"
+            )
