@@ -27,7 +27,6 @@ from src.calibration.thresholds import (
 )
 from src.checkpoint import load_checkpoint, save_with_calibration
 from src.errors import UserError
-from src.metrics import f1_at_k, f1_of_choice
 from tests.helpers import save_tiny
 from tests.script_helpers import stored
 
@@ -153,24 +152,12 @@ def test_level_is_an_order_statistic_of_the_scores(quantile, rank):
     assert image_level(scores[:, [3, 1, 0, 4, 2]], quantile).tolist() == expected
 
 
-def test_no_level_is_zero():
-    assert image_level(torch.rand(3, 5), None).tolist() == [[0.0]] * 3
-
-
 def test_level_gap_worked_by_hand():
     seen = torch.tensor([[1.0, 5.0], [2.0, 0.0], [9.0, 9.0]])
     unseen = torch.tensor([[4.0, 2.0, 0.0], [5.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
     assert level_gap(seen, unseen) == 1  # of the gaps 1, -3 and 7
     assert level_gap(seen[:2], unseen[:2]) == -1  # between the two in the middle
     assert level_gap(seen + 4, unseen) == 5
-
-
-def test_best_label_of_half_the_images_is_a_seen_one_after_stacking():
-    scores = problem(count=101)[0].double()
-    scores[:, SEEN] += 1.5
-    bias = level_gap(scores[:, SEEN], scores[:, UNSEEN])
-    wins = (scores[:, SEEN].amax(dim=1) - bias > scores[:, UNSEEN].amax(dim=1)).sum()
-    assert int(wins) == 50  # the image in the middle is a draw
 
 
 def plain_generalised_f1(scores: Tensor, targets: Tensor, bias: float, k: int) -> float:
@@ -267,21 +254,6 @@ def test_a_calibration_is_that_of_plain_loops(monkeypatch, seed, min_positives, 
     assert found.thresholds.tolist() == pytest.approx(expected.thresholds.tolist(), rel=1e-9, nan_ok=True)
 
 
-def test_the_level_is_that_of_the_best_f1():
-    """Images at levels of their own need one; scores that are comparable as they are need none."""
-    scores, targets = problem(count=200)
-    shifts = 5 * torch.randn(200, 1, generator=torch.Generator().manual_seed(9))
-    needed = fit_calibration(scores + shifts, targets, SEEN, UNSEEN)
-    assert needed.level_quantile is not None
-    truth = targets.clamp(min=0)
-    assert fit_calibration(truth + 0.1 * scores.sigmoid(), truth, SEEN, UNSEEN).level_quantile is None
-    for quantile in LEVEL_QUANTILES:
-        seen = (scores + shifts)[:, SEEN]
-        calibrated = seen - image_level(seen, quantile)
-        best = best_shared_threshold(calibrated, targets[:, SEEN])
-        assert best[1] <= best_shared_threshold(seen - image_level(seen, needed.level_quantile), targets[:, SEEN])[1]
-
-
 # The zero-shot promise
 
 
@@ -319,14 +291,6 @@ def test_images_without_a_known_seen_label_take_no_part(fitted):
     truth[:, UNSEEN] = 1
     found = fit_calibration(torch.cat([more, scores]), torch.cat([truth, targets]), SEEN, UNSEEN)
     assert same(found, fitted)
-
-
-def test_seen_labels_that_are_not_known_have_no_own_threshold(fitted):
-    scores, targets = problem()
-    targets[:, SEEN[0]] = -1
-    found = fit_calibration(scores, targets, SEEN, UNSEEN)
-    assert found.thresholds[SEEN[0]].isnan()
-    assert found.threshold_of([SEEN[0]]).tolist() == [found.shared_threshold]
 
 
 # Order
@@ -378,21 +342,7 @@ def test_rare_labels_and_those_never_seen_have_the_shared_threshold(monkeypatch)
     assert fit_calibration(scores, targets, SEEN, UNSEEN).thresholds.isnan().all()
 
 
-def test_shrinkage_moves_from_the_best_threshold_of_a_label_to_the_shared_one(monkeypatch):
-    scores, targets = problem()
-    by_shrinkage = {}
-    for strength in (0.0, 20.0, 1e12):
-        monkeypatch.setattr(src.calibration.thresholds, "SHRINKAGE", strength)
-        by_shrinkage[strength] = fit_calibration(scores, targets, SEEN, UNSEEN)
-    quantile, shared = by_shrinkage[0.0].level_quantile, by_shrinkage[0.0].shared_threshold
-    calibrated = scores[:, SEEN] - image_level(scores[:, SEEN], quantile)
-    own, counts = best_f1_thresholds(calibrated, targets[:, SEEN])
-    assert torch.equal(by_shrinkage[0.0].thresholds[SEEN], own)
-    torch.testing.assert_close(by_shrinkage[20.0].thresholds[SEEN], (counts * own + 20 * shared) / (counts + 20))
-    torch.testing.assert_close(by_shrinkage[1e12].thresholds[SEEN], torch.full_like(own, shared))
-
-
-# What is done with scores
+# Calibrated scores and probabilities
 
 
 def test_calibrated_scores_worked_by_hand():
@@ -439,25 +389,6 @@ def test_probability_rises_and_is_the_sigmoid(fitted):
     assert extreme.tolist() == [0.0, 1.0]
 
 
-def test_mean_probability_of_seen_labels_is_their_share():
-    scores, targets = problem(count=800, unknown=0)
-    found = fit_calibration(scores, targets, SEEN, UNSEEN)
-    seen = torch.ones(len(SEEN), dtype=torch.bool)
-    p = found.probability(found.calibrated(scores[:, SEEN], scores[:, SEEN], seen))
-    assert float(p.mean()) == pytest.approx(float((targets[:, SEEN] == 1).float().mean()), abs=2e-3)
-
-
-def test_thresholds_do_better_than_a_fixed_number_of_tags_on_other_images():
-    for seed in range(3):
-        scores, targets = problem(seed, count=600, unknown=0)
-        scores = torch.where(targets == 1, scores + 1, scores)
-        found = fit_calibration(scores[:300], targets[:300], SEEN, UNSEEN)
-        rest, truth = scores[300:][:, SEEN], targets[300:][:, SEEN]
-        calibrated = found.calibrated(rest, rest, torch.ones(len(SEEN), dtype=torch.bool))
-        chosen = f1_of_choice(calibrated > found.threshold_of(SEEN), truth).f1
-        assert chosen > max(f1_at_k(rest, truth, k).f1 for k in range(1, len(SEEN) + 1)) + 0.02
-
-
 # Storing
 
 
@@ -493,7 +424,7 @@ def test_a_damaged_calibration_is_refused(fitted, changes):
         Calibration.from_dict({**fitted.to_dict(), **changes})
 
 
-# What cannot be fitted
+# Mistakes
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -1,4 +1,4 @@
-"""Engines: which one computes, that both give the same tags and metrics, and what is said where one cannot."""
+"""PyTorch and ONNX Runtime: the choice between them, equal tags and metrics, and error messages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_both_engines_give_the_same_tags_as_child_processes(pair, tmp_path, monk
         assert [label for label, _ in tags] == [label for label, _ in theirs[image]]
         assert [score for _, score in tags] == pytest.approx([score for _, score in theirs[image]], abs=1e-4)
     assert "timm" in imported["ckpt"]
-    assert not imported["onnx"] & {"timm", "onnx", "onnxscript"}  # what makes models takes seconds to import
+    assert not imported["onnx"] & {"timm", "onnx", "onnxscript"}  # they take seconds to import
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_engine_onnx_says_which_command_is_missing(pair, tmp_path):
         open_model(checkpoint, Runtime("onnx"))
 
 
-def test_what_a_file_of_export_cannot_do(pair, sample, tmp_path):
+def test_flags_that_need_pytorch_weights(pair, sample, tmp_path):
     image = pair / "images" / "0.png"
     given = ("--model_path", pair / "m.onnx", "--pic_path", image, "--no_picture")
     message = user_error(call(infer.main, *given, "--explain"))
@@ -197,14 +197,14 @@ def test_what_a_file_of_export_cannot_do(pair, sample, tmp_path):
     assert "export the copy" in message
 
 
-def test_explain_takes_pytorch_by_itself(pair, tmp_path):
+def test_explain_uses_pytorch(pair, tmp_path):
     flags = ("--pic_path", pair / "images" / "0.png", "--path_output", tmp_path, "-j", 0)
     finished = succeeded(call(infer.main, "--model_path", pair / "m.ckpt", *flags, "--explain", 1))
     assert "ONNX" not in finished.stderr
     assert (tmp_path / "0-why.png").is_file()
 
 
-def test_a_run_goes_on_only_with_its_own_engine(pair, tmp_path):
+def test_resume_requires_the_same_engine(pair, tmp_path):
     tagger = {name: Tagger.load(pair / name) for name in ("m.onnx", "m8.onnx")}
     args = infer_parser(None).parse_args(["--pic_path", "x", "--model_path", str(pair / "m.ckpt")])
     given, rule = infer_settings(args), TagRule(3)

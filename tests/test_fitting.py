@@ -77,12 +77,6 @@ def fitted() -> FittedCalibration:
 # The division
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.5, 60), (0.25, 30), (0.7, 84), (0.504, 60), (0.506, 61)])
-def test_sizes_of_the_parts(share, count):
-    metrics = fit(*images(), SPLIT, share=share).metrics
-    assert (metrics["num_fitted_on"], metrics["num_measured_on"]) == (count, 120 - count)
-
-
 @pytest.mark.parametrize("bias", ["labels", "gap"])
 @pytest.mark.parametrize(("share", "seed"), [(0.5, 0), (0.5, 3), (0.3, 1)])
 def test_the_fit_is_the_calibration_of_its_part(share, seed, bias):
@@ -105,14 +99,6 @@ def test_seed_decides(fitted):
     other = fit(*images(), SPLIT, seed=1)
     assert not same(other.calibration, fitted.calibration)
     assert other.metrics != fitted.metrics
-
-
-def test_the_global_generator_is_unchanged():
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    fit(*images(), SPLIT)
-    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("value", [0, 1, -1])

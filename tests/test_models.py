@@ -20,7 +20,7 @@ from src.errors import UserError
 from src.models import SDLModel, create_model
 from src.models.inplace_abn import plain_state_dict, use_inplace_abn
 from src.models.sdl_model import enable_grad_checkpointing
-from src.scoring import principal_vectors, score_labels
+from src.scoring import principal_vectors
 from tests.helpers import SIZE, TINY, InPlaceABN, live_norms, make_toy_split, tiny_model
 
 
@@ -236,14 +236,3 @@ def test_inplace_abn_keeps_the_mode_and_the_step_counter(abn_package):
     use_inplace_abn(model.backbone, "tresnet_m")
     assert not any(layer.training for layer in model.modules())
     assert plain_state_dict(model)["backbone.body.conv1.bn.num_batches_tracked"] == 12
-
-
-def test_the_models_scores_come_from_score_labels_layout():
-    # one principal vector aligned with one word: only that word's score is large, whichever m holds it
-    model = SDLModel(nn.Flatten(), 12, num_rows=3, wordvec_dim=4)
-    for m in range(3):
-        with torch.no_grad():
-            model.embedding.weight.zero_()
-            model.embedding.weight.view(4, 3, 12)[2, m] = 1.0  # word direction 2
-        scores = score_labels(model(torch.ones(1, 3, 2, 2)), torch.eye(4))
-        assert scores.tolist() == [[0.0, 0.0, 12.0, 0.0]]

@@ -134,11 +134,6 @@ def test_numbers_that_are_not_finite():
         source.lookup(["dog"])
 
 
-def test_zeros_are_no_vector():
-    source = TextEncoder("x", lambda texts: np.zeros((len(texts), 2)))
-    assert label_vectors(source, ["dog"]).missing == ["dog"]
-
-
 def test_open_clip(open_clip):
     source = open_encoder("open_clip:ViT-B-32/laion2b", prompt="a {}", device="cpu")
     assert open_clip == {"name": "ViT-B-32", "pretrained": "laion2b", "device": "cpu", "tokenizer": "ViT-B-32"}

@@ -597,7 +597,7 @@ def test_packages_that_are_wrong(tmp_path):
     assert "glove_6B_index.parquet: " in message(folder)
 
 
-# What is no file of word vectors
+# Other files
 
 COMPRESSED = gzip.compress((TEXT * 200).encode())
 DAMAGED_ZIP = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Labels as people write them, found among word vectors; aliases, suggestions and frequent words."""
+"""Labels found among word vectors in several forms; aliases, suggestions and frequent words."""
 
 import random
 from functools import cache
@@ -14,7 +14,7 @@ from src.word_vectors.arrays import ArrayVectors
 from src.word_vectors.encoders import TextEncoder
 from src.word_vectors.finding import nearest_spellings
 from src.word_vectors.forms import other_number
-from src.word_vectors.lookup import LabelVectors, frequent_words, label_vectors, missing_message, read_aliases
+from src.word_vectors.lookup import frequent_words, label_vectors, missing_message, read_aliases
 from src.word_vectors.source import open_word_vectors
 
 
@@ -44,7 +44,7 @@ def how(words: ArrayVectors, label: str) -> str | None:
     return found.found_as.get(label, label) if found.labels else None
 
 
-# The forms that were looked up before there were more: exact, lower case, with a hyphen, the mean of the parts
+# Verbatim, in lower case, with a hyphen, the mean of the parts
 
 
 def test_a_word_is_found_as_it_stands_before_lower_case():
@@ -78,7 +78,7 @@ def test_a_label_with_an_unknown_part_has_no_vector(label):
 
 
 def plain_find(words: list[str], vectors: np.ndarray, label: str) -> np.ndarray | None:
-    """The earlier lookup, written out."""
+    """Look up in a plain loop."""
     units = {}
     for word, vector in zip(words, vectors, strict=True):
         units.setdefault(word, unit(*vector))
@@ -91,7 +91,7 @@ def plain_find(words: list[str], vectors: np.ndarray, label: str) -> np.ndarray 
     return None
 
 
-def test_what_was_found_before_is_found_alike():
+def test_lookup_equals_a_plain_loop():
     draw = random.Random(0)
     syllables = ["ka", "to", "mi", "ru", "Ka", "TO"]
     words = ["".join(draw.choices(syllables, k=draw.randint(1, 2))) for _ in range(30)]
@@ -238,7 +238,7 @@ def test_the_scan_ends_with_the_last_label_that_is_found_as_it_stands():
     assert words.asked == [4]
 
 
-def test_the_scan_goes_on_while_a_better_form_may_come():
+def test_the_scan_continues_while_a_better_form_may_come():
     words = counting(["traffic", "light", "a", "b", "traffic-light", "c"])
     assert label_vectors(words, ["traffic light"]).found_as == {"traffic light": "traffic-light"}
     assert words.asked == [6]
@@ -357,11 +357,6 @@ def test_suggestions_for_missing_labels():
     assert label_vectors(words, found.missing, alias=repaired).missing == ["qqqq", "zero"]
 
 
-def test_another_flag_is_named():
-    found = LabelVectors([], torch.empty(0, 0), ["-"], {}, {}, "open_clip:x/y", "--encoder open_clip:x/y")
-    assert missing_message(found).startswith("--encoder open_clip:x/y: no vector for 1 of the 1 labels:\n  -\n")
-
-
 @cache
 def plain_distance(first: str, second: str) -> int:
     """The definition, letter by letter from the end."""
@@ -407,14 +402,6 @@ def test_frequent_words_stop_reading_when_there_are_enough():
     words = counting(["the", "of", "dog", "cat", "bird"])
     assert frequent_words(words, 2, {"the"}).words == ("of", "dog")
     assert words.asked == [3]
-
-
-def test_no_frequent_words():
-    words = source(the=[1, 0])
-    assert frequent_words(words, 0, []) is None
-    none_left = frequent_words(words, 5, ["the"])
-    assert none_left.words == ()
-    assert none_left.vectors.shape == (2, 0)
 
 
 def test_an_encoder_has_no_frequent_words():
