@@ -19,7 +19,7 @@ import src.checkpoint.released
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint, save_checkpoint
 from src.errors import UserError
 from src.models import create_model
-from src.models.state_files import load_strictly, read_state_file
+from src.models.state_files import read_state_file
 from tests.conftest import GOLDEN
 from tests.helpers import (
     SIZE,
@@ -257,13 +257,6 @@ def test_half_precision_halves_the_file_and_keeps_the_one_dimensional_weights(tm
         torch.testing.assert_close(loaded(images()), expected, rtol=0.01, atol=0.01 * float(expected.abs().max()))
 
 
-def test_a_checkpoint_needs_a_split(tmp_path):
-    info = CheckpointInfo("sdl", ModelConfig(TINY, 2, 4, SIZE))
-    with pytest.raises(ValueError, match="needs a split"):
-        save_checkpoint(tmp_path / "x.ckpt", tiny_model(), info)
-    assert not any(tmp_path.iterdir())
-
-
 def test_missing_unexpected_and_reshaped_keys_are_all_named(tmp_path):
     save_tiny(tmp_path / "x.ckpt")
 
@@ -280,29 +273,6 @@ def test_missing_unexpected_and_reshaped_keys_are_all_named(tmp_path):
     assert "2 missing keys: backbone.conv1.0.weight, backbone.layer1.0.bn1.running_var" in message
     assert "1 unexpected keys: backbone.stranger.weight" in message
     assert "1 wrong shapes: embedding.weight (7, 96) instead of (8, 96)" in message
-
-
-def test_a_failed_strict_load_leaves_the_model_as_it_was():
-    model, other = tiny_model(seed=0), tiny_model(seed=1).state_dict()
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    other.pop("embedding.weight")
-    with pytest.raises(UserError, match="missing keys"):
-        load_strictly(model, other, "x")
-    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("expectation", "message"),
-    [
-        ({"num_rows": 3}, r"--num_rows 3: .*x\.ckpt holds a model with 2; leave the flag out"),
-        ({"wordvec_dim": 300}, "--wordvec_dim 300: .* holds a model with 4"),
-        ({"model_name": "tresnet_m"}, f"--model-name tresnet_m: .* holds a model with {TINY}"),
-    ],
-)
-def test_contradicting_the_file_is_refused_naming_flag_and_truth(expectation, message, tmp_path):
-    save_tiny(tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match=message):
-        load_checkpoint(tmp_path / "x.ckpt", **expectation)
 
 
 @pytest.mark.parametrize(
@@ -331,12 +301,6 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     for path in (tmp_path / "none.ckpt", tmp_path):
         with pytest.raises(UserError, match=f"no such file: {path}"):
             load_checkpoint(path)
-
-
-def test_a_state_dict_of_something_else_is_refused(tmp_path):
-    torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"neither a checkpoint of this project nor a TResNet.*first key is fc\.weight"):
-        load_checkpoint(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello world\n", b"\xff\xd8\xff\xe0 an image", b"\x80\x02}q\x00"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -36,16 +35,6 @@ def test_failed_block_leaves_only_the_old_file(error, tmp_path):
         write()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
-
-
-def test_content_is_flushed_before_the_rename(tmp_path, monkeypatch):
-    calls = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: calls.append(("fsync", os.fstat(fd).st_size)) or fsync(fd))
-    monkeypatch.setattr(os, "replace", lambda old, new: calls.append(("replace", Path(new).name)) or replace(old, new))
-    with atomic_write(tmp_path / "file.txt", "w") as stream:
-        stream.write("twelve bytes")
-    assert calls == [("fsync", 12), ("replace", "file.txt")]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")

@@ -84,11 +84,6 @@ def test_coco_recipe_is_the_released_script():
 # Overriding
 
 
-def test_without_a_recipe():
-    args = small("--lr", 2)
-    assert (args.lr, args.recipe) == (2, None)
-
-
 def test_flags_win_in_any_order(write):
     file = write("lr = 0.5\nnum_rows = 7\nmode = 'fast'")
     for arguments in (("--lr", 2, "--recipe", file), ("--recipe", file, "--lr=2"), (f"--recipe={file}", "--lr", 2)):
@@ -112,16 +107,6 @@ def test_switches(write):
     assert (args.frozen, args.wide) == (False, True)
     with pytest.raises(UserError, match="unrecognized arguments: --no-frozen"):
         small("--no-frozen", "--recipe", write("lr = 1"))
-
-
-def test_no_flag_switches_off_a_switch_of_a_recipe():
-    assert parse("--recipe", "corel5k").freeze_backbone
-    assert not parse("--recipe", "corel5k", "--no_freeze_backbone").freeze_backbone
-
-
-def test_values_with_signs_and_none(write):
-    args = small("--recipe", write("level = -2\nshare = 'none'"))
-    assert (args.level, args.share, args.lr) == (-2, None, 1.0)
 
 
 # Settings of a run
@@ -248,9 +233,3 @@ def test_malformed_file_is_one_line(tmp_path, content, fault):
     assert found.startswith(f"{file} is no recipe: {fault}")
     assert found.endswith("; see recipes/coco_48_17.toml for the format")
     assert len(found.splitlines()) == 1
-
-
-def test_a_byte_order_mark_is_allowed(tmp_path):
-    file = tmp_path / "own.toml"
-    file.write_bytes("\ufeff[settings]\nlr = 3\n".encode())
-    assert small("--recipe", file).lr == 3

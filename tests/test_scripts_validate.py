@@ -202,31 +202,6 @@ def test_all_images_counts_images_without_an_unseen_label(sample, last, tmp_path
     assert every["zero_shot.R@3"] == pytest.approx(some["zero_shot.R@3"])
 
 
-def test_several_k_and_those_beyond_the_unseen_labels(last, tmp_path):
-    metrics = metrics_of("--model-path", last, "--top_k", 7, 1, 18, json_file=tmp_path / "r.json")
-    assert {key.split("@")[1] for key in metrics if key.startswith("generalized.F1@")} == {"1", "7", "18"}
-    assert {key.split("@")[1] for key in metrics if key.startswith("zero_shot.F1@")} == {"1"}  # six unseen labels
-    assert metrics["generalized.R@18"] == 100
-
-
-def test_table_shows_the_numbers_of_the_json(last, tmp_path):
-    report = tmp_path / "r.json"
-    flags = ("--model-path", last, "-j", 0, "--top_k", 3, 7, "--thre", 0, "--json", report)
-    out = succeeded(call(validate.main, *flags)).stdout
-    metrics = json.loads(report.read_text(encoding="utf-8"))["metrics"]
-    header, *rows = [line.split() for line in out.splitlines()[1:4]]
-    assert header[:4] == ["setting", "images", "labels", "labels/img"]
-    for row, setting in zip(rows, SETTINGS, strict=True):
-        cells = dict(zip(header, row, strict=True))
-        assert cells["images"] == str(metrics[f"{setting}.num_images"])
-        assert cells["labels/img"] == f"{metrics[f'{setting}.labels_per_image']:.4f}"
-        for column in ("P@3", "R@3", "F1@3", "F1@7", "mAP", "mAP_skip"):
-            key = f"{setting}.{column}"
-            assert cells[column] == (f"{metrics[key]:.2f}" if key in metrics else "-")
-        assert cells["F1@thre"] == f"{metrics[f'{setting}.F1@threshold']:.2f}"
-    assert "12 seen and 6 unseen labels" in out
-
-
 def test_every_way_to_name_the_data_is_the_same(sample, last, tmp_path):
     ways = [
         ("--data", sample),

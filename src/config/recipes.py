@@ -52,11 +52,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str = ""
 
 
-def recipe_names() -> list[str]:
-    """List the recipes of the project."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
-
-
 def parse_with_recipe(parser: ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line with the settings of its ``--recipe`` as defaults.
 
@@ -103,9 +98,8 @@ def read_recipe(name_or_file: str) -> Recipe:
     is_file = name_or_file.endswith(".toml") or os.sep in name_or_file
     file = Path(name_or_file) if is_file else RECIPES / f"{name_or_file}.toml"
     if not is_file and not file.is_file():
-        raise UserError(
-            f"--recipe {name_or_file}: no such recipe; choose from {', '.join(recipe_names())}, or give a .toml file"
-        )
+        names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
+        raise UserError(f"--recipe {name_or_file}: no such recipe; choose from {names}, or give a .toml file")
     try:
         return msgspec.toml.decode(file.read_text(encoding="utf-8-sig"), type=Recipe)
     except OSError as error:
