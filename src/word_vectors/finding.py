@@ -129,6 +129,5 @@ def nearest_spellings(source: WordSource, words: Collection[str]) -> dict[str, l
         query = word.lower()
         reach = 1 if len(query) <= 4 else 2
         near = process.extract(query, choices, scorer=OSA.distance, score_cutoff=reach, limit=None)
-        ranked = sorted((distance, rank) for _, distance, rank in near if distance > 0)
-        found[word] = [listed[choices[rank]] for _, rank in ranked[:MOST]]
+        found[word] = [listed[choice] for choice, distance, _ in near if distance > 0][:MOST]
     return found
