@@ -82,17 +82,17 @@ class Fork:
         self._pid, self._driver, self._home = pid, driver, home
 
     def wait(self) -> int:
-        """Its exit status, or the signal's number below zero."""
+        """Return the exit status, or the negative number of the signal."""
         return int(self._driver.readline())
 
     def kill(self) -> int:
-        """Kill it where it is, unless it has just ended: its exit status, as :meth:`wait` gives it."""
+        """Kill the run unless it has just ended; returns the status like :meth:`wait`."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
         return self.wait()
 
     def signal_all(self, number: int) -> None:
-        """Signal it and its children, as a terminal does."""
+        """Signal the run and its children, as a terminal does."""
         os.killpg(self._pid, number)
 
     def children(self) -> list[int]:
@@ -106,7 +106,7 @@ class Fork:
         return (self._home / "err").read_text(encoding="utf-8")
 
     def steps(self) -> int:
-        """The steps it has taken, counted over all epochs; 0 if none since it was started."""
+        """Return the number of steps over all epochs; 0 if there was none since the start."""
         path = self._home / "steps"
         return int(path.read_bytes() or 0) if path.exists() else 0
 
@@ -114,7 +114,7 @@ class Fork:
         self._until(lambda: self.steps() >= step)
 
     def wait_for_states(self, folder: Path, count: int) -> None:
-        """Until it has written so many states."""
+        """Wait until the run has written so many states."""
         seen: set[int] = set()
 
         def written() -> bool:
@@ -129,7 +129,7 @@ class Fork:
         self._until(lambda: False, seconds)
 
     def _until(self, done: Callable[[], bool], seconds: float = 120) -> None:
-        """Until then, or until the run has ended, or the time is over."""
+        """Wait until ``done()``, the end of the run, or a timeout."""
         end = time.monotonic() + seconds
         while not done() and time.monotonic() < end and self._is_running():
             time.sleep(0.001)

@@ -28,12 +28,12 @@ from src.data.split import make_split
 from src.training.tensorboard import Logger
 from tests.conftest import run_script
 
-# A random timm backbone that does an epoch of the drawn images in a tenth of a second.
+# A random timm backbone, which trains an epoch of the drawn images in a tenth of a second
 TINY = ("--model-name", "test_efficientnet", "--model-path", "none", "--image-size", 32, "-b", 8)
 PLAIN = ("--augmentation", "none", "--cutout", 0, "-j", 0)  # no randomness but the order of the images
 FULL = ("--augmentation", "randaugment", "--cutout", 0.5)
 SETTINGS = ("zero_shot", "generalized")
-# What a run with the flags above leaves in its folder, as train.py documents it.
+# Files of a run with the flags above, as documented
 RUN_FILES = {
     "log.jsonl",
     "settings.toml",
@@ -69,13 +69,13 @@ def without_curves() -> contextlib.AbstractContextManager[Any]:
 
 
 def child(*arguments: object, cwd: Path | None = None) -> Finished:
-    """A script as a child process: ``child("train.py", "--data", ...)``."""
+    """Run a script as a child process: ``child("train.py", "--data", ...)``."""
     with one_thread():
         return run_script(*arguments, cwd=cwd)
 
 
 def call(main: Callable[[list[str]], int], *arguments: object) -> Finished:
-    """A script's ``main`` in this process: ``call(train.main, "--data", ...)``."""
+    """Call a script's ``main`` in this process: ``call(train.main, "--data", ...)``."""
     argv = [str(argument) for argument in arguments]
     out, err = io.StringIO(), io.StringIO()
     with one_thread(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -123,7 +123,7 @@ def user_error(finished: Finished) -> str:
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``log.jsonl`` without the time each epoch took."""
+    """Read the lines of ``log.jsonl`` without the seconds."""
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     for entry in entries:
         assert entry.pop("seconds") >= 0
@@ -156,7 +156,7 @@ def same_run(one: Path, other: Path) -> None:
 
 
 def same_tree(one: Any, other: Any) -> bool:
-    """Whether two nests of containers, numbers and tensors are equal to the last bit."""
+    """Return whether two nests of containers, numbers and tensors are equal to the last bit."""
     if isinstance(one, Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -167,7 +167,7 @@ def same_tree(one: Any, other: Any) -> bool:
 
 
 class StopAt(Logger):
-    """Stop the run in this process after these steps, counted over all epochs, as Ctrl-C does."""
+    """Stop the run in this process after these steps, counted over all epochs, like Ctrl-C."""
 
     def __init__(self, *steps: int, number: int = signal.SIGINT, times: int = 1) -> None:
         super().__init__()
@@ -185,13 +185,13 @@ def logged_by(logger: Logger) -> contextlib.AbstractContextManager[Any]:
 
 
 def file_names(metadata: Path, part: str) -> list[str]:
-    """The images of ``train`` or ``val``, in the order in which they are read."""
+    """Return the image files of ``train`` or ``val``, in the order in which they are read."""
     images = json.loads((metadata / f"{part}.json").read_text(encoding="utf-8"))["images"]
     return [image["file_name"] for image in sorted(images, key=lambda image: image["id"])]
 
 
 def copy_of(metadata: Path, folder: Path) -> Path:
-    """A copy of a metadata folder that a test may change."""
+    """Copy a metadata folder that a test changes."""
     return Path(shutil.copytree(metadata, folder, ignore=shutil.ignore_patterns("feature_cache")))
 
 
@@ -207,7 +207,7 @@ def edit_split(metadata: Path, **changes: Any) -> Path:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below ``folder`` with its size and time of change."""
+    """Return every file below ``folder`` with its size and time of change."""
     return {
         str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -216,10 +216,10 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def colour_wheel(folder: Path) -> Path:
-    """A metadata folder that can be learnt in seconds, unseen labels included.
+    """Write a metadata folder that can be learnt in seconds, unseen labels included.
 
     An image is one noisy colour; the word vector of a colour is its place on the colour wheel. Twelve hues are seen,
-    and the four unseen ones lie between them: who learns the wheel knows them.
+    and the four unseen ones lie between them.
     """
     hues = np.arange(16) / 16
     unseen = [2, 6, 10, 14]

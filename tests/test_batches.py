@@ -1,4 +1,4 @@
-"""Sources of batches: images and targets stay together, features are cached, evaluation names its rows."""
+"""Sources of batches: images with their targets, cached features, rows of evaluation images."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def tensors(folder: Path) -> Tensor:
 
 
 def an_epoch(source: BatchSource) -> list[TrainBatch]:
-    """Batches of two in ascending order."""
+    """Load batches of two in ascending order."""
     rows = list(range(source.count))
     return list(
         source.batches(1, [MicroBatch(rows[start : start + 2], 1.0, True) for start in range(0, source.count, 2)])
@@ -94,7 +94,7 @@ def an_epoch(source: BatchSource) -> list[TrainBatch]:
 
 
 def numbers_of(batches: list[TrainBatch]) -> list[int]:
-    """What the targets say in binary: which images these are."""
+    """Decode the numbers of the images from their targets."""
     return (torch.cat([batch.targets for batch in batches]) * torch.tensor([1, 2, 4])).sum(dim=1).tolist()
 
 
@@ -115,7 +115,7 @@ def test_training_batches_keep_images_and_targets_together(make_source, tmp_path
     assert all((batch.weight, batch.ends_step) == (1.0, True) for batch in batches)
 
 
-def test_an_unreadable_training_image_is_replaced_and_named(tmp_path):
+def test_unreadable_training_image_is_replaced_and_named(tmp_path):
     source = image_batches(tmp_path, tiny_model())
     batches = an_epoch(source)
     assert source.count == COUNT
@@ -128,7 +128,7 @@ def test_an_unreadable_training_image_is_replaced_and_named(tmp_path):
     assert source.bad == ()
 
 
-def test_an_unreadable_image_has_no_features(tmp_path):
+def test_unreadable_image_has_no_features(tmp_path):
     source = feature_batches(tmp_path, tiny_model())
     assert source.count == len(GOOD)
     assert numbers_of(an_epoch(source)) == GOOD
@@ -137,7 +137,7 @@ def test_an_unreadable_image_has_no_features(tmp_path):
 
 
 @SOURCES
-def test_evaluation_embeddings_are_the_models_and_name_their_rows(make_source, tmp_path):
+def test_evaluation_embeds_readable_images_and_returns_their_rows(make_source, tmp_path):
     model = tiny_model()
     source = make_source(tmp_path, model)
     source.set_training()
@@ -155,7 +155,7 @@ def test_evaluation_embeddings_are_the_models_and_name_their_rows(make_source, t
 
 
 @SOURCES
-def test_held_out_images_are_evaluated_and_not_trained_on(make_source, tmp_path):
+def test_held_out_images_are_evaluated_but_not_trained_on(make_source, tmp_path):
     val = (1, BROKEN, 5)
     model = tiny_model()
     source = make_source(tmp_path, model, val=val)
@@ -178,7 +178,7 @@ def test_pseudo_unseen_labels_are_not_among_the_targets(make_source, tmp_path):
 
 
 @SOURCES
-def test_a_moving_average_is_evaluated_with_its_own_weights(make_source, tmp_path):
+def test_moving_average_is_evaluated_with_its_own_weights(make_source, tmp_path):
     model = tiny_model()
     source = make_source(tmp_path, model)
     average = MovingAverage(source.module, 0.5)
@@ -197,7 +197,7 @@ def train(source: BatchSource) -> None:
     train_epoch(Learner(source.module, loss, optimizer, schedule, CPU), an_epoch(source), EpochSums())
 
 
-def test_frozen_features_are_the_eval_features_whatever_the_mode(tmp_path):
+def test_frozen_features_are_computed_in_eval_mode(tmp_path):
     model = tiny_model().train()
     source = feature_batches(tmp_path, model)
     before = copy.deepcopy(model.backbone.state_dict())
@@ -209,7 +209,7 @@ def test_frozen_features_are_the_eval_features_whatever_the_mode(tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items())
 
 
-def test_a_second_frozen_run_takes_the_features_from_the_cache(tmp_path, monkeypatch):
+def test_second_frozen_run_reads_features_from_the_cache(tmp_path, monkeypatch):
     model = tiny_model()
     first = feature_batches(tmp_path, model).embeddings("test", model.embedding)
     monkeypatch.setattr(SDLModel, "forward_features", lambda self, images: pytest.fail("computed again"))
@@ -256,12 +256,12 @@ def test_no_readable_evaluation_image_is_a_user_error(tmp_path):
         an_epoch(source)
 
 
-def test_no_readable_image_has_features(tmp_path):
+def test_no_readable_training_image_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=f"--data: none of the {COUNT} training images can be read"):
         feature_batches(tmp_path, tiny_model(), broken=tuple(range(COUNT)))
 
 
-def test_bad_images_are_named_once_a_run(capsys):
+def test_bad_images_are_printed_once(capsys):
     known: set[str] = set()
     warn_about_bad_images(("a.jpg: broken", "b.jpg: broken"), known)
     warn_about_bad_images(("b.jpg: broken", "c.jpg: broken", "c.jpg: broken"), known)
@@ -270,7 +270,7 @@ def test_bad_images_are_named_once_a_run(capsys):
     assert captured.out == ""
 
 
-def test_progress_is_silent_where_there_is_no_terminal(capsys):
+def test_progress_is_silent_without_a_terminal(capsys):
     with progress(3, "reading") as advance:
         advance(2)
     assert capsys.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""The engine: steps against a loop written by hand; accumulation, shares of a step, clipping, half precision, NaN."""
+"""The engine against loops written by hand: accumulation, shares of a step, clipping, half precision, NaN."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def same_weights(ours: nn.Module, theirs: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
-def test_an_epoch_equals_a_loop_written_by_hand(precision):
+def test_epoch_equals_a_loop_written_by_hand(precision):
     ours, theirs = linear(), linear()
     batches = [batch(4, 2), batch(4, 3), batch(1, 4), batch(3, 5)]
     steps: list[StepMetrics] = []
@@ -103,16 +103,13 @@ def test_an_epoch_equals_a_loop_written_by_hand(precision):
 
 
 def one_cycle_by_hand(step: int, total: int, peak: float, warm_up: float) -> tuple[float, float]:
-    """Return Adam's learning rate and first momentum of a step: cosines up from 1/25 of the peak, then down to 1e-4 of
-    that; the momentum falls from 0.95 to 0.85 and rises again.
+    """Return Adam's learning rate and first momentum of a step after the warm-up.
+
+    The rate falls along a cosine to 1e-4 of its start, 1/25 of the peak; the momentum rises from 0.85 to 0.95.
     """
     top = warm_up * total - 1
-    if step <= top:
-        (start, end), (first, last), part = (peak / 25, peak), (0.95, 0.85), step / top
-    else:
-        (start, end), (first, last), part = (peak, peak / 25e4), (0.85, 0.95), (step - top) / (total - 1 - top)
-    weight = (1 + math.cos(math.pi * part)) / 2
-    return end + (start - end) * weight, last + (first - last) * weight
+    weight = (1 + math.cos(math.pi * (step - top) / (total - 1 - top))) / 2
+    return peak / 25e4 + (peak - peak / 25e4) * weight, 0.95 - 0.1 * weight
 
 
 class AdamByHand:
@@ -143,33 +140,10 @@ def golden_steps() -> tuple[nn.Module, SDLLoss, list[TrainBatch]]:
     return copy.deepcopy(golden_model()).train(), SDLLoss(0.01, wordvec_array=golden["train_wordvec"]), batches
 
 
-def released_recipe(
-    module: nn.Module, loss: SDLLoss, batches: list[TrainBatch], warm_up: float, on_step: Any
-) -> EpochSums:
-    """Train as train.py does by default."""
-    optimizer = make_optimizer("adam", parameter_groups(module, 2.5e-5, 3e-4), CPU)
-    schedule = make_schedule("one_cycle", optimizer, len(batches), warm_up)
-    sums = EpochSums()
-    train_epoch(Learner(module, loss, optimizer, schedule, CPU), batches, sums, on_step)
-    return sums
-
-
-def test_six_steps_equal_the_released_codes_losses():
+def test_six_steps_equal_the_released_code_and_adam_by_hand():
+    """Compare the losses, and the updates, which unlike losses differ between Adam, AdamW and ten times the decay."""
     model, loss, batches = golden_steps()
     losses: list[float] = []
-    sums = released_recipe(model, loss, batches, 0.1, lambda step: losses.append(step.loss))
-    expected = np.load(GOLDEN / "tresnet_m_sdl.npz")["train_loss"]
-    assert losses[0] == pytest.approx(expected[0], rel=1e-5)
-    # The first steps of Adam move every weight by the learning rate in the direction of its gradient's sign. Where a
-    # gradient is rounding noise, that sign is the machine's own, so two right implementations drift apart.
-    np.testing.assert_allclose(losses, expected, rtol=2e-2)
-    assert sums.means()["loss"] == pytest.approx(np.mean(losses))
-    assert sums.images == 24
-
-
-def test_six_steps_move_the_weights_as_adam_with_l2_by_hand():
-    """Unlike losses, updates tell Adam from AdamW, and the decay from ten times as much."""
-    model, loss, batches = golden_steps()
     weights = list(model.parameters())[::9]
     assert {weight.ndim for weight in weights} == {1, 2, 4}
     recipes: dict[str, dict[str, Any]] = {
@@ -184,8 +158,9 @@ def test_six_steps_move_the_weights_as_adam_with_l2_by_hand():
     model_before = copy.deepcopy(model)
 
     def compare(step: StepMetrics) -> None:
+        losses.append(step.loss)
         count = next(iter(by_hand.values()))[0].steps
-        rate, beta = one_cycle_by_hand(count, len(batches), 2.5e-5, 0.5)
+        rate, beta = one_cycle_by_hand(count, len(batches), 2.5e-5, 0.1)
         assert step.lr["head"] == pytest.approx(rate)
         if count == len(batches) - 1:
             return  # a rate of 1e-10: float32 rounds these updates away
@@ -201,11 +176,21 @@ def test_six_steps_move_the_weights_as_adam_with_l2_by_hand():
         for old, weight in zip(before, weights, strict=True):
             old.copy_(weight.detach())
 
-    released_recipe(model, loss, batches, 0.5, compare)
+    optimizer = make_optimizer("adam", parameter_groups(model, 2.5e-5, 3e-4), CPU)
+    sums = EpochSums()
+    schedule = make_schedule("one_cycle", optimizer, len(batches), 0.1)
+    train_epoch(Learner(model, loss, optimizer, schedule, CPU), batches, sums, compare)
+    expected_losses = np.load(GOLDEN / "tresnet_m_sdl.npz")["train_loss"]
+    assert losses[0] == pytest.approx(expected_losses[0], rel=1e-5)
+    # The first steps of Adam move every weight by the learning rate in the direction of its gradient's sign. Where a
+    # gradient is rounding noise, that sign is the machine's own, so two right implementations drift apart.
+    np.testing.assert_allclose(losses, expected_losses, rtol=2e-2)
+    assert sums.means()["loss"] == pytest.approx(np.mean(losses))
+    assert sums.images == 24
     assert worst.pop("adam") < 0.03 < min(worst.values())  # float32 rounds weights of 1 to 6e-8, an update of 1e-6
 
 
-def test_accumulated_batches_are_one_large_batch():
+def test_accumulated_batches_equal_one_large_batch():
     whole = batch(9, 2)
     parts = [
         TrainBatch(whole.inputs[rows], whole.targets[rows], whole.rows[rows], len(whole.rows[rows]) / 9, last)
@@ -223,8 +208,8 @@ def test_accumulated_batches_are_one_large_batch():
     assert sums.values() == pytest.approx(expected_sums.values(), rel=1e-5)
 
 
-def test_processes_whose_gradients_are_averaged_move_the_weights_as_one_does():
-    """Each of two processes has a share of the images; DistributedDataParallel averages what they computed."""
+def test_averaged_gradients_of_two_processes_equal_those_of_one():
+    """Average the gradients of two shares of the images, as DistributedDataParallel does."""
     whole = batch(7, 2)
     expected = linear()
     run_epoch(expected, [whole])
@@ -243,7 +228,7 @@ def test_processes_whose_gradients_are_averaged_move_the_weights_as_one_does():
         torch.testing.assert_close(one, other)
 
 
-def test_a_repeated_image_of_an_empty_process_counts_nothing():
+def test_repeated_image_of_an_idle_process_does_not_count():
     ours = linear()
     idle = batch(1, 3, weight=0.0, ends_step=False)
     sums = run_epoch(ours, [idle, batch(4, 2)])
@@ -267,7 +252,7 @@ def test_gradients_are_clipped_and_logged_unclipped():
     assert same_weights(loose, free)
 
 
-def test_a_gradient_that_overflows_half_precision_is_skipped_and_counted():
+def test_overflowing_gradient_of_half_precision_is_skipped_and_counted():
     module = linear()
     state = trained(module, precision=torch.float16)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)  # the scaled gradient overflows float32 too
@@ -280,7 +265,7 @@ def test_a_gradient_that_overflows_half_precision_is_skipped_and_counted():
     assert sums.means()["skipped_steps"] == 1
 
 
-def test_the_moving_average_follows_each_step():
+def test_moving_average_follows_each_step():
     module = linear()
     average = MovingAverage(module, 0.75)
     expected = [parameter.detach().clone() for parameter in module.parameters()]
@@ -295,16 +280,6 @@ def test_the_moving_average_follows_each_step():
     assert not same_weights(average.module, module)
 
 
-def test_an_epoch_without_images_changes_nothing():
-    module = linear()
-    steps: list[StepMetrics] = []
-    sums = run_epoch(module, [], steps.append)
-    assert same_weights(module, linear())
-    assert sums == EpochSums()
-    assert set(sums.means().values()) == {0}
-    assert steps == []
-
-
 def test_sums_continue_from_a_state():
     whole = run_epoch(linear(), [batch(4, 2), batch(3, 3)])
     state, sums = trained(linear()), EpochSums()
@@ -313,18 +288,9 @@ def test_sums_continue_from_a_state():
     assert again == whole
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_train_or_eval_mode_is_left_to_the_caller(training):
-    module = nn.Sequential(nn.BatchNorm1d(INPUTS), linear())
-    module.train(training)
-    run_epoch(module, [batch(4, 2)])
-    assert module.training == module[0].training == training
-    assert (module[0].running_mean != 0).any() == training
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("precision", [None, torch.float16])
-def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_parts_and_images(value, precision):
+def test_non_finite_loss_stops_before_the_step_and_names_parts_and_images(value, precision):
     spoiled = batch(4, 3)._replace(rows=torch.tensor([5, 9, 7, 8]))
     spoiled.inputs[1, 2] = value
     module, untouched = linear(), linear()
@@ -339,7 +305,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_parts_and_ima
     assert len(steps) == 1
 
 
-def test_non_finite_batch_among_accumulated_ones_is_the_one_named():
+def test_message_names_the_non_finite_one_of_accumulated_batches():
     spoiled = batch(2, 3, 0.5, ends_step=False)._replace(rows=torch.tensor([5, 9]))
     spoiled.inputs[0, 0] = math.nan
     module = linear()
@@ -351,7 +317,7 @@ def test_non_finite_batch_among_accumulated_ones_is_the_one_named():
 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}])
 def test_step_reads_from_the_device_once(monkeypatch, options):
-    """However many batches are accumulated, so that a GPU does not wait for the host."""
+    """Read once however many batches are accumulated, so that a GPU does not wait for the host."""
     reads: list[str] = []
 
     def counted(name: str, plain: Any) -> Any:
@@ -383,7 +349,7 @@ def process_group(tmp_path):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_processes_exchange_gradients_once_a_step(process_group, monkeypatch, compiled):
-    """Also where the model is compiled: the compiled module is no DistributedDataParallel."""
+    """Also with a compiled module, which is no DistributedDataParallel."""
     entered = []
     no_sync = DistributedDataParallel.no_sync
     monkeypatch.setattr(DistributedDataParallel, "no_sync", lambda self: entered.append(1) or no_sync(self))
@@ -397,7 +363,7 @@ def test_processes_exchange_gradients_once_a_step(process_group, monkeypatch, co
     torch.testing.assert_close(list(ours.parameters()), list(theirs.parameters()))
 
 
-def test_message_names_the_part_at_fault():
+def test_message_names_the_non_finite_part():
     loss = SDLLoss(1.0, wordvec_array=torch.eye(2))
     module = nn.Linear(2, 4, bias=False)
     with torch.no_grad():  # principal vectors (2e20, 0) and (-2e20, 0): finite scores, an infinite variance
@@ -407,7 +373,7 @@ def test_message_names_the_part_at_fault():
         run_epoch(module, [one], loss=loss)
 
 
-def test_a_gradient_that_is_not_finite_stops_without_a_scaler():
+def test_non_finite_gradient_stops_without_a_scaler():
     module = nn.Sequential(linear(), nn.Identity())
     module[1].register_full_backward_pre_hook(lambda layer, gradients: (gradients[0] * math.inf,))
     with pytest.raises(NonFiniteLossError, match=r"^the loss is finite, the norm of its gradient is (nan|inf)"):

@@ -1,4 +1,4 @@
-"""Which arithmetic a run uses, and what is refused."""
+"""Precision, compiler and batch norms of a run; signals."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def test_half_precision_run_is_not_resumed_on_a_cpu(flag):
     assert choose_precision(None, True, GPU, "fp16") == "fp16"
 
 
-def test_a_cpu_does_not_train_in_half_precision():
+def test_cpu_refuses_half_precision():
     with pytest.raises(UserError, match="--precision fp16: a CPU trains in float32 or bf16; choose one of them"):
         choose_precision("fp16", True, CPU)
 
 
 @pytest.mark.parametrize(("device", "processes"), [(CPU, 2), (GPU, 1), (CPU, 1)])
-def test_batch_norm_over_processes_needs_several_and_gpus(device, processes):
+def test_sync_bn_needs_several_processes_and_gpus(device, processes):
     with pytest.raises(UserError, match="--sync-bn: needs several processes on GPUs"):
         use_sync_bn(nn.BatchNorm2d(2), device, processes)
 
 
-def test_batch_norms_are_replaced_where_that_works():
+def test_sync_bn_replaces_batch_norms():
     module = use_sync_bn(nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)), GPU, 2)
     assert isinstance(module[1], nn.SyncBatchNorm)
 

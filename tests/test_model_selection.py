@@ -1,4 +1,4 @@
-"""Images and labels that are held out to select an epoch, and are not trained on."""
+"""Images and labels that are held out of training to select an epoch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def divided(select_on: str, seed: int = 0, val_share: float = 0.2, held_out_labe
     return split_training_set(training_set(), settings, seed)
 
 
-def test_selecting_on_test_images_costs_no_training_data():
+def test_selection_on_test_images_holds_nothing_out():
     divided_set = divided("test")
     assert divided_set.train_rows.tolist() == list(range(COUNT))
     assert len(divided_set.val_rows) == len(divided_set.val.paths) == 0
@@ -47,7 +47,7 @@ def test_held_out_images_are_not_trained_on():
     assert (len(divided_set.val.split.seen), divided_set.val.split.unseen) == (LABELS, ())
 
 
-def test_pseudo_unseen_labels_are_not_trained_on_and_each_is_on_a_held_out_image():
+def test_pseudo_unseen_labels_are_on_held_out_images_and_not_trained_on():
     divided_set = divided("held-out")
     seen, unseen = divided_set.val.split.seen, divided_set.val.split.unseen
     assert len(unseen) == 3

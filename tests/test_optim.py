@@ -14,7 +14,7 @@ from tests.helpers import tiny_model
 CPU = torch.device("cpu")
 
 
-def test_decay_spares_biases_and_one_dimensional_weights():
+def test_weight_decay_excludes_biases_and_one_dimensional_weights():
     module = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5, bias=True), nn.PReLU(), nn.Linear(5, 2)
     )
@@ -29,7 +29,7 @@ def test_decay_spares_biases_and_one_dimensional_weights():
     assert {group["name"] for group in (spared, decayed)} == {"head"}
 
 
-def test_backbone_and_head_have_rates_of_their_own_and_no_weight_is_left_out():
+def test_backbone_and_head_have_separate_rates_and_cover_all_weights():
     model = tiny_model()
     groups = parameter_groups(model, 0.1, 3e-4, backbone_scale=0.25)
     assert {(group["name"], group["lr"]) for group in groups} == {("backbone", 0.025), ("head", 0.1)}
@@ -39,7 +39,7 @@ def test_backbone_and_head_have_rates_of_their_own_and_no_weight_is_left_out():
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
 
 
-def test_adam_puts_decay_into_the_gradient_and_adamw_does_not():
+def test_adam_adds_decay_to_the_gradient_and_adamw_does_not():
     moved = {}
     for name in ("adam", "adamw"):
         module = nn.Linear(2, 2, bias=False)
@@ -78,7 +78,7 @@ def test_one_cycle_is_pytorchs_with_a_peak_for_each_group():
     assert [rate for _, rate in ours] == pytest.approx([rate / 2 for rate in expected])
 
 
-@pytest.mark.parametrize("total", range(1, 25))
+@pytest.mark.parametrize("total", [1, 2, 3, 5, 10, 20, 24])
 @pytest.mark.parametrize("warm_up", [0.0, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("kind", ["one_cycle", "cosine", "constant"])
 def test_every_length_has_finite_rates_up_to_the_peak(kind, total, warm_up):
@@ -87,12 +87,12 @@ def test_every_length_has_finite_rates_up_to_the_peak(kind, total, warm_up):
     assert max(seen) > 0.03
 
 
-def test_a_run_of_one_step_takes_it_at_the_peak():
+def test_single_step_has_the_peak_rate():
     for kind in ("one_cycle", "cosine", "constant"):
         assert rates(kind, 1, 0.1) == [[1.0]]
 
 
-def test_cosine_rises_in_a_line_and_falls_to_zero():
+def test_cosine_rises_linearly_and_falls_to_zero():
     seen = [rate for [rate] in rates("cosine", 50, 0.2)]
     assert seen[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert seen[10:] == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 40)) for step in range(40)])
@@ -102,7 +102,7 @@ def test_constant_stays_after_the_warm_up():
     assert [rate for [rate] in rates("constant", 8, 0.25)] == [0.5, 1, 1, 1, 1, 1, 1, 1]
 
 
-def test_the_moving_average_takes_batch_statistics_along_and_copies_counters():
+def test_moving_average_includes_batch_statistics_and_copies_counters():
     model = tiny_model()
     average = MovingAverage(model, 0.9)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""train.py in two processes that torchrun starts: the same as one with larger batches, also after one of them died."""
+"""train.py in two processes of torchrun: equal to one with larger batches, also after one of them died."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def torchrun(data: Path, folder: Path, *flags: object, options: tuple[object, ..
 
 
 def run_together(data: Path, folder: Path, *flags: object) -> dict[str, Any]:
-    """An undisturbed run of two processes."""
+    """Run two processes to the end."""
     process = torchrun(data, folder, *flags)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -98,7 +98,7 @@ def plain_bn(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
-    """The same in one process, in batches of the same images."""
+    """The same run in one process, in batches of the same images."""
     folder = tmp_path_factory.mktemp("alone") / "out"
     train_here(data, folder, "-b", 10, *RUN, *FROZEN_BN)
     return folder
@@ -147,7 +147,7 @@ def test_run_resumed_after_a_dead_process_equals_undisturbed_run(plain_bn, data,
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert epochs == EPOCHS
-    assert "exitcode: -9" in err  # torchrun says that one died
+    assert "exitcode: -9" in err  # torchrun reports the dead process
     assert not list(folder.glob(".*"))
     for ours, theirs in zip(log_of(folder), log_of(plain_bn["folder"]), strict=True):
         for part in ("train", "metrics", "ema_metrics"):
