@@ -12,7 +12,6 @@ from src.data.dataset import (
     ImageDataset,
     TrainingImages,
     TrainingLoader,
-    collate,
     image_loader,
     locate_images,
     naming_dead_workers,
@@ -80,20 +79,6 @@ def test_a_batch_of_bad_images_only_is_empty(tmp_path):
     assert batch.rows.tolist() == []
     assert batch.rows.dtype == torch.long
     assert ["a.jpg" in batch.bad[0], "b.jpg" in batch.bad[1]] == [True, True]
-
-
-def test_collate_keeps_the_order_of_its_items():
-    items = [(torch.full((3, 2, 2), value), row, ()) for value, row in ((0.5, 9), (0.1, 3))]
-    batch = collate([items[0], (None, 7, ("bad one",)), items[1]])
-    assert batch.rows.tolist() == [9, 3]
-    assert batch.images[:, 0, 0, 0].tolist() == pytest.approx([0.5, 0.1])
-    assert batch.bad == ("bad one",)
-
-
-def test_without_shuffle_images_come_in_order(tmp_path):
-    dataset = ImageDataset(grey_images(tmp_path, 5), eval_transform(8))
-    rows = [row for batch in image_loader(dataset, batch_size=2, workers=0) for row in batch.rows.tolist()]
-    assert rows == [0, 1, 2, 3, 4]
 
 
 def test_a_loader_can_read_some_rows_only(tmp_path):
@@ -183,14 +168,6 @@ def test_seeds_of_any_size_and_sign_are_taken():
     assert len(set(drawn)) == 5
 
 
-def test_a_dataset_can_be_sent_to_another_process(tmp_path):
-    import pickle
-
-    dataset = ImageDataset(grey_images(tmp_path, 2), train_transform(8, augmentation="none"))
-    received = pickle.loads(pickle.dumps(dataset))
-    assert received[1][0].shape == (3, 8, 8)
-
-
 @pytest.mark.parametrize("folder", ["", "images", "train2014", "val2014", "train2017", "val2017"])
 def test_images_are_found_in_the_usual_sub_folders(tmp_path, folder):
     (tmp_path / folder).mkdir(exist_ok=True)
@@ -223,18 +200,6 @@ def test_missing_pictures_are_counted_and_some_are_named(tmp_path):
     assert message.startswith(f"--data {tmp_path}: 5 of the 6 images that labels/train.json lists are not there")
     assert "gone0.jpg, gone1.jpg, gone2.jpg and 2 more" in message
     assert "\n" not in message
-
-
-def test_every_folder_is_listed_once(tmp_path, monkeypatch):
-    import os
-
-    for number in range(50):
-        (tmp_path / f"{number}.jpg").touch()
-    listed = []
-    real = os.scandir
-    monkeypatch.setattr("src.data.dataset.os.scandir", lambda folder: listed.append(str(folder)) or real(folder))
-    assert len(locate_images([f"{number}.jpg" for number in range(50)], tmp_path, "x")) == 50
-    assert listed == [str(tmp_path)]
 
 
 def test_dead_worker_is_a_user_error():

@@ -66,23 +66,10 @@ def test_the_transparent_palette_entry_is_white(tmp_path, name):
     assert read.tolist() == [[list(RED), list(WHITE), list(BLUE)]]
 
 
-def test_a_palette_with_an_alpha_for_every_entry(tmp_path):
-    path = saved(palette_image(), tmp_path / "alphas.png", transparency=bytes([255, 0, 128]))
-    read = pixels(read_image(path))[0]
-    assert [tuple(pixel) for pixel in read[:2].tolist()] == [RED, WHITE]
-    np.testing.assert_allclose(read[2], (127, 127, 255), atol=1)
-
-
 def test_the_transparent_colour_of_an_rgb_png_is_white(tmp_path):
     image = Image.fromarray(np.array([[RED, GREEN]], dtype=np.uint8))
     read = pixels(read_image(saved(image, tmp_path / "trns.png", transparency=GREEN)))
     assert read.tolist() == [[list(RED), list(WHITE)]]
-
-
-def test_the_transparent_shade_of_a_grey_png_is_white(tmp_path):
-    image = Image.fromarray(np.array([[10, 20]], dtype=np.uint8))
-    read = pixels(read_image(saved(image, tmp_path / "trns.png", transparency=20)))
-    assert read.tolist() == [[[10] * 3, list(WHITE)]]
 
 
 @pytest.mark.parametrize("name", ["bits.png", "bits.tif", "bits.bmp"])
@@ -116,17 +103,6 @@ def test_sixteen_bit_grey_keeps_its_shades(tmp_path, name):
     with Image.open(path) as opened:
         assert opened.mode == "I;16"  # or the test says nothing
     assert pixels(read_image(path))[0, :, 0].tolist() == [0, 1, 1, 128, 255]
-
-
-def test_a_dark_sixteen_bit_image_stays_dark(tmp_path):
-    path = saved(Image.fromarray(np.full((2, 2), 200, dtype=np.uint16)), tmp_path / "dark.png")
-    assert pixels(read_image(path)).max() == 1
-
-
-def test_big_endian_sixteen_bit_grey():
-    values = np.array([[0, 32768, 65535]], dtype=">u2")
-    image = Image.frombytes("I;16B", (3, 1), values.tobytes())
-    assert pixels(to_rgb(image))[0, :, 0].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize(
@@ -199,13 +175,6 @@ def test_of_an_animation_the_first_frame(tmp_path, suffix):
 def test_an_rgb_image_is_read_as_it_is(tmp_path):
     values = np.random.RandomState(0).randint(0, 256, (5, 7, 3), dtype=np.uint8)
     np.testing.assert_array_equal(pixels(read_image(saved(Image.fromarray(values), tmp_path / "as_is.png"))), values)
-
-
-def test_the_file_is_closed_and_the_image_still_usable(tmp_path):
-    path = saved(Image.new("RGB", (4, 4), RED), tmp_path / "a.png")
-    image = read_image(path)
-    path.unlink()
-    assert image.copy().getpixel((3, 3)) == RED
 
 
 def test_an_upright_rgb_image_is_not_copied():

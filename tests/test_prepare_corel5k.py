@@ -79,17 +79,6 @@ def test_metadata_folder(source, tmp_path):
     assert report == (tmp_path / "m" / "report.txt").read_text().splitlines()
 
 
-def test_training_images_with_an_unseen_label_can_be_left_out(source, tmp_path):
-    unseen = names(tmp_path, "cat")
-    metadata, report = prepare(
-        source, tmp_path / "m", vectors(tmp_path), "--train-with-unseen", "drop", "--unseen", unseen
-    )
-    train, val = labelled(metadata)
-    assert tags(train.targets, metadata.split.labels) == ["city mountain sky", "tree"]
-    assert len(val) == 2
-    assert "train: left out 1 images with an unseen label" in report
-
-
 def test_words_without_a_vector_are_an_error_unless_they_may_be_dropped(source, tmp_path):
     path = vectors(tmp_path, "mountain", "jet")
     with pytest.raises(UserError, match=r"mountain(.|\n)*jet(.|\n)*--missing drop"):
@@ -112,12 +101,6 @@ def test_own_unseen_labels(source, tmp_path):
     with pytest.raises(UserError, match=r"--unseen .*: no such label: unicorn"):
         prepare(source, tmp_path / "n", vectors(tmp_path), "--unseen", names(tmp_path, "jet", "unicorn"))
     assert not (tmp_path / "n").exists()
-
-
-def test_further_words_leave_out_the_labels(source, tmp_path):
-    metadata, _ = prepare(source, tmp_path / "m", vectors(tmp_path), "--extra-words", 10)
-    assert metadata.extra_words.words == ("the", "of")
-    torch.testing.assert_close(metadata.extra_words.vectors.norm(dim=0), torch.ones(2))
 
 
 def replace(name: str, text: str):

@@ -90,12 +90,6 @@ def test_a_missing_vector_is_an_error_that_writes_nothing(tmp_path, vectors):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors.txt"]
 
 
-def test_dropping_all_labels_is_an_error(tmp_path, vectors):
-    options = vectors(*LABELS, missing="drop")
-    with pytest.raises(UserError, match="ant"):
-        prepare(collected(), options, tmp_path / "m")
-
-
 def test_texts_and_aliases_are_looked_up(tmp_path, vectors):
     renamed = Collected(
         "zoo",
@@ -168,14 +162,6 @@ def test_faults_of_the_split_are_named_and_nothing_is_written(tmp_path, vectors,
         prepare(source, options, tmp_path / "m")
     assert all(word in str(caught.value) for word in words)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors.txt"]
-
-
-def test_official_files(tmp_path, vectors):
-    prepare(collected(), vectors(), tmp_path / "m", official=True)
-    official = load_metadata(tmp_path / "m" / "official")
-    assert official.kind == "NUS_WIDE"
-    assert targets(tmp_path / "m" / "official", "train") == targets(tmp_path / "m", "train")
-    assert [row for row in VAL if row[2]] == targets(tmp_path / "m" / "official", "val_unseen")
 
 
 def test_permuting_the_labels_permutes_the_columns_and_nothing_else(tmp_path, vectors):

@@ -299,18 +299,6 @@ def test_block_size_does_not_matter(tmp_path, monkeypatch, block, end):
     assert same(read_verdicts(path, columns_of()), expected)
 
 
-def test_order_of_rows_does_not_matter(source):
-    rows = random_rows(2_000, 1)
-    write_rows(source / file_of("train"), rows)
-    one = collect(source)
-    random.Random(0).shuffle(rows)
-    write_rows(source / file_of("train"), rows)
-    other = collect(source)
-    assert one.notes == other.notes
-    assert one.parts["train"].file_names == other.parts["train"].file_names
-    assert torch.equal(one.parts["train"].targets.dense(), other.parts["train"].targets.dense())
-
-
 # Conflicts, machines
 
 
@@ -383,17 +371,6 @@ def test_machine_labels_equal_a_plain_loop(source, least):
     collected = collect(source, "--machine-labels", least)
     assert verdicts_of(collected.parts["train"], LABELS) == {n: own for n, own in sorted(expected.items()) if own}
     assert f"train: {added:,} machine-generated labels of confidence {least:g} or more" in collected.notes
-
-
-def test_a_confidence_is_from_0_to_1(source):
-    for value in ("1.1", "-0.1", "nan", "x"):
-        assert f"{value!r} is not a number from 0 to 1" in str_of_usage(source, "--machine-labels", value)
-
-
-def str_of_usage(source: Path, *flags: object) -> str:
-    with pytest.raises(UserError) as caught:
-        collect(source, *flags)
-    return str(caught.value)
 
 
 # Malformed label files
@@ -516,14 +493,6 @@ def test_the_other_evaluation_part(source, words):
     write_rows(source / file_of("validation"), [(9, "/m/0bt9lr", "1")])
     assert collect(source, "--val-part", "validation").parts["val"].file_names == ("0000000000000009.jpg",)
     assert len(collect(source).parts["val"]) == 3
-
-
-def test_class_descriptions_of_version_5(source):
-    expected = collect(source)
-    path = source / "class-descriptions.csv"
-    path.write_bytes(b"\xef\xbb\xbfLabelName,DisplayName\r\n" + path.read_bytes() + b"\r\n")
-    collected = collect(source)
-    assert (collected.labels, collected.notes) == (expected.labels, expected.notes)
 
 
 @pytest.mark.parametrize("line", ["/m/0abc", "Dog,/m/0abc", "/m/0abc,", '/m/0abc,"Dog'])
@@ -655,32 +624,7 @@ def test_missing_pictures(source, words, tmp_path):
     assert list(read_part(metadata, "val")) == list(ALL_IMAGES[2:4])
 
 
-def test_no_images_at_all(source, words, tmp_path):
-    folder = put(tmp_path / "images", ALL_IMAGES[0])
-    drop = ("--missing-pictures", "drop")
-    assert message(source, "--images", folder, *drop) == (
-        "--images: 3 of the 3 images of test labels are not there (00000000000000bb.jpg, 00000000000000cc.jpg, "
-        "0123456789abcdef.jpg); give the folder that holds them"
-    )
-    assert message(source, *drop) == "--missing-pictures drop needs --images, the folder to look in"
-    assert message(source, "--images", tmp_path / "gone") == f"--images {tmp_path / 'gone'}: no such folder"
-
-
 # The metadata folder
-
-
-def test_unseen_labels_of_training_images_are_hidden(source, words):
-    metadata, report = prepare(source)
-    assert report[0] == "open_images_3_3: 3 seen and 3 unseen labels"
-    assert metadata.split.labels == LABELS
-    assert metadata.split.names(metadata.split.unseen) == list(LABELS[3:])
-    assert read_part(metadata, "train")["00000000000000a1.jpg"] == {"Crème, fraîche": 1}
-    assert "train: hid the unseen labels of 1 images" in report
-    assert "train: 9 unknown labels" in report  # 2 images of 6 labels, and 3 verdicts about seen ones
-    assert "val: 15 unknown labels" in report
-    assert "val: 1 images with an unseen label, 1 unseen labels" in report
-    dropped, _ = prepare(source, "--train-with-unseen", "drop")
-    assert list(read_part(dropped, "train")) == ["ffffffffffffffff.jpg"]
 
 
 def test_label_with_mid_has_the_vector_of_its_name(source, words):
@@ -692,20 +636,6 @@ def test_label_with_mid_has_the_vector_of_its_name(source, words):
     metadata, report = prepare(source, "--missing", "drop")
     assert metadata.split.labels == ("Dog", "Bat (/m/01h44)", "Cat", "Bat (/m/03by7wj)")
     assert read_part(metadata, "val")["0123456789abcdef.jpg"] == {"Cat": 0}
-
-
-def test_official_files_have_positives_only(source, words):
-    write_rows(source / file_of("train"), random_rows(500, 7))
-    metadata, _ = prepare(source, "--official")
-    official = load_metadata(metadata.folder / "official")
-    assert (official.kind, official.split.labels) == ("NUS_WIDE", LABELS)
-    assert official.split.unseen == metadata.split.unseen
-    for part in ("train", "val"):
-        expected = {
-            name: {label: own.get(label, 0) if own.get(label) == 1 else 0 for label in LABELS}
-            for name, own in read_part(metadata, part).items()
-        }
-        assert read_part(official, part) == expected
 
 
 def test_script(source, words, tmp_path):

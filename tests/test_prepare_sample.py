@@ -1,7 +1,6 @@
 """The drawn data set: repeatable, complete, and labelled with what is in the images."""
 
 import numpy as np
-import pytest
 import torch
 
 import prepare_data
@@ -71,26 +70,6 @@ def test_images_show_their_labels(sample):
             assert min(ground, key=lambda label: np.abs(np.array(ground[label]) - middle).sum()) == lower, name
             checked |= {upper, lower}
     assert checked == {"sky", "night", *ground}
-
-
-def test_labels_are_compatible():
-    random = np.random.default_rng(1)
-    for _ in range(100):
-        image, labels = draw_image(random)
-        assert (image.mode, image.size) == ("RGB", (160, 120))
-        assert len(labels) == len(set(labels))
-        assert len(labels) >= 3  # what is above, what is below, an object
-        assert not ({"sun", "cloud"} & set(labels) and "night" in labels)
-        assert not ({"moon", "star"} & set(labels) and "sky" in labels)
-        assert not ("boat" in labels and "water" not in labels)
-
-
-@pytest.mark.parametrize("flag", ["--train-images", "--val-images"])
-@pytest.mark.parametrize("value", ["0", "-3"])
-def test_no_images_is_an_error(tmp_path, capsys, flag, value):
-    assert prepare_data.main(["sample", "--output", str(tmp_path / "m"), flag, value]) == 2
-    assert f"{flag}: {value!r} is not a whole number from 1" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_output_folder_is_protected(tmp_path, capsys):

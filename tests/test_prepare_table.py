@@ -346,14 +346,6 @@ def test_other_folders_of_such_names_are_tags(tmp_path, tags):
     assert load_metadata(tmp_path / "m").split.labels == tuple(sorted(["cat", *tags]))
 
 
-def test_the_spelling_decides_between_columns_that_differ_in_case(tmp_path, photos):
-    source = photos("PATH,path,tags,split", "x,a.jpg,cat,train", "x,b.jpg,dog,val")
-    plain(tmp_path, source, "--path-column", "path")
-    assert without_parts(tmp_path / "m") == {"a.jpg": {"cat"}, "b.jpg": {"dog"}}
-    with pytest.raises(UserError, match=r"--path-column: .* has several such columns \('PATH', 'path'\); name one"):
-        plain(tmp_path, source, "--overwrite")
-
-
 @pytest.mark.parametrize(
     "pair", [("Straße", "STRASSE"), ("Café", "cafe\u0301"), ("t-shirt", "T_Shirt"), (" a\tb ", "A - b")]
 )
@@ -475,14 +467,6 @@ def test_faults_of_flags(tmp_path, photos, flags, words):
     with pytest.raises(UserError) as caught:
         plain(tmp_path, photos(*GOOD), *flags)
     assert all(word in str(caught.value) for word in words), caught.value
-
-
-def test_fractions_that_leave_nothing(reference, tmp_path):
-    source = FORMS["csv"](reference, drawn_rows())
-    for flag in ("--val-fraction", "--unseen-fraction"):
-        with pytest.raises(UserError, match=f"{flag} 0.0"):
-            prepare(tmp_path, source, "--images", reference / "photos", flag, 0)
-    assert not (tmp_path / "m").exists()
 
 
 def test_parquet_columns_of_other_types_are_named(tmp_path, photos):

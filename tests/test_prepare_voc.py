@@ -12,7 +12,7 @@ from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
 from src.prepare import voc
 from src.prepare.voc_files import read_objects
-from tests.prepare_helpers import collect_source, prepare_source
+from tests.prepare_helpers import prepare_source
 
 WORDS = [word for name in voc.CLASSES for word in voc.TEXTS.get(name, name).split()]
 OBJECT = """\t<object>
@@ -116,13 +116,6 @@ def without_unseen(labels: dict[str, list[int]]) -> dict[str, list[int]]:
     }
 
 
-def test_the_facts_are_consistent():
-    assert list(voc.CLASSES) == sorted(set(voc.CLASSES))
-    assert len(voc.CLASSES) == 20
-    assert voc.TEXTS.keys() <= set(voc.CLASSES)
-    assert all(published["train"] + published["val"] == published["trainval"] for published in voc.PUBLISHED.values())
-
-
 @pytest.mark.parametrize(("difficult", "value"), [("unknown", -1), ("positive", 1), ("negative", 0)])
 def test_labels_are_those_of_a_plain_parse_of_both_years(devkit, difficult, value):
     report = prepare(devkit, "--difficult", difficult)
@@ -166,14 +159,6 @@ def test_the_source_may_be_the_year_or_anything_that_holds_it(devkit, source, pr
     given = devkit / source
     prepare(given, "--year", "2007")
     assert set(made(given, "val")) == {f"{prefix}JPEGImages/{number:06d}.jpg" for number in range(13, 17)}
-
-
-def test_a_relative_source(devkit, monkeypatch):
-    monkeypatch.chdir(devkit / "VOC2007")
-    (devkit / "unseen.txt").write_text("cat")
-    collected = collect_source("voc", "--source", ".", "--unseen", devkit / "unseen.txt")
-    assert collected.image_root == str(devkit / "VOC2007")
-    assert collected.parts["val"].file_names[0] == "JPEGImages/000013.jpg"
 
 
 def test_archives_that_were_unpacked_apart(tmp_path):
@@ -226,12 +211,6 @@ def test_a_year_without_its_test_set_is_divided_into_train_and_val(devkit):
     report = prepare(devkit, "--year", "2007")
     assert (len(made(devkit, "train")), len(made(devkit, "val"))) == (5, 3)
     assert "VOC2007: has no list of test images" in report
-
-
-def test_all_of_2012_may_be_added_to_what_2007_is_trained_on(devkit):
-    report = prepare(devkit, "--train-set", "trainval", "--val-set", "test")
-    assert (len(made(devkit, "train")), len(made(devkit, "val"))) == (16, 4)
-    assert "VOC2012: used for training alone" in report
 
 
 def test_the_report_compares_with_the_published_numbers(devkit, monkeypatch):

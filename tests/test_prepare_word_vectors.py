@@ -110,14 +110,6 @@ def test_faulty_lists_of_tags(tmp_path, tags, message):
     assert not (tmp_path / "x.npy").exists()
 
 
-def test_overwrite_replaces_both_files(tmp_path):
-    path = words_file(tmp_path, ("sea", "sun"), "vectors.txt")
-    for tag in ("sea", "sun"):
-        (tmp_path / "tags.txt").write_text(tag)
-        run("--tags", tmp_path / "tags.txt", "--word-vectors", path, "--output", tmp_path / "x.npy", "--overwrite")
-    assert (tmp_path / "x.txt").read_text() == "sun\n"
-
-
 def test_a_released_folder_is_refused(tmp_path, sample):
     run("--metadata", sample, "--word-vectors", words_file(tmp_path, LABELS), "--output", tmp_path / "m", "--official")
     flags = ("--word-vectors", tmp_path / "words.txt", "--output", tmp_path / "n")

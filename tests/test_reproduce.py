@@ -11,9 +11,8 @@ from PIL import Image
 
 import train
 from reproduce import ablation_rows, coco_48_17, common, corel5k, nus_wide, open_images, tables
-from reproduce.common import Stages, split_arguments
+from reproduce.common import Stages
 from src.data.metadata import load_metadata
-from src.errors import UserError
 from src.prepare.nus_wide import CONCEPTS_81
 from tests.coco_helpers import file_name_of, write_instances, write_word_vectors
 from tests.script_helpers import (
@@ -235,14 +234,6 @@ def test_a_call_that_was_stopped_goes_on(coco):
     assert (out / "run" / "model-last.ckpt").read_bytes() == checkpoint  # resumed where it had ended
 
 
-def test_what_has_been_deleted_is_made_again(coco):
-    (coco.home / "out" / "validate.json").unlink()
-    finished = succeeded(run(coco_48_17, *coco.flags, "--output", coco.home / "out", *FAST))
-    assert "validate, last epoch: python validate.py" in finished.stdout
-    assert "train: python" not in finished.stdout
-    assert (coco.home / "out" / "validate.json").exists()
-
-
 def test_the_settings_of_a_run_make_it_again(coco, tmp_path):
     run_folder, metadata = coco.home / "out" / "run", coco.home / "out" / "metadata"
     with without_curves():
@@ -337,24 +328,6 @@ def test_mistakes(tmp_path, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
     assert message in user_error(run(coco_48_17, *flags))
     assert not list(tmp_path.iterdir())
-
-
-def test_arguments_behind_the_dashes():
-    assert split_arguments(["--data", "d", "--", "-b", "3"]) == (["--data", "d"], ["-b", "3"])
-    assert split_arguments(["--data", "d"]) == (["--data", "d"], [])
-    with pytest.raises(UserError, match="--recipe after --"):
-        split_arguments(["--", "--recipe", "x"])
-
-
-def test_a_stage_that_fails_is_not_recorded(tmp_path):
-    stages = Stages(tmp_path)
-    with pytest.raises(common.StageFailedError):
-        stages.run("one", "x.py", lambda argv: 3, ["a"], tmp_path / "product")
-    assert not (tmp_path / "stages.json").exists()
-    seen = []
-    stages.run("one", "x.py", lambda argv: seen.append(argv) or 0, ["a"], tmp_path, once=["--b"])
-    Stages(tmp_path).run("one", "x.py", lambda argv: seen.append(argv) or 0, ["a"], tmp_path, once=["--b"])
-    assert seen == [["a", "--b"]]
 
 
 def test_what_follows_a_stage_that_is_done_again_is_done_again_too(tmp_path):
