@@ -158,6 +158,15 @@ def test_defaults_are_the_released_codes_protocol():
     assert Protocol() == Protocol(ks=(3, 5), images="positive-only", threshold=None)
 
 
+def test_images_without_positives_lower_precision_but_not_recall():
+    scores, targets = problem(seed=15)
+    some, every = (ranking_report(scores, targets, Protocol(ks=(3,), images=images)) for images in IMAGES)
+    assert some["num_images"] < every["num_images"] == 40
+    assert every["R@3"] == some["R@3"]
+    assert every["P@3"] * every["num_images"] == pytest.approx(some["P@3"] * some["num_images"])
+    assert every["mAP_skip"] < some["mAP_skip"]
+
+
 def test_a_label_without_positives_is_zero_or_left_out():
     scores, targets = problem(seed=17)
     official, skip = (average_precision(scores, targets, convention) for convention in ("official", "skip"))
@@ -349,6 +358,14 @@ def test_both_settings_of_numbers_worked_by_hand():
 )
 def test_a_label_on_the_wrong_side_shows(seen, unseen):
     assert split_report(SPLIT_SCORES, SPLIT_TARGETS, seen, unseen) != pytest.approx(SPLIT_EXPECTED, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "columns", [[2, 1, 0, 3, 4], [0, 2, 1, 3, 4], [1, 0, 2, 3, 4], [0, 1, 3, 2, 4], [4, 1, 2, 3, 0]]
+)
+def test_a_label_in_the_wrong_column_shows(columns):
+    assert split_report(SPLIT_SCORES[:, columns], SPLIT_TARGETS, SEEN, UNSEEN) != pytest.approx(SPLIT_EXPECTED)
+    assert split_report(SPLIT_SCORES, SPLIT_TARGETS[:, columns], SEEN, UNSEEN) != pytest.approx(SPLIT_EXPECTED)
 
 
 def test_labels_on_neither_side_take_no_part():

@@ -3,8 +3,8 @@
 "Model soups" (ICML 2022) and "Averaging weights leads to wider optima" (UAI 2018): the mean of models that were
 fine-tuned from the same weights is often better than each of them; not so for models from different random weights.
 
-Running batch-norm statistics are averaged like weights. They do not describe the mean model's features unless batch
-norms were frozen (``--freeze-bn``, ``--freeze-backbone``); else recompute them on training images.
+Running batch-norm statistics are averaged like weights; unless batch norms were frozen (``--freeze-bn``,
+``--freeze-backbone``), recompute them on training images.
 """
 
 from __future__ import annotations

@@ -166,12 +166,10 @@ def check_same_space(info: CheckpointInfo, split: ZeroShotSplit, source: str | P
     if info.split is None:
         return
     column_of = {label: column for column, label in enumerate(info.split.labels)}
-    shared = [(column, column_of[label]) for column, label in enumerate(split.labels) if label in column_of]
-    if not shared:
-        return
-    ours, theirs = zip(*shared, strict=True)
-    cosine = torch.cosine_similarity(split.word_vectors[:, list(ours)], info.split.word_vectors[:, list(theirs)], dim=0)
-    others = [split.labels[column] for (column, _), match in zip(shared, cosine.tolist(), strict=True) if match < 0.99]
+    shared = [column for column, label in enumerate(split.labels) if label in column_of]
+    theirs = info.split.word_vectors[:, [column_of[split.labels[column]] for column in shared]]
+    cosine = torch.cosine_similarity(split.word_vectors[:, shared], theirs, dim=0)
+    others = [split.labels[column] for column, match in zip(shared, cosine.tolist(), strict=True) if match < 0.99]
     if others:
         raise UserError(
             f"{source}: {len(others)} of {len(shared)} labels have other word vectors than the model was trained with "
