@@ -134,10 +134,8 @@ def test_scores_of_unknown_targets_change_no_threshold(fit):
 @pytest.mark.parametrize("elements", [1, 7, 100])
 def test_blocks_equal_the_whole(monkeypatch, elements):
     scores, targets = problem(3)
-    targets[4] = -1  # a block of one image of which nothing is known
-    shared, own = best_shared_threshold(scores, targets), best_f1_thresholds(scores, targets)[0]
+    own = best_f1_thresholds(scores, targets)[0]
     monkeypatch.setattr(src.calibration.thresholds, "_BLOCK_ELEMENTS", elements)
-    assert best_shared_threshold(scores, targets) == shared
     assert torch.equal(best_f1_thresholds(scores, targets)[0], own)
 
 

@@ -260,14 +260,11 @@ def best_shared_threshold(scores: Tensor, targets: Tensor) -> tuple[float, float
     highest of equally good thresholds is taken.
     """
     lowest, positives_at = scores[targets == 1].unique(return_counts=True)  # [K] ascending
-    step = max(1, _BLOCK_ELEMENTS // max(1, scores.shape[1]))
-    blocks = [part[known != -1] for part, known in zip(scores.split(step), targets.split(step), strict=True)]
-    pairs_at = sum(
-        torch.bincount(torch.searchsorted(lowest, block, right=True), minlength=len(lowest) + 1) for block in blocks
-    )
-    assert isinstance(pairs_at, Tensor)  # [K + 1]: pairs from each lowest score up to the next; first, those below all
+    known = scores[targets != -1]
+    # [K + 1] numbers of pairs: those below all of ``lowest``, then those from each of it up to the next
+    pairs_at = torch.bincount(torch.searchsorted(lowest, known, right=True, out_int32=True), minlength=len(lowest) + 1)
     hits, predicted = positives_at.flip(0).cumsum(0), pairs_at[1:].flip(0).cumsum(0)  # by descending score
     f1 = 2 * hits.double() / (predicted + hits[-1])  # F1 = 2 TP / (predicted + positives)
     upper = lowest.flip(0)[f1.argmax()]
-    below = torch.stack([block.masked_fill(block >= upper, -torch.inf).amax() for block in blocks if len(block)]).amax()
+    below = known.masked_fill(known >= upper, -torch.inf).amax()
     return float(_midway(upper, below)), float(f1.max())
