@@ -1,10 +1,15 @@
-"""A tag of an image, as inference, logging and figures pass it on."""
+"""A tag of an image and its explanation, as inference, logging and figures pass them on."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from src.choices import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Tag(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,3 +37,19 @@ class Tag(msgspec.Struct, frozen=True, omit_defaults=True):
         if scores == "probability" and self.probability is not None:
             return f"{100 * self.probability:.{max(digits - 3, 0)}f}%"
         return f"{self.score:.{digits}f}"
+
+
+class Explanation(NamedTuple):
+    """Explanation of K labels of one image.
+
+    Attributes:
+        scores: [K].
+        winners: [K], index of the principal vector that gives each score.
+        maps: [K, h, w]; the mean of each is the score.
+        shares: [M], number of the K labels that each principal vector gives the score of.
+    """
+
+    scores: Tensor
+    winners: Tensor
+    maps: Tensor
+    shares: Tensor

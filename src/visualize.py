@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from src.calibration.platt import Reliability
-from src.inference.explain import Explanation
-from src.tags import Tag
+from src.tags import Explanation, Tag
 from src.utils.files import atomic_write
 
 _MAX_PIXELS = 65_000  # of a side, near the limits of JPEG and matplotlib; reached by 1,600 tags
@@ -24,19 +23,13 @@ _SEEN, _UNSEEN = "#1a1a1a", "#c0392b"
 def save_tagged_image(
     image: Image.Image, tags: Sequence[Tag], path: str | Path, show: Literal["raw", "probability"] = "raw"
 ) -> None:
-    """Save the photo with its tags beside it.
+    """Save the RGB photo with its tags beside it, best first, and their scores or probabilities.
 
     The photo is scaled to fill a panel of fixed height and the text has a fixed size, so that the tags are legible
     beside a thumbnail and beside a 50-megapixel photo alike.
 
-    Args:
-        image: RGB.
-        tags: best first.
-        path: ``.png`` or ``.jpg``.
-        show: scores or probabilities.
-
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file (``.png`` or ``.jpg``) cannot be written.
     """
     _save(_tagged_figure(image, tags, show), path)
 
@@ -84,8 +77,8 @@ def save_explanation(image: Image.Image, tags: Sequence[Tag], explanation: Expla
 
     Args:
         image: RGB, before it was resized to the model's square.
-        tags: K of them.
-        explanation: of the same K tags.
+        tags: those that are explained.
+        explanation: of the same tags.
         path: ``.png`` or ``.jpg``.
 
     Raises:
@@ -137,14 +130,10 @@ def save_reliability(curve: Reliability, path: str | Path) -> None:
 
 
 def save_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Plot the parts of the loss and the metrics over epochs.
-
-    Args:
-        epochs: the lines of ``log.jsonl``.
-        path: ``.png`` or ``.jpg``.
+    """Plot the parts of the loss and the metrics over epochs, the lines of ``log.jsonl``.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file (``.png`` or ``.jpg``) cannot be written.
     """
     numbers = [entry["epoch"] for entry in epochs]
     figure = Figure(figsize=(12, 3.6), dpi=110, facecolor="white", layout="constrained")
@@ -167,8 +156,7 @@ def save_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    path = Path(path)
-    buffer = _encoded(figure, "png" if path.suffix.lower() == ".png" else "jpeg")
+    buffer = _encoded(figure, "png" if Path(path).suffix.lower() == ".png" else "jpeg")
     with atomic_write(path) as stream:
         stream.write(buffer.getvalue())
 

@@ -7,7 +7,7 @@ score.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,25 +15,10 @@ from torch import Tensor
 from src.errors import UserError
 from src.exported.engines import Embedder
 from src.scoring import principal_vectors, score_labels
+from src.tags import Explanation
 
 if TYPE_CHECKING:
     from src.models import SDLModel
-
-
-class Explanation(NamedTuple):
-    """Explanation of K labels of one image.
-
-    Attributes:
-        scores: [K].
-        winners: [K], index of the principal vector that gives each score.
-        maps: [K, h, w]; the mean of each is the score.
-        shares: [M], number of the K labels that each principal vector gives the score of.
-    """
-
-    scores: Tensor
-    winners: Tensor
-    maps: Tensor
-    shares: Tensor
 
 
 @torch.inference_mode()
@@ -63,11 +48,7 @@ def explain(model: Embedder, image: Tensor, word_vectors: Tensor) -> Explanation
 
 
 def feature_map(model: Embedder, images: Tensor) -> Tensor:
-    """Compute the feature map [B, F, h, w], before global average pooling.
-
-    Raises:
-        UserError: the model has no PyTorch weights, or its backbone does not end with global average pooling.
-    """
+    """Compute the feature map [B, F, h, w], before global average pooling; see :func:`explain` for the errors."""
     model = _with_weights(model)
     places = model.forward_places(images)
     pooled = model.forward_features(images)
@@ -81,11 +62,6 @@ def feature_map(model: Embedder, images: Tensor) -> Tensor:
 
 
 def _with_weights(model: Embedder) -> SDLModel:
-    """Return the model if it has PyTorch weights; an exported one gives embeddings only.
-
-    Raises:
-        UserError: it has none.
-    """
     from src.models import SDLModel  # timm takes a second to import, and an exported model does without
 
     if not isinstance(model, SDLModel):

@@ -17,12 +17,11 @@ from src.config.infer import OutputOptions
 from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
 from src.inference.explain import explain
-from src.inference.formats import ImageResult, import_arrow, printable
+from src.inference.formats import ImageResult, printable
 from src.inference.keywords import KeywordsError, KeywordWriter
 from src.inference.results import Record
 from src.inference.tagger import Tagger
 from src.tags import Tag
-from src.utils.files import check_writable
 
 _DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved in
 
@@ -64,25 +63,6 @@ class TaggedImage(NamedTuple):
     tags: list[Tag]
     tensor: Tensor
     preview: Image.Image | None
-
-
-def check_outputs(options: OutputOptions) -> None:
-    """Check before a long run that its output files can be written; existing ones are not touched.
-
-    Raises:
-        UserError: one cannot be written, two are the same file, or pyarrow is not installed.
-    """
-    files: dict[str, Path] = dict(options.results.items())
-    if options.html is not None:
-        files["html"] = options.html
-    taken: dict[str, str] = {}
-    for form, path in files.items():
-        check_writable(path, f"--{form}")
-        other = taken.setdefault(os.path.realpath(path), form)
-        if other != form:
-            raise UserError(f"--{other} and --{form} {path}: the same file; give each its own")
-    if "parquet" in files:
-        import_arrow()
 
 
 def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger: Tagger, scores: Scores) -> str | None:

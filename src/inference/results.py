@@ -19,8 +19,8 @@ import msgspec
 
 from src.config.infer import OutputOptions
 from src.errors import UserError, name_some
-from src.inference.formats import WRITERS, ImageResult, RunFacts, printable
-from src.utils.files import atomic_write
+from src.inference.formats import WRITERS, ImageResult, RunFacts, import_arrow, printable
+from src.utils.files import atomic_write, check_writable
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -186,6 +186,25 @@ def _lock(descriptor: int, path: Path) -> None:
         raise UserError(
             f"{path}: another run is writing this record; wait until it has ended, or give other outputs"
         ) from error
+
+
+def check_outputs(options: OutputOptions) -> None:
+    """Check before a long run that its output files can be written; existing ones are not touched.
+
+    Raises:
+        UserError: one cannot be written, two are the same file, or pyarrow is not installed.
+    """
+    files: dict[str, Path] = dict(options.results.items())
+    if options.html is not None:
+        files["html"] = options.html
+    taken: dict[str, str] = {}
+    for form, path in files.items():
+        check_writable(path, f"--{form}")
+        other = taken.setdefault(os.path.realpath(path), form)
+        if other != form:
+            raise UserError(f"--{other} and --{form} {path}: the same file; give each its own")
+    if "parquet" in files:
+        import_arrow()
 
 
 def record_path(output: Path) -> Path:

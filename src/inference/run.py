@@ -21,9 +21,9 @@ from src.inference.explain import feature_map
 from src.inference.formats import printable
 from src.inference.input_paths import expand
 from src.inference.keywords import KeywordWriter
-from src.inference.outputs import Outputs, TaggedImage, check_outputs, refuse_overwriting, target_names, write_image
+from src.inference.outputs import Outputs, TaggedImage, refuse_overwriting, target_names, write_image
 from src.inference.pipeline import Loading, parallel_calls, read_and_embed
-from src.inference.results import open_results
+from src.inference.results import check_outputs, open_results
 from src.inference.settings import TagRule
 from src.inference.tagger import Tagger
 from src.models.sdl_model import check_image_size
@@ -64,7 +64,10 @@ def run(settings: InferSettings) -> int:
     loading = Loading(settings.batch_size, settings.workers)
     loading = replace(loading, parallel_calls=parallel_calls(len(paths), loading))
     tagger = load_tagger(settings, loading.parallel_calls)
-    rule = complete_rule(settings.rule, tagger)
+    rule = settings.rule
+    if rule.top_k is None and rule.threshold is None:
+        rule = replace(rule, top_k=min(DEFAULT_TOP_K, len(tagger.split.labels)))
+    tagger.check(rule)
     with ExitStack() as stack:
         outputs = open_outputs(settings, tagger, rule, len(paths), stack)
         done = outputs.results.done if outputs.results is not None else set()
@@ -102,18 +105,6 @@ def load_tagger(settings: InferSettings, threads: int) -> Tagger:
         size = tagger.transform.image_size
         feature_map(tagger.model, torch.full((1, 3, size, size), 0.5, device=tagger.device))
     return tagger
-
-
-def complete_rule(rule: TagRule, tagger: Tagger) -> TagRule:
-    """Limit a rule without ``top_k`` and ``threshold`` to the ten best labels.
-
-    Raises:
-        UserError: there are fewer labels than ``--top_k``, or the checkpoint has no calibration.
-    """
-    if rule.top_k is None and rule.threshold is None:
-        rule = replace(rule, top_k=min(DEFAULT_TOP_K, len(tagger.split.labels)))
-    tagger.check(rule)
-    return rule
 
 
 def open_outputs(settings: InferSettings, tagger: Tagger, rule: TagRule, num_images: int, stack: ExitStack) -> Outputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from src.errors import UserError, name_some
 from src.inference.settings import LabelOptions
 from src.word_vectors.arrays import ArrayVectors
 from src.word_vectors.base import WordSource
-from src.word_vectors.lookup import label_vectors
+from src.word_vectors.lookup import LabelVectors, label_vectors
 from src.word_vectors.source import open_word_vectors
 from src.word_vectors.space import check_space, space_of
 
@@ -86,7 +86,7 @@ def add_own_tags(
     if new:
         found = label_vectors(source or checkpoint_words(split, info), new)
         if found.missing:
-            raise UserError(_missing_message(found.missing, found.suggestions, source))
+            raise UserError(_missing_message(found, source))
         vectors = torch.cat([vectors, found.vectors], dim=1)
     labels = (*split.labels, *new)
     unseen = (*split.unseen, *range(len(split.labels), len(labels)))
@@ -108,13 +108,11 @@ def checkpoint_words(split: ZeroShotSplit, info: CheckpointInfo) -> ArrayVectors
     return ArrayVectors(words, matrix, "the checkpoint's words", "--tags")
 
 
-def _missing_message(
-    missing: Sequence[str], suggestions: Mapping[str, Sequence[str]], source: WordSource | None
-) -> str:
+def _missing_message(found: LabelVectors, source: WordSource | None) -> str:
     """List all unknown words, each with suggestions of similar spelling."""
     where = "the checkpoint" if source is None else source.name
-    lines = [f"--tags: no word vector for {name_some(list(missing), 40)} in {where}"]
-    lines += [f"{tag}: did you mean {', '.join(suggestions[tag])}?" for tag in missing if suggestions.get(tag)]
+    lines = [f"--tags: no word vector for {name_some(list(found.missing), 40)} in {where}"]
+    lines += [f"{tag}: did you mean {', '.join(near)}?" for tag, near in found.suggestions.items() if near]
     if source is None:
         lines.append("give other words, or --word_vectors FILE with the word vectors that the model was trained with")
     return "\n  ".join(lines)

@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""Content of a report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Evaluated:
 
     @property
     def num_vectors(self) -> int:
-        """M."""
+        """M, the number of principal vectors."""
         return self.embeddings.shape[1] // self.split.wordvec_dim
 
     def targets(self, rows: Tensor) -> Tensor:
