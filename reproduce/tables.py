@@ -72,10 +72,10 @@ def results(
 
     Args:
         published: the reference.
-        recipe: the name of the recipe.
-        run: the folder of the training run.
+        recipe: its name.
+        run: folder of the training run.
         files: checkpoint -> validate.py's file about it; the first one is compared with the reference.
-        args: the flags of train.py.
+        args: flags of train.py.
     """
     reports = {name: read_json(file) for name, file in files.items()}
     metrics = {name: report["metrics"] for name, report in reports.items()}

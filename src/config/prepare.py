@@ -10,29 +10,8 @@ from pathlib import Path
 
 from src.config.arguments import ArgumentParser, non_negative_int
 from src.config.settings import add_flags, flag, settings_of
-from src.config.sources import (
-    CocoSettings,
-    Corel5kSettings,
-    NusWideSettings,
-    OpenImagesSettings,
-    SampleSettings,
-    SourceSettings,
-    TableSettings,
-    VocSettings,
-    WordVectorsSettings,
-)
+from src.config.sources import SOURCES, SourceSettings
 from src.errors import UserError
-
-SOURCES: dict[str, type[SourceSettings]] = {
-    "coco": CocoSettings,
-    "nus-wide": NusWideSettings,
-    "open-images": OpenImagesSettings,
-    "voc": VocSettings,
-    "corel5k": Corel5kSettings,
-    "table": TableSettings,
-    "sample": SampleSettings,
-    "word-vectors": WordVectorsSettings,
-}
 
 
 @dataclass(frozen=True, kw_only=True)

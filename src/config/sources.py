@@ -311,3 +311,15 @@ class WordVectorsSettings(SourceSettings):
     def __post_init__(self) -> None:
         if self.metadata is None and self.tags is None:
             raise UserError("give --metadata DIR or --tags FILE: a metadata folder, or a list of tags")
+
+
+SOURCES: dict[str, type[SourceSettings]] = {
+    "coco": CocoSettings,
+    "nus-wide": NusWideSettings,
+    "open-images": OpenImagesSettings,
+    "voc": VocSettings,
+    "corel5k": Corel5kSettings,
+    "table": TableSettings,
+    "sample": SampleSettings,
+    "word-vectors": WordVectorsSettings,
+}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from src.data.images import BadImageError
 from src.data.transforms import Transform, as_floats, read_transformed
@@ -115,19 +115,6 @@ def seeded(*numbers: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-class _Keys(Sampler[list[tuple[int, int]]]):
-    """Keys of each batch of an epoch; they can be replaced between epochs."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[tuple[int, int]]] = []
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 class TrainingLoader:
     """Loader of the training images of an epoch, batch by batch.
 
@@ -138,12 +125,12 @@ class TrainingLoader:
     """
 
     def __init__(self, dataset: TrainingImages, *, workers: int, pin_memory: bool = False) -> None:
-        self._keys = _Keys()
+        self._keys: list[list[tuple[int, int]]] = []  # of each batch of the epoch: (epoch, row)
         self._loader = _loader(dataset, workers, pin_memory, batch_sampler=self._keys)
 
     def batches(self, epoch: int, rows: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """Yield the images of these batches of rows, in this order."""
-        self._keys.batches = [[(epoch, row) for row in batch] for batch in rows]
+        self._keys[:] = [[(epoch, row) for row in batch] for batch in rows]
         return iter(self._loader)
 
 
@@ -164,15 +151,7 @@ def image_loader(
     pin_memory: bool = False,
     rows: Sequence[int] | None = None,
 ) -> DataLoader[Batch]:
-    """Return a loader of :class:`Batch`, in order.
-
-    Args:
-        dataset: the images.
-        batch_size: images per batch.
-        workers: number of worker processes; 0 reads in this process.
-        pin_memory: pin batches in memory, for a GPU.
-        rows: rows of the data set to read; None: all.
-    """
+    """Return a loader of the images, or of some rows, in order; for the other arguments see :class:`TrainingLoader`."""
     return _loader(dataset, workers, pin_memory, batch_size=batch_size, sampler=rows)
 
 
@@ -232,13 +211,8 @@ def file_lookup() -> Callable[[str], bool]:
 def locate_images(file_names: Sequence[str], root: Path, source: str) -> list[Path]:
     """Find every image below ``root`` or one of the usual sub-folders (``images``, ``train2014``, ...).
 
-    Args:
-        file_names: names relative to the root, as a COCO-format file has them.
-        root: the image folder.
-        source: the label file, for error messages.
-
     Raises:
-        UserError: images are missing; the message counts them and names some.
+        UserError: images are missing; the message counts them, names some, and the label file ``source``.
     """
     exists = file_lookup()
     folders = [os.path.join(root, folder) for folder in _SUBFOLDERS]

@@ -21,8 +21,7 @@ from src.errors import UserError
 class TrainingSet:
     """Images with at least one seen label, and those labels.
 
-    Target columns and word vectors are chosen together, by :meth:`select_labels`: the columns of ``targets`` are always
-    the labels of ``split``.
+    The columns of ``targets`` are always the labels of ``split``.
 
     Attributes:
         paths: [N].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -105,16 +106,12 @@ def _first_fault(block: bytes, width: int, lines_before: int) -> str:
 
 
 def photo_id(file_name: str, listed: Collection[int | str]) -> int | None:
-    """Return the Flickr photo id in the name of an image file, or None if it is that of no listed image.
+    """Return the Flickr photo id in the name of an image file, or None if none of its numbers is ``listed``.
 
     Names in use are ``<nnnn>_<id>``, ``<id>``, ``<id>_<secret>_m`` and ``<anything>_<id>_<secret>_m``, where a secret
     is up to ten hexadecimal digits, all of which may be decimal: ``1234_2124494179`` could be read either way. So the
     last number is tried first and then the one before it, but the other way round where Flickr's letter for the size
-    follows, which says that the last one is a secret. A number counts only if the lists have it.
-
-    Args:
-        file_name: with its suffix, without folders.
-        listed: the ids that count.
+    follows, which says that the last one is a secret.
     """
     stem = os.path.splitext(file_name)[0].lower()
     has_size = _SIZE.search(stem) is not None
@@ -127,25 +124,17 @@ def photo_id(file_name: str, listed: Collection[int | str]) -> int | None:
 
 
 def find_photos(places: Iterable[str], names: Mapping[int | str, str]) -> tuple[dict[int | str, str], list[int]]:
-    """Find the image files of photos.
+    """Find the image files of photos (id -> name in the list) among ``places``, which are sorted.
 
-    Of several files of a photo the one named as in the list is taken, or else the first by name.
-
-    Args:
-        places: image files, with ``/``, sorted.
-        names: photo id -> name in the list.
-
-    Returns:
-        Photo id -> file, for the photos that are there; and the ids that have several files.
+    Return photo id -> file, for the photos that are there, and the ids that have several files: of these the one named
+    as in the list is taken, or else the first by name.
     """
     place_of: dict[int | str, str] = {}
-    several: dict[int, None] = {}
+    files_of: Counter[int] = Counter()
     for place in places:
         number = photo_id(place.rpartition("/")[2], names)
-        if number is None:
-            continue
-        if number in place_of:
-            several[number] = None
-        if number not in place_of or f"/{place}".endswith(f"/{names[number]}"):
-            place_of[number] = place
-    return place_of, list(several)
+        if number is not None:
+            files_of[number] += 1
+            if number not in place_of or f"/{place}".endswith(f"/{names[number]}"):
+                place_of[number] = place
+    return place_of, [number for number, count in files_of.items() if count > 1]
