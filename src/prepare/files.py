@@ -98,13 +98,12 @@ def list_files(root: Path, suffixes: Collection[str], flag: str = "--source") ->
 
 
 def pick_files(listed: Mapping[str, list[Path]], names: Iterable[str], where: str, remedy: str) -> dict[str, Path]:
-    """Return the file of each of these names; of several with the same content the first.
+    """Return the file of each of these names, in any case; of several with the same content the first.
 
     Args:
         listed: see :func:`list_files`.
-        names: in any case.
-        where: flag and folder, for messages.
-        remedy: what to do about missing files, for messages.
+        names: of the files.
+        where, remedy: beginning and end of the message about missing files.
 
     Raises:
         UserError: files are missing, or different ones have the same name: all are listed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -51,8 +51,9 @@ def folders_of_years(source: Path) -> dict[int, list[Path]]:
     """
     if not source.is_dir():
         raise UserError(f"--source {source}: no such folder")
+    lists = [path for depth in range(_DEPTH + 1) for path in sorted(source.glob("*/" * depth + str(LISTS)))]
     found: dict[int, list[Path]] = {}
-    for folder in _voc_folders(source, _DEPTH):
+    for folder in (path.parent.parent for path in lists):
         whole = Path(os.path.abspath(folder))
         years = (re.search("2007|2012", named.name) for named in (whole, *whole.parents))
         year = next((match[0] for match in years if match), None)
@@ -62,14 +63,6 @@ def folders_of_years(source: Path) -> dict[int, list[Path]]:
     if not found:
         raise UserError(f"--source {source}: no folder in it has ImageSets/Main; give VOCdevkit, VOC2007 or VOC2012")
     return found
-
-
-def _voc_folders(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / LISTS).is_dir():
-        yield folder
-    elif depth:
-        for child in sorted(path for path in folder.iterdir() if path.is_dir()):
-            yield from _voc_folders(child, depth - 1)
 
 
 def has_list(folders: Sequence[Path], name: str) -> bool:
