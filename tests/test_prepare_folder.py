@@ -12,7 +12,7 @@ from src.data.metadata import load_metadata
 from src.errors import UserError
 from src.prepare.collected import Collected
 from src.prepare.run import make_folder
-from src.prepare.vectors import OpenVectors, open_vectors
+from src.prepare.word_vectors import OpenVectors, open_vectors
 
 LABELS = ["ant", "bee", "cat", "dog"]
 VECTORS = {"ant": "1 0 0", "bee": "0 2 0", "cat": "0 0 3", "dog": "1 1 0", "the": "5 5 5", "beetle": "0 1 1"}

@@ -17,8 +17,7 @@ from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
 from src.prepare.sample import WORDS
-from src.prepare.vectors import OpenVectors, look_up, open_vectors, vector_notes
-from src.prepare.word_vectors import write_tag_vectors
+from src.prepare.word_vectors import OpenVectors, look_up, open_vectors, vector_notes, write_tag_vectors
 from src.word_vectors.lookup import LabelVectors, frequent_words
 
 

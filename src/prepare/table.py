@@ -16,8 +16,7 @@ from src.errors import UserError, name_some
 from src.prepare.choosing import stratified_validation, unseen_by_clusters
 from src.prepare.collected import Collected
 from src.prepare.files import ImageFilter, read_names
-from src.prepare.table_files import PART_OF_SPLIT, Table, read_folder, read_table
-from src.prepare.table_images import locate
+from src.prepare.table_files import PART_OF_SPLIT, Table, locate, read_folder, read_table
 from src.prepare.table_tags import join_tags, same_tag_key, split_cells
 
 VAL_FRACTION = 0.2
