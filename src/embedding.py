@@ -31,12 +31,12 @@ def embed(
     precision: torch.dtype | None = None,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Embedded:
-    """Run images through ``forward`` (a model or its ``forward_features``); the outputs are float32 on the CPU.
+    """Run images through a model; the outputs are float32 on the CPU.
 
     Args:
         forward: images [b, 3, S, S] to outputs [b, K].
-        loader: gives the images.
-        device: where ``forward`` computes.
+        loader: batches of images.
+        device: of the model.
         precision: dtype under autocast; None computes in float32.
         on_batch: called after each batch with its number of images, including unreadable ones.
 
@@ -117,11 +117,11 @@ def embed_images(
 
 def _join(processes: Processes, own: Embedded) -> Embedded:
     """Collect the outputs of all processes in the first one, in the order of the rows."""
-    bad = tuple(message for messages in processes.gather(own.bad) for message in messages)
-    outputs, rows = processes.tensors_to_first(own.outputs), processes.tensors_to_first(own.rows)
+    parts = processes.to_first(own)
     if not processes.is_first:
         return own
-    outputs = [output for output in outputs if len(output)]
-    order = torch.cat(rows).argsort()
-    joined = torch.cat(outputs) if outputs else own.outputs
-    return Embedded(joined[order], torch.cat(rows)[order], bad)
+    rows = torch.cat([part.rows for part in parts])
+    outputs = [part.outputs for part in parts if len(part.outputs)]  # [0, 0] if a process has read no image
+    order = rows.argsort()
+    joined = torch.cat(outputs)[order] if outputs else own.outputs
+    return Embedded(joined, rows[order], tuple(message for part in parts for message in part.bad))

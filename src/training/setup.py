@@ -122,12 +122,11 @@ def load_data(settings: DataSettings) -> Data:
     """
     with blaming("--metadata"):
         metadata = load_metadata(_find_metadata(settings))
-    if settings.wordvec_dim not in (None, metadata.split.wordvec_dim):
-        raise UserError(
-            f"--wordvec_dim {settings.wordvec_dim}: the word vectors in {metadata.folder} have length "
-            f"{metadata.split.wordvec_dim}; leave the flag out"
-        )
-    with blaming("--metadata"):
+        if settings.wordvec_dim not in (None, metadata.split.wordvec_dim):
+            raise UserError(
+                f"--wordvec_dim {settings.wordvec_dim}: the word vectors in {metadata.folder} have length "
+                f"{metadata.split.wordvec_dim}; leave the flag out"
+            )
         return Data(metadata, load_training_set(metadata, settings.data), load_evaluation_set(metadata, settings.data))
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -67,12 +67,10 @@ class Processes:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def tensors_to_first(self, tensor: Tensor) -> list[Tensor]:
-        """Return the tensors of all processes on the CPU, by rank, in the first process; nothing in the others."""
-        if self.count == 1:
-            return [tensor]
+    def to_first(self, value: _T) -> list[_T]:
+        """Return the values of all processes, by rank, in the first one; nothing in the others."""
         values: list[Any] | None = [None] * self.count if self.is_first else None
-        dist.gather_object(tensor.cpu(), values, dst=0)
+        dist.gather_object(value, values, dst=0)
         return values or []
 
     def wrap(self, module: nn.Module, device: torch.device) -> DistributedDataParallel | None:
