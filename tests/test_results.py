@@ -24,8 +24,8 @@ from src.inference import formats
 from src.inference.formats import COLUMNS, ImageResult, printable
 from src.inference.results import Record, check_outputs, open_results, record_path
 from src.tags import Tag
-from tests.conftest import ROOT
 
+ROOT = Path(__file__).resolve().parent.parent  # child processes import this file: without tests.conftest and its torch
 SETTINGS = {"top_k": 3, "threshold": None, "weights": "5f0e"}
 FORMS = ("json", "csv", "parquet") if importlib.util.find_spec("pyarrow") else ("json", "csv")
 NAMES = ["a.jpg", "b é.jpg", "c\n.jpg", "d.jpg"]

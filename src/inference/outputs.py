@@ -65,11 +65,11 @@ class TaggedImage(NamedTuple):
     preview: Image.Image | None
 
 
-def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger: Tagger, scores: Scores) -> str | None:
+def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger: Tagger, scores: Scores) -> bool:
     """Write one image to all outputs.
 
     Returns:
-        A message if the image's format cannot hold keywords, else None.
+        False if keywords were left out because the image's format cannot hold them.
 
     Raises:
         UserError: an output cannot be written.
@@ -77,7 +77,7 @@ def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger
     path, tags, tensor, preview = image
     options = outputs.options
     lines = [format_tags(path, tags, scores)]
-    annotated = problem = None
+    annotated, is_whole = None, True
     if preview is not None and options.annotate:
         from src.visualize import save_tagged_image  # matplotlib is slow to import
 
@@ -97,13 +97,13 @@ def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger
         try:
             outputs.keywords.write(path, [tag.label for tag in tags], names.copy)
         except KeywordsError as error:
-            problem = str(error)
-            print(f"no keywords: {printable(problem)}", file=sys.stderr)
+            is_whole = False
+            print(f"no keywords: {printable(str(error))}", file=sys.stderr)
     if outputs.results is not None:  # last, so that an image in the record is done in all other ways too
         outputs.results.write(ImageResult(str(path), tags, None if annotated is None else str(annotated)))
     if not options.quiet:
         print("\n".join(lines))
-    return problem
+    return is_whole
 
 
 def format_tags(path: Path, tags: Sequence[Tag], scores: Scores) -> str:

@@ -40,12 +40,12 @@ class Summary:
     Attributes:
         tagged: number of images that were tagged.
         bad: messages about unreadable images.
-        without_keywords: messages about images whose format holds no keywords.
+        without_keywords: number of images whose format holds no keywords.
     """
 
     tagged: int = 0
     bad: list[str] = field(default_factory=list)
-    without_keywords: list[str] = field(default_factory=list)
+    without_keywords: int = 0
 
 
 def run(settings: InferSettings) -> int:
@@ -80,7 +80,7 @@ def run(settings: InferSettings) -> int:
     if summary.bad:
         print(f"{len(summary.bad):,} of {len(paths):,} images could not be read and have no tags", file=sys.stderr)
     if summary.without_keywords:
-        print(f"{len(summary.without_keywords):,} images can hold no keywords and have no copy", file=sys.stderr)
+        print(f"{summary.without_keywords:,} images can hold no keywords and have no copy", file=sys.stderr)
     return 1 if summary.bad or summary.without_keywords else 0
 
 
@@ -189,9 +189,8 @@ def tag_images(
                 preview = batch.previews[place] if batch.previews else None
                 image = TaggedImage(path, tags, batch.images[place], preview)
                 with bar.external_write_mode(sys.stdout):
-                    no_keywords = write_image(image, names[path], outputs, tagger, rule.scores)
+                    is_whole = write_image(image, names[path], outputs, tagger, rule.scores)
                 summary.tagged += 1
-                if no_keywords is not None:
-                    summary.without_keywords.append(no_keywords)
+                summary.without_keywords += not is_whole
             bar.update(len(batch.paths) + len(batch.problems))
     return summary
