@@ -62,7 +62,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The model, what it starts from and which of it is trained; the attributes are the flags of the same names."""
+    """The model, its initial weights and its trained part; the attributes are the flags of the same names."""
 
     model_name: str | None = None
     model_path: str = "auto"
@@ -105,7 +105,7 @@ class OptimSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Length of the run, and what its epochs and steps consist of; the attributes are the flags of the same names."""
+    """Length of the run and size of its steps; the attributes are the flags of the same names."""
 
     num_epochs: int
     batch_size: int
@@ -352,9 +352,9 @@ def _add_selection_flags(parser: ArgumentParser) -> None:
     images_help = "evaluation images that count: those with a positive label, or all"
     add("--images", choices=IMAGES, default="positive-only", help=images_help)
     select_help = (
-        "what to select the best epoch on. test: the evaluation images, like the released code, which biases the "
-        "result; seen: seen labels of held-out training images; held-out: seen labels that are excluded from training "
-        "as pseudo-unseen labels, on held-out training images"
+        "images and labels to select the best epoch on. test: the evaluation images, like the released code, which "
+        "biases the result; seen: seen labels of held-out training images; held-out: seen labels that are excluded "
+        "from training as pseudo-unseen labels, on held-out training images"
     )
     add("--select-on", choices=SELECTIONS, default="test", help=select_help)
     val_help = "fraction of the training images to hold out for --select-on seen and held-out"
@@ -372,10 +372,10 @@ def _add_output_flags(parser: ArgumentParser) -> None:
     add = group.add_argument
     output_help = "output folder for checkpoints, log.jsonl, curves.png and report.html"
     add("--path_output", type=Path, default=Path("outputs"), metavar="DIR", help=output_help)
-    which = group.add_mutually_exclusive_group()
-    which.add_argument("--overwrite", action="store_true", help="replace an earlier run in --path_output")
+    earlier_run = group.add_mutually_exclusive_group()
+    earlier_run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --path_output")
     resume_help = "resume the run in --path_output exactly where it stopped; start a new one if there is none"
-    which.add_argument("--resume", action="store_true", help=resume_help)
+    earlier_run.add_argument("--resume", action="store_true", help=resume_help)
     steps_help = "save the training state for --resume every N steps, and after each epoch"
     add("--save-steps", type=positive_int, default=1000, metavar="N", help=steps_help)
     epochs_help = "keep a checkpoint of every N-th epoch (default: only the last and the best epochs)"

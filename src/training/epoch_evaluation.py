@@ -29,9 +29,9 @@ class EpochMetrics(NamedTuple):
 
     Attributes:
         metrics: on the evaluation images, in percent, such as ``zero_shot.F1@3``.
-        criteria: name -> value of what selects the best epoch: ``zero_shot`` and ``generalized`` on the evaluation
+        criteria: values that select the best epoch, by name: ``zero_shot`` and ``generalized`` on the evaluation
             images, or ``seen`` or ``held-out`` on held-out training images.
-        selection: name, metric and value of the latter, for the log; empty if the evaluation images select.
+        selection: the log's entry about held-out images: name, metric, value; empty if the evaluation images select.
         embedded: embeddings of the evaluation images.
     """
 

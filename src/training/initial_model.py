@@ -47,8 +47,8 @@ def initial_model(settings: ModelSettings, wordvec_dim: int) -> tuple[SDLModel, 
     """Create the model that training starts from: random, with a backbone's weights, or an SDL checkpoint.
 
     Args:
-        settings: what they leave open is taken from the SDL checkpoint; else ``tresnet_m`` with 2 principal vectors
-            and images of 224 pixels (the released COCO script).
+        settings: unset flags are those of the SDL checkpoint, else those of the released COCO script: ``tresnet_m``,
+            2 principal vectors, images of 224 pixels.
         wordvec_dim: D of the data.
 
     Returns:

@@ -45,7 +45,7 @@ def split_training_set(training: TrainingSet, settings: SelectionSettings, seed:
 
     Args:
         training: all training images.
-        settings: what to select on, and the fractions to hold out.
+        settings: images to select on, and fractions to hold out.
         seed: of the draws.
 
     Raises:

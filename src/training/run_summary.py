@@ -28,7 +28,7 @@ def print_summary(settings: TrainSettings, components: TrainComponents, state: T
 def write_run_report(
     settings: TrainSettings, components: TrainComponents, state: TrainState, embedded: Embedded
 ) -> None:
-    """Write ``report.html`` about the last epoch, whose embeddings these are."""
+    """Write ``report.html`` about the last epoch with its embeddings."""
     from src.run_report import Evaluated, RunReport, write_report  # matplotlib is slow to import
 
     folder, evaluator, entry = components.folder.path, components.evaluator, state.entries[-1]
@@ -52,7 +52,7 @@ def write_run_report(
 
 
 def describe_choice(settings: TrainSettings, epoch: int) -> str:
-    """Say which epoch the report is about; an early stop is a selection too."""
+    """Describe the epoch of the report; an early stop is a selection too."""
     selection, last = settings.selection, settings.run.num_epochs
     if epoch == last:
         return f"The last epoch, {epoch} of {last}: nothing was selected."

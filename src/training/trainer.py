@@ -62,7 +62,7 @@ class Trainer:
     """Train from ``state`` to the end of the run.
 
     Args:
-        settings: length of the run, and what its epochs and steps consist of.
+        settings: length of the run and size of its steps.
         components: of the run.
         state: where to start; it is updated.
         processes: the processes that train together.
@@ -111,7 +111,7 @@ class Trainer:
         return self._evaluated
 
     def _train_epoch(self, started: float) -> None:
-        """Train for what is left of the epoch, which has started at this monotonic time."""
+        """Train for the rest of the epoch, which has started at this monotonic time."""
         state, settings, learner, source = self.state, self._settings, self._parts.learner, self._parts.source
         self._evaluated = None  # gigabytes for a large data set
         own_batches = micro_batches(
