@@ -28,7 +28,6 @@ from src.data.official import (
     COCO_FILES,
     NUS_WIDE_FILES,
     SPLIT_FILES,
-    has_files,
     read_coco_split,
     read_nus_wide_split,
 )
@@ -73,13 +72,9 @@ class Metadata:
 
 def detect_kind(folder: Path) -> str | None:
     """Return the kind of a metadata folder (:data:`src.choices.DATASET_KINDS`) by its files, or None."""
-    if (folder / "split.json").is_file():
-        return "SDL"
-    if has_files(folder, COCO_FILES):
-        return "COCO"
-    if has_files(folder, NUS_WIDE_FILES):
-        return "NUS_WIDE"
-    return None
+    kinds = {"SDL": ("split.json",), "COCO": COCO_FILES, "NUS_WIDE": NUS_WIDE_FILES}
+    found = (kind for kind, names in kinds.items() if all((folder / name).is_file() for name in names))
+    return next(found, None)
 
 
 def load_metadata(folder: str | Path, kind: str | None = None) -> Metadata:

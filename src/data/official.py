@@ -74,11 +74,6 @@ def read_word_vectors_pickle(path: str | Path) -> Tensor:
     return torch.from_numpy(content.astype(np.float32))
 
 
-def has_files(folder: Path, names: tuple[str, ...]) -> bool:
-    """Return whether the folder holds all these files."""
-    return all((folder / name).is_file() for name in names)
-
-
 def read_coco_split(folder: Path) -> ZeroShotSplit:
     """Read ``cls_ids.pickle`` ({'train': {columns}, 'test': {columns}} of the 80 classes) and the word vectors.
 

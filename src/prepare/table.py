@@ -73,15 +73,9 @@ def _read(settings: TableSettings) -> Table:
     source = settings.source
     if not source.is_dir():
         return read_table(settings)
-    flags = {
-        "--images": settings.images,
-        "--path-column": settings.path_column,
-        "--tags-column": settings.tags_column,
-        "--split-column": settings.split_column,
-        "--tag-separator": None if settings.tag_separator == "auto" else settings.tag_separator,
-    }
-    for flag, value in flags.items():
-        if value is not None:
+    for name in ("images", "path_column", "tags_column", "split_column", "tag_separator"):
+        flag, value = f"--{name.replace('_', '-')}", getattr(settings, name)
+        if value not in (None, "auto"):
             raise UserError(f"{flag} {value}: --source {source} is a folder, not a table; leave {flag} out")
     table = read_folder(source)
     if table.splits is not None and settings.val_fraction is not None:
