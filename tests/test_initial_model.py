@@ -102,6 +102,13 @@ def test_interpolation_and_image_size_of_an_sdl_checkpoint_are_kept(pretrain_bac
     assert found == ModelConfig(TINY, 2, 4, size, "bicubic")
 
 
+def test_training_continues_a_release_file_with_bilinear_images(tmp_path, monkeypatch):
+    save_tiny(tmp_path / "x.ckpt")
+    info = CheckpointInfo("release", ModelConfig(TINY, 2, 4, SIZE, "bicubic"), make_toy_split())
+    monkeypatch.setattr("src.training.initial_model.load_checkpoint", lambda path, **expected: (tiny_model(), info))
+    assert start(tmp_path / "x.ckpt")[1].interpolation == "bilinear"
+
+
 @pytest.mark.parametrize("name", [None, TINY])
 @pytest.mark.parametrize(("flag", "rows"), [(None, 3), (5, 5)])
 def test_backbone_of_an_sdl_checkpoint_gets_a_fresh_head(name, flag, rows, tmp_path):

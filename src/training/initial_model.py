@@ -88,6 +88,8 @@ def _from_sdl_checkpoint(
     expected = {} if fresh_head else {"num_rows": rows, "wordvec_dim": wordvec_dim}
     source, info = load_checkpoint(path, model_name=settings.model_name, **expected)
     config = replace(info.config, image_size=settings.image_size or info.config.image_size)
+    if info.kind == "release":  # the released code trained on bilinear images what its infer.py resizes with bicubic
+        config = replace(config, interpolation="bilinear")
     if not fresh_head:
         return source, config, info
     config = replace(config, num_rows=rows or config.num_rows, wordvec_dim=wordvec_dim)
