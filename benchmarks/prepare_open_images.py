@@ -3,7 +3,7 @@
 
 The label files are drawn in the true form, their rows in no order. A child process prepares them, whose time and peak
 memory are printed, with the time that the training labels take to read: plainly, through the label cache, and from it.
-One JSON line for people's labels alone, and one for each number of rows in --machine-rows.
+One JSON line for verified labels alone, and one for each number of rows in --machine-rows.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def measure(folder: Path, rows: int, images: int, machine_rows: int) -> dict[str
 
 
 def main() -> None:
-    """Measure with people's labels, and with machines' if asked to."""
+    """Measure with verified labels, and with machine-generated ones for ``--machine-rows``."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--rows", type=int, default=9_000_000, metavar="N")
     flags.add_argument("--images", type=int, default=1_700_000, metavar="N")

@@ -52,8 +52,8 @@ def differences(one: Sequence[str], other: Sequence[str], name: str, other_name:
     )
 
 
-def read_blocks(path: Path, size: int) -> Iterator[list[bytes]]:
-    """Yield the lines of a large file in blocks of about ``size`` bytes, without a byte-order mark; show the progress.
+def read_blocks(path: Path, size: int) -> Iterator[bytes]:
+    """Yield a large file in blocks of whole lines, about ``size`` bytes, without a byte-order mark; show the progress.
 
     Raises:
         UserError: the file cannot be read.
@@ -67,9 +67,9 @@ def read_blocks(path: Path, size: int) -> Iterator[list[bytes]]:
         ):
             if stream.read(3) != b"\xef\xbb\xbf":
                 stream.seek(0)
-            while lines := stream.readlines(size):
-                yield lines
-                bar.update(sum(map(len, lines)))
+            while block := stream.read(size) + stream.readline():
+                yield block
+                bar.update(len(block))
     except OSError as error:
         raise UserError(f"--source {path}: cannot be read: {error.strerror or error}") from error
 

@@ -61,7 +61,7 @@ def read_flags(path: Path, width: int) -> tuple[Integers, Integers, int]:
     rows, columns, num_lines = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], 0
     blank = b""  # lines that count only if others follow
     for lines in read_blocks(path, _BLOCK):
-        block = blank + b"".join(lines)
+        block = blank + lines
         text = block.rstrip()
         blank = block[len(text) :].partition(b"\n")[2] if text else block
         if not text:

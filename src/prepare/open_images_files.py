@@ -7,6 +7,7 @@ from binascii import unhexlify
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def _confidence(text: bytes, machine: bool) -> float:
 
 def _lines(path: Path) -> Iterator[bytes]:
     """Return the lines after the header."""
-    lines = chain.from_iterable(read_blocks(path, BLOCK_BYTES))
+    lines = chain.from_iterable(map(BytesIO, read_blocks(path, BLOCK_BYTES)))
     header = next(lines, b"").strip()
     if header != HEADER:
         shown = header[:80].decode(errors="replace")
