@@ -24,12 +24,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import benchmark_parser, record
-from src.choices import Runtime
 from src.config.infer import QUICK_START
 from src.errors import UserError
 from src.inference.pipeline import Loading, parallel_calls
 from src.inference.results import record_path
 from src.inference.tagger import Tagger
+from src.options import Runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL = 0.01  # seconds between looks at the record

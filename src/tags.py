@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from src.choices import Scores
+from src.options import Scores
 
 if TYPE_CHECKING:
     from torch import Tensor

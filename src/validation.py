@@ -11,7 +11,6 @@ from torch import nn
 from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
 from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
 from src.checkpoint.info import check_same_space
-from src.choices import Runtime
 from src.config.validate import ImageSettings, ValidateSettings
 from src.data.dataset import ImageDataset, naming_dead_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
@@ -23,6 +22,7 @@ from src.evaluation import evaluate
 from src.exported.engines import Opened, open_model
 from src.metrics import format_report
 from src.models.sdl_model import check_image_size
+from src.options import Runtime
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.files import write_json
 from src.utils.progress import warn_about_bad_images

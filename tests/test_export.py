@@ -25,10 +25,10 @@ from src.exported.facts import to_metadata
 from src.exported.graph import check_parity, relative_difference, set_metadata
 from src.exported.int8 import float_nodes
 from src.exported.session import ExportedModel
-from src.inference.settings import LabelOptions, TagRule
 from src.inference.tagger import Tagger
 from src.models import create_model
 from src.models.backbones import find_backbone_weights, load_backbone
+from src.options import LabelOptions, TagRule
 from src.scoring import score_labels
 from tests.helpers import SIZE, TINY, make_toy_split, save_tiny, tiny_model, write_images
 from tests.script_helpers import call, succeeded, user_error

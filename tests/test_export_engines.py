@@ -14,14 +14,13 @@ import export
 import infer
 import train
 import validate
-from src.choices import Runtime
 from src.config.infer import infer_parser, infer_settings
 from src.errors import UserError
 from src.exported.engines import open_model
 from src.exported.session import ExportedModel
 from src.inference.run import recorded_settings, tag_images
-from src.inference.settings import TagRule
 from src.inference.tagger import Tagger
+from src.options import Runtime, TagRule
 from tests.helpers import save_tiny, write_images
 from tests.script_helpers import PLAIN, TINY, call, child, succeeded, user_error, without_curves
 from tests.test_tagger import drawn

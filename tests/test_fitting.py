@@ -11,13 +11,13 @@ from torch import Tensor
 
 from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
 from src.calibration.thresholds import Calibration, best_seen_bias, fit_calibration
-from src.choices import IMAGES, FitOptions
 from src.data.labels import LabelMatrix
 from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError
 from src.evaluation import evaluate
 from src.metrics import DEFAULT_PROTOCOL, Protocol, f1_of_choice
+from src.options import IMAGES, FitOptions
 from src.scoring import score_labels
 
 DIM, ROWS, NUM_LABELS = 16, 2, 20

@@ -12,7 +12,6 @@ import torch
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from torch import Tensor
 
-from src.choices import IMAGES
 from src.data.official import read_array_pickle
 from src.metrics import (
     Protocol,
@@ -23,6 +22,7 @@ from src.metrics import (
     ranking_report,
     select_images,
 )
+from src.options import IMAGES
 from src.scoring import score_labels, top_k_labels
 from tests.conftest import GOLDEN
 from tests.metric_oracles import average_precision, dense_report, loop_average_precision, loop_f1_at_k

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.choices import SELECTIONS
 from src.config.train import SelectionSettings
 from src.data.labels import LabelMatrix
 from src.data.parts import TrainingSet
 from src.errors import UserError
+from src.options import SELECTIONS
 from src.training.model_selection import TrainValSplit, split_training_set
 from tests.helpers import make_toy_split
 

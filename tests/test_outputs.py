@@ -15,8 +15,8 @@ from src.inference.outputs import Outputs, format_tags, refuse_overwriting, targ
 from src.inference.pipeline import Loading
 from src.inference.results import open_results
 from src.inference.run import Summary, tag_images
-from src.inference.settings import TagRule
 from src.inference.tagger import Tagger
+from src.options import TagRule
 from src.tags import Tag
 from tests.helpers import SIZE, make_toy_split, tiny_model, write_images
 

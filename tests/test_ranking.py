@@ -12,11 +12,11 @@ from torch import Tensor
 import src.metrics.average_precision
 import src.metrics.inputs
 import src.metrics.zero_shot
-from src.choices import IMAGES
 from src.metrics import LabelBlocks, Protocol, rank_settings, ranking_report, zero_shot_report
 from src.metrics.accumulator import RankingAccumulator
 from src.metrics.average_precision import average_precisions, ranking_keys
 from src.metrics.precision_recall import best_labels
+from src.options import IMAGES
 from src.scoring import top_k_labels
 from tests.metric_oracles import (
     average_precision,

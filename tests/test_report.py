@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.choices import IMAGES
 from src.metrics import format_report, summary
+from src.options import IMAGES
 from tests.metric_oracles import dense_report
 
 SEEN, UNSEEN = [0, 1, 4], [2, 3, 6]

@@ -23,13 +23,13 @@ from src.calibration.fit import FittedCalibration, fit_and_measure
 from src.calibration.platt import Reliability, reliability
 from src.calibration.thresholds import Calibration
 from src.checkpoint import load_checkpoint
-from src.choices import FitOptions
 from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set
 from src.data.transforms import eval_transform
 from src.inference.tagger import Tagger
 from src.metrics import DEFAULT_PROTOCOL
+from src.options import FitOptions
 from src.visualize import save_reliability
 from tests.script_helpers import (
     PLAIN,

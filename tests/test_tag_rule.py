@@ -17,8 +17,8 @@ from src.calibration.thresholds import Calibration
 from src.data.split import ZeroShotSplit, make_split
 from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.inference.settings import LabelOptions, TagRule
 from src.inference.tagger import Tagger
+from src.options import LabelOptions, TagRule
 from src.scoring import score_labels
 from src.tags import Tag
 from tests.helpers import SIZE, make_toy_split, save_tiny, tiny_model, write_folder

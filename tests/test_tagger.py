@@ -13,14 +13,13 @@ from PIL import Image
 
 from src.checkpoint import CheckpointInfo, ModelConfig, save_checkpoint
 from src.checkpoint.info import check_same_space
-from src.choices import ExpectedModel, Runtime
 from src.data.images import read_image
 from src.data.split import ZeroShotSplit, make_split
 from src.data.transforms import eval_transform
 from src.errors import UserError
-from src.inference.settings import LabelOptions
 from src.inference.tagger import Tagger
 from src.inference.vocabulary import labels_for
+from src.options import ExpectedModel, LabelOptions, Runtime
 from src.scoring import score_labels
 from src.tags import Tag
 from tests.conftest import GOLDEN

@@ -10,7 +10,6 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from src.choices import AUGMENTATIONS
 from src.data import transforms as module_under_test
 from src.data.images import BadImageError, read_image
 from src.data.transforms import (
@@ -22,6 +21,7 @@ from src.data.transforms import (
     read_transformed,
     train_transform,
 )
+from src.options import AUGMENTATIONS
 from src.utils.device import seed_everything
 
 PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

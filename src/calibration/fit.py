@@ -9,12 +9,12 @@ from torch import Tensor
 
 from src.calibration.platt import Reliability, reliability
 from src.calibration.thresholds import Calibration, best_seen_bias, fit_calibration
-from src.choices import FitOptions
 from src.data.parts import GroundTruth
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
 from src.metrics import Protocol, f1_of_choice, ranking_report, select_images
 from src.metrics.table import align
+from src.options import FitOptions
 from src.scoring import score_labels
 
 

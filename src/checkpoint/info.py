@@ -15,6 +15,7 @@ from torch import Tensor
 from src.calibration.thresholds import Calibration
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError, name_some
+from src.options import ExpectedModel
 from src.word_vectors.space import Space, space_of
 
 FORMAT = "sdl-checkpoint/1"
@@ -37,6 +38,16 @@ class ModelConfig:
     wordvec_dim: int
     image_size: int
     interpolation: str = "bilinear"
+
+    def check(self, expected: ExpectedModel, path: str | Path) -> None:
+        """Raise a :class:`UserError` if the model in ``path`` is not the expected one."""
+        for flag, wanted, found in (
+            ("--model-name", expected.model_name, self.model_name),
+            ("--num_rows", expected.num_rows, self.num_rows),
+            ("--wordvec_dim", expected.wordvec_dim, self.wordvec_dim),
+        ):
+            if wanted is not None and wanted != found:
+                raise UserError(f"{flag} {wanted}: {path} holds a model with {found}; leave the flag out to use it")
 
 
 @dataclass

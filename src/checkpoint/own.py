@@ -17,11 +17,11 @@ from src.calibration.thresholds import Calibration
 from src.checkpoint.digest import save_with_digest
 from src.checkpoint.info import FORMAT, CheckpointInfo, info_of_dict, info_to_dict
 from src.checkpoint.released import load_released
-from src.choices import ExpectedModel
 from src.errors import UserError
 from src.models import SDLModel, create_model
 from src.models.inplace_abn import plain_state_dict
 from src.models.state_files import load_strictly, read_state_file
+from src.options import ExpectedModel
 
 
 def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, half: bool = False) -> None:
@@ -85,7 +85,7 @@ def load_checkpoint(
         raise UserError(f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}")
     else:
         model, info = load_released(content, path, num_rows, wordvec_dim)
-    ExpectedModel(model_name, num_rows, wordvec_dim).check(info.config, path)
+    info.config.check(ExpectedModel(model_name, num_rows, wordvec_dim), path)
     return model.eval(), info
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from src.choices import DEVICES, ENGINES
 from src.errors import UserError
+from src.options import DEVICES, ENGINES
 
 _LONG_FLAG = re.compile(r"(--[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 

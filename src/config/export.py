@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.choices import DATASET_KINDS, DatasetKind
 from src.config.arguments import ArgumentParser, add_workers_flag, non_negative_int, positive_int
 from src.config.settings import add_flags, flag, settings_of
 from src.errors import UserError
+from src.options import DATASET_KINDS, DatasetKind
 from src.utils.files import check_writable
 
 

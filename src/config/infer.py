@@ -8,7 +8,6 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.choices import DATASET_KINDS, OUTPUT_FORMATS, SCORES, ExpectedModel, OutputFormat, Runtime
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
@@ -20,7 +19,16 @@ from src.config.arguments import (
 )
 from src.config.settings import add_flags, flag, settings_of
 from src.errors import UserError
-from src.inference.settings import LabelOptions, TagRule
+from src.options import (
+    DATASET_KINDS,
+    OUTPUT_FORMATS,
+    SCORES,
+    ExpectedModel,
+    LabelOptions,
+    OutputFormat,
+    Runtime,
+    TagRule,
+)
 from src.utils.files import read_lines
 
 QUICK_START = Path(__file__).resolve().parent.parent.parent / "models" / "sdl_lite0_corel5k.pth"

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.choices import (
+from src.config.arguments import (
+    ArgumentParser,
+    add_device_flag,
+    add_exact_flag,
+    add_workers_flag,
+    fraction,
+    non_negative_int,
+    positive_float,
+    positive_int,
+)
+from src.config.settings import settings_of
+from src.options import (
     AUGMENTATIONS,
     DIST_BNS,
     IMAGES,
@@ -30,17 +41,6 @@ from src.choices import (
     Selection,
     Unknown,
 )
-from src.config.arguments import (
-    ArgumentParser,
-    add_device_flag,
-    add_exact_flag,
-    add_workers_flag,
-    fraction,
-    non_negative_int,
-    positive_float,
-    positive_int,
-)
-from src.config.settings import settings_of
 
 IMAGE_SIZE = 224
 LR_FINE_TUNING = 2.5e-5  # the released COCO script

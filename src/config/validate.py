@@ -7,7 +7,6 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.choices import IMAGES, SEEN_BIASES, ExpectedModel, FitOptions, Protocol, Runtime
 from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
@@ -21,6 +20,7 @@ from src.config.arguments import (
 )
 from src.config.settings import add_flags, flag, settings_of
 from src.errors import UserError
+from src.options import IMAGES, SEEN_BIASES, ExpectedModel, FitOptions, Protocol, Runtime
 from src.utils.files import check_writable
 
 

@@ -71,7 +71,7 @@ class Metadata:
 
 
 def detect_kind(folder: Path) -> str | None:
-    """Return the kind of a metadata folder (:data:`src.choices.DATASET_KINDS`) by its files, or None."""
+    """Return the kind of a metadata folder (:data:`src.options.DATASET_KINDS`) by its files, or None."""
     kinds = {"SDL": ("split.json",), "COCO": COCO_FILES, "NUS_WIDE": NUS_WIDE_FILES}
     found = (kind for kind, names in kinds.items() if all((folder / name).is_file() for name in names))
     return next(found, None)
@@ -82,7 +82,7 @@ def load_metadata(folder: str | Path, kind: str | None = None) -> Metadata:
 
     Args:
         folder: the folder.
-        kind: the kind it must be (:data:`src.choices.DATASET_KINDS`); None detects it.
+        kind: the kind it must be (:data:`src.options.DATASET_KINDS`); None detects it.
 
     Raises:
         UserError: the folder is of no kind, or not of the wanted one, or a file in it is missing or wrong.

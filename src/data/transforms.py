@@ -28,8 +28,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from src.choices import Augmentation
 from src.data.images import read_image
+from src.options import Augmentation
 
 Transform = Callable[[Image.Image], Tensor]
 Step = Callable[[Image.Image], Image.Image]

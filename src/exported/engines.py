@@ -13,9 +13,9 @@ from torch import Tensor
 
 from src.checkpoint.digest import file_digest
 from src.checkpoint.info import CheckpointInfo
-from src.choices import ANY_MODEL, DEFAULT_RUNTIME, ExpectedModel, Runtime
 from src.errors import UserError
 from src.exported.session import ExportedModel
+from src.options import ANY_MODEL, DEFAULT_RUNTIME, ExpectedModel, Runtime
 
 # Images [B, 3, S, S] in [0, 1] -> embeddings [B, D*M], on the device of the images
 Embedder = Callable[[Tensor], Tensor]
@@ -59,7 +59,7 @@ def open_model(path: str | Path, runtime: Runtime = DEFAULT_RUNTIME, expected: E
 
 
 def _opened(model: ExportedModel, path: Path, runtime: Runtime, expected: ExpectedModel) -> Opened:
-    expected.check(model.info.config, path)
+    model.info.config.check(expected, path)
     if runtime.image_size not in (None, model.facts.image_size):
         raise UserError(
             f"{path} was exported for images of {model.facts.image_size} pixels, not {runtime.image_size}; leave the "

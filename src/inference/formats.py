@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 
-from src.choices import OutputFormat
+from src.options import OutputFormat
 from src.tags import Tag
 from src.utils.optional import import_extra
 

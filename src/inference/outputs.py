@@ -12,7 +12,6 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from src.choices import Scores
 from src.config.infer import OutputOptions
 from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
@@ -21,6 +20,7 @@ from src.inference.formats import ImageResult, printable
 from src.inference.keywords import KeywordsError, KeywordWriter
 from src.inference.results import Record
 from src.inference.tagger import Tagger
+from src.options import Scores
 from src.tags import Tag
 
 _DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved in

@@ -24,9 +24,9 @@ from src.inference.keywords import KeywordWriter
 from src.inference.outputs import Outputs, TaggedImage, refuse_overwriting, target_names, write_image
 from src.inference.pipeline import Loading, parallel_calls, read_and_embed
 from src.inference.results import check_outputs, open_results
-from src.inference.settings import TagRule
 from src.inference.tagger import Tagger
 from src.models.sdl_model import check_image_size
+from src.options import TagRule
 from src.utils.device import choose_device
 
 DEFAULT_TOP_K = 10

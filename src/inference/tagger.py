@@ -10,15 +10,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src.calibration.thresholds import Calibration
-from src.choices import ANY_MODEL, DEFAULT_RUNTIME, ExpectedModel, Runtime
 from src.data.images import to_rgb
 from src.data.split import ZeroShotSplit
 from src.data.transforms import ImageTransform, eval_transform
 from src.errors import UserError
 from src.exported.engines import Embedder, open_model
 from src.exported.session import ExportedModel
-from src.inference.settings import OWN_LABELS, LabelOptions, TagRule
 from src.inference.vocabulary import choose_labels
+from src.options import ANY_MODEL, DEFAULT_RUNTIME, OWN_LABELS, ExpectedModel, LabelOptions, Runtime, TagRule
 from src.scoring import score_labels, top_k_labels
 from src.tags import Tag
 

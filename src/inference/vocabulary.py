@@ -11,7 +11,7 @@ from src.checkpoint.info import CheckpointInfo, check_same_space
 from src.data.metadata import load_metadata
 from src.data.split import ZeroShotSplit
 from src.errors import UserError, name_some
-from src.inference.settings import LabelOptions
+from src.options import LabelOptions
 from src.word_vectors.arrays import ArrayVectors
 from src.word_vectors.base import WordSource
 from src.word_vectors.lookup import LabelVectors, label_vectors

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from src.choices import Normalization, Unknown
+from src.options import Normalization, Unknown
 from src.scoring import principal_vectors, score_labels
 
 

@@ -13,13 +13,13 @@ Two conventions change the numbers of one and the same model, and are always nam
   Where labels are unknown, ``mAP_verified`` is ``skip`` over the verified ones (LESA's and BiAM's Open Images).
 """
 
-from src.choices import DEFAULT_PROTOCOL, Protocol
 from src.metrics.accumulator import RankingAccumulator
 from src.metrics.average_precision import mean_average_precision
 from src.metrics.inputs import select_images
 from src.metrics.precision_recall import PrecisionRecall, best_possible_f1_at_k, f1_at_k, f1_of_choice
 from src.metrics.table import format_report, summary
 from src.metrics.zero_shot import LabelBlocks, rank_settings, ranking_report, zero_shot_report
+from src.options import DEFAULT_PROTOCOL, Protocol
 
 __all__ = [
     "DEFAULT_PROTOCOL",

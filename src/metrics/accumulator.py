@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from src.choices import DEFAULT_PROTOCOL, Protocol
 from src.metrics.average_precision import average_precisions, mean_average_precision
 from src.metrics.inputs import blocks
 from src.metrics.precision_recall import BestLabels, PrecisionRecall, best_labels, best_possible_f1_at_k, ratio
+from src.options import DEFAULT_PROTOCOL, Protocol
 
 
 class RankingAccumulator:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from src.choices import Images
+from src.options import Images
 
 # Working memory of a block of rows or columns, in numbers: with the int64 keys of a ranking 16 MiB, few enough for the
 # allocator to hand the same pages to every block.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from src.choices import DEFAULT_PROTOCOL, Images, Protocol
 from src.metrics.accumulator import RankingAccumulator
 from src.metrics.inputs import check_shapes, select_images
+from src.options import DEFAULT_PROTOCOL, Images, Protocol
 
 # The largest block of labels' scores, in numbers: 3 * 2**24 float32 are 192 MiB. All scores need never exist at once.
 _SCORE_BLOCK_ELEMENTS = 3 << 24

@@ -6,8 +6,8 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
-from src.choices import Precision
 from src.errors import UserError
+from src.options import Precision
 
 # Precision -> dtype of the forward pass under autocast; None computes in float32 without autocast.
 DTYPES: dict[Precision, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

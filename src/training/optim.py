@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from src.choices import Optimizer as OptimizerName
-from src.choices import Schedule
 from src.models import SDLModel
+from src.options import Optimizer as OptimizerName
+from src.options import Schedule
 
 
 def parameter_groups(

@@ -16,8 +16,8 @@ from torch import nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.nn.parallel import DistributedDataParallel
 
-from src.choices import DistBN
 from src.errors import UserError
+from src.options import DistBN
 from src.utils.device import choose_device
 
 _T = TypeVar("_T")

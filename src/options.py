@@ -1,20 +1,17 @@
-"""Choices of the programs, the evaluation protocol and the way to run a model: values that flags offer.
+"""Named choices, and groups of options that functions take and flags set.
 
 Free of PyTorch, so that ``--help`` and mistakes in flags are answered at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from src.errors import UserError
-
 if TYPE_CHECKING:
     import torch
-
-    from src.checkpoint.info import ModelConfig
 
 Augmentation = Literal["randaugment", "torchvision", "none"]
 DatasetKind = Literal["SDL", "COCO", "NUS_WIDE"]  # of a metadata folder
@@ -107,16 +104,6 @@ class ExpectedModel:
     num_rows: int | None = None
     wordvec_dim: int | None = None
 
-    def check(self, config: ModelConfig, path: str | Path) -> None:
-        """Raise a :class:`UserError` if the model in ``path`` is another one."""
-        for flag, expected, found in (
-            ("--model-name", self.model_name, config.model_name),
-            ("--num_rows", self.num_rows, config.num_rows),
-            ("--wordvec_dim", self.wordvec_dim, config.wordvec_dim),
-        ):
-            if expected is not None and expected != found:
-                raise UserError(f"{flag} {expected}: {path} holds a model with {found}; leave the flag out to use it")
-
 
 @dataclass(frozen=True)
 class Runtime:
@@ -135,4 +122,52 @@ class Runtime:
     parallel_calls: int = 1
 
 
-ANY_MODEL, DEFAULT_RUNTIME = ExpectedModel(), Runtime()
+@dataclass(frozen=True)
+class TagRule:
+    """Rule that selects and orders the tags.
+
+    Attributes:
+        top_k: maximum number of tags; None keeps all that pass ``threshold``.
+        threshold: score that a tag must exceed; ``fitted`` uses each label's own threshold from the calibration.
+        scores: what ``threshold`` is compared with: ``raw`` scores or ``probability``.
+        seen_bias: subtracted from the scores of seen labels when ranking (calibrated stacking, because training favours
+            them); ``fitted`` uses the calibration's. None: the calibration's for probabilities, 0 for raw scores.
+    """
+
+    top_k: int | None = 10
+    threshold: float | Literal["fitted"] | None = None
+    scores: Scores = "raw"
+    seen_bias: float | Literal["fitted"] | None = None
+
+    @property
+    def needs_calibration(self) -> str | None:
+        """The flag that only works with a calibrated checkpoint, or None."""
+        if self.threshold == "fitted":
+            return "--threshold fitted"
+        if self.scores == "probability":
+            return "--scores probability"
+        return "--seen_bias fitted" if self.seen_bias == "fitted" else None
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Labels to choose tags from; the default is the checkpoint's own.
+
+    Attributes:
+        dataset_path: metadata folder whose labels replace the checkpoint's. Checkpoints of the released code need one
+            (None: ``data/NUS_WIDE``).
+        dataset_type: kind that the folder must have (``SDL``, ``COCO``, ``NUS_WIDE``); None detects it.
+        tags: the user's own words, added to the labels.
+        only_tags: use ``tags`` instead of the labels.
+        word_vectors: source of the own words' vectors (see :func:`src.word_vectors.source.open_word_vectors`); None
+            uses the words in the checkpoint.
+    """
+
+    dataset_path: str | Path | None = None
+    dataset_type: str | None = None
+    tags: Sequence[str] | None = None
+    only_tags: bool = False
+    word_vectors: str | Path | None = None
+
+
+ANY_MODEL, DEFAULT_RUNTIME, OWN_LABELS = ExpectedModel(), Runtime(), LabelOptions()
