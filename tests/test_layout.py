@@ -1,4 +1,4 @@
-"""The structure of the code: imports in one direction, short ways to the equation, and a quick start without PyTorch."""
+"""Structure of the code: imports in one direction, short ways to the equation, and a start without PyTorch."""
 
 from __future__ import annotations
 

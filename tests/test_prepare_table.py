@@ -469,6 +469,15 @@ def test_faults_of_flags(tmp_path, photos, flags, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+def test_damaged_parquet_page_is_one_error(tmp_path, photos):
+    source = write_parquet(tmp_path / "t.parquet", path=["a.jpg"] * 500, tags=["sea"] * 500, split=["val"] * 500)
+    content = bytearray(source.read_bytes())
+    content[4:40] = bytes(36)  # the header of the first page; the footer stays whole
+    source.write_bytes(content)
+    with pytest.raises(UserError, match=r"t\.parquet: cannot be read as Parquet"):
+        plain(tmp_path, source)
+
+
 def test_parquet_columns_of_other_types_are_named(tmp_path, photos):
     source = write_parquet(
         tmp_path / "t.parquet", path=["a.jpg", None], tags=[["cat"], ["dog"]], split=["train", "val"]

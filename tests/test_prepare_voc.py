@@ -270,6 +270,8 @@ BOMB = '<!DOCTYPE annotation [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotatio
     [
         (xml("<annotation>\n<object>\n<name>ca"), [], ["000014.xml", "not complete XML", "line 3"]),
         (xml(""), [], ["000014.xml", "not complete XML", "no element found"]),
+        (xml('<?xml version="1.0" encoding="foo"?><annotation/>'), [], ["000014.xml", "not complete XML", "encoding"]),
+        (xml('<?xml version="1.0" encoding="utf-7"?><annotation/>'), [], ["000014.xml", "not complete XML", "encod"]),
         (xml(BOMB), [], ["000014.xml", "document type"]),
         (xml("<kml></kml>"), [], ["000014.xml", "no annotation of VOC", "<kml>"]),
         (xml(ANNOTATION.format(year=1, number=1, objects=OBJECT.format(name="unicorn", difficult=0, parts=""))), [],

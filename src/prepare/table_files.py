@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,17 +187,22 @@ def _read_json_lines(path: Path) -> _Raw:
 def _read_parquet(path: Path) -> _Raw:
     pyarrow = import_extra("pyarrow", "pyarrow", f"--source {path}")
     parquet = import_extra("pyarrow.parquet", "pyarrow", f"--source {path}")
-    try:
+
+    @contextmanager
+    def readable() -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"--source {path}: cannot be read as Parquet: {first_line(error)}") from error
+
+    def column_of(index: int) -> list[Any]:
+        with readable():
+            return file.read(columns=[names[index]]).column(0).to_pylist()
+
+    with readable():
         file = parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"--source {path}: cannot be read as Parquet: {first_line(error)}") from error
     names = file.schema_arrow.names  # only the columns that are used are read: others may hold whole images
-    return _Raw(
-        "row",
-        range(1, file.metadata.num_rows + 1),
-        names,
-        lambda column: file.read(columns=[names[column]]).column(0).to_pylist(),
-    )
+    return _Raw("row", range(1, file.metadata.num_rows + 1), names, column_of)
 
 
 _READERS: dict[str, Callable[[Path], _Raw]] = {

@@ -109,12 +109,15 @@ def read_objects(path: Path, classes: Mapping[str, int]) -> list[tuple[int, bool
         UserError: it is no complete annotation, has an object of another class, or a document type, which can define
             entities that grow without end: VOC has none.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; copy or unpack it again") from error
     if b"<!DOCTYPE" in content:
         raise UserError(f"{path}: has a document type, which no file of VOC has; copy or unpack it again")
     try:
         root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two for unknown encodings
         raise UserError(f"{path}: is not complete XML: {error}; copy or unpack it again") from error
     if root.tag != "annotation":
         raise UserError(f"{path}: is no annotation of VOC, but <{root.tag}>")
