@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from src.config.arguments import run_script
 from src.config.export import ExportSettings, export_parser, export_settings
-from src.errors import UserError, blaming
+from src.errors import UserError, prefix_errors
 
 if TYPE_CHECKING:
     from src.checkpoint import CheckpointInfo
@@ -53,7 +53,7 @@ def export(settings: ExportSettings) -> None:
     from src.utils.files import atomic_write
 
     paths = calibration_paths(settings)
-    with blaming("--model_path"):
+    with prefix_errors("--model_path"):
         model, info = load_checkpoint(settings.model_path)
         digest = file_digest(settings.model_path)
     info = with_labels(info, settings)
@@ -90,7 +90,7 @@ def with_labels(info: CheckpointInfo, settings: ExportSettings) -> CheckpointInf
 
     folder = settings.dataset_path
     if info.split is None:
-        with blaming("--dataset_path"):
+        with prefix_errors("--dataset_path"):
             return replace(info, split=labels_for(info, folder, settings.dataset_type))
     if folder is not None:
         raise UserError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from src.config.arguments import run_script
 from src.config.recipes import parse_with_recipe, write_settings
 from src.config.train import complete, train_parser, train_settings
-from src.errors import NonFiniteRunError, blaming
+from src.errors import NonFiniteRunError, prefix_errors
 
 if TYPE_CHECKING:
     from src.config.train import TrainSettings
@@ -40,7 +40,7 @@ def _main(argv: Sequence[str] | None) -> int:
         try:
             components, state = build_components(settings, processes, stop)
             if processes.is_first:
-                with blaming("--path_output"):
+                with prefix_errors("--path_output"):
                     write_settings(components.folder.path, parser, args)
             train(settings, components, state, processes, stop)
         except NonFiniteRunError as error:

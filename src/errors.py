@@ -39,7 +39,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def blaming(flag: str) -> Iterator[None]:
+def prefix_errors(flag: str) -> Iterator[None]:
     """Prefix messages of a :class:`UserError` with ``flag``, unless they start with another flag."""
     try:
         yield

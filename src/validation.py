@@ -17,7 +17,7 @@ from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
 from src.embedding import Embedded, LoaderConfig, embed_images
-from src.errors import UserError, blaming
+from src.errors import UserError, prefix_errors
 from src.evaluation import evaluate
 from src.exported.engines import Opened, open_model
 from src.metrics import format_report
@@ -42,9 +42,9 @@ def validate(settings: ValidateSettings) -> int:
     with joined(str(settings.runtime.device)) as processes, naming_dead_workers():
         device = device_of(str(settings.runtime.device), processes)
         runtime = replace(settings.runtime, device=device)
-        with blaming("--model-path"):
+        with prefix_errors("--model-path"):
             opened = open_model(settings.model_path, runtime, settings.expected)
-        with blaming("--metadata"):
+        with prefix_errors("--metadata"):
             metadata = _find_metadata(settings.images, opened.info)
         _check_labels(settings, opened.info, metadata)
         folder = settings.images.data or _images_of_training(metadata, opened.info)
@@ -104,7 +104,7 @@ def _check_labels(settings: ValidateSettings, info: CheckpointInfo, metadata: Me
     num_labels = len(split.seen) + len(split.unseen)
     if most > num_labels:
         raise UserError(f"--top_k {most}: must be from 1 to the number of labels, {num_labels}")
-    with blaming("--metadata"):
+    with prefix_errors("--metadata"):
         check_same_space(info, split, metadata.folder)
     if settings.fit_thresholds is not None and (
         info.split is None or (info.split.labels, info.split.seen) != (split.labels, split.seen)

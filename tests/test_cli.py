@@ -27,7 +27,7 @@ from src.config.infer import infer_parser
 from src.config.prepare import prepare_parser
 from src.config.train import lambda_or_none, train_parser
 from src.config.validate import validate_parser
-from src.errors import UserError, blaming
+from src.errors import UserError, prefix_errors
 from src.utils.device import choose_device, seed_everything
 from tests.conftest import ROOT
 
@@ -291,8 +291,8 @@ def test_seed_out_of_range_is_a_user_error(seed):
         seed_everything(seed)
 
 
-def test_blaming_prefixes_the_flag_unless_the_message_has_one():
-    with pytest.raises(UserError, match=r"^--metadata: x is no folder$"), blaming("--metadata"):
+def test_prefix_errors_prefixes_the_flag_unless_the_message_has_one():
+    with pytest.raises(UserError, match=r"^--metadata: x is no folder$"), prefix_errors("--metadata"):
         raise UserError("x is no folder")
-    with pytest.raises(UserError, match=r"^--data x: no such folder$"), blaming("--metadata"):
+    with pytest.raises(UserError, match=r"^--data x: no such folder$"), prefix_errors("--metadata"):
         raise UserError("--data x: no such folder")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from src.checkpoint.digest import file_digest
 from src.config.infer import InferSettings
-from src.errors import UserError, blaming
+from src.errors import UserError, prefix_errors
 from src.inference.contact_sheet import open_contact_sheet
 from src.inference.explain import feature_map
 from src.inference.formats import printable
@@ -95,7 +95,7 @@ def load_tagger(settings: InferSettings, threads: int) -> Tagger:
     explains = settings.outputs.explain is not None
     if explains and runtime.engine == "auto" and path.suffix.lower() != ".onnx":
         runtime = replace(runtime, engine="torch")
-    with blaming("--model_path" if settings.labels.dataset_path is None else "--model_path, --dataset_path"):
+    with prefix_errors("--model_path" if settings.labels.dataset_path is None else "--model_path, --dataset_path"):
         tagger = Tagger.load(
             path, labels=settings.labels, expected=settings.expected, runtime=runtime, exact=settings.exact
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from src.config.sources import CocoSettings
 from src.data.coco import COCO_CLASSES, CocoFile, image_level_labels, name_of, read_coco_file
 from src.data.labels import LabelledImages
-from src.errors import UserError, blaming, name_some
+from src.errors import UserError, name_some, prefix_errors
 from src.prepare.files import differences
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def read_parts(
     labels: tuple[str, ...] = ()
     parts: dict[str, LabelledImages] = {}
     for part, file in files.items():
-        with blaming(file.flag):
+        with prefix_errors(file.flag):
             content = read_coco_file(file.content)
             own = _labels_of(content, file.name)
             labels = labels or own

@@ -13,7 +13,7 @@ from src.config.prepare import OutputSettings, VectorSettings
 from src.config.sources import WordVectorsSettings
 from src.data.coco import read_coco_labels
 from src.data.metadata import load_metadata
-from src.errors import UserError, blaming, name_some
+from src.errors import UserError, name_some, prefix_errors
 from src.prepare.collected import Collected
 from src.prepare.files import read_names
 from src.utils.files import atomic_write, check_writable
@@ -83,7 +83,7 @@ def vector_notes(found: LabelVectors) -> list[str]:
 def collect(settings: WordVectorsSettings) -> Collected:
     """Read a metadata folder that prepare_data.py made; raise :class:`UserError` if it is of another form."""
     assert settings.metadata is not None
-    with blaming(f"--metadata {settings.metadata}"):
+    with prefix_errors(f"--metadata {settings.metadata}"):
         metadata = load_metadata(settings.metadata, kind="SDL")
         split = metadata.split
         files = {"train": metadata.train, "val": metadata.val}

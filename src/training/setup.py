@@ -18,7 +18,7 @@ from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load
 from src.data.split import ZeroShotSplit
 from src.data.transforms import eval_transform, train_transform
 from src.embedding import LoaderConfig
-from src.errors import UserError, blaming
+from src.errors import UserError, prefix_errors
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.training.batches import BatchSource, FeatureBatches, FeatureOptions, ImageBatches, ImageOptions
@@ -76,7 +76,7 @@ def build_components(
     started_with = None if stored is None else stored["settings"]["precision"]
     precision = choose_precision(settings.precision, settings.autocast_enabled, device, started_with)
     train_val = split_training_set(data.training, settings.selection, seed)
-    with blaming("--model-path"):
+    with prefix_errors("--model-path"):
         model, config = build_model(settings.model, data.metadata, device, processes)
     batch_size, workers = settings.run.batch_size, settings.data.workers
     loader = LoaderConfig(batch_size, workers, device, DTYPES[precision], processes, on_batch=stop.check)
@@ -100,7 +100,7 @@ def build_components(
     )
     state = TrainState(seed) if stored is None else restore(stored, learner, identity)
     if processes.is_first:
-        with blaming("--path_output"):
+        with prefix_errors("--path_output"):
             folder.start(resumed=stored is not None)
     split = train_val.trained(data.metadata.split)
     evaluator = EpochEvaluator(source, train_val, data.evaluation, split, settings.selection, device, processes)
@@ -120,7 +120,7 @@ def load_data(settings: DataSettings) -> Data:
     Raises:
         UserError: something is missing or does not fit.
     """
-    with blaming("--metadata"):
+    with prefix_errors("--metadata"):
         metadata = load_metadata(_find_metadata(settings))
         if settings.wordvec_dim not in (None, metadata.split.wordvec_dim):
             raise UserError(

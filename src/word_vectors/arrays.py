@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.metadata import load_metadata
-from src.errors import UserError, blaming, first_line
+from src.errors import UserError, first_line, prefix_errors
 from src.utils.files import read_json_as, read_lines
 from src.utils.optional import import_extra
 from src.word_vectors.base import WordSource, as_vector
@@ -46,7 +46,7 @@ def open_array(path: Path, flag: str) -> ArrayVectors:
     if text.is_file() == as_json.is_file():
         found = "both" if text.is_file() else "neither"
         raise UserError(f"{where}: {found} of {text.name} and {as_json.name} exist; put the list of words in one")
-    with blaming(where):
+    with prefix_errors(where):
         words = read_lines(text, flag) if text.is_file() else read_json_as(as_json, list[str], "list of words")
     return ArrayVectors(words, _map_rows(path, len(words), where), path.name, where)
 
@@ -70,7 +70,7 @@ def _map_rows(path: Path, num_words: int, where: str) -> np.ndarray:
 def open_metadata(folder: Path, flag: str) -> ArrayVectors:
     """Open the labels of a metadata folder and their vectors."""
     where = f"{flag} {folder}"
-    with blaming(where):
+    with prefix_errors(where):
         split = load_metadata(folder).split
     return ArrayVectors(split.labels, split.word_vectors.t().numpy(), str(folder), where)
 
