@@ -37,7 +37,7 @@ POLL = 0.01  # seconds between looks at the record
 
 @dataclass
 class Timeline:
-    """Of one child process, in seconds from its start.
+    """Times of one child process, in seconds from its start.
 
     Attributes:
         first: when the first tags were known, and of how many images.
@@ -79,7 +79,7 @@ def infer(folder: Path, model_path: Path, engine: str, args: argparse.Namespace)
 
 
 def _results(record: Path) -> int:
-    """How many images a record holds."""
+    """Count the images in a record."""
     try:
         return sum(b'"result"' in line or b'"skipped"' in line for line in record.read_bytes().splitlines())
     except FileNotFoundError:

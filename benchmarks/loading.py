@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""From JPEG files to the model's input, compared with the released code's way and with decoding alone, the limit.
+"""Loading JPEG files into the model's input, compared with the released code's way and with decoding alone, the limit.
 
 In the released code's (plain) way Pillow decodes the full image and resizes it, and ToTensor converts it; in training
 with a cutout and the package's RandAugment in between. All ways read the same files on one thread, a few at a time, in

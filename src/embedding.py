@@ -63,7 +63,7 @@ def embed(
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """How images are loaded and run through the model.
+    """Dataloader and device for running images through the model.
 
     Attributes:
         batch_size: images of a batch, in each process.

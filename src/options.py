@@ -48,7 +48,7 @@ UNKNOWNS: tuple[Unknown, ...] = get_args(Unknown)
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a metric counts; two protocols give one model different numbers, so that every table names its own.
+    """Evaluation protocol. One model has different numbers under two protocols, so every table names its own.
 
     Attributes:
         ks: the K of P/R/F1@K.
@@ -107,7 +107,7 @@ class ExpectedModel:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How to run a model.
+    """Engine, device and input size to run a model with.
 
     Attributes:
         engine: PyTorch or ONNX Runtime; ``auto`` reports on standard error when it uses ONNX Runtime, or cannot.

@@ -97,7 +97,7 @@ def _image(release: str, image_id: int) -> dict[str, Any]:
 def _annotations(
     images: Images, total: int | None, polygon_numbers: int, crowd_every: int, random: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    """In no order, as COCO's own are: those of an image lie all over the file."""
+    """Return annotations in random order, as in COCO's own files."""
     pairs = np.array([(image_id, column) for image_id, columns in images.items() for column in columns], dtype=np.int64)
     if not len(pairs):
         return

@@ -1,4 +1,4 @@
-"""What the tests share: golden files, optional shared data, and small data sets."""
+"""Shared fixtures: golden files, optional real data, and small data sets."""
 
 from __future__ import annotations
 

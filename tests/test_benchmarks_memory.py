@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak memory")
-def test_the_peak_is_that_of_the_run_alone_and_counts_what_was_freed():
+def test_peak_counts_freed_memory_of_the_run_only():
     large = torch.ones(256 << 18)  # 256 MiB before, which must not count
     del large
     before, peak = peak_of(lambda: torch.ones(64 << 18).sum())  # 64 MiB, freed at once
@@ -26,7 +26,7 @@ def test_the_peak_is_that_of_the_run_alone_and_counts_what_was_freed():
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak memory")
-def test_a_row_says_what_was_measured():
+def test_row_names_its_measurement():
     row = measure_memory("plain", 4, TINY, SIZE, CPU)
     assert {name: row[name] for name in ("measured", "way", "batch")} == {
         "measured": "memory",

@@ -47,7 +47,7 @@ def skip_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def released_file(path: Path, outputs: int = 2100, **release_keys: object) -> Path:
-    """As small as a file can be that passes for the released code's tresnet_m; see ``skip_weights``."""
+    """Smallest state dict that is recognised as the released code's tresnet_m; see ``skip_weights``."""
     state = {
         "conv1.0.weight": torch.zeros(64, 48, 3, 3),
         "conv1.1.weight": torch.zeros(64),
@@ -108,7 +108,7 @@ def test_a_bare_file_resizes_as_its_train_script_did(tmp_path, skip_weights):
         ({}, ()),
     ],
 )
-def test_release_labels_come_in_index_order_whatever_the_dict_order(labels, expected, tmp_path, skip_weights):
+def test_release_labels_are_in_index_order_for_any_dict_order(labels, expected, tmp_path, skip_weights):
     path = released_file(tmp_path / "x.pth", num_classes=np.int64(len(labels)), idx_to_class=labels)
     assert load_checkpoint(path)[1].labels == expected
 
@@ -195,7 +195,7 @@ def full_info(split: Any) -> CheckpointInfo:
     )
 
 
-def test_round_trip_keeps_weights_outputs_and_everything_said(tmp_path):
+def test_round_trip_keeps_weights_outputs_and_info(tmp_path):
     model, split = tiny_model().train(), make_toy_split()
     info = full_info(split)
     save_checkpoint(tmp_path / "x.ckpt", model, info)

@@ -146,7 +146,7 @@ def test_a_missing_file_is_named(tmp_path):
         read_coco_labels(tmp_path / "gone.json", LABELS)
 
 
-def test_what_is_written_reads_back_equal(tmp_path):
+def test_round_trip_of_written_labels(tmp_path):
     generator = torch.Generator().manual_seed(0)
     targets = (torch.rand(9, 4, generator=generator) < 0.4).to(torch.int8)
     images = LabelledImages(
@@ -206,7 +206,7 @@ def test_annotations_carry_further_keys(tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_pycocotools_reads_what_is_written(tmp_path, count):
+def test_pycocotools_reads_written_labels(tmp_path, count):
     targets = LabelMatrix.from_dense((torch.arange(4 * count).view(count, 4) % 3 == 0).to(torch.int8))
     images = LabelledImages(tuple(range(1, count + 1)), tuple(f"{row}.jpg" for row in range(count)), targets)
     write_coco_labels(tmp_path / "x.json", images, LABELS)

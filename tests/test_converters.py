@@ -62,7 +62,7 @@ def test_renaming_keeps_each_tensor_in_its_block(name):
 
 
 def is_pair_member(parts: list[str], position: int) -> bool:
-    """Whether a part is the 0 or 1 that the released code puts behind conv1, conv2, conv3 or downsample.1."""
+    """Return whether a key part is the 0 or 1 that the released code appends to conv1, conv2, conv3 or downsample.1."""
     unit = next((i for i, part in enumerate(parts) if part.startswith("conv") or part == "downsample"), None)
     if unit is None or not parts[position].isdigit():
         return False
@@ -295,7 +295,7 @@ def test_auto_finds_a_local_file(model_name, folder, tmp_path, monkeypatch):
     assert find_backbone_weights(model_name) == file
 
 
-def test_auto_without_weights_says_what_can_be_given(tmp_path, monkeypatch):
+def test_auto_without_weights_names_the_alternatives(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no weights for tresnet_m .*\./tresnet_m\.pth.*give --model-path FILE.*none"):
         find_backbone_weights("tresnet_m")

@@ -1,4 +1,4 @@
-"""What only a CUDA GPU can show: half precision with a scaler, pinned copies, equal numbers on both devices."""
+"""Tests that need a CUDA GPU: half precision with a scaler, pinned copies, equal numbers on both devices."""
 
 from __future__ import annotations
 

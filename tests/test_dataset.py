@@ -32,7 +32,7 @@ def grey_images(folder: Path, count: int) -> list[Path]:
 
 
 def shades(images: torch.Tensor) -> list[int]:
-    """What :func:`grey_images` drew: the number of each image."""
+    """Return the number of each image that :func:`grey_images` drew."""
     assert (images.amax(dim=(1, 2, 3)) == images.amin(dim=(1, 2, 3))).all()
     return (images[:, 0, 0, 0] * 25.5).round().int().tolist()
 

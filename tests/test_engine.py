@@ -349,7 +349,7 @@ def process_group(tmp_path):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_processes_exchange_gradients_once_a_step(process_group, monkeypatch, compiled):
-    """Also with a compiled module, which is no DistributedDataParallel."""
+    """A compiled module is no DistributedDataParallel, and must not lose no_sync."""
     entered = []
     no_sync = DistributedDataParallel.no_sync
     monkeypatch.setattr(DistributedDataParallel, "no_sync", lambda self: entered.append(1) or no_sync(self))

@@ -219,7 +219,7 @@ def test_evaluation_of_no_images_counts_none(images):
         (lambda x, words, targets: (x * math.nan, words, targets), "scores contain NaN"),
     ],
 )
-def test_evaluation_refuses_what_does_not_fit(change: Callable, message: str):
+def test_evaluation_rejects_wrong_shapes_and_nan(change: Callable, message: str):
     x, words, targets = change(*evaluation_problem())
     with pytest.raises(ValueError, match=message):
         evaluate(x, split_of(words), GroundTruth(targets))

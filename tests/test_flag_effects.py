@@ -324,7 +324,7 @@ def test_flag_has_an_effect(script, flag, run):
     ],
 )
 def test_interpolation_of_the_checkpoint_is_used(script, flags, bicubic, run):
-    """Two checkpoints that differ in nothing else."""
+    """Save two checkpoints that differ in the interpolation only."""
     without, with_bicubic = run(script, flags), run(script, f"{flags} {bicubic}")
     assert without["status"] == with_bicubic["status"] == (0, [])
     assert with_bicubic["images"] != without["images"]

@@ -36,7 +36,7 @@ def test_grey_with_alpha_is_laid_on_white(tmp_path):
     np.testing.assert_allclose(read[3], 127, atol=1)  # half black, half white
 
 
-def test_transparent_parts_of_rgba_are_white_whatever_colour_hides_there(tmp_path):
+def test_transparent_parts_of_rgba_become_white(tmp_path):
     image = Image.fromarray(
         np.array([[[255, 0, 0, 0], [255, 0, 0, 255], [0, 0, 255, 128], [0, 255, 0, 64]]], dtype=np.uint8)
     )

@@ -8,7 +8,7 @@ from tests.test_scoring import largest_tensor
 
 
 def matrix(rows: int = 12, columns: int = 7, seed: int = 0) -> tuple[LabelMatrix, torch.Tensor]:
-    """Some rows completely labelled, some only partly, and the same as a plain matrix."""
+    """Return rows with complete and partial labels, and the same as a plain matrix."""
     generator = torch.Generator().manual_seed(seed)
     unlisted = torch.randint(-1, 1, (rows,), generator=generator).to(torch.int8)
     values = torch.randint(-1, 2, (rows, columns), generator=generator).to(torch.int8)
@@ -63,7 +63,7 @@ def test_selected_columns_are_stored_as_if_built_from_their_entries(columns):
 
 
 def test_ascending_columns_are_selected_without_a_sort():
-    """Of 100,000 entries nothing larger than an entry's own numbers is made, and nothing is sorted."""
+    """Selecting from 100,000 entries allocates no more than the entries themselves, and sorts nothing."""
     rows = torch.arange(100_000)
     sparse = LabelMatrix.from_positives(rows, rows % 50, num_rows=100_000, num_labels=50)
     assert largest_tensor(lambda: sparse.select_columns(range(0, 50, 2))) == 100_001  # the offsets

@@ -129,7 +129,7 @@ def test_value_and_gradient_of_the_plain_loop(normalization, unknown, weight, di
 
 @pytest.mark.parametrize("normalization", ["official", "paper"])
 def test_each_image_alone_equals_the_plain_loop(normalization):
-    """No image may lean on another, as it could where sums over the batch's positives are scattered back."""
+    """Images are independent, although sums over the positives of the batch are scattered back to them."""
     x, words = problem(seed=1)
     criterion = SDLLoss(0.3, wordvec_array=words, normalization=normalization, unknown="ignore")
     for row in range(len(TARGETS)):
@@ -205,7 +205,7 @@ def test_one_principal_vector_with_lambda_equals_none(normalization, weight):
     assert_same(value_and_gradient(criterion, x, TARGETS), expected)
 
 
-def test_every_label_positive_is_ranked_against_zero_by_official_and_worth_nothing_to_paper():
+def test_every_label_positive_is_ranked_against_zero_by_official_and_is_zero_in_paper():
     x, words = problem(seed=8)
     x, y = x[:1], TARGETS[ALL_POSITIVE : ALL_POSITIVE + 1]
     scores = score_labels(x, words)[0]
@@ -419,7 +419,7 @@ def test_ranking_term_of_numbers_worked_by_hand():
     assert ranking_term(scores, positive, negative, "paper").tolist() == pytest.approx([with_fourth / 2, 0.0])
 
 
-def test_a_label_that_is_neither_has_no_gradient_whatever_its_score():
+def test_label_neither_positive_nor_negative_has_no_gradient():
     scores = torch.tensor([[1.0, 0.0, 1e30]], requires_grad=True)
     positive, negative = torch.tensor([[True, False, False]]), torch.tensor([[False, True, False]])
     term = ranking_term(scores, positive, negative)

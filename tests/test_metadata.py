@@ -1,4 +1,4 @@
-"""Metadata folders: what is written reads back equal, kinds are told apart, and nothing of others is destroyed."""
+"""Metadata folders: round trips, detection of kinds, and other people's files stay untouched."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_the_folder_holds_no_pickle(tmp_path):
     }  # fmt: skip
 
 
-def test_only_what_there_is_is_recorded(tmp_path):
+def test_only_existing_parts_are_recorded(tmp_path):
     write_metadata(tmp_path / "m", MetadataContent(split(), {"val": part(1)}))
     read = load_metadata(tmp_path / "m")
     assert (read.train, read.image_root, read.extra_words) == (None, None, None)
@@ -103,7 +103,7 @@ def released_folder(folder: Path, kind: str) -> Path:
     return folder
 
 
-def test_the_three_kinds_are_told_apart(tmp_path):
+def test_three_kinds_are_detected(tmp_path):
     assert detect_kind(write(tmp_path / "own")) == "SDL"
     for kind in ("COCO", "NUS_WIDE"):
         folder = released_folder(tmp_path / kind, kind)

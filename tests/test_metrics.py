@@ -230,7 +230,7 @@ def test_no_images_and_no_positives_give_zeros():
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 9])
-def test_the_ceiling_is_what_a_perfect_ranking_reaches_and_none_exceeds(k):
+def test_ceiling_is_reached_by_a_perfect_ranking_and_never_exceeded(k):
     scores, targets = problem(seed=22)
     positives = (targets == 1).sum(dim=1)
     ceiling = best_possible_f1_at_k(positives, k)

@@ -214,7 +214,7 @@ def nus_folder(folder: Path, classes: object, unseen: object) -> Path:
     ids=["in order", "scrambled", "numpy"],
 )
 @pytest.mark.parametrize("kind", [list, set, np.array])
-def test_nus_wide_columns_are_the_keys_whatever_the_order(tmp_path, classes, kind):
+def test_nus_wide_columns_are_the_keys_in_any_order(tmp_path, classes, kind):
     split = read_nus_wide_split(nus_folder(tmp_path, classes, kind(["dog", "boat"])))
     assert split.labels == tuple(NAMES)
     assert all(type(label) is str for label in split.labels)
@@ -362,7 +362,7 @@ def test_unknown_labels_are_left_out(tmp_path):
     assert read.targets.dense().tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
 
 
-def test_a_label_on_neither_side_cannot_be_said_in_the_nus_wide_form(tmp_path):
+def test_label_on_neither_side_does_not_fit_the_nus_wide_form(tmp_path):
     form = split(("ant", "bee", "cat", "dog"), [0], [1])
     with pytest.raises(UserError, match=r"--official: .*cat, dog; leave the flag out"):
         write_official(tmp_path / "x", form, {})

@@ -66,7 +66,7 @@ def test_many_images_of_one_name():
 
 
 class Keywords:
-    """In place of a KeywordWriter, which needs pyexiv2."""
+    """Stand-in for KeywordWriter, which needs pyexiv2."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.written = folder, []

@@ -1,4 +1,4 @@
-"""From what a source holds to a metadata folder: columns, hidden labels, reports, and nothing half-written."""
+"""Metadata folders made of a source: columns, hidden labels, reports, and nothing half-written."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def test_training_images_with_unseen_labels_are_dropped(tmp_path, vectors):
 
 
 def test_dropped_labels_lose_their_columns(tmp_path, vectors):
-    """No label moves into another's column."""
+    """Labels keep their own columns."""
     report = prepare(collected(unseen=["dog"]), vectors("bee", "the", "beetle", missing="drop"), tmp_path / "m")
     assert load_metadata(tmp_path / "m").split.labels == ("ant", "cat", "dog")
     assert targets(tmp_path / "m", "val") == [[row[0], row[2], row[3]] for row in VAL]

@@ -30,7 +30,7 @@ KINDS = {"train": "Train", "val": "Test"}
 
 @dataclass
 class Form:
-    """How a copy of the distribution is laid out and spelled."""
+    """Layout and spelling of a copy of the distribution."""
 
     list_folder: str = "ImageList"
     tag_folder: str = "NUS_WID_Tags"
@@ -46,7 +46,7 @@ class Form:
 
 @dataclass
 class Distribution:
-    """What a copy of the distribution says: images, and zeros and ones for tags [N, T] and concepts [N, C]."""
+    """Content of a copy of the distribution: images, and zeros and ones for tags [N, T] and concepts [N, C]."""
 
     tags: tuple[str, ...] = TAGS
     concepts: tuple[str, ...] = CONCEPTS
@@ -129,7 +129,7 @@ def labels_of(collected, part: str) -> dict[int, set[str]]:
 
 
 def same(one, other) -> bool:
-    """Whether two copies gave the same images and labels."""
+    """Return whether two copies give the same images and labels."""
     return list(one.labels) == list(other.labels) and all(
         one.parts[part].file_names == other.parts[part].file_names
         and one.parts[part].image_ids == other.parts[part].image_ids
@@ -388,7 +388,7 @@ def test_of_several_files_of_a_photo_the_listed_one_is_taken():
 
 
 def layouts(kind: str) -> list[str]:
-    """Where the five images lie."""
+    """Return the folder of the five images."""
     numbers = [name[:-4].split("_")[-1] for name in (*TRAIN, *TEST)]
     return {
         "Flickr": [f"Flickr/{name}" for name in (*TRAIN, *TEST)],

@@ -110,7 +110,7 @@ def collect(source: Path, *flags: object) -> Collected:
 
 
 def message(source: Path, *flags: object) -> str:
-    """What is wrong; and nothing was left behind."""
+    """Return the error message; check that nothing was left behind."""
     before = snapshot(source.parent)
     with pytest.raises(UserError) as caught:
         run(source, *flags)
@@ -127,7 +127,7 @@ def prepare(source: Path, *flags: object) -> tuple[Metadata, list[str]]:
 
 
 def verdicts_of(images: LabelledImages, labels: Sequence[str]) -> Labels:
-    """What is not unknown."""
+    """Return the known labels."""
     return {
         name: {labels[column]: row[column] for column in range(len(labels)) if row[column] != -1}
         for name, row in zip(images.file_names, images.targets.dense().tolist(), strict=True)

@@ -32,7 +32,7 @@ def test_split_and_vectors(sample):
     assert (len(split.seen), len(split.unseen), split.name) == (12, 6, "sample_12_6")
     torch.testing.assert_close(split.word_vectors.norm(dim=0), torch.ones(18))
     cosine = split.word_vectors.t() @ split.word_vectors
-    assert cosine.fill_diagonal_(0).max() < 0.95  # labels are told apart by their vectors
+    assert cosine.fill_diagonal_(0).max() < 0.95  # the vectors distinguish the labels
 
 
 def test_numbers_of_images_and_the_recorded_folder(sample):

@@ -1,4 +1,4 @@
-"""People's own tables: every form gives the same folder, repairs are told, and mistakes are named."""
+"""Own tables: every format gives the same folder, repairs are reported, mistakes are named."""
 
 import csv
 import json
@@ -489,7 +489,7 @@ def test_parquet_columns_of_other_types_are_named(tmp_path, photos):
         plain(tmp_path, source)
 
 
-def test_without_pyarrow_the_message_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_names_the_install_command(tmp_path, monkeypatch):
     source = write_parquet(tmp_path / "t.parquet", path=["a.jpg"], tags=[["cat"]])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"t\.parquet.*pip install pyarrow"):

@@ -110,7 +110,7 @@ def plainly_parsed(folder: Path, listed: str, difficult: int) -> dict[str, list[
 
 
 def without_unseen(labels: dict[str, list[int]]) -> dict[str, list[int]]:
-    """As training has them: cat and cow are hidden."""
+    """Labels as training sees them: cat and cow are hidden."""
     return {
         name: [0 if column in (7, 9) else value for column, value in enumerate(row)] for name, row in labels.items()
     }
@@ -137,7 +137,7 @@ def test_an_object_that_is_not_marked_is_not_difficult(tmp_path):
     assert read_objects(tmp_path / "1.xml", {"cat": 0, "dog": 1}) == [(0, True), (1, False)]
 
 
-def test_what_the_folder_records(devkit):
+def test_content_of_the_folder(devkit):
     prepare(devkit, "--year", "2007")
     metadata = load_metadata(devkit.parent / "m")
     assert metadata.split.labels == voc.CLASSES

@@ -91,7 +91,7 @@ def test_an_ignored_image_does_not_share_the_last_place_with_a_score_of_minus_in
     torch.testing.assert_close(average_precision(scores, targets, convention, ignore_unknown=True), expected)
 
 
-def test_a_label_has_the_same_average_precision_whatever_labels_stand_beside_it():
+def test_average_precision_of_a_label_does_not_depend_on_other_labels():
     scores, targets = problem(700, 9, seed=3, levels=50)
     targets[:, 4] = (scores[:, 4] > 20).int()  # many positives beside few
     for convention in CONVENTIONS:
@@ -167,7 +167,7 @@ def test_without_ks_labels_are_ranked_and_nan_is_found():
 
 
 def drawn_rows(count: int, seed: int) -> Tensor:
-    """Some images in any order, a few of them more than once."""
+    """Draw images in random order, a few of them more than once."""
     return torch.randint(0, count, (2 * count // 3,), generator=torch.Generator().manual_seed(seed))
 
 

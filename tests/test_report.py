@@ -33,14 +33,14 @@ def table(text: str) -> dict[str, list[tuple[str, str]]]:
 
 
 @pytest.mark.parametrize("images", IMAGES)
-def test_the_protocol_and_what_it_means_are_printed(images):
+def test_protocol_and_its_meaning_are_printed(images):
     text = format_report(report_of(images=images), images=images)
     assert f"protocol: {images}; micro P/R/F1@K; (best) is the F1@K of a perfect ranking" in text.splitlines()
     assert "mAP counts a label without a positive as 0; mAP_skip leaves such labels out" in text
 
 
 @pytest.mark.parametrize("images", IMAGES)
-def test_every_number_stands_under_its_title(images):
+def test_every_number_is_under_its_column_title(images):
     report = report_of(images=images, ks=(1, 3), threshold=0.5)
     rows = table(format_report(report, images=images))
     assert list(rows) == ["zero-shot", "generalised"]
@@ -114,7 +114,7 @@ def test_summary_is_one_line_of_both_settings(k):
     assert summary(report) == summary(report, 3)
 
 
-def test_summary_leaves_out_what_is_not_there():
+def test_summary_leaves_out_missing_metrics():
     report = report_of(unseen=[2], ks=(3,))
     assert summary(report) == (
         f"zero-shot mAP {report['zero_shot.mAP']:.2f} | "

@@ -129,7 +129,7 @@ def validated(home: Path, name: str = "validate.json") -> dict[str, Any]:
     return json.loads((home / "out" / name).read_text(encoding="utf-8"))
 
 
-def test_the_table_has_what_was_published_and_what_validate_py_measured(whole):
+def test_table_has_published_and_measured_numbers(whole):
     published = tables.read_published(whole.name)
     metrics = validated(whole.home)["metrics"]
     rows = {row["key"]: row for row in whole.found["rows"]}
@@ -191,7 +191,7 @@ def test_another_seed_needs_another_folder(whole):
     )
 
 
-def test_what_each_data_set_is_prepared_as(whole):
+def test_split_of_each_data_set(whole):
     split = load_metadata(whole.home / "out" / "metadata").split
     assert (len(split.seen), len(split.unseen)) == {
         "nus_wide": (925, 81), "coco_48_17": (48, 17), "open_images": (15, 22), "corel5k": (2, 4),
@@ -220,7 +220,7 @@ def coco(tmp_path_factory):
     return SimpleNamespace(home=home, flags=flags)
 
 
-def test_a_call_that_was_stopped_goes_on(coco):
+def test_stopped_call_is_resumed(coco):
     out, flags = coco.home / "out", [*coco.flags, "--output", coco.home / "out", *FAST]
     before, checkpoint = (out / "results.md").read_text(), (out / "run" / "model-last.ckpt").read_bytes()
     stages = json.loads((out / "stages.json").read_text())
@@ -330,7 +330,7 @@ def test_mistakes(tmp_path, monkeypatch, flags, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_follows_a_stage_that_is_done_again_is_done_again_too(tmp_path):
+def test_stages_after_a_repeated_stage_are_repeated(tmp_path):
     for missing, expected in ((None, ["a", "b", "c"]), ("b", ["b", "c"]), (None, []), ("c", ["c"])):
         if missing:
             (tmp_path / missing).unlink()

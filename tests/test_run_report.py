@@ -157,7 +157,7 @@ def test_labels_of_unknown_verdict_are_no_confusion():
 
 
 def ranking_of(rows, best=None):
-    """Of these images; only the rows and the best labels count."""
+    """Rankings of these images; only the rows and the best labels count."""
     best = torch.zeros(len(rows), 1, dtype=torch.int64) if best is None else best
     return Ranking(torch.arange(9), torch.tensor(rows, dtype=torch.int64), torch.zeros(9), torch.zeros(9), best)
 
@@ -231,7 +231,7 @@ def test_a_page_with_every_part(tmp_path):
 
 
 @pytest.mark.parametrize("images", ["positive-only", "all-images"])
-def test_every_metric_stands_beside_its_ceiling(tmp_path, images):
+def test_every_metric_is_beside_its_ceiling(tmp_path, images):
     report = report_of(tmp_path, images=images)
     text, metrics = page_of(report, tmp_path)[0], report.evaluated.metrics
     for setting, title in (("zero_shot", "Zero-shot"), ("generalized", "Generalised")):
@@ -344,7 +344,7 @@ def test_tags_of_samples_are_marked(tmp_path):
         assert ("missed:" in card) == bool(missed)
 
 
-def test_names_are_text_whatever_they_contain(tmp_path):
+def test_names_are_escaped(tmp_path):
     report = report_of(tmp_path)
     split, paths = report.evaluated.split, report.evaluated.paths
     names = [ODD, f"a\udc80{ODD}", *split.labels[2:]]
@@ -464,7 +464,7 @@ def last_values(entries) -> dict[str, dict[str, float]]:
     return {chart.title: {line.name: line.points[-1][1] for line in chart.lines} for chart in curves(entries)}
 
 
-def test_curves_of_what_the_log_has():
+def test_curves_of_the_log():
     parts = {
         "Training loss": {"loss": 2.25}, "Ranking term": {"L_rank": 2.0}, "Diversity weight": {"ω": 1.5},
         "Regulariser": {"L_reg": 0.0},

@@ -47,8 +47,8 @@ STEPS = 5  # an epoch of the 24 training images
 
 
 @pytest.fixture(scope="module")
-def undisturbed(sample, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+def uninterrupted(sample, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "out"
     train_here(sample, folder, *RUN)
     return folder
 
@@ -65,7 +65,7 @@ def stopped(sample, tmp_path):
 # The state
 
 
-def test_damaged_state_falls_back_to_the_previous_one(stopped, undisturbed, sample):
+def test_damaged_state_falls_back_to_the_previous_one(stopped, uninterrupted, sample):
     content = bytearray((stopped / "state.pt").read_bytes())
     content[len(content) // 2] ^= 1
     (stopped / "state.pt").write_bytes(content)
@@ -73,7 +73,7 @@ def test_damaged_state_falls_back_to_the_previous_one(stopped, undisturbed, samp
     (line,) = finished.stderr.splitlines()
     assert line.startswith(f"resuming from {stopped / 'state-previous.pt'}")
     assert f"{stopped / 'state.pt'} cannot be read" in line
-    same_run(stopped, undisturbed)
+    same_run(stopped, uninterrupted)
 
 
 # The output folder
@@ -89,8 +89,8 @@ def test_damaged_state_falls_back_to_the_previous_one(stopped, undisturbed, samp
         ("--sync-bn",),
     ],
 )
-def test_mistake_costs_no_earlier_run(undisturbed, sample, tmp_path, mistake):
-    folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+def test_mistake_costs_no_earlier_run(uninterrupted, sample, tmp_path, mistake):
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "out"))
     before = snapshot(folder)
     user_error(attempt(sample, folder, *RUN, "--overwrite", *mistake))
     assert snapshot(folder) == before
@@ -100,8 +100,8 @@ class Killed(BaseException):
     """Stand-in for SIGKILL: nothing catches it."""
 
 
-def test_run_killed_while_replacing_another_does_not_resume_it(undisturbed, sample, tmp_path, monkeypatch):
-    folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+def test_run_killed_while_replacing_another_does_not_resume_it(uninterrupted, sample, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "out"))
     unlink = Path.unlink
 
     def mortal(self, missing_ok=False):
@@ -130,7 +130,7 @@ def files_of_at_most(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_full_disk_while_saving_a_state_keeps_the_previous_one(stopped, undisturbed, sample):
+def test_full_disk_while_saving_a_state_keeps_the_previous_one(stopped, uninterrupted, sample):
     latest = (stopped / "state.pt").read_bytes()
     with files_of_at_most(len(latest) // 2):
         message = user_error(attempt(sample, stopped, *RUN, "--resume"))
@@ -138,13 +138,13 @@ def test_full_disk_while_saving_a_state_keeps_the_previous_one(stopped, undistur
     assert (stopped / "state-previous.pt").read_bytes() == latest
     assert not list(stopped.glob(".*"))
     train_here(sample, stopped, *RUN, "--resume")
-    same_run(stopped, undisturbed)
+    same_run(stopped, uninterrupted)
 
 
 def test_full_disk_while_saving_a_checkpoint_keeps_the_previous_one(sample, tmp_path):
     """The state of a head alone is smaller than the checkpoint of the whole model."""
     cache, folder = tmp_path / "cache", tmp_path / "out"
-    train_frozen(sample, tmp_path / "undisturbed", cache, 3, *RUN)
+    train_frozen(sample, tmp_path / "uninterrupted", cache, 3, *RUN)
     with logged_by(StopAt(STEPS + 3)):
         frozen = ("--freeze-backbone", "--feature-cache", cache)
         assert attempt(sample, folder, *RUN, *frozen).returncode == 130
@@ -156,7 +156,7 @@ def test_full_disk_while_saving_a_checkpoint_keeps_the_previous_one(sample, tmp_
     assert not list(folder.glob(".*"))
     assert all(torch.equal(weights_of(folder / "model-last.ckpt")[key], before[key]) for key in before)
     train_frozen(sample, folder, cache, 3, *RUN, "--resume")
-    same_run(folder, tmp_path / "undisturbed")
+    same_run(folder, tmp_path / "uninterrupted")
 
 
 # Images
@@ -217,8 +217,8 @@ def test_too_many_broken_images_stop_the_run(sample, tmp_path, frozen):
     assert any(str(path) in message for path in bad)
     assert "repair the images, or allow more" in message
     train_here(data, tmp_path / "out", *RUN, *frozen, "--max_bad_images", 3, "--resume")
-    train_here(data, tmp_path / "undisturbed", *RUN, *frozen)  # ten are allowed at least
-    same_run(tmp_path / "out", tmp_path / "undisturbed")
+    train_here(data, tmp_path / "uninterrupted", *RUN, *frozen)  # ten are allowed at least
+    same_run(tmp_path / "out", tmp_path / "uninterrupted")
 
 
 def test_resumed_run_does_not_repeat_warnings_of_images(sample, tmp_path):
@@ -249,7 +249,7 @@ def test_non_finite_loss_stops_the_run(sample, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_stops_the_run_after_the_step(undisturbed, sample, tmp_path, number, status):
+def test_signal_stops_the_run_after_the_step(uninterrupted, sample, tmp_path, number, status):
     with logged_by(StopAt(7, number=number)):
         finished = attempt(sample, tmp_path / "out", *RUN)
     assert finished.returncode == status
@@ -260,7 +260,7 @@ def test_signal_stops_the_run_after_the_step(undisturbed, sample, tmp_path, numb
     assert (progress["epoch"], progress["step"]) == (2, 2)
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)  # as before the run
     train_here(sample, tmp_path / "out", *RUN, "--resume")
-    same_run(tmp_path / "out", undisturbed)
+    same_run(tmp_path / "out", uninterrupted)
 
 
 def test_ctrl_c_while_features_are_computed(sample, tmp_path, monkeypatch):
@@ -279,7 +279,7 @@ def test_ctrl_c_while_features_are_computed(sample, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
-def test_second_ctrl_c_stops_at_once(undisturbed, sample, tmp_path):
+def test_second_ctrl_c_stops_at_once(uninterrupted, sample, tmp_path):
     with logged_by(StopAt(7, times=2)):
         finished = attempt(sample, tmp_path / "out", *RUN)
     assert finished.returncode == 130
@@ -287,7 +287,7 @@ def test_second_ctrl_c_stops_at_once(undisturbed, sample, tmp_path):
     progress = stored(tmp_path / "out" / "state.pt")["progress"]
     assert (progress["epoch"], progress["step"]) == (2, 0)  # nothing was saved in the second epoch
     train_here(sample, tmp_path / "out", *RUN, "--resume")
-    same_run(tmp_path / "out", undisturbed)
+    same_run(tmp_path / "out", uninterrupted)
 
 
 # Deaths
@@ -343,7 +343,7 @@ SAVE_STEPS = 2
 KILLED = (*FULL, "-b", 5, "--num-epochs", 6, "--seed", 3, "-j", 0)
 
 
-def test_run_killed_twenty_times_equals_undisturbed_run(forks, sample, tmp_path):
+def test_run_killed_twenty_times_equals_uninterrupted_run(forks, sample, tmp_path):
     folder = tmp_path / "out"
     command = ("--data", sample, *TINY, *KILLED, "--path_output", folder, "--resume", "--save-steps", SAVE_STEPS)
     moments, kills = random.Random(5), 0
@@ -358,8 +358,8 @@ def test_run_killed_twenty_times_equals_undisturbed_run(forks, sample, tmp_path)
         saved = after_a_kill(folder, run.steps(), saved)
     assert kills > 10
     assert forks.start(*command).wait() == 0
-    train_here(sample, tmp_path / "undisturbed", *KILLED)
-    same_run(folder, tmp_path / "undisturbed")
+    train_here(sample, tmp_path / "uninterrupted", *KILLED)
+    same_run(folder, tmp_path / "uninterrupted")
     assert {path.name for path in folder.iterdir()} == RUN_FILES
 
 

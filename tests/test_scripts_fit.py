@@ -88,7 +88,7 @@ def gap(trained, tmp_path_factory) -> Path:
 
 
 def by_hand(checkpoint: Path, data: Path, options: FitOptions) -> FittedCalibration:
-    """From the images, without validate.py."""
+    """Compute the scores from the images, without validate.py."""
     model, info = load_checkpoint(checkpoint)
     evaluation = load_evaluation_set(load_metadata(data), None)
     transform = eval_transform(info.config.image_size)
@@ -119,7 +119,7 @@ def same_tags(one: list[dict], other: list[dict]) -> bool:
 
 
 def tags_of(folder: Path, *flags: object) -> list[dict]:
-    """What ``infer.py --json`` says of each image."""
+    """Return the tags of each image from ``infer.py --json``."""
     path = folder / "tags.json"
     succeeded(call(infer.main, *flags, "--no_picture", "--quiet", "--json", path))
     return json.loads(path.read_text(encoding="utf-8"))["results"]
@@ -283,7 +283,7 @@ def test_ground_truth_of_unseen_labels_changes_no_threshold(wheel, trained, run,
 # infer.py with it
 
 
-def test_infer_keeps_what_is_above_the_fitted_thresholds(wheel, fitted, tmp_path):
+def test_infer_keeps_tags_above_the_fitted_thresholds(wheel, fitted, tmp_path):
     images = images_of(wheel)[:20]
     flags = ("--model_path", fitted, "--pic_path", *images, "--threshold", "fitted")
     results = tags_of(tmp_path, *flags)

@@ -87,7 +87,7 @@ def names(result: dict) -> list[str]:
 
 
 def plain_tags(path: Path, image: Path, size: int) -> list[tuple[str, float]]:
-    """All labels with their scores, best first, from the equation."""
+    """Compute all labels with their scores from the equation, best first."""
     network, info = load_checkpoint(path)
     with torch.no_grad(), one_thread():
         embedding = network(eval_transform(size)(read_image(image))[None])[0]
@@ -224,7 +224,7 @@ def test_images_of_one_name_are_all_saved(model, images, tmp_path):
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_input_image_is_never_overwritten(model, images, tmp_path, order):
-    """Two images of one name, one of them in the output folder, in either order."""
+    """Tag two images of the same name, one of them in the output folder, in either order."""
     for name, source in zip(("in", "out"), images, strict=False):
         (tmp_path / name).mkdir()
         shutil.copy(source, tmp_path / name / "photo.jpg")

@@ -144,7 +144,7 @@ def assert_same_tags(one: dict[str, list], other: dict[str, list]) -> None:
 
 @pytest.fixture(scope="module")
 def whole(place, tmp_path_factory) -> SimpleNamespace:
-    """An undisturbed run over the album."""
+    """An uninterrupted run over the album."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -272,7 +272,7 @@ def count_model(monkeypatch) -> list[int]:
 
 
 def assert_is_whole(whole, folder: Path) -> None:
-    """All outputs hold what those of the undisturbed run do."""
+    """Check that all outputs equal those of the uninterrupted run."""
     assert_same_tags(tags_of(folder), whole.tags)
     assert {**found(folder), "results": []} == {**found(whole.folder), "results": []}
     for form in FORMS:
@@ -280,7 +280,7 @@ def assert_is_whole(whole, folder: Path) -> None:
 
 
 def resumes(whole, folder: Path, done: int, monkeypatch) -> None:
-    """Resume after ``done`` images, and compare with the undisturbed run."""
+    """Resume after ``done`` images, and compare with the uninterrupted run."""
     sizes = count_model(monkeypatch)
     finished = tag(*to(folder), "--resume")
     assert finished.returncode == 1, finished.stderr
@@ -621,7 +621,7 @@ def test_a_name_that_is_not_utf8_goes_through_all_outputs(tmp_path):
 
 
 def test_resume_keeps_images_that_are_not_given_again(tmp_path):
-    """Also those that are not given again, and the messages about them."""
+    """Unreadable images that are not given again stay listed, with their messages."""
     tag(*to(tmp_path, "json"), images=(BAD[0], good()[5]))
     finished = succeeded(tag(*to(tmp_path, "json"), "--resume", images=(good()[1], good()[5])))
     assert finished.stderr.splitlines() == ["1 of 2 images are done already"]

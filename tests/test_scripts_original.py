@@ -85,7 +85,7 @@ def test_training_uses_the_images_with_a_seen_label(trained, metadata):
     assert "48 seen and 17 unseen labels" in trained[1]
 
 
-def test_both_settings_count_what_the_label_files_say(trained, metadata):
+def test_both_settings_count_the_images_of_the_label_files(trained, metadata):
     content = json.loads((metadata / "zs_split" / "val_17_48.json").read_text(encoding="utf-8"))
     unseen, seen = class_names(metadata, "test"), class_names(metadata, "train")
     metrics = log_of(trained[0])[0]["metrics"]

@@ -136,7 +136,7 @@ def test_the_first_process_alone_prints_and_writes(together, data):
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="finds the processes of a run in Linux's /proc")
-def test_run_resumed_after_a_dead_process_equals_undisturbed_run(plain_bn, data, tmp_path):
+def test_run_resumed_after_a_dead_process_equals_uninterrupted_run(plain_bn, data, tmp_path):
     """torchrun starts all processes again, and they resume from the last state."""
     folder = tmp_path / "out"
     process = torchrun(data, folder, *PLAIN_BN, options=("--max-restarts=2",))
@@ -168,7 +168,7 @@ def test_logged_metrics_are_those_of_the_saved_checkpoint(plain_bn, data, tmp_pa
 
 @pytest.mark.parametrize("how", ["reduce", "broadcast"])
 def test_distribute_bn_makes_buffers_equal(how):
-    """In two processes, whose running statistics differ and whose weights must not move."""
+    """Two processes have different running statistics, and weights that must not move."""
     script = f"""
         import torch
         from torch import nn

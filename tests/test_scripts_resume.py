@@ -68,18 +68,18 @@ def dropout(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(sample, tmp_path_factory):
+def uninterrupted(sample, tmp_path_factory):
     """Images with full augmentation, read by two processes."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    folder = tmp_path_factory.mktemp("uninterrupted") / "out"
     train_here(sample, folder, *RUN, "-j", 2)
     return folder
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_equals_uninterrupted_run(undisturbed, sample, tmp_path, workers):
+def test_resume_equals_uninterrupted_run(uninterrupted, sample, tmp_path, workers):
     some = random.Random(workers).sample([step for step in range(1, EPOCHS * STEPS) if step != STEPS], 2)
     stop_and_go(sample, tmp_path / "out", sorted([STEPS, *some]), *RUN, "-j", workers)
-    same_run(tmp_path / "out", undisturbed)
+    same_run(tmp_path / "out", uninterrupted)
 
 
 def test_resume_with_frozen_features_and_without_a_seed(sample, tmp_path):
@@ -88,21 +88,21 @@ def test_resume_with_frozen_features_and_without_a_seed(sample, tmp_path):
     stop_and_go(sample, tmp_path / "out", [1, 7, 10], *flags, seed=None)
     drawn = stored(tmp_path / "out" / "state.pt")["progress"]["seed"]
     assert stored(tmp_path / "out" / "model-last.ckpt")["settings"]["seed"] is None
-    train_here(sample, tmp_path / "undisturbed", *flags, seed=drawn)
-    same_run(tmp_path / "out", tmp_path / "undisturbed")
+    train_here(sample, tmp_path / "uninterrupted", *flags, seed=drawn)
+    same_run(tmp_path / "out", tmp_path / "uninterrupted")
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_resume_with_dropout_average_accumulation_clipping_and_cosine(dropout, sample, tmp_path, frozen):
     cached = ("--freeze-backbone", "--feature-cache", tmp_path / "cache")
     flags = (*RUN, *EVERYTHING, *(cached if frozen else ()))
-    train_here(sample, tmp_path / "undisturbed", *flags)
+    train_here(sample, tmp_path / "uninterrupted", *flags)
     stop_and_go(sample, tmp_path / "out", [2, 3, 8], *flags)  # three steps an epoch
-    same_run(tmp_path / "out", tmp_path / "undisturbed")
+    same_run(tmp_path / "out", tmp_path / "uninterrupted")
     assert (tmp_path / "out" / "model-epoch-0002-ema.ckpt").exists()
 
 
-def test_resume_after_a_stop_during_evaluation(undisturbed, sample, tmp_path, monkeypatch):
+def test_resume_after_a_stop_during_evaluation(uninterrupted, sample, tmp_path, monkeypatch):
     """Keep the training of the second epoch, and repeat its evaluation."""
     evaluate, calls = EpochEvaluator.__call__, []
 
@@ -119,11 +119,11 @@ def test_resume_after_a_stop_during_evaluation(undisturbed, sample, tmp_path, mo
     assert (progress["epoch"], progress["step"], len(progress["entries"])) == (2, STEPS, 1)
     assert len(log_of(tmp_path / "out")) == 1
     train_here(sample, tmp_path / "out", *RUN, "--resume")
-    same_run(tmp_path / "out", undisturbed)
+    same_run(tmp_path / "out", uninterrupted)
 
 
-def test_resume_leaves_a_finished_run_unchanged(undisturbed, sample, tmp_path):
-    folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+def test_resume_leaves_a_finished_run_unchanged(uninterrupted, sample, tmp_path):
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "out"))
     drawn_anew = {"settings.toml", "curves.png", "report.html", "report.html.sha256"}
     before = {name: facts for name, facts in snapshot(folder).items() if name not in drawn_anew}
     finished = train_here(sample, folder, *RUN, "--resume")
@@ -131,12 +131,12 @@ def test_resume_leaves_a_finished_run_unchanged(undisturbed, sample, tmp_path):
     assert "last epoch:" in finished.stdout
 
 
-def test_resume_accepts_flags_that_change_no_number(undisturbed, sample, tmp_path):
+def test_resume_accepts_flags_that_change_no_number(uninterrupted, sample, tmp_path):
     with logged_by(StopAt(7)):
         attempt(sample, tmp_path / "out", *RUN, "--save-steps", 2)
     others = ("-j", 1, "--device", "cpu", "--save-steps", 3, "--keep", 2, "--max_bad_images", 4)
     train_here(sample, tmp_path / "out", *RUN, "--resume", *others)
-    same_run(tmp_path / "out", undisturbed)
+    same_run(tmp_path / "out", uninterrupted)
 
 
 @pytest.fixture
@@ -161,13 +161,13 @@ def test_resume_refuses_other_flags_and_names_both_values(stopped):
 
 def test_resumed_run_computes_in_the_precision_of_its_start(sample, tmp_path, monkeypatch):
     """Keep bf16 without the flag; refuse another precision, and fp16 on a CPU."""
-    train_here(sample, tmp_path / "undisturbed", *RUN, "--precision", "bf16")
+    train_here(sample, tmp_path / "uninterrupted", *RUN, "--precision", "bf16")
     with logged_by(StopAt(7)):
         attempt(sample, tmp_path / "out", *RUN, "--precision", "bf16")
     message = user_error(attempt(sample, tmp_path / "out", *RUN, "--resume", "--precision", "float32"))
     assert "--precision float32 (was bf16)" in message
     train_here(sample, tmp_path / "out", *RUN, "--resume")
-    same_run(tmp_path / "out", tmp_path / "undisturbed")
+    same_run(tmp_path / "out", tmp_path / "uninterrupted")
     monkeypatch.setattr(
         "src.training.setup.read_state",
         lambda folder: {**stored(folder / "state.pt"), "settings": {"precision": "fp16"}},
@@ -223,8 +223,8 @@ def test_resume_refuses_changed_data(stopped, change, named):
     assert snapshot(folder) == before
 
 
-def test_resume_does_not_replace_a_run_without_a_state(undisturbed, sample, tmp_path):
-    folder = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+def test_resume_does_not_replace_a_run_without_a_state(uninterrupted, sample, tmp_path):
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "out"))
     for name in ("state.pt", "state-previous.pt"):
         (folder / name).unlink()
     before = snapshot(folder)

@@ -149,7 +149,7 @@ def test_checkpoint_describes_itself(trained, sample):
 
 
 def test_runs_with_the_same_seed_are_equal(trained, sample, tmp_path):
-    """Also with another number of workers."""
+    """Runs with different numbers of workers are equal."""
     flags = (*FULL, "--num-epochs", 3, "--lr", 1e-3)
     train_here(sample, tmp_path / "same", *flags)
     train_here(sample, tmp_path / "other", *flags, "--seed", 4)
@@ -215,7 +215,7 @@ def test_features_are_cached_in_the_metadata_folder_and_follow_the_images(sample
 
 
 def test_continued_checkpoint_keeps_its_interpolation(frozen, sample, tmp_path):
-    """In the transform of training, in that of evaluation, and in the saved checkpoint."""
+    """The training transform, the evaluation transform and the saved checkpoint agree."""
     content = stored(frozen["folder"] / "model-last.ckpt")
     losses = []
     for interpolation in ("bilinear", "bicubic"):

@@ -38,7 +38,7 @@ SETTINGS = ("zero_shot", "generalized")
 
 @pytest.fixture(scope="module")
 def trained(sample, tmp_path_factory):
-    """Two epochs end to end, with the checkpoints of both."""
+    """Train for two epochs end to end, keeping the checkpoints of both."""
     folder = tmp_path_factory.mktemp("validate") / "out"
     flags = ("--data", sample, *TINY, *PLAIN, "--num-epochs", 2, "--seed", 1, "--lr", 3e-3)
     with without_curves():
@@ -52,7 +52,7 @@ def last(trained):
 
 
 def report_of(*flags: object, json_file: Path, status: int = 0) -> dict:
-    """What ``validate.py --json`` writes."""
+    """Return the JSON that validate.py writes."""
     finished = call(validate.main, "-j", 0, "-b", 8, *flags, "--json", json_file)
     assert finished.returncode == status, finished.stderr
     return json.loads(json_file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""From an image to the model's input: geometry, range, filters, cutout, augmentation; fast ways against exact ones."""
+"""Transforms of images: geometry, range, filters, cutout, augmentation; fast ways against exact ones."""
 
 import pickle
 import random
@@ -67,7 +67,7 @@ def test_the_exact_way_is_pillows_own_resize_to_a_square(size, interpolation):
 
 @pytest.mark.parametrize("interpolation", list(PILLOW_FILTERS))
 @pytest.mark.parametrize("size", [(192, 128), (128, 192), (224, 224), (300, 200), (200, 300), (1, 1), (224, 500)])
-def test_what_does_not_shrink_on_both_sides_has_pillows_bits(size, interpolation):
+def test_image_that_does_not_shrink_on_both_sides_has_pillows_bits(size, interpolation):
     image = photograph(*size)
     expected = eval_transform(224, interpolation, exact=True)(image)
     assert torch.equal(eval_transform(224, interpolation)(image), expected)
@@ -75,7 +75,7 @@ def test_what_does_not_shrink_on_both_sides_has_pillows_bits(size, interpolation
 
 @pytest.mark.parametrize("interpolation", list(PILLOW_FILTERS))
 @pytest.mark.parametrize("size", [(33, 33), (40, 1000), (120, 90), (640, 480)])
-def test_what_shrinks_is_pillows_resize_but_for_the_last_bits(size, interpolation):
+def test_image_that_shrinks_is_pillows_resize_up_to_the_last_bits(size, interpolation):
     image = photograph(*size)
     exact = eval_transform(32, interpolation, exact=True)(image)
     fast = eval_transform(32, interpolation)(image)

@@ -43,7 +43,7 @@ def file(folder: Path, words: dict[str, torch.Tensor]) -> Path:
 
 
 def same_space(scale: float = 3.0) -> dict[str, torch.Tensor]:
-    """All words that the checkpoint knows, at another length, and a new one."""
+    """Word vectors of all words in the checkpoint, with another norm, and of a new one."""
     known = {word: scale * ALL[:, column] for column, word in enumerate((*LABELS, *EXTRA)) if " " not in word}
     return {**known, "whale": torch.tensor([0.0, 0.0, 2.0, 0.0])}
 

@@ -43,7 +43,7 @@ def write(folder: Path, data: str | bytes, name: str = "vectors.txt", member: st
 
 
 def read(spec: object) -> tuple[list[str], np.ndarray]:
-    """All words and vectors."""
+    """Return all words and vectors."""
     source = open_word_vectors(spec)
     pairs = list(source.scan(lambda word: True))
     vectors = np.stack([vector for _, vector in pairs])
@@ -59,7 +59,7 @@ def assert_holds_the_words(spec: object) -> None:
 
 
 def message(spec: object) -> str:
-    """What opening and reading it says, which must be one line that begins with the flag."""
+    """Return the error of opening and reading it: one line that begins with the flag."""
     with pytest.raises(UserError) as caught:
         read(spec)
     text = str(caught.value)
@@ -258,7 +258,7 @@ def test_bytes_of_a_word_that_are_not_utf8_are_replaced_in_the_binary_form(tmp_p
         (b"4 3\n", False),
     ],
 )
-def test_binary_and_text_are_told_apart(sample, binary):
+def test_binary_and_text_are_detected(sample, binary):
     assert is_word2vec_binary(sample) == binary
 
 

@@ -39,7 +39,7 @@ def find(words: ArrayVectors, label: str) -> np.ndarray | None:
 
 
 def how(words: ArrayVectors, label: str) -> str | None:
-    """How a label was found; the label itself if it was found as it stands, None if it was not."""
+    """Return the form in which a label was found: the label itself if unchanged, None if not found."""
     found = label_vectors(words, [label])
     return found.found_as.get(label, label) if found.labels else None
 
@@ -47,7 +47,7 @@ def how(words: ArrayVectors, label: str) -> str | None:
 # Verbatim, in lower case, with a hyphen, the mean of the parts
 
 
-def test_a_word_is_found_as_it_stands_before_lower_case():
+def test_unchanged_word_is_preferred_to_lower_case():
     words = source(Apple=[1, 0], apple=[0, 2], pear=[3, 3])
     np.testing.assert_allclose(find(words, "Apple"), [1, 0])
     np.testing.assert_allclose(find(words, "apple"), [0, 1])
@@ -232,7 +232,7 @@ def counting(words: list[str]) -> CountingSource:
     return CountingSource(words, np.ones((len(words), 2)), "test", "--word-vectors test")
 
 
-def test_the_scan_ends_with_the_last_label_that_is_found_as_it_stands():
+def test_scan_ends_with_the_last_label_found_unchanged():
     words = counting(["a", "cat", "b", "dog", "c", "d"])
     assert label_vectors(words, ["dog", "cat"]).missing == []
     assert words.asked == [4]
@@ -386,7 +386,7 @@ def test_suggestions_against_comparing_with_every_word():
 # Frequent words
 
 
-def test_frequent_words_keep_the_files_order_and_leave_out_what_is_no_word():
+def test_frequent_words_keep_the_order_of_the_file_and_skip_non_words():
     words = source_of(
         ["the", ",", "dog", "2010", "don't", "u.s.", "NATO", "a", "so-so", "zero", "naïve", "the", "late"],
         [[2, 0]] * 9 + [[0, 0]] + [[0, 3]] * 3,
@@ -422,7 +422,7 @@ def test_real_nus_wide_vectors(shared_data):
     np.testing.assert_allclose(found.vectors[:, 0].numpy(), unit(*zebra), rtol=1e-5)
 
 
-def test_without_plurals_a_word_that_another_label_needs_stands_in_for_none(tmp_path):
+def test_without_plurals_a_word_of_another_label_is_not_used(tmp_path):
     """The vector of farm is at hand for the label farm; farms must not take it."""
     path = tmp_path / "words.txt"
     path.write_text("farm 1 2\nhouse 3 4\n")

@@ -49,7 +49,7 @@ LR_FROZEN = 1e-3  # a fresh head on fixed features takes a larger one (chosen on
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the data is and how images are read; the attributes are the flags of the same names."""
+    """Location of the data and reading of images; the attributes are the flags of the same names."""
 
     metadata: str | None
     data: str | None
@@ -118,7 +118,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """How the best epoch is selected; the attributes are the flags of the same names."""
+    """Selection of the best epoch; the attributes are the flags of the same names."""
 
     images: Images
     select_on: Selection
@@ -142,7 +142,7 @@ class OutputSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """All settings of train.py.
+    """Settings of train.py.
 
     Attributes:
         data, model, loss, optim, run, selection, output: the flags in groups.

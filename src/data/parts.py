@@ -46,7 +46,7 @@ class TrainingSet:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """What N embedded images are evaluated against.
+    """Ground truth of N embedded images.
 
     Attributes:
         targets: [N, C]: 1 positive, 0 negative, -1 unknown; sparse, or a tensor.

@@ -1,4 +1,4 @@
-"""From an image to the model's input: squashed (not cropped) to a square, in [0, 1], not normalised.
+"""Transforms from an image to the model's input: squashed (not cropped) to a square, in [0, 1], not normalised.
 
 Training adds a cutout and RandAugment (released code, train.py). Normalisation, where a backbone needs it, is part of
 the model.

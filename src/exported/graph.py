@@ -40,7 +40,7 @@ class EmbeddingAndScores(nn.Module):
         self.register_buffer("word_vectors", word_vectors)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Compute the embedding and the scores."""
         embedding = self.model(images)
         return embedding, score_labels(embedding, self.word_vectors, max_block_elements=None)
 

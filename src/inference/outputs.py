@@ -44,7 +44,7 @@ class Outputs:
 
     @property
     def shows_images(self) -> bool:
-        """Whether the images themselves are needed besides their tensors."""
+        """Return whether the images themselves are needed besides their tensors."""
         return self.sheet is not None or self.options.annotate or self.options.explain is not None
 
 

@@ -33,7 +33,7 @@ PREVIEW = (1600, 1600)  # pixels; the largest size at which any output shows an 
 
 @dataclass(frozen=True)
 class Loading:
-    """How images are read.
+    """Options for reading images.
 
     Attributes:
         batch_size: images per forward pass, unreadable ones included.

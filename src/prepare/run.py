@@ -1,4 +1,4 @@
-"""From the settings of prepare_data.py to a metadata folder: word vectors, the split, hidden labels, and the report."""
+"""Build a metadata folder from the settings of prepare_data.py: word vectors, split, hidden labels, and report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far apart the principal vectors of an image are, and which of them gives the tags."""
+"""Spread of the principal vectors of an image, and the share of tags that each gives."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ Part = Literal["test", "val"]  # the evaluation images, or the held-out training
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How images are transformed and trained on.
+    """Transforms and augmentation seed of the training images.
 
     Attributes:
         train_transform, eval_transform: from an image to the input of the model.
@@ -107,7 +107,7 @@ class ImageBatches:
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """How the features of a frozen backbone are computed and cached.
+    """Transform and cache of the features of a frozen backbone.
 
     Attributes:
         transform: from an image to the input of the model, for all images.

@@ -1,1 +1,1 @@
-"""Word vectors for labels: the files, packages and encoders people have, and finding labels in them."""
+"""Word vectors for labels: files, packages and encoders, and the look-up of labels in them."""
