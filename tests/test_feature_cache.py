@@ -111,27 +111,35 @@ def test_key_has_the_versions_of_the_packages(package):
 
 def test_features_are_computed_once(tmp_path):
     folder = tmp_path / "cache" / "deep"
-    first = cached_features(folder, "key", features)
+    first = cached_features(folder, "key", 4, features)
     assert same(first, features())
-    assert same(cached_features(folder, "key", never), features())
+    assert same(cached_features(folder, "key", 4, never), features())
     assert os.listdir(folder) == ["key.pt"]
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("content", ["cut short", "text", "empty"])
+@pytest.mark.parametrize("content", ["cut short", "text", "empty", "another width", "other keys", "no tensors"])
 def test_damaged_file_is_computed_again_and_replaced(content, tmp_path, capsys):
-    cached_features(tmp_path, "key", features)
+    cached_features(tmp_path, "key", 4, features)
     path = tmp_path / "key.pt"
     whole = path.read_bytes()
-    path.write_bytes({"cut short": whole[: len(whole) // 2], "text": b"hello", "empty": b""}[content])
-    assert same(cached_features(tmp_path, "key", lambda: features(2.0)), features(2.0))
+    stored = torch.load(path, weights_only=True)
+    if content in ("another width", "other keys", "no tensors"):
+        other = {
+            "another width": {**stored, "outputs": stored["outputs"][:, :3]},
+            "other keys": {"rows": stored["rows"]},
+        }
+        torch.save(other.get(content, {**stored, "outputs": [1, 2, 3]}), path)
+    else:
+        path.write_bytes({"cut short": whole[: len(whole) // 2], "text": b"hello", "empty": b""}[content])
+    assert same(cached_features(tmp_path, "key", 4, lambda: features(2.0)), features(2.0))
     assert capsys.readouterr().err.startswith("computing the features again: ")
-    assert same(cached_features(tmp_path, "key", never), features(2.0))
+    assert same(cached_features(tmp_path, "key", 4, never), features(2.0))
 
 
 def test_unwritable_folder_is_reported_and_features_are_returned(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert same(cached_features(tmp_path / "file" / "cache", "key", features), features())
+    assert same(cached_features(tmp_path / "file" / "cache", "key", 4, features), features())
     captured = capsys.readouterr()
     assert captured.err.startswith("the features are not kept for the next run: cannot write")
     assert captured.out == ""
@@ -143,7 +151,7 @@ def test_full_disk_is_reported_and_features_are_returned(tmp_path, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        assert same(cached_features(tmp_path, "key", lambda: large), large)
+        assert same(cached_features(tmp_path, "key", 4, lambda: large), large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "the features are not kept" in capsys.readouterr().err

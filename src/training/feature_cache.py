@@ -67,23 +67,27 @@ def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], settings: F
     return digest.hexdigest()[:32]
 
 
-def cached_features(folder: Path, key: str, compute: Callable[[], Embedded]) -> Embedded:
+def cached_features(folder: Path, key: str, width: int, compute: Callable[[], Embedded]) -> Embedded:
     """Read the features named ``key`` from ``folder``, or compute and store them. The folder may be deleted any time.
 
-    A file that cannot be read is computed anew; a folder that cannot be written to is reported, and the features live
+    A file that cannot be read, or has another width, is computed anew; a folder that cannot be written to is reported, and the features live
     in memory only.
 
     Args:
         folder: of the cache.
         key: see :func:`feature_key`.
+        width: number of features of an image.
         compute: called where the cache has no such features.
     """
     path = folder / f"{key}.pt"
     if path.is_file():
         try:
             stored = read_state_file(path)
-            return Embedded(stored["outputs"], stored["rows"], tuple(stored["bad"]))
-        except UserError as error:
+            features = Embedded(stored["outputs"], stored["rows"], tuple(stored["bad"]))
+            if len(features.rows) and features.outputs.shape != (len(features.rows), width):
+                raise UserError(f"{path} holds features of shape {tuple(features.outputs.shape)}")
+            return features
+        except (UserError, KeyError, AttributeError) as error:
             print(f"computing the features again: {error}", file=sys.stderr)
     features = compute()
     try:
