@@ -101,10 +101,21 @@ def _images_below(root: str) -> list[str]:
 
 def _matching(pattern: str) -> list[str]:
     """Return the files that a pattern matches, sorted by path; hidden ones need a part that begins with a dot."""
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+    parts = Path(pattern).parts
+    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    root, rest = Path(*parts[:first]), list(parts[first:])
+    if rest[-1] == "**":
+        rest.append("*")  # Python versions differ in whether ** alone matches files
+    hidden = any(part.startswith(".") for part in rest)
+    try:
+        # Unlike glob.glob, pathlib's ** does not follow links, which may form a circle
+        matches = [path for path in root.glob("/".join(rest)) if not path.is_dir()]
+    except ValueError as error:
+        raise UserError(f"{_FLAG} {pattern}: {error}; write ** between slashes only") from error
+    found = [path for path in matches if hidden or not any(part.startswith(".") for part in path.parts[first:])]
     if not found:
         raise UserError(f"{_FLAG} {pattern}: no file matches this pattern; check it, or give a folder or files")
-    return found
+    return sorted(map(str, found))
 
 
 def _read_list(path: str, value: str) -> bytes:

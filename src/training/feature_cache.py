@@ -70,8 +70,8 @@ def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], settings: F
 def cached_features(folder: Path, key: str, width: int, compute: Callable[[], Embedded]) -> Embedded:
     """Read the features named ``key`` from ``folder``, or compute and store them. The folder may be deleted any time.
 
-    A file that cannot be read, or has another width, is computed anew; a folder that cannot be written to is reported, and the features live
-    in memory only.
+    A file that cannot be read or has another width is replaced; a folder that cannot be written to is reported, and
+    the features live in memory only.
 
     Args:
         folder: of the cache.
