@@ -128,12 +128,14 @@ def written(folder: Path, parser: ArgumentParser, args: argparse.Namespace) -> d
         ["--lr", "3e-7", "--num_rows", "4", "--mode", "fast", "--frozen", "--level", "-5"],
         ["--share", "none", "--mode", "fast"],
         ["--share", "0.1", "--model-path", "none"],
-        ["--model-path", "C:\\weights\\日本.pth", "--lr", "1e22"],
+        ["--model-path", "C:\\weights\\日本\x7f.pth", "--lr", "1e22"],
+        ["--model-path", "weights\udcff.pth"],
     ],
 )
 def test_settings_of_a_run_are_a_recipe(tmp_path, arguments):
     args = small(*arguments)
     expected = {key: value for key, value in vars(args).items() if key != "recipe"}
+    expected["model_path"] = expected["model_path"].replace("\udcff", "?")
     assert written(tmp_path, small_parser(), args) == expected
 
 

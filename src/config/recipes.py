@@ -177,5 +177,6 @@ def write_settings(folder: Path, parser: ArgumentParser, args: argparse.Namespac
 
 
 def _toml(value: bool | int | float | str) -> str:
-    """Format a value; JSON's are valid TOML."""
-    return json.dumps(value, ensure_ascii=False)
+    """Format a value as JSON, which is TOML but for one control character; undecodable bytes of a path become ?."""
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return text.encode("utf-8", "replace").decode()
