@@ -78,6 +78,12 @@ def test_full_disk_is_a_user_error(tmp_path, monkeypatch):
     assert read_json(tmp_path / "x.json") == []
 
 
+def test_broken_pipe_of_the_standard_output_is_not_the_files_error(tmp_path):
+    with pytest.raises(BrokenPipeError), atomic_write(tmp_path / "x.html", "w"):
+        raise BrokenPipeError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_json_round_trip_keeps_text_readable(tmp_path):
     value = {"label": "crème brûlée", "scores": [1, 2.5, None], "日本": True}
     write_json(tmp_path / "x.json", value)

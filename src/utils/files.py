@@ -50,7 +50,8 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.unlink(temporary)
         # torch.save raises a RuntimeError of its own from an OSError of the stream
         failure = error.__context__ if isinstance(error, RuntimeError) else error
-        if isinstance(failure, OSError):
+        # A broken pipe is that of the standard output, to which the block may print
+        if isinstance(failure, OSError) and not isinstance(failure, BrokenPipeError):
             raise UserError(f"cannot write {path}: {failure.strerror or failure}") from error
         raise
 
