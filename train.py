@@ -30,13 +30,13 @@ def _main(argv: Sequence[str] | None) -> int:
     args = complete(parse_with_recipe(parser, argv))
     settings = train_settings(args)
 
-    from src.data.dataset import naming_dead_workers
+    from src.data.dataset import guard_workers
     from src.training.setup import build_components
     from src.utils.distributed import joined
     from src.utils.signals import StoppedBySignalError, listening
 
     # Outermost, since PyTorch reports a dead worker wherever this process happens to be
-    with naming_dead_workers(), joined(settings.device) as processes, listening() as stop:
+    with guard_workers(), joined(settings.device) as processes, listening() as stop:
         try:
             components, state = build_components(settings, processes, stop)
             if processes.is_first:

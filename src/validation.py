@@ -12,7 +12,7 @@ from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
 from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
 from src.checkpoint.info import check_same_space
 from src.config.validate import ImageSettings, ValidateSettings
-from src.data.dataset import ImageDataset, naming_dead_workers
+from src.data.dataset import ImageDataset, guard_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, load_evaluation_set
 from src.data.transforms import eval_transform
@@ -39,7 +39,7 @@ def validate(settings: ValidateSettings) -> int:
     Raises:
         UserError: the checkpoint, the labels or the images do not fit, or cannot be read.
     """
-    with joined(str(settings.runtime.device)) as processes, naming_dead_workers():
+    with joined(str(settings.runtime.device)) as processes, guard_workers():
         device = device_of(str(settings.runtime.device), processes)
         runtime = replace(settings.runtime, device=device)
         with prefix_errors("--model-path"):

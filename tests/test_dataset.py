@@ -1,6 +1,8 @@
 """Batches keep rows right when images are bad, loaders repeat by seed, images are found where people keep them."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,16 @@ from src.data.dataset import (
     ImageDataset,
     TrainingImages,
     TrainingLoader,
+    guard_workers,
     image_loader,
     locate_images,
-    naming_dead_workers,
     seeded,
 )
 from src.data.images import read_image
 from src.data.transforms import as_floats, eval_transform, train_transform
 from src.errors import UserError
 from src.utils.device import seed_everything
+from tests.conftest import ROOT
 
 
 def grey_images(folder: Path, count: int) -> list[Path]:
@@ -203,7 +206,25 @@ def test_missing_pictures_are_counted_and_some_are_named(tmp_path):
 
 
 def test_dead_worker_is_a_user_error():
-    with pytest.raises(UserError, match="perhaps for lack of memory"), naming_dead_workers():
+    with pytest.raises(UserError, match="perhaps for lack of memory"), guard_workers():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-    with pytest.raises(RuntimeError, match=r"^size mismatch$"), naming_dead_workers():
+    with pytest.raises(RuntimeError, match=r"^size mismatch$"), guard_workers():
         raise RuntimeError("size mismatch")
+
+
+def test_program_ends_although_workers_are_left(tmp_path):
+    grey_images(tmp_path, 4)
+    code = f"""
+from pathlib import Path
+from src.data.dataset import ImageDataset, guard_workers, image_loader
+from src.data.transforms import eval_transform
+with guard_workers():
+    paths = sorted(Path({str(tmp_path)!r}).glob("*.png"))
+    batches = iter(image_loader(ImageDataset(paths, eval_transform(8)), batch_size=1, workers=2))
+    print(next(batches).rows.tolist())
+"""  # the iterator lives until the interpreter ends
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert finished.stdout == "[0]\n"
+    assert "Traceback" not in finished.stderr

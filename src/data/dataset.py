@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,8 +171,8 @@ def _loader(dataset: Dataset[Item], workers: int, pin_memory: bool, **sampling: 
 
 
 @contextmanager
-def naming_dead_workers() -> Iterator[None]:
-    """Turn the death of a worker process, mostly for lack of memory, into a message with a remedy.
+def guard_workers() -> Iterator[None]:
+    """Turn the death of a worker process, mostly for lack of memory, into a message; end all workers afterwards.
 
     PyTorch raises the error anywhere in this process; a batch that is just being received may fail first.
 
@@ -185,6 +188,21 @@ def naming_dead_workers() -> Iterator[None]:
             f"--workers: a worker process died, perhaps for lack of memory ({first_line(error)}); give fewer workers, "
             "or -j 0 to read in this process"
         ) from error
+    finally:
+        _end_workers()
+
+
+def _end_workers() -> None:
+    """Kill workers that are left: they survive the one SIGTERM that Python sends at exit, where it waits for them."""
+    workers = multiprocessing.active_children()
+    in_main_thread = threading.current_thread() is threading.main_thread()  # which alone sets signal handlers
+    if not workers or not in_main_thread or sys.platform == "win32":
+        return
+    on_death = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises an error for each
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    signal.signal(signal.SIGCHLD, on_death)
 
 
 def file_lookup() -> Callable[[str], bool]:
