@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import textwrap
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from src.text import on_screen, shortened
+
+# Words of libraries' advice to switch a protection off: PyTorch, NumPy, Hugging Face, pandas, joblib
+_UNSAFE_ADVICE = re.compile(
+    r"weights.?only|allow.?pickle|trust.?remote.?code|remote code|pickle_module|safe.?globals|do not load|dangerous"
+    r"|if you trust|trust(ed)? (the |its )?(source|file|origin)|trusted source|arbitrary code|own risk|unsafe"
+    r"|malicious|disable.{0,40}(check|protection)",
+    re.IGNORECASE,
+)
+_REFUSED_NAME = re.compile(r"(?:GLOBAL|global|class|function|type) (\w+(?:\.\w+)+)")
 
 
 class UserError(Exception):
@@ -33,9 +44,26 @@ def name_some(names: list[str], limit: int = 8) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, shortened: other libraries write paragraphs."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return textwrap.shorten(line, 200, placeholder=" ...").rstrip(".")
+    """Return the first line of an exception's message, short and for the terminal: other libraries write paragraphs.
+
+    Advice to load a file in a way that can run its code is never passed on; a sentence of ours stands in for it.
+    """
+    message = _message(error)
+    if _UNSAFE_ADVICE.search(message):
+        found = _REFUSED_NAME.search(message)
+        name = f" ({shortened(on_screen(found[1]), 80)})" if found else ""
+        return f"it is damaged, or holds objects{name} that are not loaded because they could run code"
+    line = next((line.strip() for line in message.splitlines() if line.strip()), type(error).__name__)
+    return shortened(on_screen(" ".join(line.split())), 200).rstrip(".")
+
+
+def _message(error: BaseException) -> str:
+    """Return the message of any exception, even of one that cannot spell it."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 -- whatever another library raises
+        return type(error).__name__
+    return f"no entry {message}" if isinstance(error, KeyError) else message
 
 
 @contextmanager

@@ -24,6 +24,7 @@ ROOMS = (
     ("data", "config"),
     ("metrics", "models", "loss_functions", "utils", "tags"),
     ("scoring", "options", "errors"),
+    ("text",),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(ROOMS)) for room in rooms}
 SCRIPTS = ("train", "validate", "infer", "export", "prepare_data")

@@ -21,9 +21,10 @@ import pytest
 from src.config.infer import OutputOptions
 from src.errors import UserError
 from src.inference import formats
-from src.inference.formats import COLUMNS, ImageResult, printable
+from src.inference.formats import COLUMNS, ImageResult
 from src.inference.results import Record, check_outputs, open_results, record_path
 from src.tags import Tag
+from src.text import printable
 
 ROOT = Path(__file__).resolve().parent.parent  # child processes import this file: without tests.conftest and its torch
 SETTINGS = {"top_k": 3, "threshold": None, "weights": "5f0e"}

@@ -13,8 +13,8 @@ from urllib.parse import quote
 from PIL import Image
 
 from src.data.images import data_url
-from src.inference.formats import printable
 from src.tags import Tag
+from src.text import printable
 from src.utils.files import atomic_write
 
 THUMBNAIL = (320, 240)  # pixels; shown at half the size, so that it is sharp on dense screens

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import msgspec
@@ -40,15 +39,6 @@ class RunFacts(NamedTuple):
     model: str
     settings: Mapping[str, Any]
     skipped: Mapping[str, str]
-
-
-def printable(name: str | Path) -> str:
-    r"""Return a name as Unicode text, which all outputs hold: bytes of a file name that are not UTF-8 become ``\xNN``.
-
-    >>> printable("caf\udce9.jpg")
-    'caf\\xe9.jpg'
-    """
-    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def write_json(stream: IO[bytes], facts: RunFacts, results: Iterable[ImageResult]) -> None:

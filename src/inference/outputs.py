@@ -16,12 +16,13 @@ from src.config.infer import OutputOptions
 from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
 from src.inference.explain import explain
-from src.inference.formats import ImageResult, printable
+from src.inference.formats import ImageResult
 from src.inference.keywords import KeywordsError, KeywordWriter
 from src.inference.results import Record
 from src.inference.tagger import Tagger
 from src.options import Scores
 from src.tags import Tag
+from src.text import printable
 
 _DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved in
 

@@ -19,7 +19,8 @@ import msgspec
 
 from src.config.infer import OutputOptions
 from src.errors import UserError, name_some
-from src.inference.formats import WRITERS, ImageResult, RunFacts, import_arrow, printable
+from src.inference.formats import WRITERS, ImageResult, RunFacts, import_arrow
+from src.text import printable
 from src.utils.files import atomic_write, check_writable
 
 

@@ -18,7 +18,6 @@ from src.config.infer import InferSettings
 from src.errors import UserError, prefix_errors
 from src.inference.contact_sheet import open_contact_sheet
 from src.inference.explain import feature_map
-from src.inference.formats import printable
 from src.inference.input_paths import expand
 from src.inference.keywords import KeywordWriter
 from src.inference.outputs import Outputs, TaggedImage, refuse_overwriting, target_names, write_image
@@ -27,6 +26,7 @@ from src.inference.results import check_outputs, open_results
 from src.inference.tagger import Tagger
 from src.models.sdl_model import check_image_size
 from src.options import TagRule
+from src.text import printable
 from src.utils.device import choose_device
 
 DEFAULT_TOP_K = 10
