@@ -414,7 +414,8 @@ def test_images_are_found_by_photo_id(source, tmp_path, kind):
     assert collected.parts["val"].file_names == tuple(places[3:])
     assert collected.image_root == str(tmp_path / "images")
     assert labels_of(collected, "train") == Distribution().labels("train")
-    assert (len(collected.notes), collected.missing_pictures) == (3, [])
+    assert "passed over 1 files that are no images by their suffix: .txt (1)" in collected.notes[3]
+    assert (len(collected.notes), collected.missing_pictures) == (4, [])
 
 
 def test_missing_pictures(source, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from src.prepare.coco_facts import SPLITS, TEST_LIST, compare_images, compare_la
 from src.prepare.coco_files import LabelFile, label_files, read_parts
 from src.prepare.coco_images import ImageIndex, identity
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, differences, keep_apart, list_images, read_label_names
+from src.prepare.files import ImageFilter, ImageListing, differences, keep_apart, list_images, read_label_names
 from src.utils.files import read_lines
 
 
@@ -106,7 +106,8 @@ def _find_images(
 ) -> str | None:
     """Replace the names of the images by those on disk; return the folder that these are relative to, or None."""
     flag, root = ("--images", settings.images) if settings.images is not None else ("--source", settings.source)
-    found = [] if root is None else list_images(root, flag)
+    found, passed_over = ImageListing([], []) if root is None else list_images(root, flag)
+    notes += passed_over
     if root is None or not found:
         if settings.images is not None:
             raise UserError(f"--images {root}: there are no images in it")

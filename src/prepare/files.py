@@ -7,10 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
+from src.data.folders import FolderWalk
 from src.data.images import SUFFIXES
 from src.data.labels import LabelledImages
 from src.data.split import columns_of
@@ -74,17 +76,11 @@ def read_blocks(path: Path, size: int) -> Iterator[bytes]:
         raise UserError(f"--source {path}: cannot be read: {error.strerror or error}") from error
 
 
-def _walk(root: Path, flag: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder below ``root``, relative to it, with its files; links are followed, hidden folders skipped.
-
-    Raises:
-        UserError: there is no such folder.
-    """
+def _walk(root: Path, flag: str) -> FolderWalk:
+    """Return a walk through ``root``, or raise :class:`UserError` if there is no such folder."""
     if not root.is_dir():
         raise UserError(f"{flag} {root}: no such folder")
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield os.path.relpath(folder, root), sorted(names)
+    return FolderWalk(root)
 
 
 def list_files(root: Path, suffixes: Collection[str], flag: str = "--source") -> dict[str, list[Path]]:
@@ -125,18 +121,42 @@ def pick_files(listed: Mapping[str, list[Path]], names: Iterable[str], where: st
     return files
 
 
-def list_images(root: Path, flag: str = "--images") -> list[str]:
-    """List all image files below ``root`` (by suffix, in either case), sorted, relative to it, with ``/``."""
-    found = []
+class ImageListing(NamedTuple):
+    """Image files below a folder.
+
+    Attributes:
+        names: by suffix, in either case; sorted, relative to the folder, with ``/``.
+        notes: lines for the report: what was passed over, and why.
+    """
+
+    names: list[str]
+    notes: list[str]
+
+
+def list_images(root: Path, flag: str = "--images") -> ImageListing:
+    """List all image files below ``root``.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    found: list[str] = []
+    others: Counter[str] = Counter()
+    walk = _walk(root, flag)
     with tqdm(desc=f"images in {root.name}", unit="file", disable=None, leave=False) as bar:
-        for folder, names in _walk(root, flag):
-            prefix = "" if folder == "." else folder.replace(os.sep, "/") + "/"
-            found += [prefix + name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+        for folder, names in walk:
+            prefix = "" if folder == "." else f"{folder}/"
+            suffixes = [os.path.splitext(name)[1].lower() for name in names]
+            found += [prefix + name for name, suffix in zip(names, suffixes, strict=True) if suffix in SUFFIXES]
+            others.update(suffix for suffix in suffixes if suffix not in SUFFIXES)
             bar.update(len(names))
-    return sorted(found)
+    notes = walk.notes()
+    if others:
+        counted = [f"{suffix or 'no suffix'} ({count:,})" for suffix, count in others.most_common()]
+        notes.append(f"passed over {others.total():,} files that are no images by their suffix: {name_some(counted)}")
+    return ImageListing(sorted(found), [f"{flag} {root}: {note}" for note in notes])
 
 
-def images_below(images: Path | None, missing_pictures: str) -> list[str] | None:
+def images_below(images: Path | None, missing_pictures: str) -> ImageListing | None:
     """List the image files below ``--images``; None without that flag."""
     if images is not None:
         return list_images(images)

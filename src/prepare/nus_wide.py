@@ -52,7 +52,7 @@ def collect(settings: NusWideSettings) -> Collected:
         UserError: something is missing or malformed, or the lists of tags and concepts are not those of the 925/81
             split and no other is given.
     """
-    places = images_below(settings.images, settings.missing_pictures)
+    listing = images_below(settings.images, settings.missing_pictures)
     files, tags, concepts = _open(settings.source)
     labels = sorted({*tags, *concepts})
     if settings.unseen is None:
@@ -67,8 +67,8 @@ def collect(settings: NusWideSettings) -> Collected:
         notes += part_notes
     notes += keep_apart(parts, lambda number, name: number, f"--source {settings.source}")
     on_disk = ImageFilter(settings.missing_pictures, "--images")
-    if places is not None:
-        notes += _locate(parts, places, on_disk)
+    if listing is not None:
+        notes += [*listing.notes, *_locate(parts, listing.names, on_disk)]
     return Collected(
         "nus_wide",
         labels,

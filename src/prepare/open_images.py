@@ -48,10 +48,11 @@ def collect(settings: OpenImagesSettings) -> Collected:
     Raises:
         UserError: a file is missing or malformed, classes are unknown or on both sides, or images are missing.
     """
-    found = images_below(settings.images, settings.missing_pictures)
-    place_of = None if found is None else {place.rpartition("/")[2]: place for place in reversed(found)}
+    listing = images_below(settings.images, settings.missing_pictures)
+    place_of = None if listing is None else {place.rpartition("/")[2]: place for place in reversed(listing.names)}
     files = _find(settings)
     classes, notes = _classes(settings, files)
+    notes += [] if listing is None else listing.notes
     on_disk = ImageFilter(settings.missing_pictures, "--images")
     parts: dict[str, LabelledImages] = {}
     for part, source in (("train", "train"), ("val", settings.val_part)):

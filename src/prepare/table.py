@@ -47,7 +47,7 @@ def collect(settings: TableSettings) -> Collected:
     images = on_disk.keep(images, located.places, str(source))
     labels, images, rare = _without_rare(tagging.labels, images, settings.min_pictures)
     parts, division = _parts(images, table, located.image_of_row, settings)
-    notes = [*_overview(table, images, labels), *notes, *tagging.notes, *on_disk.notes, *rare, *division]
+    notes = [*_overview(table, images, labels), *table.notes, *notes, *tagging.notes, *on_disk.notes, *rare, *division]
     unseen = None if settings.unseen is None else _named_unseen(settings.unseen, labels)
     if unseen is not None:
         notes.append(_unseen_note(unseen))

@@ -39,6 +39,7 @@ class Table:
         tags: a cell per row, either a list of tags or text that may hold several.
         splits: values of the split column, or None without one.
         unused: names of other columns.
+        notes: lines for the report.
     """
 
     source: Path
@@ -48,6 +49,7 @@ class Table:
     tags: list[Cell]
     splits: list[str] | None
     unused: list[str]
+    notes: list[str]
 
     def place(self, row: int) -> str:
         """Return the place of a row, to begin a message with."""
@@ -88,7 +90,7 @@ def read_table(settings: TableSettings) -> Table:
     paths, tags, *splits = (
         _cells(raw, column, path, what) for column, what in zip(used, ("path", "tags", "split"), strict=False)
     )
-    return Table(path, raw.unit, raw.numbers, paths, tags, splits[0] if splits else None, unused)
+    return Table(path, raw.unit, raw.numbers, paths, tags, splits[0] if splits else None, unused, [])
 
 
 def _find_column(flag: str, asked: str | None, known: Sequence[str], names: Sequence[str], source: Path) -> int:
@@ -128,16 +130,18 @@ def read_folder(folder: Path) -> Table:
     Raises:
         UserError: there is no image.
     """
-    paths = list_images(folder, "--source")
+    paths, notes = list_images(folder, "--source")
     if not paths:
-        raise UserError(f"--source {folder}: there is no image in it; give a table, or a folder of folders")
+        raise UserError(
+            "; ".join([f"--source {folder}: there is no image in it; give a table, or a folder of folders", *notes])
+        )
     tags: list[Cell] = [path.split("/")[:-1] for path in paths]
     tops = {next(iter(names), "").casefold() for names in tags}
     splits = None
     if "train" in tops and len(tops) > 1 and tops <= PART_OF_SPLIT.keys():
         splits = [names[0] for names in tags]
         tags = [list(names[1:]) for names in tags]
-    return Table(folder, "image", range(1, len(paths) + 1), paths, tags, splits, [])
+    return Table(folder, "image", range(1, len(paths) + 1), paths, tags, splits, [], notes)
 
 
 def _read_separated(path: Path) -> _Raw:

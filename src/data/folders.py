@@ -1,0 +1,108 @@
+"""Walking through folders of other people's files: every script sees the same files below a folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from src.errors import name_some
+
+# Folders of copies that file systems and photo managers make beside the photographs: patterns of their names.
+EXCLUDED_FOLDERS = (
+    "@eaDir", "@Recycle", "#recycle", "@Recently-Snapshot", "@Transcode", "$RECYCLE.BIN", "System Volume Information",
+    "lost+found", "__MACOSX", "*.lrdata", "*.lrcat-data", "iPod Photo Cache",
+)  # fmt: skip
+
+
+_SPECIAL = {stat.S_IFIFO: "FIFOs", stat.S_IFSOCK: "sockets", stat.S_IFCHR: "devices", stat.S_IFBLK: "devices"}
+
+
+class FolderWalk:
+    """The regular files below a folder; iterating yields each folder, relative to the root, with its sorted file names.
+
+    Hidden files and folders, and folders whose name matches a pattern, are passed over. Links to folders are followed
+    after all real folders, so that a folder inside the root goes by its own name and not by that of a link; each real
+    folder is entered once, and a link to a folder that holds the root is passed over, so that circular links end.
+
+    Attributes:
+        passed_over: reason -> paths relative to the root, of what the walk so far did not enter or yield.
+    """
+
+    def __init__(self, root: str | Path, exclude: Sequence[str] = EXCLUDED_FOLDERS) -> None:
+        """Prepare a walk below ``root``; ``exclude`` are patterns of folder names, matched regardless of case."""
+        self.passed_over: dict[str, list[str]] = {}
+        self._root = os.fspath(root)
+        self._patterns = [pattern.casefold() for pattern in exclude]
+
+    def __iter__(self) -> Iterator[tuple[str, list[str]]]:
+        self.passed_over.clear()
+        entered: set[tuple[int, int]] = set()
+        queue, links = [""], list[str]()  # links to folders wait until the real ones are done
+        above = _identities_above(self._root)
+        while queue or links:
+            is_link = not queue
+            folder = queue.pop() if queue else links.pop(0)
+            try:
+                status = os.stat(os.path.join(self._root, folder))
+                identity = (status.st_dev, status.st_ino)
+                if identity in entered or (is_link and identity in above):
+                    self._pass_over("links to a folder that is listed already, or above", folder)
+                    continue
+                entered.add(identity)
+                with os.scandir(os.path.join(self._root, folder)) as entries:
+                    found = sorted(entries, key=lambda entry: entry.name)
+            except OSError as error:
+                self._pass_over(f"folders that cannot be read ({error.strerror or error})", folder or ".")
+                continue
+            files: list[str] = []
+            folders: list[str] = []
+            for entry in found:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                kind = self._kind(entry)
+                if kind == "file":
+                    files.append(entry.name)
+                elif kind == "folder":
+                    (links if entry.is_symlink() else folders).append(path)
+                else:
+                    self._pass_over(kind, path)
+            queue += reversed(folders)
+            yield folder or ".", files
+
+    def _kind(self, entry: os.DirEntry[str]) -> str:
+        """Return ``file``, ``folder``, or the reason to pass it over."""
+        if entry.name.startswith("."):
+            return "hidden files and folders"
+        try:
+            if entry.is_dir():
+                name = entry.name.casefold()
+                return "excluded folders" if any(fnmatchcase(name, one) for one in self._patterns) else "folder"
+            if entry.is_file():
+                return "file"
+            mode = entry.stat().st_mode
+        except OSError:
+            return "links to nothing, or that cannot be followed"
+        return _SPECIAL.get(stat.S_IFMT(mode), "special files")
+
+    def _pass_over(self, reason: str, path: str) -> None:
+        self.passed_over.setdefault(reason, []).append(path)
+
+    def notes(self) -> list[str]:
+        """Return a line for each reason to pass something over, with the number and some names."""
+        return [
+            f"passed over {len(paths):,} {reason}: {name_some(paths, 5)}" for reason, paths in self.passed_over.items()
+        ]
+
+
+def _identities_above(root: str) -> set[tuple[int, int]]:
+    """Return device and number of all folders that hold ``root``."""
+    found = set()
+    for folder in Path(os.path.realpath(root)).parents:
+        try:
+            status = os.stat(folder)
+        except OSError:
+            continue
+        found.add((status.st_dev, status.st_ino))
+    return found
