@@ -13,7 +13,7 @@ from src.data.labels import LabelledImages
 from src.errors import UserError, name_some
 from src.prepare.coco_facts import SPLITS, TEST_LIST, compare_images, compare_labels
 from src.prepare.coco_files import LabelFile, label_files, read_parts
-from src.prepare.coco_images import ImageIndex, identity
+from src.prepare.coco_images import CocoImages, identity
 from src.prepare.collected import Collected
 from src.prepare.files import ImageFilter, ImageListing, differences, keep_apart, list_images, read_label_names
 from src.utils.files import read_lines
@@ -115,15 +115,13 @@ def _find_images(
             raise UserError("--missing-pictures drop needs the images: give their folder with --images DIR")
         notes.append("images were not looked up: no --images; their names are those of the label files")
         return None
-    index, on_disk = ImageIndex(found), ImageFilter(settings.missing_pictures, f"{flag} {root}")
+    index = CocoImages(found, root)
+    on_disk = ImageFilter(settings.missing_pictures, f"{flag} {root}", index.names.searched)
+    matched, match_notes = index.locate(parts)
     for part, file in files.items():
-        places, num_repeated = index.locate(parts[part], file.short_name, f"{flag} {root}")
-        parts[part] = on_disk.keep(parts[part], places, file.short_name)
-        if num_repeated:
-            notes.append(
-                f"{part}: {num_repeated:,} images have several files of their id; took the one of their exact name, or "
-                "else the first"
-            )
+        places = [matched.place_of.get(name) for name in parts[part].file_names]
+        parts[part] = on_disk.keep(parts[part], places, file.short_name, matched.doubtful)
+    notes += match_notes
     missing += on_disk.missing
     notes += on_disk.notes
     return os.path.abspath(root)

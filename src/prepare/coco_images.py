@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from src.data.labels import LabelledImages
-from src.errors import UserError, name_some
+from src.prepare.image_names import EXACT, FoundImages, ImageNames, tidy
 
 _NUMBER = re.compile(r"(?<!\d)\d{12}$")
 
@@ -26,63 +27,57 @@ def identity(image_id: int | str, file_name: str) -> int | str:
     """Return a key that is equal for two entries of the same image.
 
     It is the id if the file name contains it, as in COCO. Ids of other data may restart in each file, so there it is
-    the file name.
+    the path of the file, however it is spelt.
     """
     number = number_in(file_name)
-    return number if number is not None and str(number) == str(image_id) else file_name
+    return number if number is not None and str(number) == str(image_id) else tidy(file_name)
 
 
-class ImageIndex:
+class CocoImages:
     """Image files below a folder, by name and by COCO's id."""
 
-    def __init__(self, files: Sequence[str]) -> None:
-        """Index ``files``: sorted, relative to the folder, with ``/``."""
-        self._by_name: dict[str, list[str]] = {}
+    def __init__(self, files: Sequence[str], root: Path) -> None:
+        """Index ``files``: sorted, relative to ``root``, with ``/``."""
+        self.names = ImageNames(files, root)
         self._by_number: dict[tuple[int | None, str], list[str]] = {}
         for file in files:
-            self._by_name.setdefault(file.rpartition("/")[2], []).append(file)
             self._by_number.setdefault((number_in(file), _type_of(file)), []).append(file)
 
-    def locate(self, images: LabelledImages, source: str, where: str) -> tuple[list[str | None], int]:
-        """Find the images.
+    def locate(self, parts: Mapping[str, LabelledImages]) -> tuple[FoundImages, list[str]]:
+        """Find the images of all parts, by name; else, if the name holds the image's id, by that id.
 
-        By the exact path or name in any sub-folder; else, if the name holds the image's id, by that id among files of
-        the same type (segmentation masks in PNG files carry the ids of the photographs). Of several files with an
-        image's id the one with the exact name is taken, or else the first.
-
-        Args:
-            images: N of them.
-            source: name of the label file, for messages.
-            where: flag and image folder, for messages.
+        An id is looked up among files of the same type: segmentation masks in PNG files carry the ids of the
+        photographs. Of several files with an image's id the one with the exact name is taken, or else the first.
 
         Returns:
-            The places, [N], None where there is none; and how many images have several files with their id.
-
-        Raises:
-            UserError: a name that is not COCO's is that of several files, none of them at that very place.
+            The places, and what to report.
         """
-        places: list[str | None] = []
-        ambiguous: list[str] = []
-        num_repeated = 0
-        for image_id, listed in zip(images.image_ids, images.file_names, strict=True):
-            name = listed.replace("\\", "/")
-            key = identity(image_id, listed)
-            same_id = self._by_number.get((key, _type_of(name)), []) if isinstance(key, int) else []
-            same_name = self._by_name.get(name.rpartition("/")[2], [])
-            exact = [name] if name in same_name else [file for file in same_name if file.endswith(f"/{name}")]
-            num_repeated += len(same_id) > 1
-            if len(exact) > 1 and not isinstance(key, int):
-                ambiguous.append(f"{listed}: {', '.join(exact[:2])}")
-            places.append(next(iter(exact or same_id), None))
-        if ambiguous:
-            raise UserError(
-                f"{where}: {len(ambiguous):,} file names of {source} are those of several images "
-                f"({name_some(ambiguous, 2)}); write the sub-folder into each file_name, or give a folder that holds "
-                "each name once"
-            )
-        return places, num_repeated
+        found = self.names.find(name for images in parts.values() for name in images.file_names)
+        notes: list[str] = []
+        for part, images in parts.items():
+            num_repeated = num_by_id = 0
+            for image_id, listed in zip(images.image_ids, images.file_names, strict=True):
+                key = identity(image_id, listed)
+                if not isinstance(key, int):
+                    continue
+                same_id = self._by_number.get((key, _type_of(listed)), [])
+                num_repeated += len(same_id) > 1
+                if listed not in found.place_of and same_id:
+                    name = tidy(listed).rpartition("/")[2]
+                    place = next((file for file in same_id if file.rpartition("/")[2] == name), same_id[0])
+                    found.add(listed, place, EXACT)
+                    num_by_id += 1
+            notes += found.notes(images.file_names, part)
+            if num_by_id:
+                notes.append(f"{part}: found {num_by_id:,} images by the id in their name")
+            if num_repeated:
+                notes.append(
+                    f"{part}: {num_repeated:,} images have several files of their id; took the one of their exact "
+                    "name, or else the first"
+                )
+        return found, notes
 
 
 def _type_of(file_name: str) -> str:
-    suffix = os.path.splitext(file_name)[1].lower()
+    suffix = os.path.splitext(file_name.strip())[1].lower()
     return ".jpg" if suffix == ".jpeg" else suffix

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -201,28 +202,57 @@ class ImageFilter:
         notes: lines for the report.
     """
 
-    def __init__(self, missing_pictures: str, where: str) -> None:
-        self._drop, self._where = missing_pictures == "drop", where
+    def __init__(self, missing_pictures: str, where: str, searched: str = "") -> None:
+        """Keep what the messages say.
+
+        Args:
+            missing_pictures: ``error`` or ``drop``.
+            where: flag and image folder.
+            searched: what was searched, see ``ImageNames.searched``.
+        """
+        self._drop, self._where, self._searched = missing_pictures == "drop", where, searched
         self.missing: list[str] = []
         self.notes: list[str] = []
 
-    def keep(self, images: LabelledImages, places: Sequence[str | None], source: str) -> LabelledImages:
+    def keep(
+        self,
+        images: LabelledImages,
+        places: Sequence[str | None],
+        source: str,
+        doubtful: Mapping[str, str] = MappingProxyType({}),
+    ) -> LabelledImages:
         """Return the images of the list ``source`` that have a place [N], relative to the image folder.
+
+        Args:
+            images: N of them.
+            places: [N], None where there is no such file.
+            source: name of the list.
+            doubtful: name -> the files that it could mean, for those of the missing images that have several.
 
         Raises:
             UserError: images are missing and may not be left out, or all are.
         """
         absent = [name for name, place in zip(images.file_names, places, strict=True) if place is None]
+        unclear = [f"{name}: {doubtful[name]}" for name in absent if name in doubtful]
         if absent and (not self._drop or len(absent) == len(images)):
             remedy = "" if len(absent) == len(images) else ", or --missing-pictures drop to leave them out"
+            if unclear:
+                raise UserError(
+                    f"{self._where}: {len(unclear):,} of the {len(images):,} file names of {source} could mean several "
+                    f"images ({name_some(unclear, 2)}); write the sub-folder into each name, or give a folder that "
+                    f"holds each name once{remedy}"
+                )
+            searched = f"{self._searched}; " if self._searched else ""
             raise UserError(
                 f"{self._where}: {len(absent):,} of the {len(images):,} images of {source} are not there "
-                f"({name_some(absent, 3)}); give the folder that holds them{remedy}"
+                f"({name_some(absent, 3)}); {searched}give the folder that holds them{remedy}"
             )
         if absent:
             self.notes.append(
                 f"left out {len(absent):,} images of {source} that are not on disk, listed in missing_pictures.txt"
             )
+        if unclear:
+            self.notes.append(f"{len(unclear):,} of them could be several files ({name_some(unclear, 3)})")
         self.missing += absent
         kept = torch.tensor([row for row, place in enumerate(places) if place is not None], dtype=torch.int64)
         found = images.rows(kept)
