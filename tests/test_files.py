@@ -9,7 +9,8 @@ import stat
 import pytest
 
 from src.errors import UserError
-from src.utils.files import atomic_write, check_writable, read_json, write_json
+from src.utils.files import atomic_write, check_writable, write_json
+from src.utils.json_files import read_json
 
 
 @pytest.mark.parametrize(("mode", "content"), [("wb", b"\x00\xff"), ("w", "grün 日本\n")])
@@ -104,27 +105,6 @@ def test_invalid_json_value_leaves_the_old_file(value, tmp_path):
 def test_a_byte_order_mark_is_allowed(tmp_path):
     (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xbc"}')
     assert read_json(tmp_path / "x.json") == {"a": "ü"}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"a": [1, 2', r"x\.json is not whole JSON: .*; copy or download it again"),
-        (b'{"a": 1,\n "b": }', r"x\.json is not whole JSON: .*byte 15"),
-        (b'{"a": "\xe9"}', r"x\.json is not UTF-8 text \(byte"),
-    ],
-)
-def test_damaged_json_file_is_reported_with_its_position(content, message, tmp_path):
-    (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        read_json(tmp_path / "x.json")
-
-
-def test_missing_json_file_and_folder_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read .*none\.json: No such file"):
-        read_json(tmp_path / "none.json")
-    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
-        read_json(tmp_path)
 
 
 def test_check_writable_leaves_files_unchanged(tmp_path):

@@ -23,7 +23,8 @@ from msgspec import Struct
 
 from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
-from src.utils.files import atomic_write, read_json_as
+from src.utils.files import atomic_write
+from src.utils.json_files import read_json_as
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO

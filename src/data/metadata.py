@@ -33,7 +33,7 @@ from src.data.official import (
 )
 from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError
-from src.utils.files import read_json_as
+from src.utils.json_files import read_json_as
 
 FORMAT = "zero-shot-split/1"
 

@@ -18,7 +18,8 @@ from src.data.metadata import FORMAT, ExtraWords
 from src.data.official import write_official
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
-from src.utils.files import make_readable, read_json, write_json
+from src.utils.files import make_readable, write_json
+from src.utils.json_files import read_json
 
 
 def check_output_folder(folder: Path, overwrite: bool) -> None:

@@ -8,13 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
-
-import msgspec
+from typing import IO, Any
 
 from src.errors import UserError
-
-_T = TypeVar("_T")
 
 
 @contextmanager
@@ -90,36 +86,6 @@ def write_json(path: str | Path, value: object) -> None:
     with atomic_write(path, "w") as stream:
         json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
         stream.write("\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a UTF-8 JSON file of any form; see :func:`read_json_as`."""
-    return read_json_as(path, Any, "JSON file")
-
-
-def read_json_as(path: str | Path, form: type[_T], what: str) -> _T:
-    """Read a UTF-8 JSON file (a byte-order mark is allowed) into a type; other keys are skipped without using memory.
-
-    Args:
-        path: the file.
-        form: a ``msgspec.Struct``, or another type that msgspec decodes.
-        what: name of the kind of file, for error messages.
-
-    Raises:
-        UserError: the file is missing, not UTF-8, not JSON, or of another form; the message says where.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    try:
-        return msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=form)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{path} is no {what}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); is it a JSON file?") from error
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path} is not whole JSON: {error}; copy or download it again") from error
 
 
 def read_text(path: str | Path, flag: str) -> str:

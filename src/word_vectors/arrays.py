@@ -11,7 +11,8 @@ import numpy as np
 
 from src.data.metadata import load_metadata
 from src.errors import UserError, first_line, prefix_errors
-from src.utils.files import read_json_as, read_lines
+from src.utils.files import read_lines
+from src.utils.json_files import read_json_as
 from src.utils.optional import import_extra
 from src.word_vectors.base import WordSource, as_vector
 
