@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from src.errors import UserError
-from src.utils.files import atomic_write, check_writable, write_json
+from src.utils.files import atomic_write, check_writable, refuse_inputs, write_json
 from src.utils.json_files import read_json
+from src.utils.temporary import sweep_temporary
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(("mode", "content"), [("wb", b"\x00\xff"), ("w", "grün 日本\n")])
@@ -117,3 +125,175 @@ def test_check_writable_leaves_files_unchanged(tmp_path):
         check_writable(tmp_path / "old.json" / "r.json", "--json")
     with pytest.raises(UserError, match=r"--json .*new: is a folder"):
         check_writable(tmp_path / "new", "--json")
+
+
+TEMPORARY = re.compile(r"\.sdl-[a-z0-9_]{8}\.tmp")
+
+
+@pytest.mark.parametrize("length", [241, 250, 255])
+def test_a_name_may_be_as_long_as_the_disk_allows(length, tmp_path):
+    path = tmp_path / ("n" * length)
+    write_json(path, 1)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_the_temporary_name_is_short_and_beside_the_target(tmp_path):
+    with atomic_write(tmp_path / "x", "w"):
+        (name,) = os.listdir(tmp_path)
+    assert TEMPORARY.fullmatch(name)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_its_target_is_replaced(exists, tmp_path):
+    real = tmp_path / "below" / "real.json"
+    real.parent.mkdir()
+    if exists:
+        real.write_text("old")
+    (tmp_path / "two").symlink_to("below/real.json")
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    write_json(tmp_path / "one", 1)
+    assert (tmp_path / "one").is_symlink()
+    assert (tmp_path / "two").is_symlink()
+    assert read_json(real) == 1
+
+
+def test_a_link_to_itself_is_a_user_error(tmp_path):
+    (tmp_path / "x").symlink_to("x")
+    with pytest.raises(UserError, match=r"cannot write .*x"):
+        write_json(tmp_path / "x", 1)
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_file_keeps_its_mode(tmp_path):
+    write_json(tmp_path / "x", 1)
+    (tmp_path / "x").chmod(0o640)
+    write_json(tmp_path / "x", 2)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("mode", ["wb", "w"])
+def test_a_fifo_gets_everything_at_once_and_stays(mode, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()), daemon=True)
+    reader.start()
+    content = "é" * 200_000  # more than a pipe holds
+    with atomic_write(tmp_path / "link", mode) as stream:
+        stream.write("no" if mode == "w" else b"no")
+        stream.seek(0)
+        stream.write(content if mode == "w" else content.encode())
+    reader.join()
+    assert got == [content.encode()]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_fifo_whose_reader_ends_is_a_user_error(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = threading.Thread(target=lambda: os.close(os.open(tmp_path / "pipe", os.O_RDONLY)), daemon=True)
+    reader.start()
+    with pytest.raises(UserError, match=r"cannot write .*pipe: its reader ended"):
+        write_json(tmp_path / "pipe", "x" * 1_000_000)
+    reader.join()
+
+
+def test_a_failed_block_sends_nothing_to_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for a reader
+    with pytest.raises(ValueError, match="no"), atomic_write(tmp_path / "pipe"):
+        raise ValueError("no")
+
+
+def test_devices_are_written_to():
+    before = os.stat("/dev/null")
+    write_json("/dev/null", 1)
+    assert os.path.samestat(before, os.stat("/dev/null"))
+    with pytest.raises(UserError, match=r"cannot write /dev/full: No space left"):
+        write_json("/dev/full", 1)
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1", "link"])
+@pytest.mark.parametrize("mode", ["w", "a"])
+def test_the_standard_output_is_continued_wherever_it_goes(name, mode, tmp_path):
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    (tmp_path / "log").write_text("earlier\n")
+    code = f"import src.utils.files as f; print('before'); f.write_json({name!r}, 1); print('after')"
+    with open(tmp_path / "log", mode) as log:
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            check=True,
+        )
+    assert (tmp_path / "log").read_text() == ("earlier\n" if mode == "a" else "") + "before\n1\nafter\n"
+    assert sorted(os.listdir(tmp_path)) == ["link", "log"]
+
+
+def test_sweeping_takes_dead_temporaries_only(tmp_path):
+    for name in (".sdl-abcdefgh.tmp", ".sdl-mine.tmp", "sdl-abcdefgh.tmp", ".report.tmp"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".sdl-linklink.tmp").symlink_to(".report.tmp")
+    os.mkfifo(tmp_path / ".sdl-fifofifo.tmp")
+    (tmp_path / ".sdl-folderrr.tmp").mkdir()
+    before = set(os.listdir(tmp_path))
+    with atomic_write(tmp_path / "x"):
+        sweep_temporary(tmp_path)
+        assert len(set(os.listdir(tmp_path)) - before) == 1
+    assert before - set(os.listdir(tmp_path)) == {".sdl-abcdefgh.tmp"}
+    sweep_temporary(tmp_path / "none")
+
+
+def test_where_there_are_no_locks_old_temporaries_are_dead(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.utils.temporary.try_lock", lambda _: None)
+    for name in (".sdl-oldoldol.tmp", ".sdl-newnewne.tmp"):
+        (tmp_path / name).write_text("x")
+    os.utime(tmp_path / ".sdl-oldoldol.tmp", (1, 1))
+    sweep_temporary(tmp_path)
+    assert os.listdir(tmp_path) == [".sdl-newnewne.tmp"]
+
+
+def test_the_next_start_sweeps_what_a_killed_writer_left(tmp_path):
+    code = (
+        "import os, signal\nfrom src.utils.files import atomic_write\n"
+        f"with atomic_write({str(tmp_path / 'x')!r}) as stream:\n  stream.write(b'half'); stream.flush()\n"
+        "  os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert TEMPORARY.fullmatch(os.listdir(tmp_path)[0])
+    check_writable(tmp_path / "x", "--json")
+    assert os.listdir(tmp_path) == []
+
+
+def test_check_writable_neither_opens_a_fifo_nor_touches_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null", "/dev/stdout"):
+        check_writable(path, "--json")
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link, shutil.copy])
+def test_an_output_is_no_input(link, tmp_path):
+    (tmp_path / "model.pth").write_text("weights")
+    link(tmp_path / "model.pth", tmp_path / "other")
+    inputs = [("--pic_path", tmp_path / "none"), ("--model_path", tmp_path / "model.pth")]
+    outputs = {"--csv": tmp_path / "t.csv", "--json": tmp_path / "other"}
+    if link is shutil.copy:
+        refuse_inputs(outputs, inputs)
+    else:
+        with pytest.raises(UserError, match=r"--json .*other: would overwrite --model_path .*model\.pth; choose"):
+            refuse_inputs(outputs, inputs)
+
+
+def test_a_folder_that_is_read_stands_for_its_files(tmp_path):
+    folder = tmp_path / "data"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "labels.json").write_text("[]")
+    refuse_inputs({"--json": folder / "new.json"}, [("--metadata", folder)])
+    with pytest.raises(UserError, match=r"--json .*labels\.json: would overwrite --metadata .*data;"):
+        refuse_inputs({"--json": folder / "below" / "labels.json"}, [("--metadata", folder)])
+
+
+def test_two_outputs_are_no_one_file(tmp_path):
+    (tmp_path / "link").symlink_to("a.json")
+    with pytest.raises(UserError, match=r"--json and --csv .*link: the same file; give each its own"):
+        refuse_inputs({"--json": tmp_path / "a.json", "--csv": tmp_path / "link"}, [])
+    refuse_inputs({"--json": Path("/dev/null"), "--csv": Path("/dev/null")}, [])

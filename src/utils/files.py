@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from src.errors import UserError
+from src.utils.streams import is_stream, write_through
+from src.utils.temporary import sweep_temporary, temporary_file
+
+_noted: dict[Path, Callable[[Path, Path], None]] = {}  # folder -> what is told of each file that is about to appear
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file that replaces ``path`` if the block ends without an exception.
 
-    A killed or failed run leaves the previous file untouched.
+    A killed or failed run leaves the previous file untouched; :func:`src.utils.temporary.sweep_temporary` removes the
+    temporary file. A file keeps its mode. A link stays, and the file that it points to is replaced. A device, a FIFO
+    or an open file such as ``/dev/stdout`` is written to when the block ends.
 
     Args:
         path: the file to write; its folder is created if missing.
@@ -27,23 +35,11 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         UserError: the folder cannot be created or written to, the disk is full, or ``path`` is a folder.
     """
     path = Path(path)
+    write = write_through if is_stream(path) else _write_and_rename
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; choose an output folder that is writable"
-        ) from error
-    try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as stream:
+        with write(path, mode) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        make_readable(temporary)
-        os.replace(temporary, path)
     except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
         # torch.save raises a RuntimeError of its own from an OSError of the stream
         failure = error.__context__ if isinstance(error, RuntimeError) else error
         # A broken pipe is that of the standard output, to which the block may print
@@ -52,21 +48,116 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
+@contextmanager
+def _write_and_rename(path: Path, mode: str) -> Iterator[IO[Any]]:
+    target = Path(os.path.realpath(path))
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = stack.enter_context(temporary_file(target.parent))
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path}: {error.strerror or error}; choose an output folder that is writable"
+            ) from error
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        _give_mode(temporary, target)
+        for folder, note in list(_noted.items()):
+            if folder in target.parents:
+                note(Path(temporary), target)
+        os.replace(temporary, target)
+
+
+@contextmanager
+def noting(folder: Path, note: Callable[[Path, Path], None]) -> Iterator[None]:
+    """Call ``note(temporary, target)`` before :func:`atomic_write` renames anything below a folder; see the manifest.
+
+    Args:
+        folder: without links (``os.path.realpath``).
+        note: called with the finished temporary file, and the file that it will replace.
+    """
+    _noted[folder] = note
+    try:
+        yield
+    finally:
+        del _noted[folder]
+
+
 def check_writable(path: str | Path, flag: str) -> None:
     """Check before a long run that ``path``, the value of ``flag``, can be written; an existing file stays as it is.
 
+    Temporary files that killed runs left in its folder are removed.
+
     Raises:
-        UserError: it is a folder, or its folder cannot be created or written to.
+        UserError: it is a folder or read-only, or its folder cannot be created or written to.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{flag} {path}: is a folder; give the path of a file")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        if os.path.exists(path) and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if not is_stream(path):
+            folder = Path(os.path.realpath(path)).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                sweep_temporary(folder)
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be written: {error.strerror or error}; choose another place") from error
+
+
+def refuse_inputs(outputs: Mapping[str, Path], inputs: Iterable[tuple[str, Path]]) -> None:
+    """Check before any work that no output takes the place of an input or of another output.
+
+    Links and hard links are resolved. Devices may be given several times.
+
+    Args:
+        outputs: flag -> the file to write.
+        inputs: (flag, file that is read). A folder stands for all files in it and below.
+
+    Raises:
+        UserError: one would; the message names both flags.
+    """
+    taken: dict[object, str] = {}
+    for name, path in outputs.items():
+        if not _is_character_device(path) and (other := taken.setdefault(_identity(path), name)) != name:
+            raise UserError(f"{other} and {name} {path}: the same file; give each its own")
+    for flag, source in inputs:
+        if os.path.isdir(source):
+            within = [name for name, path in outputs.items() if _is_below(path, source)]
+        else:
+            within = [taken[_identity(source)]] if _identity(source) in taken else []
+        if within:
+            raise UserError(f"{within[0]} {outputs[within[0]]}: would overwrite {flag} {source}; choose another file")
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Return whether a file that exists lies in a folder or below it."""
+    return path.is_file() and Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
+
+
+def _identity(path: Path) -> object:
+    """Return a value that two paths share if they are one file, which need not exist yet."""
+    with suppress(OSError):
+        facts = os.stat(path)
+        return facts.st_dev, facts.st_ino
+    return os.path.normcase(os.path.realpath(path))
+
+
+def _is_character_device(path: Path) -> bool:
+    with suppress(OSError):
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    return False
+
+
+def _give_mode(temporary: str, target: Path) -> None:
+    """Give a temporary file the mode of the file that it replaces, or else the usual one."""
+    try:
+        os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+    except FileNotFoundError:
+        make_readable(temporary)
 
 
 def make_readable(path: str | Path, folder: bool = False) -> None:

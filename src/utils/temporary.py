@@ -1,0 +1,77 @@
+"""Temporary files beside the files that they replace, which tell a living writer from a dead one.
+
+The name is short, so that it fits wherever the target's name does. The writer holds a lock on the file: what is not
+locked was left by a run that was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from src.utils.locks import UNFOLLOWED, is_same_file, try_lock
+
+_PREFIX, _SUFFIX = ".sdl-", ".tmp"
+_NAME = re.compile(r"\.sdl-[a-z0-9_]{8}\.tmp")
+_OLD = 24 * 3600.0  # seconds without a change, after which a file counts as dead where there are no locks
+
+
+@contextmanager
+def temporary_file(folder: Path) -> Iterator[tuple[int, str]]:
+    """Make a temporary file in a folder, private to its owner, to be renamed before the block ends.
+
+    It is removed if the block ends with an exception. The block closes the descriptor.
+
+    Yields:
+        (descriptor, path).
+
+    Raises:
+        OSError: on entering: it cannot be created.
+    """
+    while True:
+        descriptor, path = tempfile.mkstemp(dir=folder, prefix=_PREFIX, suffix=_SUFFIX)
+        if try_lock(descriptor) is not False and is_same_file(descriptor, path):
+            break
+        os.close(descriptor)  # a sweeper was faster than the lock
+    # The lock lasts until all copies of the descriptor are closed; Windows, without locks, renames no open file
+    lock = None if sys.platform == "win32" else os.dup(descriptor)
+    try:
+        yield descriptor, path
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def sweep_temporary(folder: str | Path) -> None:
+    """Remove the temporary files in a folder whose writers are dead; all else stays, also what cannot be removed."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if _NAME.fullmatch(entry.name)]
+    except OSError:
+        return
+    for name in names:
+        with suppress(OSError):
+            _remove_dead(os.path.join(folder, name))
+
+
+def _remove_dead(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR | UNFOLLOWED)
+    try:
+        facts = os.fstat(descriptor)
+        locked = try_lock(descriptor)
+        if locked is None:
+            locked = time.time() - facts.st_mtime > _OLD
+        if locked and stat.S_ISREG(facts.st_mode) and is_same_file(descriptor, path):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
