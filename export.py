@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config.arguments import run_script
-from src.config.export import ExportSettings, export_parser, export_settings
-from src.errors import UserError, prefix_errors
+from src.utils.script import run_script
 
 if TYPE_CHECKING:
     from src.checkpoint import CheckpointInfo
+    from src.config.export import ExportSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    from src.config.export import export_parser, export_settings
+
     settings = export_settings(export_parser(__doc__).parse_args(argv))
     from src.utils.optional import import_extra
 
@@ -46,6 +47,7 @@ def export(settings: ExportSettings) -> None:
     from src.checkpoint import load_checkpoint
     from src.checkpoint.digest import file_digest
     from src.data.transforms import eval_transform
+    from src.errors import prefix_errors
     from src.exported.facts import ExportFacts, to_metadata
     from src.exported.graph import check_parity, set_metadata, trace, with_outputs
     from src.exported.int8 import calibration_batches, to_int8
@@ -86,6 +88,7 @@ def with_labels(info: CheckpointInfo, settings: ExportSettings) -> CheckpointInf
     Raises:
         UserError: the checkpoint has labels of its own, or there is no such folder.
     """
+    from src.errors import UserError, prefix_errors
     from src.inference.vocabulary import labels_for
 
     folder = settings.dataset_path
@@ -110,6 +113,7 @@ def calibration_paths(settings: ExportSettings) -> list[Path]:
     """
     from src.data.metadata import detect_kind, load_metadata
     from src.data.parts import load_training_set
+    from src.errors import UserError
     from src.inference.input_paths import expand
 
     paths: set[Path] = set()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from src.config.arguments import run_script
-from src.config.infer import infer_parser, infer_settings
+from src.utils.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    from src.config.infer import infer_parser, infer_settings
+
     settings = infer_settings(infer_parser(__doc__).parse_args(argv))
     from src.inference.run import run  # imports PyTorch, which --help does not need
 

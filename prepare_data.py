@@ -6,8 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from src.config.arguments import run_script
-from src.config.prepare import parse
+from src.utils.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,6 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    from src.config.prepare import parse
+
     settings, vectors, output = parse(argv)
     from src.prepare.run import prepare  # imports PyTorch, which --help does not need
 

@@ -7,10 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from src.config.arguments import run_script
-from src.config.recipes import parse_with_recipe, write_settings
-from src.config.train import complete, train_parser, train_settings
-from src.errors import NonFiniteRunError, prefix_errors
+from src.utils.script import NOT_FINITE, run_script
 
 if TYPE_CHECKING:
     from src.config.train import TrainSettings
@@ -21,16 +18,20 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script: returns 0, 1 if the loss is not finite, or 128 + N if signal N stopped the run."""
+    """Run the script: returns 0, 3 if the loss is not finite, or 128 + N if signal N stopped the run."""
     return run_script("train.py", _main, argv)
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    from src.config.recipes import parse_with_recipe, write_settings
+    from src.config.train import complete, train_parser, train_settings
+
     parser = train_parser(__doc__)
     args = complete(parse_with_recipe(parser, argv))
     settings = train_settings(args)
 
     from src.data.dataset import guard_workers
+    from src.errors import NonFiniteRunError, prefix_errors
     from src.training.setup import build_components
     from src.utils.distributed import joined
     from src.utils.signals import StoppedBySignalError, listening
@@ -46,7 +47,7 @@ def _main(argv: Sequence[str] | None) -> int:
         except NonFiniteRunError as error:
             advice = "lower --lr, or give --precision float32"
             print(f"train.py: the loss is not finite in {error}; {advice}", file=sys.stderr)
-            return 1
+            return NOT_FINITE
         except StoppedBySignalError as stopped:
             if processes.is_first:
                 print(f"train.py: stopped ({stopped}); resume with the same command and --resume", file=sys.stderr)

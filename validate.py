@@ -6,8 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from src.config.arguments import run_script
-from src.config.validate import validate_parser, validate_settings
+from src.utils.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,6 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    from src.config.validate import validate_parser, validate_settings
+
     settings = validate_settings(validate_parser(__doc__).parse_args(argv))
     from src.validation import validate  # PyTorch takes seconds to import: --help and mistakes are answered before
 

@@ -24,7 +24,7 @@ import train
 import validate
 from reproduce.experiments import EXPERIMENTS, Experiment
 from reproduce.tables import Published, read_published, results, write_results
-from src.config.arguments import ArgumentParser, run_script
+from src.config.arguments import ArgumentParser
 from src.config.prepare import SOURCES, VectorSettings
 from src.config.recipes import parse_with_recipe
 from src.config.settings import add_flags
@@ -32,6 +32,7 @@ from src.config.train import train_parser
 from src.data.metadata import detect_kind
 from src.errors import UserError
 from src.utils.files import read_json, write_json
+from src.utils.script import run_script
 
 Main = Callable[[Sequence[str] | None], int]
 

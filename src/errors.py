@@ -27,7 +27,7 @@ class UserError(Exception):
 
 
 class NonFiniteRunError(Exception):
-    """A loss or gradient in training is NaN or infinite; the message says where. Scripts exit with status 1."""
+    """A loss or gradient in training is NaN or infinite; the message says where. Scripts exit with status 3."""
 
 
 def raise_collected(problems: list[str]) -> None:

@@ -62,25 +62,6 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def run_script(name: str, main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a script's main function and return the exit status.
-
-    A :class:`UserError` is printed to standard error (status 2). Ctrl-C prints one line (status 130, as in shells). A
-    closed output pipe ends the run silently (status 141).
-    """
-    try:
-        return main(argv)
-    except UserError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # for example in ``script | head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush would raise again
-        return 141
-
-
 def positive_int(text: str) -> int:
     """Argparse type: a whole number from 1."""
     return _whole_number(text, 1)
