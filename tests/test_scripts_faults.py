@@ -236,7 +236,7 @@ def test_resumed_run_does_not_repeat_warnings_of_images(sample, tmp_path):
 
 def test_non_finite_loss_stops_the_run(sample, tmp_path):
     finished = attempt(sample, tmp_path / "out", "--lr", 1e30)
-    assert finished.returncode == 1
+    assert finished.returncode == 3
     (line,) = finished.stderr.splitlines()
     for word in ("not finite in epoch 1, step 2: ", "rank nan", "diversity ", "regularizer ", "lower --lr"):
         assert word in line

@@ -122,7 +122,8 @@ def _guard_streams() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # names need not be UTF-8
+        with contextlib.suppress(io.UnsupportedOperation):  # somebody has read from it
+            sys.stdin.reconfigure(errors="surrogateescape")  # names need not be UTF-8
 
 
 def _guarded(stream: Any, descriptor: int) -> io.TextIOWrapper:
