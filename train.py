@@ -11,7 +11,7 @@ from src.utils.script import NOT_FINITE, run_script
 
 if TYPE_CHECKING:
     from src.config.train import TrainSettings
-    from src.training.state import TrainState
+    from src.training.progress import TrainState
     from src.training.trainer import TrainComponents
     from src.utils.distributed import Processes
     from src.utils.signals import StopRequest
@@ -33,11 +33,12 @@ def _main(argv: Sequence[str] | None) -> int:
     from src.data.dataset import guard_workers
     from src.errors import NonFiniteRunError, prefix_errors
     from src.training.setup import build_components
+    from src.training.step_failures import explained_failures
     from src.utils.distributed import joined
     from src.utils.signals import StoppedBySignalError, listening
 
     # Outermost, since PyTorch reports a dead worker wherever this process happens to be
-    with guard_workers(), joined(settings.device) as processes, listening() as stop:
+    with guard_workers(), joined(settings.device) as processes, listening() as stop, explained_failures(settings.run):
         try:
             components, state = build_components(settings, processes, stop)
             if processes.is_first:

@@ -200,6 +200,19 @@ def edit_json(path: Path, change: Callable[[Any], Any]) -> None:
     path.write_text(json.dumps(change(content)), encoding="utf-8")
 
 
+def remove_image(data: Path) -> None:
+    """Remove the last training image from the labels."""
+    gone = file_names(data, "train")[-1]
+
+    def without_last(content: dict[str, Any]) -> dict[str, Any]:
+        (number,) = (image["id"] for image in content["images"] if image["file_name"] == gone)
+        images = [image for image in content["images"] if image["id"] != number]
+        marks = [mark for mark in content["annotations"] if mark["image_id"] != number]
+        return {**content, "images": images, "annotations": marks}
+
+    edit_json(data / "train.json", without_last)
+
+
 def edit_split(metadata: Path, **changes: Any) -> Path:
     """Replace entries of ``split.json``."""
     edit_json(metadata / "split.json", lambda content: {**content, **changes})

@@ -83,3 +83,15 @@ def test_single_last_image_joins_the_previous_step():
     assert [micro_batch.rows for micro_batch in micro_batches(torch.arange(11), 4, process=0, processes=2)] == [
         [0, 1, 2, 3, 4, 5]
     ]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 5])
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_no_process_gets_a_single_image(batch_size, accumulate, processes):
+    for count in range(2 * processes, 60):
+        for process in range(processes):
+            batches = micro_batches(
+                torch.arange(count), batch_size, accumulate=accumulate, process=process, processes=processes
+            )
+            assert min(len(batch.rows) for batch in batches) > 1

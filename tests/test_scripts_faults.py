@@ -19,7 +19,7 @@ from src.data.parts import load_training_set
 from src.data.transforms import eval_transform
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
-from src.training.state import read_state
+from src.training.resume import read_state
 from tests.fork_helpers import Forks
 from tests.script_helpers import (
     FULL,
@@ -379,7 +379,7 @@ def after_a_kill(folder: Path, steps: int, saved: int) -> int:
         assert [entry["epoch"] for entry in entries] == list(range(1, len(entries) + 1))
     with contextlib.redirect_stderr(None):
         state = read_state(folder)
-    now = 0 if state is None else state["scheduler"]["last_epoch"]
+    now = 0 if state is None else state.content["scheduler"]["last_epoch"]
     assert now >= saved  # no state is lost
     assert steps - now <= SAVE_STEPS
     return now

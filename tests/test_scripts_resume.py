@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as nnf
 
 from src.models import create_model
@@ -20,6 +21,7 @@ from tests.script_helpers import (
     file_names,
     log_of,
     logged_by,
+    remove_image,
     same_run,
     snapshot,
     stored,
@@ -122,6 +124,34 @@ def test_resume_after_a_stop_during_evaluation(uninterrupted, sample, tmp_path, 
     same_run(tmp_path / "out", uninterrupted)
 
 
+def test_constant_schedule_with_more_epochs_equals_uninterrupted_run(sample, tmp_path):
+    flags = (*RUN, "--schedule", "constant", "--warm-up", 0, "--ema", 0.8)
+    train_here(sample, tmp_path / "uninterrupted", *flags)
+    train_here(sample, tmp_path / "out", *flags, "--num-epochs", 1)
+    with logged_by(StopAt(2 * STEPS + 1)):
+        attempt(sample, tmp_path / "out", *flags, "--num-epochs", EPOCHS, "--resume")
+    train_here(sample, tmp_path / "out", *flags, "--num-epochs", EPOCHS, "--resume")
+    same_run(tmp_path / "out", tmp_path / "uninterrupted")
+    message = user_error(attempt(sample, tmp_path / "out", *flags, "--num-epochs", 1, "--resume"))
+    assert "--num_epochs 1 (was 3): epoch 3 of the run has begun; give at least that many" in message
+
+
+def test_warm_up_stays_as_long_as_it_was_when_epochs_are_added(sample, tmp_path):
+    flags = (*RUN, "--schedule", "constant", "--warm-up", 0.8)
+    train_here(sample, tmp_path / "out", *flags, "--num-epochs", 1)  # four steps of five
+    for epochs in (2, 3):
+        train_here(sample, tmp_path / "out", *flags, "--num-epochs", epochs, "--resume")
+    rates = [entry["lr"]["head"] for entry in log_of(tmp_path / "out")]
+    assert rates == pytest.approx([1e-3] * 3)
+
+
+def test_early_stop_is_final_when_epochs_are_added(sample, tmp_path):
+    flags = (*RUN, "--schedule", "constant", "--lr", 1e-20, "--early-stopping", 1)
+    train_here(sample, tmp_path / "out", *flags, "--num-epochs", 2)
+    train_here(sample, tmp_path / "out", *flags, "--num-epochs", 5, "--resume")
+    assert len(log_of(tmp_path / "out")) == 2
+
+
 def test_resume_leaves_a_finished_run_unchanged(uninterrupted, sample, tmp_path):
     folder = Path(shutil.copytree(uninterrupted, tmp_path / "out"))
     drawn_anew = {"settings.toml", "curves.png", "report.html", "report.html.sha256"}
@@ -168,10 +198,8 @@ def test_resumed_run_computes_in_the_precision_of_its_start(sample, tmp_path, mo
     assert "--precision float32 (was bf16)" in message
     train_here(sample, tmp_path / "out", *RUN, "--resume")
     same_run(tmp_path / "out", tmp_path / "uninterrupted")
-    monkeypatch.setattr(
-        "src.training.setup.read_state",
-        lambda folder: {**stored(folder / "state.pt"), "settings": {"precision": "fp16"}},
-    )
+    content = stored(tmp_path / "out" / "state.pt")
+    torch.save({**content, "settings": {**content["settings"], "precision": "fp16"}}, tmp_path / "out" / "state.pt")
     assert "--precision fp16, which a CPU" in user_error(attempt(sample, tmp_path / "out", *RUN, "--resume"))
 
 
@@ -184,18 +212,6 @@ def rename_image(data: Path) -> None:
 
 def remove_label(data: Path) -> None:
     edit_json(data / "train.json", lambda content: {**content, "annotations": content["annotations"][1:]})
-
-
-def remove_image(data: Path) -> None:
-    gone = file_names(data, "train")[-1]
-
-    def without_last(content):
-        (number,) = (image["id"] for image in content["images"] if image["file_name"] == gone)
-        images = [image for image in content["images"] if image["id"] != number]
-        marks = [mark for mark in content["annotations"] if mark["image_id"] != number]
-        return {**content, "images": images, "annotations": marks}
-
-    edit_json(data / "train.json", without_last)
 
 
 def negate_word_vector(data: Path) -> None:

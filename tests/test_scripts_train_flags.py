@@ -17,11 +17,13 @@ from src.training.mixed_precision import check_compiler
 from tests.script_helpers import (
     SETTINGS,
     TINY,
+    attempt,
     call,
     copy_of,
     edit_split,
     first_loss,
     log_of,
+    remove_image,
     stored,
     succeeded,
     train_frozen,
@@ -286,3 +288,32 @@ def test_feature_cache_tells_precisions_apart(sample, tmp_path):
     for count, precision in ((2, "float32"), (4, "bf16"), (4, "bf16")):
         train_frozen(sample, tmp_path / "out", cache, 5, "--num-epochs", 1, "--precision", precision, "--overwrite")
         assert len(list(cache.iterdir())) == count
+
+
+# The size of a batch
+
+
+def test_batch_of_one_image_with_features_of_one_pixel_is_a_user_error(sample, tmp_path):
+    message = user_error(attempt(sample, tmp_path / "out", "-b", 1, "--num-epochs", 1))
+    assert "--batch-size 1: batch norm cannot train on a single image" in message
+    for remedy in ("larger --batch-size or --image-size", "--freeze-bn"):
+        assert remedy in message
+    train_here(sample, tmp_path / "out", "-b", 1, "--num-epochs", 1, "--freeze-bn")
+
+
+@pytest.mark.parametrize("flags", [("-b", 23), ("-b", 3, "--accumulate", 3), ("-b", 2, "--accumulate", 6)])
+def test_single_image_that_is_left_over_joins_others(sample, tmp_path, flags):
+    data = copy_of(sample, tmp_path / "data")
+    if flags[1] == 2:
+        remove_image(data)
+    train_here(data, tmp_path / "out", *flags, "--num-epochs", 1)
+
+
+def test_too_little_memory_is_a_user_error(sample, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("src.training.trainer.train_epoch", full)
+    message = user_error(attempt(sample, tmp_path / "out"))
+    assert "--batch-size 8: there is not enough memory (CUDA out of memory" in message
+    assert "--accumulate" in message

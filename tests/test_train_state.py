@@ -17,10 +17,13 @@ from src.errors import UserError
 from src.loss_functions.SDL_loss import SDLLoss
 from src.training.engine import EpochSums, Learner, TrainBatch, train_epoch
 from src.training.optim import MovingAverage, make_schedule, parameter_groups
-from src.training.state import PREVIOUS, STATE, RunIdentity, TrainState, data_facts, read_state, restore, save_state
+from src.training.progress import TrainState
+from src.training.resume import StoredState, read_state, restore
+from src.training.state import PREVIOUS, STATE, RunIdentity, data_facts, save_state
 from tests.helpers import make_toy_split
+from tests.state_helpers import log_entry
 
-SETTINGS = {"lr": 0.02, "num_epochs": 4, "workers": 2}
+SETTINGS = {"lr": 0.02, "num_epochs": 4, "workers": 2, "precision": "float32", "schedule": "one_cycle"}
 IDENTITY = RunIdentity(SETTINGS, {"training images": 9})
 
 
@@ -42,6 +45,12 @@ def batch(seed: int) -> TrainBatch:
     return TrainBatch(draw(4, 6, seed=seed), (draw(4, 5, seed=seed + 50) > 0).int(), torch.arange(4))
 
 
+def state_in(folder: Path) -> StoredState:
+    stored = read_state(folder)
+    assert stored is not None
+    return stored
+
+
 def tensors(learner: Learner) -> list[Tensor]:
     assert learner.average is not None
     return [*learner.module.state_dict().values(), *learner.average.module.state_dict().values()]
@@ -54,9 +63,9 @@ def test_resume_equals_uninterrupted_run(tmp_path, kind, precision):
     train_epoch(whole, [batch(seed) for seed in range(7)], sums)
     first, first_sums = make(kind, precision), EpochSums()
     train_epoch(first, [batch(seed) for seed in range(3)], first_sums)
-    save_state(tmp_path, first, TrainState(5, epoch=2, step=3, sums=first_sums), IDENTITY)
+    save_state(tmp_path, first, TrainState(5, epoch=2, step=3, sums=first_sums, entries=[log_entry(1)]), IDENTITY)
     second = make(kind, precision)
-    state = restore(read_state(tmp_path) or {}, second, IDENTITY)
+    state = restore(state_in(tmp_path), second, IDENTITY)
     assert (state.epoch, state.step, state.seed) == (2, 3, 5)
     train_epoch(second, [batch(seed) for seed in range(3, 7)], state.sums)
     assert all(torch.equal(one, other) for one, other in zip(tensors(whole), tensors(second), strict=True))
@@ -66,11 +75,12 @@ def test_resume_equals_uninterrupted_run(tmp_path, kind, precision):
 
 def test_state_is_restored(tmp_path):
     state = TrainState(
-        2**40, epoch=3, step=7, sums=EpochSums(*map(float, range(8))), entries=[{"epoch": 1, "metrics": {"a": 0.1}}],
+        2**40, epoch=3, step=7, sums=EpochSums(*map(float, range(8))), entries=[log_entry(1), log_entry(2)],
         best={"seen": (12.5, 2)}, bad=["a.jpg: cut short"], lr={"head": 0.1}, seconds=3.5, finished=True,
+        planned_epochs=2,
     )  # fmt: skip
     save_state(tmp_path, make(), state, IDENTITY)
-    assert restore(read_state(tmp_path) or {}, make(), IDENTITY) == state
+    assert restore(state_in(tmp_path), make(), IDENTITY) == state
 
 
 @pytest.mark.parametrize("saved", [None, torch.float16])
@@ -79,17 +89,21 @@ def test_state_of_another_precision_is_refused(tmp_path, saved):
     save_state(tmp_path, make(precision=saved), TrainState(5), IDENTITY)
     other = make(precision=torch.float16 if saved is None else None)
     with pytest.raises(UserError, match=r"--resume: .* with(out)? a loss scaler; give the --precision of"):
-        restore(read_state(tmp_path) or {}, other, IDENTITY)
-    restore(read_state(tmp_path) or {}, make(precision=saved), IDENTITY)
+        restore(state_in(tmp_path), other, IDENTITY)
+    restore(state_in(tmp_path), make(precision=saved), IDENTITY)
 
 
 def saved_twice(folder: Path) -> None:
     for epoch in (1, 2):
-        save_state(folder, make(), TrainState(0, epoch=epoch), IDENTITY)
+        save_state(folder, make(), at(epoch), IDENTITY)
 
 
-def epoch_of(content: dict[str, Any] | None) -> int | None:
-    return None if content is None else content["progress"]["epoch"]
+def at(epoch: int) -> TrainState:
+    return TrainState(0, epoch=epoch, entries=[log_entry(number) for number in range(1, epoch)])
+
+
+def epoch_of(stored: StoredState | None) -> int | None:
+    return None if stored is None else stored.progress.epoch
 
 
 def test_previous_state_is_a_backup(tmp_path):
@@ -127,20 +141,50 @@ def test_failed_write_keeps_the_latest_state(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", lambda *arguments: pytest.fail("the disk is full"))
         with pytest.raises(pytest.fail.Exception):
-            save_state(tmp_path, make(), TrainState(0, epoch=3), IDENTITY)
+            save_state(tmp_path, make(), at(3), IDENTITY)
     assert epoch_of(read_state(tmp_path)) == 2
-    save_state(tmp_path, make(), TrainState(0, epoch=4), IDENTITY)
+    save_state(tmp_path, make(), at(4), IDENTITY)
     assert epoch_of(read_state(tmp_path)) == 4
 
 
 def test_other_flags_and_data_are_refused_but_free_flags_are_not(tmp_path):
     saved_twice(tmp_path)
-    content = read_state(tmp_path) or {}
-    restore(content, make(), replace(IDENTITY, settings={**SETTINGS, "workers": 0}))
+    stored = state_in(tmp_path)
+    restore(stored, make(), replace(IDENTITY, settings={**SETTINGS, "workers": 0}))
     with pytest.raises(UserError, match=r"--resume: .*: --lr 0.5 \(was 0.02\), --num_epochs 9 \(was 4\); give"):
-        restore(content, make(), replace(IDENTITY, settings={"lr": 0.5, "num_epochs": 9, "workers": 2}))
+        restore(stored, make(), replace(IDENTITY, settings={**SETTINGS, "lr": 0.5, "num_epochs": 9}))
     with pytest.raises(UserError, match=r"--resume: the data are not those of the run: training images 8 \(was 9\)"):
-        restore(content, make(), replace(IDENTITY, data={"training images": 8}))
+        restore(stored, make(), replace(IDENTITY, data={"training images": 8}))
+
+
+def test_flag_that_the_earlier_version_did_not_have_counts_as_its_default(tmp_path):
+    saved_twice(tmp_path)
+    newer = replace(IDENTITY, settings={**SETTINGS, "new_flag": 7}, defaults={"new_flag": 7, "lr": 1})
+    restore(state_in(tmp_path), make(), newer)
+    with pytest.raises(UserError, match=r"--new_flag 8 \(was 7\)"):
+        restore(state_in(tmp_path), make(), replace(newer, settings={**SETTINGS, "new_flag": 8}))
+
+
+# Another number of epochs
+
+
+def with_epochs(schedule: str, epochs: int) -> RunIdentity:
+    return replace(IDENTITY, settings={**SETTINGS, "schedule": schedule, "num_epochs": epochs})
+
+
+def test_constant_schedule_goes_on_for_more_epochs_or_for_as_many_as_have_begun(tmp_path):
+    save_state(tmp_path, make("constant"), replace(at(3), step=1), with_epochs("constant", 4))
+    for epochs in (3, 9):
+        restore(state_in(tmp_path), make("constant"), with_epochs("constant", epochs))
+    with pytest.raises(UserError, match=r"--resume: --num_epochs 2 \(was 4\): epoch 3 of the run has begun"):
+        restore(state_in(tmp_path), make("constant"), with_epochs("constant", 2))
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+def test_other_schedules_explain_why_they_cannot(schedule, tmp_path):
+    save_state(tmp_path, make(schedule), at(3), with_epochs(schedule, 4))
+    with pytest.raises(UserError, match=r"--num_epochs 9 \(was 4\); .*learning rates of all epochs .*--model-path"):
+        restore(state_in(tmp_path), make(schedule), with_epochs(schedule, 9))
 
 
 def test_data_facts_change_with_images_labels_and_vectors():

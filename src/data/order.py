@@ -45,8 +45,9 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """Return the micro-batches of one process in an epoch.
 
-    A step has ``batch_size * accumulate * processes`` images. The last one has fewer; if a process could get a single
-    image of it, which has no variance for batch norm, it is merged into the step before.
+    A step has ``batch_size * accumulate * processes`` images. The last one has fewer. A single image has no variance
+    for batch norm: no process gets one unless it is asked for, or there are too few images. A last step that is too
+    small for that is merged into the step before, and one that is uneven has fewer micro-batches.
 
     Args:
         order: [N] rows.
@@ -59,6 +60,8 @@ def micro_batches(
     sizes = _step_sizes(len(order), batch_size, accumulate, processes)
     for rows in order.split(sizes)[start:]:
         batches = min(accumulate, -(-len(rows) // (batch_size * processes)))
+        if batch_size > 1:
+            batches = max(1, min(batches, len(rows) // (2 * processes)))
         parts = rows.tensor_split(batches * processes)
         for batch in range(batches):
             own = parts[batch * processes + process]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from src.config.train import TrainSettings
 from src.embedding import Embedded
 from src.metrics import Protocol, format_report
-from src.training.state import TrainState
+from src.training.progress import TrainState
 from src.training.trainer import TrainComponents
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from src.checkpoint import CheckpointInfo, ModelConfig
-from src.config.train import DataSettings, OptimSettings, TrainSettings
+from src.config.train import DataSettings, OptimSettings, TrainSettings, train_parser
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
 from src.data.split import ZeroShotSplit
@@ -29,8 +29,10 @@ from src.training.initial_model import build_model
 from src.training.mixed_precision import DTYPES, check_compiler, choose_precision
 from src.training.model_selection import TrainValSplit, split_training_set
 from src.training.optim import MovingAverage, make_optimizer, make_schedule, parameter_groups
+from src.training.progress import TrainState, is_finished
+from src.training.resume import planned_epochs, read_state, restore_latest
 from src.training.run_folder import RunFolder
-from src.training.state import RunIdentity, TrainState, data_facts, read_state, restore
+from src.training.state import RunIdentity, data_facts
 from src.training.trainer import TrainComponents, steps_per_epoch
 from src.utils.device import seed_everything
 from src.utils.distributed import Processes, device_of
@@ -70,10 +72,10 @@ def build_components(
     folder = RunFolder(output.path_output, half=output.half_weights, every=output.save_epochs, keep=output.keep)
     stored = processes.from_first(read_state(folder.path) if output.resume and processes.is_first else None)
     seed = processes.from_first(secrets.randbelow(2**31) if settings.seed is None else settings.seed)
-    seed = seed if stored is None else stored["progress"]["seed"]
+    seed = seed if stored is None else stored.progress.seed
     settings = replace(settings, seed=seed)
     seed_everything(seed)  # a resumed run creates the same random backbone again
-    started_with = None if stored is None else stored["settings"]["precision"]
+    started_with = None if stored is None else stored.content["settings"]["precision"]
     precision = choose_precision(settings.precision, settings.autocast_enabled, device, started_with)
     train_val = split_training_set(data.training, settings.selection, seed)
     with prefix_errors("--model-path"):
@@ -84,21 +86,29 @@ def build_components(
         folder.check(has_state=stored is not None, resume=output.resume, overwrite=output.overwrite)
         print(describe(data, train_val, config, loader))
     source = _build_source(settings, data, model, config, train_val, loader)
-    total_steps = settings.run.num_epochs * steps_per_epoch(source.count, settings.run, processes)
+    num_steps = steps_per_epoch(source.count, settings.run, processes)
+    planned = planned_epochs(stored, settings.run.num_epochs)
     criterion = SDLLoss(
         weight=settings.loss.var_weight,
         wordvec_array=train_val.train.split.word_vectors,
         normalization=settings.loss.normalization,
         unknown=settings.loss.unknown,
     )
-    learner = build_learner(settings.optim, source.module, criterion, loader, total_steps)
+    learner = build_learner(settings.optim, source.module, criterion, loader, planned * num_steps)
     if settings.model.freeze_backbone:
         learner = replace(learner, precision=None)  # a head alone is fast enough in float32
     identity = RunIdentity(
         {**settings.flags, "precision": precision, "processes": processes.count},
         data_facts(data.training, data.metadata.split),
+        defaults=vars(train_parser(None).parse_args([])),
     )
-    state = TrainState(seed) if stored is None else restore(stored, learner, identity)
+    state = TrainState(seed, planned_epochs=planned)
+    if stored is not None:
+        stored, state = restore_latest(stored, learner, identity, num_steps, processes)
+        state.planned_epochs = planned
+        if state.step == 0 and state.entries:
+            run = settings.run
+            state.finished = is_finished(state, len(state.entries), run.num_epochs, run.early_stopping)
     if processes.is_first:
         with prefix_errors("--path_output"):
             folder.start(resumed=stored is not None)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-import zipfile
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from src.data.parts import TrainingSet
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
-from src.models.state_files import read_state_file
-from src.training.engine import EpochSums, Learner
+from src.training.engine import Learner
+from src.training.progress import TrainState
 from src.utils.files import atomic_write
 
 FORMAT = "sdl-training-state/3"
@@ -29,32 +28,18 @@ FREE_SETTINGS = frozenset(
 )  # fmt: skip
 
 
-@dataclass
-class TrainState:
-    """Progress of a run, beside its weights.
+class StoredState(NamedTuple):
+    """A state as it was read.
 
     Attributes:
-        seed: of order and augmentation; drawn at the start if none was given.
-        epoch, step: the current epoch, counted from 1, and its finished steps.
-        sums: of this epoch, in this process; in a saved state, in all of them.
-        entries: the lines of log.jsonl.
-        best: criterion -> (value, epoch).
-        bad: messages about unreadable images, each once.
-        lr: learning rates of the last step, by group.
-        seconds: time spent in this epoch so far.
-        finished: whether the last epoch is over.
+        path: the file.
+        content: of the file.
+        progress: part of it.
     """
 
-    seed: int
-    epoch: int = 1
-    step: int = 0
-    sums: EpochSums = field(default_factory=EpochSums)
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, tuple[float, int]] = field(default_factory=dict)
-    bad: list[str] = field(default_factory=list)
-    lr: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    finished: bool = False
+    path: Path
+    content: dict[str, Any]
+    progress: TrainState
 
 
 @dataclass(frozen=True)
@@ -64,31 +49,52 @@ class RunIdentity:
     Attributes:
         settings: flags as plain values, the precision in use, and the number of processes.
         data: facts of the data, see :func:`data_facts`.
+        defaults: values of the flags, for those that the version of the run's start did not have.
     """
 
     settings: Mapping[str, Any]
     data: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def check(self, content: Mapping[str, Any]) -> None:
+    def check(self, stored: StoredState) -> None:
         """Compare with a saved state.
 
         Raises:
             UserError: the flags or the data differ; all differences are named.
         """
-        flags = _differences(content["settings"], self.settings, "--")
+        then = {**self.defaults, **stored.content["settings"]}
+        flags = _differences(then, self.settings, "--")
+        if flags.keys() == {"num_epochs"} and self.settings.get("schedule") != "constant":
+            raise UserError(
+                f"--resume: the run was started with other flags: {flags['num_epochs']}; give that again. Under "
+                f"--schedule {self.settings.get('schedule')} the learning rates of all epochs depend on their number; "
+                "only --schedule constant can go on for more. To train on, start a new run from the last weights: "
+                "--model-path .../model-last.ckpt and another --path_output"
+            )
+        if "num_epochs" in flags and self.settings.get("schedule") == then.get("schedule") == "constant":
+            self._check_length(flags.pop("num_epochs"), stored.progress)
         if flags:
-            raise UserError(f"--resume: the run was started with other flags: {', '.join(flags)}; give those again")
-        data = _differences(content["data"], self.data)
+            raise UserError(
+                f"--resume: the run was started with other flags: {', '.join(flags.values())}; give those again"
+            )
+        data = _differences(stored.content["data"], self.data)
         if data:
-            raise UserError(f"--resume: the data are not those of the run: {', '.join(data)}")
+            raise UserError(f"--resume: the data are not those of the run: {', '.join(data.values())}")
+
+    def _check_length(self, difference: str, progress: TrainState) -> None:
+        """Check another number of epochs under a constant schedule, whose rates do not depend on it."""
+        begun = progress.epoch - (progress.step == 0)
+        if self.settings["num_epochs"] < begun:
+            raise UserError(f"--resume: {difference}: epoch {begun} of the run has begun; give at least that many")
 
 
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    return [
-        f"{prefix}{name} {value} (was {then.get(name)})"
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Describe each value that differs, by name."""
+    return {
+        name: f"{prefix}{name} {value} (was {textwrap.shorten(str(then.get(name)), 80)})"
         for name, value in now.items()
         if name not in FREE_SETTINGS and then.get(name) != value
-    ]
+    }
 
 
 def data_facts(training: TrainingSet, split: ZeroShotSplit) -> dict[str, Any]:
@@ -128,69 +134,3 @@ def save_state(folder: Path, learner: Learner, state: TrainState, identity: RunI
         os.replace(path, folder / PREVIOUS)
     with atomic_write(path) as stream:
         torch.save(content, stream)
-
-
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """Read the latest intact state of a run; None if the folder has none.
-
-    A damaged file is reported on standard error, and the one before it is used.
-
-    Raises:
-        UserError: there are files, but none can be read.
-    """
-    problems: list[str] = []
-    for name in (STATE, PREVIOUS):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            content = read_state_file(path)
-            _check_crc(path)
-            if content.get("format") != FORMAT:
-                raise UserError(f"{path} is no training state of this version")
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        if problems:
-            print(f"resuming from {path}: {'; '.join(problems)}", file=sys.stderr)
-        return dict(content)
-    if problems:
-        raise UserError(
-            f"--resume: no state in {folder} can be read ({'; '.join(problems)}); give --overwrite to start a new run"
-        )
-    return None
-
-
-def _check_crc(path: Path) -> None:
-    """Raise :class:`UserError` for a damaged file: PyTorch writes checksums, but does not verify them."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
-        damaged = str(error)
-    if damaged is not None:
-        raise UserError(f"{path} cannot be read; it is damaged ({damaged})")
-
-
-def restore(content: Mapping[str, Any], learner: Learner, identity: RunIdentity) -> TrainState:
-    """Load a saved state into the learner.
-
-    Raises:
-        UserError: flags, data or precision are not those of the run.
-    """
-    identity.check(content)
-    if bool(content["scaler"]) != learner.scaler.is_enabled():
-        with_or_without = "with" if content["scaler"] else "without"
-        raise UserError(
-            f"--resume: the state was saved {with_or_without} a loss scaler; give the --precision of the run's start"
-        )
-    learner.module.load_state_dict(content["module"])
-    if learner.average is not None:
-        learner.average.module.load_state_dict(content["average"])
-    learner.optimizer.load_state_dict(content["optimizer"])
-    learner.scheduler.load_state_dict(content["scheduler"])
-    learner.scaler.load_state_dict(content["scaler"])
-    stored = dict(content["progress"])
-    stored["sums"] = EpochSums(**stored["sums"])
-    stored["best"] = {name: (value, epoch) for name, (value, epoch) in stored["best"].items()}
-    return TrainState(**stored)

@@ -23,8 +23,9 @@ from src.models.sdl_model import with_head
 from src.training.batches import BatchSource
 from src.training.engine import EpochSums, Learner, NonFiniteLossError, StepMetrics, TrainBatch, train_epoch
 from src.training.epoch_evaluation import EpochEvaluator, EpochMetrics
+from src.training.progress import TrainState, is_finished, without_improvement
 from src.training.run_folder import Candidate, RunFolder
-from src.training.state import RunIdentity, TrainState, save_state
+from src.training.state import RunIdentity, save_state
 from src.training.tensorboard import Logger
 from src.utils.distributed import Processes
 from src.utils.progress import warn_about_bad_images
@@ -204,7 +205,7 @@ class Trainer:
             ]
             improved = parts.folder.record(state.entries, candidates, state.best)
             self._report_epoch(entry, improved)
-            self._advance(next(iter(result.criteria), None))
+            self._advance()
         self.state = self._processes.from_first(state)
 
     def _report_epoch(self, entry: dict[str, Any], improved: list[str]) -> None:
@@ -221,15 +222,13 @@ class Trainer:
             flush=True,
         )
 
-    def _advance(self, criterion: str | None) -> None:
-        """Go to the next epoch, or finish; early stopping uses the first criterion."""
-        state, patience = self.state, self._settings.early_stopping
-        best_epoch = 0 if criterion is None else state.best.get(criterion, (0.0, 0))[1]
-        waited = state.epoch - best_epoch
-        state.finished = state.epoch >= self._settings.num_epochs
-        if not state.finished and patience is not None and waited >= patience:
+    def _advance(self) -> None:
+        """Go to the next epoch, or finish."""
+        state, settings = self.state, self._settings
+        state.finished = is_finished(state, state.epoch, settings.num_epochs, settings.early_stopping)
+        if state.finished and state.epoch < settings.num_epochs:
+            waited, criterion = without_improvement(state, state.epoch), next(iter(state.best), None)
             print(f"no better {criterion} for {waited} epochs: stopping early", flush=True)
-            state.finished = True
         state.epoch += 1
         state.step, state.seconds = 0, 0.0
         state.sums = EpochSums()
