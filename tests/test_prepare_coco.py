@@ -346,16 +346,18 @@ DAMAGES = [
     (drop_section("images"), ["is no COCO-format file", "`images`"]),
     (drop_section("annotations"), ["is no COCO-format file", "`annotations`"]),
     (drop_section("categories"), ["is no COCO-format file", "`categories`"]),
-    (drop_key("images", "file_name"), ["`file_name`"]),
+    (
+        change("images", lambda items: [items[1].pop(key) for key in ("file_name", "coco_url")]),
+        ["images[1]", "file_name"],
+    ),
     (drop_key("annotations", "category_id"), ["`category_id`"]),
     (drop_key("annotations", "image_id"), ["`image_id`"]),
-    (change("annotations", lambda items: items[0].update(image_id=4711)), ["image or category 4711"]),
-    (change("annotations", lambda items: items[0].update(category_id=12)), ["image or category 12"]),
+    (change("annotations", lambda items: [item.update(image_id=4711) for item in items]), ["all annotations", "4711"]),
+    (change("annotations", lambda items: [item.update(category_id=12) for item in items]), ["all annotations", "12"]),
     (change("images", lambda items: items[0].update(id=items[1]["id"])), ["images: the id", "stands for"]),
     (change("images", lambda items: items.append({**items[0], "id": 5})), ["several image ids", "merge"]),
     (change("categories", lambda items: items[0].update(name="people")), ["only in train: person", "val: people"]),
     (change("categories", lambda items: items.clear()), ["lists no categories"]),
-    (change("categories", lambda items: items.append({"id": 91, "name": "cat"})), ["several ids: cat"]),
 ]
 
 

@@ -1,20 +1,23 @@
 """COCO-format label files: the 80 classes, and reading and writing image-level labels.
 
-Beside COCO's own format, two conventions of other data sets mark a label as unknown rather than absent:
+Beside COCO's own format, conventions of other data sets mark a label as unknown rather than absent:
 
     images[i].neg_category_ids      LVIS: the categories that were looked for and not found; any other category that
                                     the image has no annotation of is unknown
+    images[i].not_exhaustive_category_ids
+                                    LVIS: categories some of whose objects are not annotated; without any annotation
+                                    they are unknown
     annotations[i].ignore           Pascal VOC in COCO format: 1 for a difficult object, which counts neither way
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +26,7 @@ from msgspec import Struct
 
 from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
+from src.text import shortened
 from src.utils.files import atomic_write
 from src.utils.json_files import read_json_as
 
@@ -44,7 +48,18 @@ COCO_CLASSES = (
 )  # fmt: skip
 
 
+_T = TypeVar("_T")
+_Entry = TypeVar("_Entry", "CocoImage", "CocoCategory")
+
 Id = int | str
+# As written: whole numbers, also with a fraction of zero as long as it is exact, or text.
+_WrittenId = int | str | Annotated[float, msgspec.Meta(ge=-(2**53), le=2**53)]
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,99}")
+
+EXPECTED = (
+    '{"images": [{"id": 1, "file_name": "a.jpg"}, ...], "annotations": [{"image_id": 1, "category_id": 1}, ...], '
+    '"categories": [{"id": 1, "name": "cat"}, ...]}'
+)
 
 
 class CocoImage(Struct, gc=False):
@@ -53,15 +68,16 @@ class CocoImage(Struct, gc=False):
     id: Id
     file_name: str
     neg_category_ids: list[Id] | None = None
+    not_exhaustive_category_ids: list[Id] | None = None
 
 
 class CocoAnnotation(Struct, gc=False):
-    """An entry of ``annotations``, reduced to the keys that are read."""
+    """An entry of ``annotations``, reduced to the keys that are read; see :func:`is_set` for the last two."""
 
-    image_id: Id
-    category_id: Id
-    iscrowd: int | bool = 0
-    ignore: int | bool = 0
+    image_id: _WrittenId
+    category_id: _WrittenId
+    iscrowd: Any = 0
+    ignore: Any = 0
 
 
 class CocoCategory(Struct, gc=False):
@@ -69,6 +85,7 @@ class CocoCategory(Struct, gc=False):
 
     id: Id
     name: str
+    supercategory: str = ""
 
 
 class CocoFile(Struct):
@@ -79,6 +96,33 @@ class CocoFile(Struct):
     categories: list[CocoCategory]
 
 
+class _WrittenImage(Struct, gc=False):
+    id: _WrittenId
+    file_name: str | None = None
+    coco_url: Any = None
+    neg_category_ids: list[_WrittenId] | None = None
+    not_exhaustive_category_ids: list[_WrittenId] | None = None
+
+
+class _WrittenCategory(Struct, gc=False):
+    id: _WrittenId
+    name: str
+    supercategory: Any = None
+
+
+class _WrittenFile(Struct):
+    images: list[_WrittenImage]
+    annotations: list[CocoAnnotation]
+    categories: list[_WrittenCategory]
+
+
+def is_set(value: object) -> bool:
+    """Return whether a mark such as ``iscrowd`` is set: a number but zero, or its text; ``null`` and others are not."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("1", "1.0", "true", "yes")
+    return isinstance(value, int | float) and bool(value)
+
+
 def name_of(source: str | Path | COCO) -> str:
     """Return the name of a label file for messages: its path, or that it is a ``COCO`` object."""
     return str(source) if isinstance(source, str | Path) else "the COCO object"
@@ -86,6 +130,9 @@ def name_of(source: str | Path | COCO) -> str:
 
 def read_coco_file(source: str | Path | COCO) -> CocoFile:
     """Read COCO-format labels; repeated images and categories are merged.
+
+    An id may be a number or its text, in one section this and in another that: ``1``, ``1.0`` and ``"1"`` are the same
+    id, ``"01"`` is another. LVIS v1 gives images a ``coco_url`` and no ``file_name``.
 
     Args:
         source: a JSON file, or a ``pycocotools.coco.COCO`` object, whose ``dataset`` is read: labels can be filtered
@@ -96,24 +143,53 @@ def read_coco_file(source: str | Path | COCO) -> CocoFile:
     """
     name = name_of(source)
     if isinstance(source, str | Path):
-        content = read_json_as(source, CocoFile, "COCO-format file")
+        content = read_json_as(source, _WrittenFile, "COCO-format file", expected=EXPECTED)
     else:
         try:
-            content = msgspec.convert(source.dataset, CocoFile)
+            content = msgspec.convert(source.dataset, _WrittenFile)
         except msgspec.ValidationError as error:
-            raise UserError(f"{name} is no COCO-format data set: {error}") from error
-    content.images = _merged(content.images, attrgetter("file_name"), f"{name}: images")
-    content.categories = _merged(content.categories, attrgetter("name"), f"{name}: categories")
-    return content
+            raise UserError(f"{name} is no COCO-format data set: {error}; expected {EXPECTED}") from error
+    images = (_image(image, f"{name}: images[{number}]") for number, image in enumerate(content.images))
+    categories = (_category(category, f"{name}: categories") for category in content.categories)
+    return CocoFile(_merged(images, f"{name}: images"), content.annotations, _merged(categories, f"{name}: categories"))
 
 
-def _merged(entries: Iterable[Any], name_of_entry: Callable[[Any], str], where: str) -> list[Any]:
+def _image(written: _WrittenImage, where: str) -> CocoImage:
+    file_name = written.file_name
+    if file_name is None:
+        # http://images.cocodataset.org/train2017/000000000009.jpg
+        file_name = str(written.coco_url or "").partition("://")[2].partition("/")[2]
+        if not file_name:
+            raise UserError(f"{where} has neither file_name nor coco_url; write the name of the image into file_name")
+    negative, partly = (
+        None if ids is None else [_id_of(number, where) for number in ids]
+        for ids in (written.neg_category_ids, written.not_exhaustive_category_ids)
+    )
+    return CocoImage(_id_of(written.id, where), file_name, negative, partly or None)
+
+
+def _category(written: _WrittenCategory, where: str) -> CocoCategory:
+    group = written.supercategory
+    return CocoCategory(_id_of(written.id, where), written.name, group if isinstance(group, str) else "")
+
+
+def _id_of(written: float | str, where: str) -> Id:
+    """Return the whole number that an id is or spells, or else its text."""
+    if isinstance(written, str):
+        return int(written) if _WHOLE_NUMBER.fullmatch(written) else written
+    if written != int(written):
+        raise UserError(f"{where}: the id {written} is neither a whole number nor text")
+    return int(written)
+
+
+def _merged(entries: Iterable[_Entry], where: str) -> list[_Entry]:
     """Return the entries, each id once."""
-    found: dict[Id, Any] = {}
+    found: dict[Id, _Entry] = {}
     for entry in entries:
-        first, second = name_of_entry(found.setdefault(entry.id, entry)), name_of_entry(entry)
-        if first != second:
-            raise UserError(f"{where}: the id {entry.id} stands for {first!r} and {second!r}")
+        first = found.setdefault(entry.id, entry)
+        if first is not entry and first != entry:
+            shown = (shortened(repr(one), 200) for one in (first, entry))
+            raise UserError(f"{where}: the id {entry.id!r} stands for {' and '.join(shown)}; write each id once")
     return list(found.values())
 
 
@@ -150,28 +226,34 @@ def image_level_labels(content: CocoFile, labels: Sequence[str], name: str) -> L
             f"{name}: categories that are no label of the split: {name_some(unknown)}; the file and the metadata "
             "folder do not belong together"
         )
-    column_of_id = {category.id: column_of[category.name] for category in content.categories}
+    column_of_id = by_written_id({category.id: column_of[category.name] for category in content.categories})
     images = sorted(content.images, key=lambda image: (isinstance(image.id, str), image.id))
-    row_of = {image.id: row for row, image in enumerate(images)}
+    row_of = by_written_id({image.id: row for row, image in enumerate(images)})
     try:
         what = "an annotation refers to the image or category"
         listed = _whole_numbers(
-            (row_of[item.image_id], column_of_id[item.category_id], -1 if item.ignore else 1)
+            (row_of[item.image_id], column_of_id[item.category_id], -1 if item.ignore and is_set(item.ignore) else 1)
             for item in content.annotations
         )
-        what = "neg_category_ids of an image name the category"
-        absent = _whole_numbers(
-            (row, column_of_id[category], 0)
+        what = "neg_category_ids or not_exhaustive_category_ids of an image name the category"
+        searched = _whole_numbers(
+            (row, column_of_id[category], value)
             for row, image in enumerate(images)
-            for category in image.neg_category_ids or ()
+            for value, categories in ((0, image.neg_category_ids), (-1, image.not_exhaustive_category_ids))
+            for category in categories or ()
         )
     except KeyError as error:
         raise UserError(f"{name}: {what} {error}, which the file does not list") from error
     unlisted = torch.tensor([0 if image.neg_category_ids is None else -1 for image in images], dtype=torch.int8)
     targets = LabelMatrix.from_entries(
-        *torch.cat([listed, absent]).unbind(dim=1), unlisted=unlisted, num_labels=len(labels)
+        *torch.cat([listed, searched]).unbind(dim=1), unlisted=unlisted, num_labels=len(labels)
     )
     return LabelledImages(tuple(image.id for image in images), tuple(image.file_name for image in images), targets)
+
+
+def by_written_id(values: Mapping[Id, _T]) -> dict[Any, _T]:
+    """Return values by every form of their ids: a whole number (equal to one with a fraction of zero) and its text."""
+    return {**{str(number): value for number, value in values.items()}, **values}
 
 
 def _whole_numbers(triples: Iterable[tuple[int, int, int]]) -> torch.Tensor:
