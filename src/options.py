@@ -27,6 +27,7 @@ Schedule = Literal["one_cycle", "cosine", "constant"]
 Scores = Literal["raw", "probability"]
 SeenBias = Literal["labels", "gap"]  # how validate.py fits the bias of seen labels
 Selection = Literal["test", "seen", "held-out"]  # images that select the best epoch
+Truncated = Literal["refuse", "accept"]  # images that are cut short
 Unknown = Literal["negative", "ignore"]  # how the loss treats an unknown label
 
 AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
@@ -43,6 +44,7 @@ SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 SCORES: tuple[Scores, ...] = get_args(Scores)
 SEEN_BIASES: tuple[SeenBias, ...] = get_args(SeenBias)
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+TRUNCATED: tuple[Truncated, ...] = get_args(Truncated)
 UNKNOWNS: tuple[Unknown, ...] = get_args(Unknown)
 
 
@@ -123,6 +125,20 @@ class Runtime:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Limits of reading images.
+
+    Attributes:
+        max_pixels: largest number of pixels of an image, after a JPEG is decoded at a smaller size; None takes Pillow's
+            (178,956,970).
+        truncated: whether an image that is cut short is refused, or taken as far as it can be decoded.
+    """
+
+    max_pixels: int | None = None
+    truncated: Truncated = "refuse"
+
+
+@dataclass(frozen=True)
 class TagRule:
     """Rule that selects and orders the tags.
 
@@ -170,4 +186,4 @@ class LabelOptions:
     word_vectors: str | Path | None = None
 
 
-ANY_MODEL, DEFAULT_RUNTIME, OWN_LABELS = ExpectedModel(), Runtime(), LabelOptions()
+ANY_MODEL, DEFAULT_READING, DEFAULT_RUNTIME, OWN_LABELS = ExpectedModel(), Reading(), Runtime(), LabelOptions()

@@ -1,16 +1,47 @@
-"""Reading images of any format as upright 8-bit RGB."""
+"""Reading images of any format as upright 8-bit RGB, whatever else their files hold."""
 
 from __future__ import annotations
 
 import base64
 import io
+import logging
+import os
+import stat
+import sys
+import threading
+import warnings
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-# Suffixes of image files.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+from src.data.image_formats import open_image
+from src.data.orientation import exif_orientation, upright, xmp_orientation
+from src.data.pixels import as_rgb
+from src.data.side_data import Pixels, without_side_data
+from src.data.truncated import complete_jpeg, decoded_part
+from src.errors import first_line
+from src.options import DEFAULT_READING, Reading
+
+_BYTES = 8  # of memory for each pixel that Reading.max_pixels admits: the decoded image, and its RGB form
+# Bytes that decoders which need more take for each pixel, with the RGB form
+_DECODER_BYTES = {"WEBP": 20, "JPEG2000": 24, "AVIF": 14, "HEIF": 14, "QOI": 16}
+_LARGE = 256 << 20  # bytes; images that take more are decoded one at a time
+
+# What Pillow says about odd side data, sizes and palettes is of no use here, and is printed with lines of its source
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+_one_large = threading.Lock()
+
+
+def _new_lock() -> None:
+    global _one_large
+    _one_large = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 class BadImageError(Exception):
@@ -20,52 +51,42 @@ class BadImageError(Exception):
 BadPictureError = BadImageError  # an earlier name, which other programs import
 
 
-def read_image(path: str | Path, *, at_least: int | None = None) -> Image.Image:
+def read_image(path: str | Path, *, at_least: int | None = None, reading: Reading = DEFAULT_READING) -> Image.Image:
     """Read an image as upright RGB, 8 bits a channel.
 
-    The image is rotated by its EXIF orientation; an animation yields its first frame; transparent parts become white;
-    16-bit and floating-point grey is scaled to 8 bits; CMYK, palette, grey and 1-bit images are converted.
+    The image is turned by its EXIF or XMP orientation; other side data is not looked at. An animation yields its first
+    frame; transparent parts become white; 16-bit and floating-point grey is scaled to 8 bits; CMYK, palette, grey and
+    1-bit images are converted. A JPEG that lacks nothing but its end marker is whole.
 
     Args:
         path: the file.
         at_least: a JPEG may be decoded at a half, a quarter or an eighth of its size if both sides keep at least this
             many pixels; the decoder skips the higher frequencies, which takes about half the time. None: full size.
+        reading: limits. Decoding takes at most about ``8 * max_pixels`` bytes.
 
     Raises:
-        BadImageError: the file is missing, no image, cut short, or so large that Pillow refuses it.
+        BadImageError: the file is missing, no regular file, no image, cut short, or too large.
     """
     try:
-        with Image.open(path) as image:
-            image.seek(0)
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))  # does nothing in other formats
-            image.load()
-            return to_rgb(image)
-    except UnidentifiedImageError as error:
-        raise BadImageError(f"{path}: not an image that can be read") from error
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise _RefusedError(f"is {_kind(status.st_mode)}, not an image file")
+        budget = _budget(reading)
+        _check_cost(status.st_size, budget, f"a file of {status.st_size:,} bytes")
+        with open(path, "rb") as file:
+            return _read(without_side_data(file, status.st_size), at_least, reading, budget)
     except Exception as error:  # a damaged image can raise nearly anything from Pillow's readers
-        raise BadImageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise BadImageError(f"{path}: {getattr(error, 'strerror', None) or first_line(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Rotate an image by its EXIF orientation and convert any Pillow mode to RGB.
+    """Turn an image by its EXIF orientation and convert any Pillow mode to RGB.
 
     Depth is scaled, not clipped, and transparent pixels stay hidden. An upright RGB image is returned itself: a copy
     would take a sixth of the time of decoding.
     """
     image.load()  # some formats store EXIF after the pixels
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey_to_rgb(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        colours = image.convert("RGBA")
-        canvas = Image.new("RGBA", colours.size, "white")
-        canvas.alpha_composite(colours)
-        return canvas.convert("RGB")
-    return image.convert("RGB")
+    return as_rgb(upright(image, _orientation(image)))
 
 
 def data_url(image: Image.Image, size: tuple[int, int]) -> str:
@@ -77,17 +98,93 @@ def data_url(image: Image.Image, size: tuple[int, int]) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Convert 16-bit, 32-bit or float grey to RGB. Pillow's own conversion clips at 255, so such images turn white.
+class _RefusedError(Exception):
+    """The reason why an image is refused, without its name."""
 
-    Integers are taken as 16-bit (0..65535), or as 8-bit where no pixel exceeds 255; floats as 0..1, or as 8-bit where a
-    pixel exceeds 1. NaN is black.
-    """
-    grey = np.nan_to_num(np.asarray(image).astype(np.float64))
-    top = grey.max(initial=0.0)
-    full = (
-        (1.0 if top <= 1 else 255.0)
-        if image.mode == "F"
-        else (65535.0 if top > 255 or image.mode.startswith("I;16") else 255.0)
-    )
-    return Image.fromarray(np.clip(np.rint(grey * 255 / full), 0, 255).astype(np.uint8)).convert("RGB")
+
+def _read(pixels: Pixels, at_least: int | None, reading: Reading, budget: int) -> Image.Image:
+    image = open_image(pixels.stream)
+    width, height = image.size
+    _draft(image, at_least)
+    cost = image.width * image.height * _DECODER_BYTES.get(image.format or "", _BYTES)
+    cost += int(width * height * pixels.coefficients)
+    _check_cost(cost, budget, f"{width:,} x {height:,} pixels")
+    with _one_large if cost > _LARGE else nullcontext():
+        decoded = _decoded(image, pixels, at_least, reading)
+        turned = upright(decoded, _orientation(decoded) if pixels.orientation is None else pixels.orientation)
+        if turned is not decoded:
+            decoded.close()  # frees its memory
+        return as_rgb(turned)
+
+
+def _draft(image: Image.Image, at_least: int | None) -> None:
+    if at_least is not None and image.format == "JPEG":
+        image.draft(None, (at_least, at_least))
+
+
+def _decoded(image: Image.Image, pixels: Pixels, at_least: int | None, reading: Reading) -> Image.Image:
+    """Decode an image; of one that is cut short, what can be decoded, if that is everything or is asked for."""
+
+    def decode(content: bytes) -> Image.Image:
+        again = open_image(io.BytesIO(content))
+        _draft(again, at_least)
+        again.load()
+        return again
+
+    try:
+        image.load()
+        return image
+    except Exception as error:
+        part = image
+        if image.format == "JPEG":
+            with suppress(Exception):  # damaged in another way
+                pixels.stream.seek(0)
+                part, is_whole = complete_jpeg(pixels.stream.read(), decode)
+                if is_whole:
+                    return part
+        if (readable := decoded_part(part)) is None:
+            raise
+        if reading.truncated == "refuse":
+            raise _RefusedError(f"{first_line(error)}; --truncated accept takes what can be decoded") from error
+        return readable
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return the orientation that Pillow has found in the file."""
+    exif = image.info.get("exif")
+    found = exif_orientation(exif) if isinstance(exif, bytes) else None
+    if found is None and not isinstance(exif, bytes):
+        with suppress(Exception):  # any odd tag
+            found = image.getexif().get(ExifTags.Base.Orientation)
+    if found is None:
+        found = xmp_orientation(image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b"")
+    return found
+
+
+def _budget(reading: Reading) -> int:
+    """Return how many bytes decoding may take."""
+    if Image.MAX_IMAGE_PIXELS is None:
+        return sys.maxsize
+    if reading.max_pixels is None:
+        return _BYTES * 2 * Image.MAX_IMAGE_PIXELS  # Pillow refuses from twice as many
+    # Some readers look at the size once more; a smaller limit is kept by the cost
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, reading.max_pixels // 2 + 1)
+    return _BYTES * reading.max_pixels
+
+
+def _check_cost(cost: int, budget: int, what: str) -> None:
+    if cost > budget:
+        raise _RefusedError(
+            f"{what} are too much, as in a decompression bomb; --max_pixels {-(-cost // _BYTES)} admits them"
+        )
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no regular file")

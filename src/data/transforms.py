@@ -29,7 +29,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from src.data.images import read_image
-from src.options import Augmentation
+from src.data.pixels import as_array
+from src.options import DEFAULT_READING, Augmentation, Reading
 
 Transform = Callable[[Image.Image], Tensor]
 Step = Callable[[Image.Image], Image.Image]
@@ -49,12 +50,21 @@ class ImageTransform:
         image_size: side S of the square in pixels.
         interpolation: ``bilinear`` or ``bicubic``, averaged over the source area where the image shrinks.
         exact: decode at full size and resize with Pillow.
+        reading: limits of reading files.
     """
 
-    def __init__(self, image_size: int, interpolation: str = "bilinear", *, exact: bool = False) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        interpolation: str = "bilinear",
+        *,
+        exact: bool = False,
+        reading: Reading = DEFAULT_READING,
+    ) -> None:
         if interpolation not in _FILTERS:
             raise ValueError(f"interpolation must be one of {', '.join(_FILTERS)}, got {interpolation!r}")
         self.image_size, self.interpolation, self.exact = image_size, interpolation, exact
+        self.reading = reading
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform an RGB image: [3, S, S] float32 in [0, 1]."""
@@ -66,7 +76,8 @@ class ImageTransform:
 
     def read_bytes(self, path: str | Path) -> Tensor:
         """Do as :meth:`read`, but return uint8, a quarter of the memory; :func:`as_floats` converts whole batches."""
-        return self.to_bytes(read_image(path, at_least=None if self.exact else SPARE * self.image_size))
+        at_least = None if self.exact else SPARE * self.image_size
+        return self.to_bytes(read_image(path, at_least=at_least, reading=self.reading))
 
     def reads_less_of(self, image: Image.Image) -> bool:
         """Return whether :meth:`read` decodes a JPEG of this size at a reduced size, unlike calling."""
@@ -84,7 +95,7 @@ class ImageTransform:
 
     def _resize(self, image: Image.Image) -> Tensor:
         """Resize with PyTorch, which uses Pillow's filter with weights of 16 bits instead of 22: [3, S, S] uint8."""
-        pixels = torch.from_numpy(np.asarray(image)).permute(2, 0, 1)[None]  # [1, 3, H, W], channels last
+        pixels = torch.from_numpy(as_array(image)).permute(2, 0, 1)[None]  # [1, 3, H, W], channels last
         side = (self.image_size, self.image_size)
         return torch.nn.functional.interpolate(pixels, size=side, mode=self.interpolation, antialias=True)[0]
 
@@ -95,8 +106,16 @@ class TrainTransform(ImageTransform):
     With such steps, images are enlarged the fast way too: augmentation changes more than the last bits.
     """
 
-    def __init__(self, image_size: int, interpolation: str, steps: Sequence[Step], *, exact: bool = False) -> None:
-        super().__init__(image_size, interpolation, exact=exact)
+    def __init__(
+        self,
+        image_size: int,
+        interpolation: str,
+        steps: Sequence[Step],
+        *,
+        exact: bool = False,
+        reading: Reading = DEFAULT_READING,
+    ) -> None:
+        super().__init__(image_size, interpolation, exact=exact, reading=reading)
         self.steps = list(steps)
 
     def to_bytes(self, image: Image.Image) -> Tensor:
@@ -134,7 +153,9 @@ def read_transformed(path: str | Path, transform: Transform) -> Tensor:
     return transform(read_image(path))
 
 
-def eval_transform(image_size: int, interpolation: str = "bilinear", *, exact: bool = False) -> ImageTransform:
+def eval_transform(
+    image_size: int, interpolation: str = "bilinear", *, exact: bool = False, reading: Reading = DEFAULT_READING
+) -> ImageTransform:
     """Return the transform of evaluation: RGB image -> [3, image_size, image_size] float32 in [0, 1].
 
     Args:
@@ -142,11 +163,12 @@ def eval_transform(image_size: int, interpolation: str = "bilinear", *, exact: b
         interpolation: ``bilinear`` (torchvision's default, used in training) or ``bicubic`` (Pillow's default, used by
             the released infer.py).
         exact: bit-identical to the released code; the module docstring tells the difference otherwise.
+        reading: limits of reading files.
 
     Raises:
         ValueError: another filter.
     """
-    return ImageTransform(image_size, interpolation, exact=exact)
+    return ImageTransform(image_size, interpolation, exact=exact, reading=reading)
 
 
 def train_transform(
@@ -156,6 +178,7 @@ def train_transform(
     cutout: float = 0.5,
     augmentation: Augmentation = "randaugment",
     exact: bool = False,
+    reading: Reading = DEFAULT_READING,
 ) -> TrainTransform:
     """Return the transform of training: cutout and RandAugment after resizing, in the released code's order.
 
@@ -166,6 +189,7 @@ def train_transform(
         augmentation: ``randaugment`` (the package of that name, the released code's), ``torchvision`` (its
             RandAugment), or ``none``.
         exact: bit-identical to the released code before augmentation.
+        reading: limits of reading files.
     """
     steps: list[Step] = [Cutout(cutout)] if cutout > 0 else []
     if augmentation == "randaugment":
@@ -174,7 +198,7 @@ def train_transform(
         from torchvision.transforms import RandAugment  # torchvision takes a second to import
 
         steps.append(RandAugment())
-    return TrainTransform(image_size, interpolation, steps, exact=exact)
+    return TrainTransform(image_size, interpolation, steps, exact=exact, reading=reading)
 
 
 class Cutout:

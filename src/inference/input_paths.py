@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from src.data.images import SUFFIXES
+from src.data.image_formats import SUFFIXES
 from src.errors import UserError
 
 _FLAG = "--pic_path"

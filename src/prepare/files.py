@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from src.data.folders import FolderWalk
-from src.data.images import SUFFIXES
+from src.data.image_formats import SUFFIXES
 from src.data.labels import LabelledImages
 from src.data.split import columns_of
 from src.errors import UserError, name_some, raise_collected
