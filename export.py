@@ -45,13 +45,13 @@ def export(settings: ExportSettings) -> None:
         UserError: a file cannot be read, or the graph differs from PyTorch.
     """
     from src.checkpoint import load_checkpoint
-    from src.checkpoint.digest import file_digest
     from src.data.transforms import eval_transform
     from src.errors import prefix_errors
     from src.exported.facts import ExportFacts, to_metadata
     from src.exported.graph import check_parity, set_metadata, trace, with_outputs
     from src.exported.int8 import calibration_batches, to_int8
     from src.models.sdl_model import check_image_size
+    from src.utils.digest import file_digest
     from src.utils.files import atomic_write
 
     paths = calibration_paths(settings)

@@ -26,6 +26,7 @@ from src.calibration.thresholds import (
     level_gap,
 )
 from src.checkpoint import load_checkpoint, save_with_calibration
+from src.checkpoint.digest import save_with_digest
 from src.errors import UserError
 from tests.helpers import save_tiny
 from tests.script_helpers import stored
@@ -512,7 +513,7 @@ def test_a_stored_calibration_is_loaded_and_can_be_replaced(plain, six, tmp_path
 def test_half_precision_weights_stay_as_they_are(plain, six, tmp_path):
     content = stored(plain)
     content["state_dict"] = {key: tensor.half() for key, tensor in content["state_dict"].items()}
-    torch.save(content, plain)
+    save_with_digest(plain, content)
     save_with_calibration(plain, tmp_path / "fitted.ckpt", six)
     assert identical(stored(tmp_path / "fitted.ckpt")["state_dict"], content["state_dict"])
 
@@ -520,7 +521,7 @@ def test_half_precision_weights_stay_as_they_are(plain, six, tmp_path):
 def test_files_from_before_calibrations_load(plain):
     content = stored(plain)
     del content["calibration"]
-    torch.save(content, plain)
+    save_with_digest(plain, content)
     assert load_checkpoint(plain)[1].calibration is None
 
 
@@ -548,6 +549,6 @@ def incomplete(**changes: object) -> Callable[[dict[str, Any]], object]:
 )
 def test_a_calibration_that_does_not_fit_makes_an_incomplete_checkpoint(plain, six, change, message):
     content = stored(plain)
-    torch.save({**content, "calibration": change(six.to_dict())}, plain)
+    save_with_digest(plain, {**content, "calibration": change(six.to_dict())})
     with pytest.raises(UserError, match=rf"plain\.ckpt is an incomplete checkpoint of this project: .*{message}"):
         load_checkpoint(plain)

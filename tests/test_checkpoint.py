@@ -14,12 +14,12 @@ import timm
 import torch
 from torch import Tensor
 
-import src.checkpoint.own
 import src.checkpoint.released
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint, save_checkpoint
 from src.errors import UserError
 from src.models import create_model
 from src.models.state_files import read_state_file
+from src.utils.digest import side_file
 from tests.conftest import GOLDEN
 from tests.helpers import (
     SIZE,
@@ -41,9 +41,8 @@ def skip_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.device("meta"):
             return create_model(*args, **kwargs)
 
-    for module in (src.checkpoint.own, src.checkpoint.released):
-        monkeypatch.setattr(module, "create_model", create_on_meta)
-        monkeypatch.setattr(module, "load_strictly", lambda *args: None)
+    monkeypatch.setattr(src.checkpoint.released, "create_model", create_on_meta)
+    monkeypatch.setattr(src.checkpoint.released, "load_strictly", lambda *args: None)
 
 
 def released_file(path: Path, outputs: int = 2100, **release_keys: object) -> Path:
@@ -63,10 +62,11 @@ def images(count: int = 2, size: int = SIZE) -> Tensor:
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """Change what a checkpoint holds."""
+    """Change what a checkpoint holds, and remove its side file."""
     content = torch.load(path, weights_only=True)
     change(content)
     torch.save(content, path)
+    side_file(path).unlink(missing_ok=True)
     return path
 
 
@@ -313,6 +313,7 @@ def test_other_files_are_refused(content, tmp_path):
 @pytest.mark.parametrize("share", [0.3, 0.999])
 def test_a_checkpoint_that_was_cut_short_is_refused(share, tmp_path):
     save_tiny(tmp_path / "x.ckpt")
+    side_file(tmp_path / "x.ckpt").unlink()
     whole = (tmp_path / "x.ckpt").read_bytes()
     (tmp_path / "x.ckpt").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(UserError, match=r"x\.ckpt cannot be read; it is cut short or no PyTorch file"):

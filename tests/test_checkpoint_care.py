@@ -265,9 +265,9 @@ def released_state(**tensors: Tensor) -> dict[str, Tensor]:
 
 
 def test_facts_of_a_release_file(tmp_path, monkeypatch):
-    def create_on_meta(*arguments: Any) -> SDLModel:
+    def create_on_meta(*arguments: Any, **options: Any) -> SDLModel:
         with torch.device("meta"):
-            return create_model(*arguments)
+            return create_model(*arguments, **options)
 
     monkeypatch.setattr(src.checkpoint.released, "create_model", create_on_meta)  # its weights are of no interest
     monkeypatch.setattr(src.checkpoint.released, "load_strictly", lambda *arguments: None)
@@ -467,7 +467,7 @@ def test_half_precision_is_kept_if_all_files_have_it(tmp_path):
         ),
         (
             lambda content: content["state_dict"]["embedding.weight"].fill_(torch.inf),
-            r"1\.ckpt has weights that are NaN or infinite: embedding.weight; leave this file out",
+            r"1\.ckpt has weights that are NaN or infinite: embedding.weight; its training failed",
         ),
         (lambda content: content.update(state_dict={}), "holds no state dict of tensors"),
         (lambda content: content.update(format="other"), r"1\.ckpt is no checkpoint of this project; only those"),

@@ -14,6 +14,7 @@ import export
 import infer
 import train
 import validate
+from src.checkpoint.digest import save_with_digest
 from src.config.infer import infer_parser, infer_settings
 from src.errors import UserError
 from src.exported.engines import open_model
@@ -160,7 +161,7 @@ def test_auto_never_takes_a_stale_an_int8_or_a_broken_file(pair, tmp_path, capsy
     assert open_model(checkpoint, Runtime(image_size=64)).engine == "torch"
     assert "32 pixels, not 64" in capsys.readouterr().err
     content = torch.load(checkpoint, weights_only=True)
-    torch.save({**content, "metrics": {}}, checkpoint)
+    save_with_digest(checkpoint, {**content, "metrics": {}})
     assert open_model(checkpoint).engine == "torch"
     assert f"{beside} was made of another version of {checkpoint}" in capsys.readouterr().err
 

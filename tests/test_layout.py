@@ -22,7 +22,8 @@ ROOMS = (
     ("checkpoint", "prepare"),
     ("evaluation", "calibration", "word_vectors", "embedding"),
     ("data", "config"),
-    ("metrics", "models", "loss_functions", "utils", "tags"),
+    ("metrics", "models", "loss_functions", "tags"),
+    ("utils",),
     ("scoring", "options", "errors"),
     ("text",),
 )

@@ -13,7 +13,6 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-import src.checkpoint.own
 import src.checkpoint.released
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint, save_checkpoint
 from src.errors import UserError
@@ -213,8 +212,7 @@ def test_a_checkpoint_of_an_inplace_abn_model_loads_into_a_plain_one(abn_package
             layer.weight[::2].neg_()
     split = make_toy_split(dim=4)
     save_checkpoint(tmp_path / "x.ckpt", abn, CheckpointInfo("sdl", ModelConfig("tresnet_m", 2, 4, SIZE), split))
-    for module in (src.checkpoint.own, src.checkpoint.released):
-        monkeypatch.setattr(module, "create_model", partial(create_model, **SMALL))
+    monkeypatch.setattr(src.checkpoint.released, "create_model", partial(create_model, **SMALL))
     loaded, _ = load_checkpoint(tmp_path / "x.ckpt")
     assert all(isinstance(layer, BatchNormAct2d) for layer in norm_layers(loaded))
     with torch.inference_mode():

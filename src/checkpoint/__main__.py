@@ -7,9 +7,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from src.checkpoint.digest import check_digest, side_file
 from src.config.arguments import ArgumentParser, positive_float
 from src.errors import UserError, raise_collected
+from src.utils.digest import check_digest, side_file
 from src.utils.files import check_writable
 from src.utils.script import run_script
 

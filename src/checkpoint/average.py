@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.checkpoint.digest import check_digest, save_with_digest, side_file
+from src.checkpoint.digest import save_with_digest
 from src.checkpoint.info import FORMAT, info_of_dict, package_versions
 from src.errors import UserError, name_some
-from src.models.state_files import read_state_file, tensors_of
+from src.models.layouts import tensors_of
+from src.models.state_files import check_finite, read_state_file
+from src.utils.digest import file_digest
 
 
 def average_checkpoints(
@@ -92,14 +94,10 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     content = read_state_file(path)
     if content.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of this project; only those can be averaged")
-    digest, agrees = check_digest(path)
-    if agrees is False:
-        raise UserError(f"{path} differs from its side file {side_file(path)}; copy both again")
     info_of_dict(content, str(path))
     state = tensors_of({"state_dict": content.pop("state_dict", None)}, path)
-    if bad := [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
-        raise UserError(f"{path} has weights that are NaN or infinite: {name_some(bad)}; leave this file out")
-    return content, state, digest
+    check_finite(state, path)
+    return content, state, file_digest(path)
 
 
 def _check_same_task(ours: Mapping[str, Any], theirs: Mapping[str, Any], problem: str) -> None:

@@ -1,4 +1,4 @@
-"""SHA-256 side files: ``model.ckpt.sha256`` beside ``model.ckpt``, in the format of ``sha256sum``.
+"""Write files together with their SHA-256 side files (:mod:`src.utils.digest`).
 
 A save removes the old side file before it replaces the checkpoint: a run that is killed in between leaves a good
 checkpoint without a side file, never one beside a stale digest.
@@ -6,35 +6,12 @@ checkpoint without a side file, never one beside a stale digest.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from src.errors import UserError
+from src.utils.digest import SUFFIX, check_digest, file_digest, side_file
 from src.utils.files import atomic_write
 
-SUFFIX = ".sha256"
-_BLOCK = 1 << 20  # bytes
-
-
-def side_file(path: str | Path) -> Path:
-    """Return the path of the side file of ``path``."""
-    return Path(f"{path}{SUFFIX}")
-
-
-def file_digest(path: str | Path) -> str:
-    """Compute the SHA-256 of a file, in lower-case hexadecimal digits.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; give the path of a file") from error
-    return digest.hexdigest()
+__all__ = ["SUFFIX", "check_digest", "file_digest", "save_with_digest", "side_file", "write_digest"]
 
 
 def write_digest(path: str | Path) -> str:
@@ -62,20 +39,3 @@ def save_with_digest(path: str | Path, content: object) -> None:
         stream.flush()
         side_file(path).unlink(missing_ok=True)
     write_digest(path)
-
-
-def check_digest(path: str | Path) -> tuple[str, bool | None]:
-    """Compare a file with its side file.
-
-    Returns:
-        (the file's digest, whether the side file starts with it; None without a side file).
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    digest = file_digest(path)
-    try:
-        recorded = side_file(path).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return digest, None
-    return digest, recorded.lower().startswith(digest)

@@ -16,11 +16,11 @@ from torch import Tensor
 from src.calibration.thresholds import Calibration
 from src.checkpoint.digest import save_with_digest
 from src.checkpoint.info import FORMAT, CheckpointInfo, info_of_dict, info_to_dict
-from src.checkpoint.released import load_released
+from src.checkpoint.released import build_model, load_released
 from src.errors import UserError
-from src.models import SDLModel, create_model
+from src.models import SDLModel
 from src.models.inplace_abn import plain_state_dict
-from src.models.state_files import load_strictly, read_state_file
+from src.models.state_files import read_state_file
 from src.options import ExpectedModel
 
 
@@ -91,14 +91,10 @@ def load_checkpoint(
 
 def _load_own(content: Mapping[str, Any], path: str | Path) -> tuple[SDLModel, CheckpointInfo]:
     info = info_of_dict(content, str(path))
-    try:
-        state = {
-            key: tensor.float() if tensor.is_floating_point() else tensor
-            for key, tensor in content["state_dict"].items()
-        }
-    except (KeyError, AttributeError) as error:
-        raise UserError(f"{path} is an incomplete checkpoint of this project: {error}") from error
-    config = info.config
-    model = create_model(config.model_name, config.num_rows, config.wordvec_dim, image_size=config.image_size)
-    load_strictly(model, state, path)
-    return model, info
+    state = content.get("state_dict")
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(
+            f"{path} is an incomplete checkpoint of this project: its state_dict holds no tensors, or others"
+        )
+    state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    return build_model(info.config, state, path), info

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from src.checkpoint.info import CheckpointInfo, ModelConfig
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.models import SDLModel, create_model
-from src.models.converters import convert_released_tresnet, is_released_tresnet
-from src.models.state_files import load_strictly, tensors_of
+from src.models.converters import convert_released_tresnet, is_released_tresnet, released_key_of
+from src.models.layouts import tensors_of, without_prefix
+from src.models.state_files import load_strictly
 
 # Preprocessing of the released code; its files do not record it.
 OFFICIAL_IMAGE_SIZE = 224
@@ -32,7 +36,7 @@ def load_released(
     Raises:
         UserError: the file holds no model of the released code, or no head of this size.
     """
-    state = tensors_of(content, path)
+    state = released_state(content, path)
     if not is_released_tresnet(state):
         raise UserError(
             f"{path} is neither a checkpoint of this project nor a TResNet of the released code (its first key "
@@ -63,13 +67,39 @@ def load_released(
         # The released infer.py resizes with Pillow's default filter, train.py validates with torchvision's.
         interpolation="bicubic" if is_release else "bilinear",
     )
-    model = create_model(config.model_name, config.num_rows, config.wordvec_dim)
-    load_strictly(
-        model,
-        {name if name.startswith("embedding.") else f"backbone.{name}": tensor for name, tensor in converted.items()},
-        path,
-    )
-    return model, CheckpointInfo("release" if is_release else "bare", config, labels=_labels_of(content, path))
+    info = CheckpointInfo("release" if is_release else "bare", config, labels=_labels_of(content, path))
+    named = {name if name.startswith("embedding.") else f"backbone.{name}": value for name, value in converted.items()}
+    return build_model(config, named, path), info
+
+
+def released_state(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, without a wrapper's prefix if they are those of a TResNet of the released code.
+
+    Raises:
+        UserError: the file holds no state dict.
+    """
+    state = tensors_of(content, path)
+    return without_prefix(state, [released_key_of(state)], path) or state
+
+
+def build_model(config: ModelConfig, state: Mapping[str, Tensor], path: str | Path) -> SDLModel:
+    """Build a model with these weights. They are compared with a model without memory first.
+
+    Raises:
+        UserError: they do not fit the configuration, or are not finite.
+    """
+    name, sizes = config.model_name, (config.num_rows, config.wordvec_dim)
+    try:
+        with torch.device("meta"):
+            empty = create_model(name, *sizes, image_size=config.image_size)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{path}: {name} cannot be built for images of {config.image_size} pixels ({first_line(error)})"
+        ) from error
+    load_strictly(empty, state, path)
+    model = create_model(name, *sizes, image_size=config.image_size)
+    load_strictly(model, state, path)
+    return model
 
 
 def _labels_of(content: Mapping[str, Any], path: str | Path) -> tuple[str, ...]:

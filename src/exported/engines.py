@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.checkpoint.digest import file_digest
 from src.checkpoint.info import CheckpointInfo
 from src.errors import UserError
 from src.exported.session import ExportedModel
 from src.options import ANY_MODEL, DEFAULT_RUNTIME, ExpectedModel, Runtime
+from src.utils.digest import file_digest
 
 # Images [B, 3, S, S] in [0, 1] -> embeddings [B, D*M], on the device of the images
 Embedder = Callable[[Tensor], Tensor]

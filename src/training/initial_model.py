@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import torch
 
 from src.checkpoint import FORMAT, CheckpointInfo, ModelConfig, load_checkpoint
 from src.checkpoint.info import check_same_space
+from src.checkpoint.released import released_state
 from src.config.train import IMAGE_SIZE, ModelSettings
 from src.data.metadata import Metadata
 from src.errors import UserError
@@ -15,7 +17,7 @@ from src.models import SDLModel, create_model
 from src.models.backbones import find_backbone_weights, load_backbone
 from src.models.inplace_abn import use_inplace_abn
 from src.models.sdl_model import check_image_size, enable_grad_checkpointing
-from src.models.state_files import load_strictly, read_state_file, tensors_of
+from src.models.state_files import load_strictly, read_state_file
 from src.training.mixed_precision import use_sync_bn
 from src.utils.distributed import Processes
 
@@ -74,7 +76,9 @@ def initial_model(settings: ModelSettings, wordvec_dim: int) -> tuple[SDLModel, 
     )
     if is_file or path == "auto":
         weights = find_backbone_weights(config.model_name) if path == "auto" else path
-        load_backbone(model, config.model_name, weights, settings.num_classes)
+        note = load_backbone(model, config.model_name, weights, settings.num_classes)
+        if note is not None:
+            print(f"--model-path {weights}: {note}", file=sys.stderr)
     return model, config, None
 
 
@@ -108,4 +112,4 @@ def _refuse_num_classes(settings: ModelSettings) -> None:
 
 def _has_head(path: str) -> bool:
     content = read_state_file(path)
-    return content.get("format") == FORMAT or "embedding.weight" in tensors_of(content, path)
+    return content.get("format") == FORMAT or "embedding.weight" in released_state(content, path)

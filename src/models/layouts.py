@@ -1,0 +1,193 @@
+"""Find the weights in files of other tools: under which key, as which of several sets, behind which prefix.
+
+timm, PyTorch Lightning, torch.compile, DistributedDataParallel, FSDP and others store the same tensors under different
+names. The rules go by the form of the file and by the keys that the model expects, not by the tool.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.errors import UserError, name_some
+from src.text import shortened
+from src.utils.inert_pickle import Foreign
+
+# Where several sets of weights are alike, the first of these names
+_PREFERRED = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "model_state",
+    "net",
+    "network",
+    "module",
+    "backbone",
+    "student",
+)
+_MOVING_AVERAGE = re.compile(r"(?<![a-z])(ema|swa)(?![a-z])|averaged?|teacher|momentum|target|encoder_k", re.IGNORECASE)
+_NOT_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callback|loops|sampler", re.IGNORECASE)
+_DEEPEST = 3  # keys above a state dict
+_DEEPEST_MODULE = 60
+# Members that wrappers add to the names of the tensors below them, at any place
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+_MARKERS = 40  # expected keys that are looked for, to find a prefix
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """A set of weights in a file.
+
+    Attributes:
+        state: key -> tensor, without the names that wrappers add.
+        place: the keys of the file that lead to it, joined by dots; empty for the file itself.
+        averages: places of moving averages of the weights, if these are the weights themselves.
+    """
+
+    state: dict[str, Tensor]
+    place: str
+    averages: tuple[str, ...]
+
+    @property
+    def note(self) -> str | None:
+        """A sentence for the user about what else there was to choose."""
+        if not self.averages:
+            return None
+        return f"taking the weights in {self.place}; --use-ema takes their moving average in {self.averages[0]}"
+
+
+def find_weights(content: Mapping[str, Any], path: str | Path, *, use_ema: bool = False) -> FoundWeights:
+    """Find the state dict of a loaded file: the file itself, or below some of its keys.
+
+    Args:
+        content: of :func:`src.models.state_files.read_state_file`.
+        path: the file, for error messages.
+        use_ema: take the moving average that the file holds beside its weights.
+
+    Raises:
+        UserError: there is none, or an entry of it is no tensor that can be read.
+    """
+    found = dict(_state_dicts(content, ""))
+    averages = [place for place in found if _MOVING_AVERAGE.search(place)]
+    plain = [place for place in found if place not in averages]
+    if not found:
+        keys = name_some([shortened(str(key), 40) for key in content])
+        raise UserError(f"{path} holds no state dict of tensors (its keys: {keys})")
+    if use_ema and not averages:
+        raise UserError(f"--use-ema: {path} holds no moving average of weights, only {name_some(plain)}; leave it out")
+    place = _preferred(averages if use_ema or not plain else plain, found)
+    has_choice = bool(plain) and not use_ema
+    return FoundWeights(_tensors(found[place], place, path), place, tuple(averages) if has_choice else ())
+
+
+def tensors_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of :func:`find_weights`."""
+    return find_weights(content, path).state
+
+
+def without_prefix(
+    state: Mapping[str, Tensor], expected: Collection[str], path: str | Path, *, use_ema: bool = False
+) -> dict[str, Tensor] | None:
+    """Return the tensors behind the prefix with which most of the expected keys are found; None if none is.
+
+    Behind an empty prefix these are all tensors. What lies beside another one belongs to other parts of a larger model
+    (a loss, a second network), and is left out.
+
+    Raises:
+        UserError: two sets fit equally well, and neither is a moving average; or there is no such average.
+    """
+    fits: dict[str, int] = {}
+    for marker in sorted(expected, key=lambda key: (key.count("."), len(key)), reverse=True)[:_MARKERS]:
+        for key in state:
+            if key == marker or key.endswith(f".{marker}"):
+                prefix = key.removesuffix(marker)
+                fits[prefix] = fits.get(prefix) or sum(f"{prefix}{one}" in state for one in expected)
+    best = [prefix for prefix, count in fits.items() if count == max(fits.values())]
+    if not best:
+        return None
+    chosen = [prefix for prefix in best if bool(_MOVING_AVERAGE.search(prefix)) is use_ema] if len(best) > 1 else best
+    if len(chosen) != 1:
+        raise UserError(f"{path} holds several sets of weights that fit: {name_some(best)}; keep one of them")
+    others = tuple(prefix for prefix in best if len(prefix) > len(chosen[0]))
+    return {
+        key.removeprefix(chosen[0]): value
+        for key, value in state.items()
+        if key.startswith(chosen[0]) and not key.startswith(others)
+    }
+
+
+def _state_dicts(content: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (place, mapping) of all mappings that hold tensors and no further such mappings."""
+    if isinstance(content, Foreign) and (state := dict(_module_state(content, ""))):
+        yield place, state
+        return
+    if not isinstance(content, Mapping):
+        return
+    below = [
+        pair
+        for key, value in content.items()
+        if isinstance(key, str) and place.count(".") < _DEEPEST and not _NOT_WEIGHTS.search(key)
+        for pair in _state_dicts(value, f"{place}.{key}" if place else key)
+    ]
+    if below:
+        yield from below
+    elif any(map(_may_be_weight, content.values())) and all(isinstance(key, str) for key in content):
+        yield place, content
+
+
+def _may_be_weight(value: Any) -> bool:
+    is_unread = isinstance(value, Foreign) and value.name.startswith(("torch._utils._rebuild", "torch._tensor."))
+    return is_unread or isinstance(value, (Tensor, np.ndarray))
+
+
+def _module_state(module: Foreign, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield the state dict of a whole pickled ``nn.Module``."""
+    attributes = module.state if isinstance(module.state, Mapping) else {}
+    for kind in ("_parameters", "_buffers"):
+        for name, value in _items(attributes.get(kind)):
+            if value is not None and name not in (attributes.get("_non_persistent_buffers_set") or ()):
+                yield f"{prefix}{name}", value
+    for name, child in _items(attributes.get("_modules")):
+        if isinstance(child, Foreign) and prefix.count(".") < _DEEPEST_MODULE:
+            yield from _module_state(child, f"{prefix}{name}.")
+
+
+def _items(mapping: Any) -> Sequence[tuple[Any, Any]]:
+    return list(mapping.items()) if isinstance(mapping, Mapping) else []
+
+
+def _preferred(places: Sequence[str], found: Mapping[str, Mapping[str, Any]]) -> str:
+    def rank(place: str) -> tuple[int, int]:
+        name = place.split(".", 1)[0]
+        return _PREFERRED.index(name) if name in _PREFERRED else len(_PREFERRED), -len(found[place])
+
+    return min(places, key=rank)
+
+
+def _tensors(state: Mapping[str, Any], place: str, path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a state dict; counters, names and the like beside them are left out."""
+    tensors: dict[str, Tensor] = {}
+    problems = []
+    for key, value in state.items():
+        name = ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "?biuf":
+            value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+        if isinstance(value, Tensor):
+            if name in tensors:
+                raise UserError(f"{path} holds {shortened(name, 80)} twice, with and without the name of a wrapper")
+            tensors[name] = value
+        elif isinstance(value, Foreign) and not name.endswith("_extra_state") and name != "_metadata":
+            problems.append(f"{shortened(key, 80)} is {shortened(str(value), 120)}")
+    if problems:
+        where = f"{path}, {place}" if place else str(path)
+        raise UserError(
+            f"{where}: holds other objects than plain tensors: {name_some(problems, 3)}; save plain tensors"
+        )
+    return tensors

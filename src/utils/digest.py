@@ -1,0 +1,110 @@
+"""SHA-256 side files: ``model.ckpt.sha256`` beside ``model.ckpt``, in the format of ``sha256sum``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+from src.errors import UserError
+
+SUFFIX = ".sha256"
+_BLOCK = 1 << 20  # bytes
+_MOST_TEXT = 1 << 20  # bytes of a side file that are read
+_DIGEST = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
+
+
+def side_file(path: str | Path) -> Path:
+    """Return the path of the side file of ``path``."""
+    return Path(f"{path}{SUFFIX}")
+
+
+def file_digest(path: str | Path) -> str:
+    """Compute the SHA-256 of a file, in lower-case hexadecimal digits.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    with _open(path) as stream:
+        return _digest_of(stream, path)
+
+
+def check_digest(path: str | Path) -> tuple[str, bool | None]:
+    """Compare a file with its side file.
+
+    Returns:
+        (the file's digest, whether it is one of those in the side file; None without a side file).
+
+    Raises:
+        UserError: the file or its side file cannot be read.
+    """
+    digest = file_digest(path)
+    recorded = _recorded(path)
+    return digest, None if recorded is None else digest in recorded
+
+
+def open_verified(path: str | Path) -> BinaryIO:
+    """Open a file for reading, after comparing it with its side file if there is one: one more pass of the file.
+
+    A file that is replaced together with its side file during the comparison is opened again.
+
+    Raises:
+        UserError: the file or its side file cannot be read, or they differ.
+    """
+    stream = _open(path)
+    try:
+        if side_file(path).is_file():
+            digest, recorded = _digest_of(stream, path), _recorded(path)
+            if recorded is not None and digest not in recorded:
+                if _is_still(stream, path):
+                    raise UserError(
+                        f"{path} differs from its side file {side_file(path)}: one of the two is damaged or of another "
+                        "version; copy both again, or delete the side file if you changed the file yourself"
+                    )
+                stream.close()
+                return open_verified(path)
+            stream.seek(0)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def _open(path: str | Path) -> BinaryIO:
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a named pipe would wait for its writer
+        what = "a folder" if os.path.isdir(path) else "no regular file"
+        raise UserError(f"cannot read {path}: it is {what}; give the path of a file")
+    try:
+        return open(path, "rb")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {path}: {reason}; give the path of a file") from error
+
+
+def _digest_of(stream: BinaryIO, path: str | Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; give the path of a file") from error
+    return digest.hexdigest()
+
+
+def _recorded(path: str | Path) -> set[str] | None:
+    """Return the digests in the side file of ``path``, in lower case; None without a side file."""
+    side = side_file(path)
+    if not side.is_file():
+        return None
+    with _open(side) as stream:
+        text = stream.read(_MOST_TEXT).decode("utf-8", errors="replace")
+    return {digest.lower() for digest in _DIGEST.findall(text)}
+
+
+def _is_still(stream: BinaryIO, path: str | Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
+    except OSError:
+        return False
