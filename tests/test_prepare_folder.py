@@ -9,9 +9,10 @@ from src.config.prepare import OutputSettings, VectorSettings
 from src.data.coco import read_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import load_metadata
+from src.data.metadata_writer import write_metadata
 from src.errors import UserError
 from src.prepare.collected import Collected
-from src.prepare.run import make_folder
+from src.prepare.run import content_of
 from src.prepare.word_vectors import OpenVectors, open_vectors
 
 LABELS = ["ant", "bee", "cat", "dog"]
@@ -42,7 +43,9 @@ def collected(**changes: object) -> Collected:
 
 
 def prepare(source: Collected, vectors: OpenVectors, output: Path, **options: object) -> list[str]:
-    return make_folder(source, vectors, OutputSettings(output=output, **options))
+    content, report = content_of(source, vectors, OutputSettings(output=output, **options))
+    write_metadata(output, content, official=options.get("official", False))
+    return report
 
 
 def targets(folder: Path, name: str) -> list[list[int]]:

@@ -125,6 +125,28 @@ class _SplitFile(Struct):
 
 
 def _load_own(folder: Path) -> Metadata:
+    """Read a folder of this project's form, again if prepare_data.py replaced it in the meantime."""
+    while True:
+        before = _state(folder)
+        try:
+            metadata = _load_once(folder)
+        except UserError:
+            if _state(folder) == before:
+                raise
+            continue
+        if _state(folder) == before:
+            return metadata
+
+
+def _state(folder: Path) -> bytes | None:
+    """Return the content of ``split.json``, which is replaced last."""
+    try:
+        return (folder / "split.json").read_bytes()
+    except OSError:
+        return None
+
+
+def _load_once(folder: Path) -> Metadata:
     path = folder / "split.json"
     content = read_json_as(path, _SplitFile, "split file of prepare_data.py")
     if content.format != FORMAT:

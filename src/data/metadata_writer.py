@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,32 +13,11 @@ import numpy as np
 from src.data.coco import write_coco_labels
 from src.data.labels import LabelledImages
 from src.data.metadata import FORMAT, ExtraWords
+from src.data.metadata_folder import MetadataFolder, open_output
 from src.data.official import write_official
 from src.data.split import ZeroShotSplit
-from src.errors import UserError
-from src.utils.files import make_readable, write_json
-from src.utils.json_files import read_json
-
-
-def check_output_folder(folder: Path, overwrite: bool) -> None:
-    """Raise :class:`UserError` where :func:`write_metadata` would refuse, before time is spent on reading."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file; choose a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise UserError(f"--output {folder} is not empty; choose another folder or give --overwrite")
-        if not _is_own(folder):
-            raise UserError(
-                f"--output {folder}: --overwrite replaces only folders that prepare_data.py made; choose another folder"
-            )
-
-
-def _is_own(folder: Path) -> bool:
-    """Return whether prepare_data.py made the folder; a ``split.json`` of another program is not ours to delete."""
-    try:
-        return str(read_json(folder / "split.json")["format"]).startswith(FORMAT.partition("/")[0])
-    except (UserError, LookupError, TypeError):
-        return False
+from src.errors import UserError, prefix_errors
+from src.utils.files import atomic_write, write_json
 
 
 @dataclass(frozen=True)
@@ -69,71 +46,79 @@ def write_metadata(
 ) -> None:
     """Write a metadata folder of this project's form, completely or not at all.
 
-    It is made under a temporary name beside ``folder`` and renamed; an earlier folder is removed after that.
-
     Args:
         folder: the folder to make.
         content: its content.
-        overwrite: replace a folder of this form.
+        overwrite: replace the data set that prepare_data.py wrote there; all other files stay.
         official: also write the files of the released code, into the sub-folder ``official``.
 
     Raises:
-        UserError: the folder exists and may not be replaced, or cannot be written, or the released code's files cannot
-            express the split.
+        UserError: the folder holds something that may not be replaced, or cannot be written, or the released code's
+            files cannot express the split.
     """
-    check_output_folder(Path(folder), overwrite)
-    folder = Path(folder).resolve()  # replaces the folder behind a link, not the link
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    with open_output(Path(folder), overwrite) as output:
+        write_into(output, content, official=official)
+
+
+def write_into(output: MetadataFolder, content: MetadataContent, *, official: bool = False) -> None:
+    """Write into an open folder; see :func:`write_metadata`."""
+    root = None if content.image_root is None else os.path.join(output.path, content.image_root)
+    draws = root is not None and any(_is_below(output.path / name, root) for name in content.files)
+
+    def write(folder: Path) -> None:
+        _write_files(folder, content)
+        if official:
+            write_official(folder / "official", content.split, content.parts)
+
+    def describe(prefix: str) -> dict[str, Any]:
+        return _description(content, prefix, prefix if draws else "")
+
+    # Images that an earlier run drew are kept where the new labels are about them.
+    keep = [] if root is None or draws else [Path(os.path.realpath(root))]
+    with prefix_errors(f"--output {output.path}"):
         try:
-            make_readable(temporary, folder=True)
-            _write_files(temporary, content)
-            if official:
-                write_official(temporary / "official", content.split, content.parts)
-            _put_in_place(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written: {error.strerror or error}") from error
+            output.replace(write, describe, keep)
+        except OSError as error:
+            raise UserError(f"cannot be written: {error.strerror or error}") from error
 
 
-def _write_files(folder: Path, content: MetadataContent) -> None:
-    split, extra = content.split, content.extra_words
+def _is_below(path: Path, folder: str) -> bool:
+    return Path(folder) in path.parents
+
+
+def _description(content: MetadataContent, prefix: str, image_prefix: str) -> dict[str, Any]:
+    """Return the content of ``split.json``; the prefixes are put before names of files, and of the image folder."""
+    split = content.split
     description: dict[str, Any] = {
         "format": FORMAT,
         "name": split.name,
         "labels": list(split.labels),
         "seen": split.names(split.seen),
         "unseen": split.names(split.unseen),
-        "word_vectors": "word_vectors.npy",
+        "word_vectors": f"{prefix}word_vectors.npy",
         "word_vector_source": content.word_vector_source,
-        "images": None if content.image_root is None else os.fspath(content.image_root),
-        **{part: f"{part}.json" for part in content.parts},
+        "images": None if content.image_root is None else image_prefix + os.fspath(content.image_root),
+        **{part: f"{prefix}{part}.json" for part in content.parts},
     }
-    np.save(folder / "word_vectors.npy", split.word_vectors.numpy(), allow_pickle=False)
+    if content.extra_words is not None:
+        description["extra_words"] = {"words": f"{prefix}extra_words.json", "vectors": f"{prefix}extra_words.npy"}
+    return description
+
+
+def _write_files(folder: Path, content: MetadataContent) -> None:
+    """Write all files but ``split.json``."""
+    split, extra = content.split, content.extra_words
+    _save(folder / "word_vectors.npy", split.word_vectors.numpy())
     if extra is not None:
-        description["extra_words"] = {"words": "extra_words.json", "vectors": "extra_words.npy"}
         write_json(folder / "extra_words.json", list(extra.words))
-        np.save(folder / "extra_words.npy", extra.vectors.numpy(), allow_pickle=False)
+        _save(folder / "extra_words.npy", extra.vectors.numpy())
     for part, images in content.parts.items():
         write_coco_labels(folder / f"{part}.json", images, split.labels)
-    write_json(folder / "split.json", description)
     for name, data in content.files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
+        with atomic_write(folder / name) as stream:
+            stream.write(data)
 
 
-def _put_in_place(new: Path, folder: Path) -> None:
-    """Rename ``new`` to ``folder``; earlier content stays until the new folder is in place."""
-    if not folder.exists():
-        os.replace(new, folder)
-        return
-    old = new.with_suffix(".old")
-    os.replace(folder, old)
-    try:
-        os.replace(new, folder)
-    except BaseException:
-        os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic_write(path) as stream:
+        np.save(stream, array, allow_pickle=False)

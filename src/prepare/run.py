@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 
 import torch
 
@@ -12,10 +14,12 @@ from src.config.prepare import OutputSettings, VectorSettings
 from src.config.sources import SourceSettings, WordVectorsSettings
 from src.data.labels import LabelledImages
 from src.data.metadata import ExtraWords
-from src.data.metadata_writer import MetadataContent, check_output_folder, write_metadata
+from src.data.metadata_folder import open_output
+from src.data.metadata_writer import MetadataContent, write_into
 from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
+from src.prepare.inputs import refuse_replaced_inputs
 from src.prepare.sample import WORDS
 from src.prepare.word_vectors import OpenVectors, look_up, open_vectors, vector_notes, write_tag_vectors
 from src.word_vectors.lookup import LabelVectors, frequent_words
@@ -38,19 +42,22 @@ def prepare(settings: SourceSettings, vectors: VectorSettings | None, output: Ou
     vectors = vectors or VectorSettings(word_vectors=str(WORDS))
     if isinstance(settings, WordVectorsSettings) and settings.tags is not None:
         return write_tag_vectors(settings.tags, vectors, output)
-    check_output_folder(output.output, output.overwrite)
-    opened = open_vectors(vectors)  # before the source is read, so that a misspelt path does not cost minutes
-    collected: Collected = import_module(f"src.prepare.{settings.reader}").collect(settings)
-    return make_folder(collected, opened, output)
+    refuse_replaced_inputs(settings, vectors, output.output)
+    with open_output(output.output, output.overwrite) as folder:
+        opened = open_vectors(vectors)  # before the source is read, so that a misspelt path does not cost minutes
+        collected: Collected = import_module(f"src.prepare.{settings.reader}").collect(settings)
+        content, report = content_of(collected, opened, output)
+        write_into(folder, content, official=output.official)
+    return report
 
 
-def make_folder(collected: Collected, vectors: OpenVectors, output: OutputSettings) -> list[str]:
-    """Make a metadata folder and return the report, one line per finding.
+def content_of(collected: Collected, vectors: OpenVectors, output: OutputSettings) -> tuple[MetadataContent, list[str]]:
+    """Return the content of the metadata folder, and the report, one line per finding.
 
     Unseen labels of training images are hidden: ``train.json`` does not have them.
 
     Raises:
-        UserError: labels have no vector, the split is wrong, or the folder cannot be written. Nothing is written then.
+        UserError: labels have no vector, or the split is wrong.
     """
     repeated = [label for label, count in Counter(collected.labels).items() if count > 1]
     if repeated:
@@ -72,13 +79,20 @@ def make_folder(collected: Collected, vectors: OpenVectors, output: OutputSettin
     content = MetadataContent(
         split,
         parts,
-        image_root=collected.image_root,
+        image_root=_recorded_root(collected.image_root, output.output),
         word_vector_source=found.source,
         extra_words=extra,
         files={**collected.files, **files},
     )
-    write_metadata(output.output, content, overwrite=output.overwrite, official=output.official)
-    return report
+    return content, report
+
+
+def _recorded_root(root: str | Path | None, output: Path) -> str | Path | None:
+    """Return the image folder relative to the output folder if it is inside, so that both can be moved."""
+    if root is not None and os.path.isabs(root):
+        inside = os.path.relpath(os.path.realpath(root), os.path.realpath(output))
+        return root if inside.startswith(os.pardir) else inside
+    return root
 
 
 def _split(collected: Collected, found: LabelVectors) -> ZeroShotSplit:
