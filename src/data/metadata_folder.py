@@ -2,7 +2,7 @@
 
 The folder may be in use, and may hold files of the user's, which stay. So it is not replaced as a whole:
 
-1. All new files are written into a hidden sub-folder, ``.sdl-<random>.new``.
+1. All new files are written into a hidden sub-folder, ``.sdl-new-0``.
 2. ``split.json``, which names all other files, is replaced by one that names those in the hidden sub-folder. Before
    this step a reader finds the old files whole, after it the new ones.
 3. The new files get their usual places, as hard links or copies: nobody reads the old ones any more.
@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from src.utils.manifest import Manifest, digest_of
 from src.utils.temporary import sweep_temporary
 
 SPLIT_FILE = "split.json"
-_STAGING = re.compile(r"\.sdl-[0-9a-f]{8}\.new")
+_STAGING = re.compile(r"\.sdl-new-[0-9]+")
 FILES = {
     SPLIT_FILE, "word_vectors.npy", "train.json", "val.json", "extra_words.json", "extra_words.npy", "report.txt",
     "missing_pictures.txt",
@@ -107,7 +107,8 @@ class MetadataFolder:
             UserError: a file is in the way that is not ours.
             OSError: the folder cannot be written.
         """
-        staging = self.path / f".sdl-{secrets.token_hex(4)}.new"
+        names = (self.path / f".sdl-new-{number}" for number in count())
+        staging = next(path for path in names if not os.path.lexists(path))
         staging.mkdir()
         write(staging)
         write_json(staging / SPLIT_FILE, describe(""))
@@ -186,7 +187,7 @@ def _files_below(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder):
         links = (name for name in folders if os.path.islink(os.path.join(place, name)))
         found += [Path(place, name) for name in (*names, *links)]
-    return found
+    return sorted(found)
 
 
 def _remove_empty(folder: Path) -> None:

@@ -157,14 +157,9 @@ def _give_mode(temporary: str, target: Path) -> None:
     try:
         os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
     except FileNotFoundError:
-        make_readable(temporary)
-
-
-def make_readable(path: str | Path, folder: bool = False) -> None:
-    """Give a file or folder from :mod:`tempfile`, which is private to its owner, the usual mode."""
-    mask = os.umask(0)  # the only way to read it
-    os.umask(mask)
-    os.chmod(path, (0o777 if folder else 0o666) & ~mask)
+        mask = os.umask(0)  # the only way to read it
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
 
 
 def write_json(path: str | Path, value: object) -> None:

@@ -86,6 +86,8 @@ class Manifest:
         name = self._name(path)
         if not _is_inside(name):
             raise UserError(f"{path} is not in {self.folder}, whose files are recorded")
+        if digest in self._digests.get(name, ()):
+            return
         line = json.dumps({"name": name, "sha256": digest}).encode() + b"\n"
         with _reported(self.path):
             journal = open_journal(self.path) if self._journal is None else self._journal
