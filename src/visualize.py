@@ -1,4 +1,4 @@
-"""Figures as image files: tags beside a photo, explanations, calibration and training curves. Imports matplotlib."""
+"""Figures as image files: tags beside a photo, explanations, calibration and training curves."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from src.calibration.platt import Reliability
 from src.tags import Explanation, Tag
 from src.utils.files import atomic_write
+from src.utils.fonts import drawable, drawn_width
+from src.utils.plotting import Figure, own_settings
 
 _MAX_PIXELS = 65_000  # of a side, near the limits of JPEG and matplotlib; reached by 1,600 tags
 _MAX_LETTERS = 56  # of a tag; as many fit beside its score in the widest panel
+_TITLE_LETTERS = 34  # as many fit above a panel of an explanation
 _SEEN, _UNSEEN = "#1a1a1a", "#c0392b"
 
 
@@ -40,13 +42,15 @@ def tagged_image(image: Image.Image, tags: Sequence[Tag]) -> Image.Image:
         return drawn.convert("RGB")
 
 
+@own_settings()
 def _tagged_figure(image: Image.Image, tags: Sequence[Tag], show: Literal["raw", "probability"]) -> Figure:
     rows = max(len(tags), 1)
     height = max(4.0, 0.36 * rows + 0.9)  # inches
     width, tall = image.size
     photo_width = float(np.clip(height * width / tall, 2.0, 9.0))
-    lines = [(_shortened(tag.marked), tag.shown(show, 2), tag.unseen) for tag in tags] or [("no tag", "", False)]
-    longest = max(len(f"{name}  {score}") for name, score, _ in lines)
+    lines = [(*_drawn(tag.marked, _MAX_LETTERS), tag.shown(show, 2), tag.unseen) for tag in tags]
+    lines = lines or [(*_drawn("no tag", _MAX_LETTERS), "", False)]
+    longest = max(drawn_width(f"{name}  {score}") for name, _, score, _ in lines)
     text_width = min(max(2.2, 0.115 * longest + 0.6), 8.0)
     dpi = min(110.0, _MAX_PIXELS / height)
     figure = Figure(figsize=(photo_width + text_width, height), dpi=dpi, facecolor="white")
@@ -56,19 +60,25 @@ def _tagged_figure(image: Image.Image, tags: Sequence[Tag], show: Literal["raw",
     panel = figure.add_axes((photo_width / (photo_width + text_width), 0, text_width / (photo_width + text_width), 1))
     panel.set_axis_off()
     panel.set(xlim=(0, 1), ylim=(rows + 1.2, -0.2))
-    for row, (name, score, unseen) in enumerate(lines):
+    for row, (name, fonts, score, unseen) in enumerate(lines):
         colour = _UNSEEN if unseen else _SEEN
-        panel.text(0.06, row + 0.5, name, fontsize=13, va="center", color=colour, parse_math=False)
+        panel.text(0.06, row + 0.5, name, fontsize=13, va="center", color=colour, parse_math=False, fontfamily=fonts)
         panel.text(0.96, row + 0.5, score, fontsize=10, va="center", ha="right", color="#777777")
     panel.text(0.06, rows + 0.7, "*tag*: unseen in training", fontsize=8, va="center", color="#777777")
     return figure
 
 
-def _shortened(name: str) -> str:
-    """Cut a name that would run into its score."""
-    return name if len(name) <= _MAX_LETTERS else f"{name[: _MAX_LETTERS - 1]}…"
+def _drawn(name: str, width: int) -> tuple[str, list[str]]:
+    """Return a name as it can be drawn in this width, in average letters, and its fonts."""
+    text, fonts = drawable(name[: 2 * width])
+    if drawn_width(text) > width or len(name) > 2 * width:
+        while drawn_width(text) >= width:
+            text = text[:-1]
+        text += "…"
+    return text, fonts
 
 
+@own_settings()
 def save_explanation(image: Image.Image, tags: Sequence[Tag], explanation: Explanation, path: str | Path) -> None:
     """Save the photo beside a heat map for each tag, named with its score and the principal vector that gave it.
 
@@ -98,8 +108,10 @@ def save_explanation(image: Image.Image, tags: Sequence[Tag], explanation: Expla
         heat = np.asarray(Image.fromarray(places).resize(image.size, Image.Resampling.BICUBIC))
         axis.imshow(image.convert("L"), cmap="gray", alpha=0.55)
         axis.imshow(heat, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.6)
-        title = f"{tag.marked}  {tag.score:.2f}\nprincipal vector {winner + 1}"
-        axis.set_title(title, fontsize=11, color=_UNSEEN if tag.unseen else _SEEN, parse_math=False)
+        name, fonts = _drawn(tag.marked, _TITLE_LETTERS)
+        title = f"{name}  {tag.score:.2f}\nprincipal vector {winner + 1}"
+        colour = _UNSEEN if tag.unseen else _SEEN
+        axis.set_title(title, fontsize=11, color=colour, parse_math=False, fontfamily=fonts)
     for axis in axes[: len(tags) + 1]:
         axis.set_axis_off()
     counts = axes[len(tags) + 1]
@@ -112,6 +124,7 @@ def save_explanation(image: Image.Image, tags: Sequence[Tag], explanation: Expla
     _save(figure, path)
 
 
+@own_settings()
 def save_reliability(curve: Reliability, path: str | Path) -> None:
     """Plot a reliability diagram, the share of right labels for each probability, above a histogram.
 
@@ -129,6 +142,7 @@ def save_reliability(curve: Reliability, path: str | Path) -> None:
     _save(figure, path)
 
 
+@own_settings()
 def save_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Plot the parts of the loss and the metrics over epochs, the lines of ``log.jsonl``.
 
@@ -161,6 +175,7 @@ def _save(figure: Figure, path: str | Path) -> None:
         stream.write(buffer.getvalue())
 
 
+@own_settings()
 def _encoded(figure: Figure, form: Literal["png", "jpeg"]) -> io.BytesIO:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form)

@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+
+from src.utils.plotting import Axes, Figure, LogLocator, MaxNLocator, own_settings
 
 _WIDTH, _WIDE, _HEIGHT = 340, 560, 190  # units of the SVG, about the pixels at which a page shows it
 _LEFT, _RIGHT, _BOTTOM, _TOP = 46, 12, 24, 8
@@ -75,6 +73,7 @@ def _formatted(value: float, _: float) -> str:
     return number(value)
 
 
+@own_settings(**_STYLE)
 def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
     """Draw lines over epochs; values that are not finite are left out. None where no line has a finite point."""
     lines = [line._replace(points=[point for point in line.points if math.isfinite(point[1])]) for line in lines]
@@ -107,6 +106,7 @@ def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
     return Chart(title, _inline(figure, title, titles), lines, log=log)
 
 
+@own_settings(**_STYLE)
 def histogram(title: str, values: np.ndarray, note: str, bins: int = 40) -> Chart:
     """Draw how often values occur."""
     counts, edges = np.histogram(values, bins)
@@ -121,6 +121,7 @@ def histogram(title: str, values: np.ndarray, note: str, bins: int = 40) -> Char
     return Chart(title, _inline(figure, title, titles), note=note)
 
 
+@own_settings(**_STYLE)
 def label_bars(title: str, labels: Sequence[tuple[str, float, int]], colour: str, note: str) -> Chart:
     """Draw two bars for each label (name, average precision in percent, positives): the latter down on a log scale."""
     _, precisions, positives = zip(*labels, strict=True)
@@ -154,8 +155,7 @@ def _chart(width: int = _WIDTH, bottom: int = _BOTTOM) -> tuple[Figure, Axes]:
 def _add_axes(figure: Figure, bottom: int, top: int = _TOP) -> Axes:
     width = 72 * figure.get_figwidth()
     box = (_LEFT / width, bottom / _HEIGHT, (width - _LEFT - _RIGHT) / width, (_HEIGHT - bottom - top) / _HEIGHT)
-    with matplotlib.rc_context(_STYLE):
-        axes = figure.add_axes(box)
+    axes = figure.add_axes(box)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=_STEPS))
         axis.set_major_formatter(_formatted)
@@ -171,8 +171,7 @@ def _bars(axes: Axes, places: np.ndarray, **options: Any) -> None:
 def _inline(figure: Figure, label: str, titles: Sequence[str]) -> Markup:
     """Write the figure as an element of the page; ``titles`` are of the shapes in groups ``titled``, in order."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", transparent=True)
+    figure.savefig(buffer, format="svg", transparent=True)
     root = ElementTree.fromstring(buffer.getvalue().replace('xmlns="http://www.w3.org/2000/svg"', ""))
     left = iter(titles)
     for element in list(root.iter()):
