@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from src.errors import UserError
@@ -38,6 +39,7 @@ class ArgumentParser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
             **options,  # type: ignore[arg-type]
         )
+        self.register("type", Path, _path)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """Parse like argparse, after converting flags to their declared spelling."""
@@ -60,6 +62,17 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise a :class:`UserError`."""
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def not_empty(text: str) -> str:
+    """Argparse type: a text of at least one letter."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is empty; is a variable of the shell not set?")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(not_empty(text))
 
 
 def positive_int(text: str) -> int:

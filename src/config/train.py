@@ -16,6 +16,7 @@ from src.config.arguments import (
     add_workers_flag,
     fraction,
     non_negative_int,
+    not_empty,
     positive_float,
     positive_int,
 )
@@ -259,7 +260,7 @@ def _add_model_flags(parser: ArgumentParser) -> None:
         "initial weights: a file with an ImageNet backbone or an SDL checkpoint; auto: an installed package, or a file "
         "in ./ or ./models/; timm: download; none: random"
     )
-    add("--model-path", default="auto", metavar="FILE", help=path_help)
+    add("--model-path", type=not_empty, default="auto", metavar="FILE", help=path_help)
     pretrain_help = (
         "1: take only the backbone of --model-path and add a new head; 0: continue training an SDL model (default: "
         "detected from the file)"

@@ -46,7 +46,7 @@ def read_state_file(path: str | Path, *, verify: bool = True) -> dict[str, Any]:
         try:
             content = read_torch_file(stream, os.fstat(stream.fileno()).st_size)
         except PickleError as error:
-            raise UserError(f"{path} is no checkpoint that can be read: {error}") from error
+            raise UserError(f"{path} cannot be read: {error}") from error
         except Exception as error:  # of a dozen kinds, for damaged files and files of other programs
             raise UserError(f"{path} cannot be read; {_what_is_wrong(path, error)}") from error
     if isinstance(content, Foreign):  # a whole model, or a dict of another class

@@ -10,6 +10,7 @@ import io
 import math
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from src.errors import first_line
 from src.utils.inert_numpy import NUMPY
 from src.utils.inert_pickle import CONTAINERS, Builders, Global, InertUnpickler, PickleError
 
@@ -174,13 +176,16 @@ def _read_part(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> Tensor:
         part.CRC = None  # type: ignore[assignment]  # zipfile then checks nothing
     data = torch.empty(part.file_size, dtype=torch.uint8)
     left = data.numpy().data
-    with archive.open(part) as stream:
-        while len(left):
-            count = stream.readinto(left[: 1 << 22])  # type: ignore[attr-defined]  # zipfile's class has it
-            if not count:
-                raise PickleError(f"its part {part.filename[:80]} is cut short")
-            left = left[count:]
-        stream.read(1)  # the checksum of an empty part too is compared at its end
+    try:
+        with archive.open(part) as stream:
+            while len(left):
+                count = stream.readinto(left[: 1 << 22])  # type: ignore[attr-defined]  # zipfile's class has it
+                if not count:
+                    raise PickleError(f"its part {part.filename[:80]} is cut short")
+                left = left[count:]
+            stream.read(1)  # at the end of a part its checksum is compared
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise PickleError(f"it is damaged ({first_line(error)}); copy or download it again") from error
     return data
 
 
