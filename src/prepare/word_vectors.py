@@ -64,8 +64,8 @@ def look_up(texts: Mapping[str, str], vectors: OpenVectors) -> LabelVectors:
 
 
 def vector_notes(found: LabelVectors) -> list[str]:
-    """Report labels that were found under another form, that share a vector, or that were dropped."""
-    notes = []
+    """Report flaws of the source, and labels found under another form, that share a vector, or that were dropped."""
+    notes = list(found.notes)
     labels_of: dict[bytes, list[str]] = {}
     for label, vector in zip(found.labels, found.vectors.t().contiguous().numpy(), strict=True):
         labels_of.setdefault(vector.tobytes(), []).append(label)

@@ -31,7 +31,7 @@ class ArrayVectors(WordSource):
         """See :class:`src.word_vectors.base.WordSource`."""
         for row, word in enumerate(self._words):
             if wanted(word):
-                yield word, as_vector(self._array[row], word, self.where)
+                yield word, as_vector(self._array[row], self.dim)
 
 
 def open_array(path: Path, flag: str) -> ArrayVectors:

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import UserError
-
 
 class WordSource:
     """Words and their vectors, or a program that makes vectors of words.
@@ -17,11 +15,13 @@ class WordSource:
         name: file, package or encoder, for people.
         where: start of error messages: the flag that named it, and path or name.
         dim: D, the length of the vectors; 0 for an encoder before its first use.
+        notes: flaws of the file that do not matter for its words, known after a complete scan.
         has_word_list: whether there is a list of words to scan; an encoder has none.
     """
 
     dim = 0
     has_word_list = True
+    notes: tuple[str, ...] = ()
 
     def __init__(self, name: str, where: str) -> None:
         self.name, self.where = name, where
@@ -31,10 +31,12 @@ class WordSource:
 
         Files trained on a corpus have the most frequent words first. ``wanted`` is called for every word; numbers are
         parsed for wanted words only, and no more than a block of the file is in memory. Repeated words are yielded
-        again: the first counts. Each call starts at the front.
+        again: the first counts. Each call starts at the front. A vector that is damaged is yielded as NaN or infinite
+        numbers: it is an error only where it is used.
 
         Raises:
-            UserError: the file is damaged, or a number is not finite.
+            UserError: the file is damaged. Damage may be found at its end only, so whoever wants the same answer for
+                all words must scan to the end.
         """
         raise NotImplementedError
 
@@ -46,14 +48,8 @@ class WordSource:
         return [None] * len(words)
 
 
-def as_vector(numbers: Any, word: str, where: str) -> np.ndarray:
-    """Return ``numbers`` as a float32 vector.
-
-    Raises:
-        UserError: a number is NaN, infinite or too large for float32.
-    """
+def as_vector(numbers: Any, dim: int) -> np.ndarray:
+    """Copy ``dim`` numbers as a float32 vector; NaN where they are more or fewer, infinite where too large for float32."""
     with np.errstate(over="ignore"):
         vector = np.array(numbers, dtype=np.float32)  # a copy: a view would keep a whole block of the file
-    if not np.isfinite(vector).all():
-        raise UserError(f"{where}: the vector of {word!r} has numbers that are NaN or infinite; get the file again")
-    return vector
+    return vector if vector.shape == (dim,) else np.full(dim, np.nan, dtype=np.float32)

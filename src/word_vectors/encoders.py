@@ -44,9 +44,12 @@ class TextEncoder(WordSource):
         some = list(dict.fromkeys(text for text in texts if text))
         if not some:
             return [None] * len(words)
-        vectors = np.asarray(self._encode([self._prompt.replace("{}", text) for text in some]))
-        self.dim = vectors.shape[1]
-        of_text = {text: as_vector(vector, text, self.where) for text, vector in zip(some, vectors, strict=True)}
+        try:
+            vectors = np.asarray(self._encode([self._prompt.replace("{}", text) for text in some]), dtype=np.float32)
+            _, self.dim = vectors.shape
+            of_text = {text: as_vector(vector, self.dim) for text, vector in zip(some, vectors, strict=True)}
+        except Exception as error:  # whatever the model's code raises
+            raise UserError(f"{self.where}: the model cannot encode texts: {first_line(error)}; give another") from error
         return [of_text.get(text) for text in texts]
 
 

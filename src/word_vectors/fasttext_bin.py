@@ -29,6 +29,8 @@ _ARGUMENTS = struct.Struct("<13id")  # version first
 _COUNTS = struct.Struct("<3i2q")
 _MATRIX = struct.Struct("<?2q")
 _AFTER_WORD = 9  # bytes: count and kind
+_LONGEST_WORD = 1 << 12  # bytes
+_LONGEST_NGRAM = 64  # characters; fastText's default is 6
 _SUPERVISED = 3
 _END_OF_SENTENCE = b"</s>"
 
@@ -98,7 +100,9 @@ class FastTextModel(WordSource):
                 f"{self.where}: a quantised fastText model (.ftz); give the .bin or .vec file that it was made from"
             )
         buckets = self._num_buckets if self._longest else 0
-        if columns != self.dim or rows < self._num_words + buckets or (self._longest and not buckets):
+        sizes_fit = columns == self.dim > 0 and rows >= self._num_words + buckets and num_entries >= self._num_words >= 0
+        ngrams_fit = self._longest == 0 or (buckets > 0 and 0 < self._longest <= _LONGEST_NGRAM)
+        if not (sizes_fit and ngrams_fit):
             raise ValueError
         self._rows = np.frombuffer(self._content, "<f4", rows * columns, place + _MATRIX.size).reshape(rows, columns)
 
@@ -106,7 +110,7 @@ class FastTextModel(WordSource):
         """Yield the first entries of the dictionary and where the next one begins; words stand before labels."""
         place = self._dictionary
         for _ in range(count):
-            end = self._content.find(b"\0", place)
+            end = self._content.find(b"\0", place, place + _LONGEST_WORD)
             if end < 0:
                 raise ValueError
             word, place = self._content[place:end], end + 1 + _AFTER_WORD
@@ -116,17 +120,19 @@ class FastTextModel(WordSource):
         """See :class:`src.word_vectors.base.WordSource`."""
         for row, (encoded, _) in enumerate(self._entries(self._num_words)):
             word = encoded.decode("utf-8", errors="replace")
-            if wanted(word):
-                yield word, self._mean([row, *self._subword_rows(encoded)], word)
+            if word and wanted(word):
+                yield word, self._mean([row, *self._subword_rows(encoded)])
 
     def lookup(self, words: Sequence[str]) -> list[np.ndarray | None]:
         """Return the vectors of unlisted words: the means of their sub-words; None for a word that has none."""
-        rows = [self._subword_rows(word.encode()) for word in words]
-        return [self._mean(of_word, word) if of_word else None for of_word, word in zip(rows, words, strict=True)]
+        rows = [self._subword_rows(word.encode(errors="replace")) for word in words]
+        return [self._mean(of_word) if of_word else None for of_word in rows]
 
     def _subword_rows(self, word: bytes) -> list[int]:
-        ngrams = [] if word == _END_OF_SENTENCE else character_ngrams(word, self._shortest, self._longest)
+        has_ngrams = word != _END_OF_SENTENCE and len(word) <= _LONGEST_WORD
+        ngrams = character_ngrams(word, self._shortest, self._longest) if has_ngrams else []
         return [self._num_words + bucket_hash(ngram) % self._num_buckets for ngram in ngrams]
 
-    def _mean(self, rows: list[int], word: str) -> np.ndarray:
-        return as_vector(self._rows[rows].mean(axis=0, dtype=np.float64), word, self.where)
+    def _mean(self, rows: list[int]) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return as_vector(self._rows[rows].mean(axis=0, dtype=np.float64), self.dim)

@@ -9,10 +9,12 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
+from src.errors import UserError
 from src.word_vectors.base import WordSource
 from src.word_vectors.forms import all_forms, joined, part_forms, parts_of, spellings
 
 MOST = 3  # suggestions per word
+_LONGEST_QUERY = 200  # letters of a word that is compared with others
 _ROUNDING = 1e-6  # tolerance for float32 vectors of length 1
 
 
@@ -28,33 +30,51 @@ Table = Mapping[str, Found]  # form -> its vector
 
 
 def unit_vector(vector: np.ndarray) -> np.ndarray | None:
-    """Scale a vector to length 1 in float64; None if it is zero. A vector of length 1 is not changed."""
+    """Scale a vector to length 1 in float64; None if it is zero. One of length 1 or of damaged numbers is not changed."""
     vector = vector.astype(np.float64)
     norm = np.linalg.norm(vector)
-    if abs(norm - 1) < _ROUNDING:
+    if abs(norm - 1) < _ROUNDING or not np.isfinite(norm):
         return vector
     return vector / norm if norm > 0 else None
 
 
-def read_forms(source: WordSource, texts: Sequence[str], loose: bool) -> dict[str, Found]:
+def read_forms(source: WordSource, texts: Sequence[str], loose: bool) -> tuple[dict[str, Found], list[str]]:
     """Read the forms of the texts that have a vector; of a repeated word the first counts.
 
-    Stops once each text is found verbatim: no form is better.
+    The scan always goes to the end, so that the same files are refused whatever the texts are.
+
+    Returns:
+        form -> its vector, and the words that the source has more than once.
     """
     forms = {form for text in texts for form in all_forms(text, loose)}
     units: dict[str, np.ndarray | None] = {}
-    waiting = set(texts)
-    for word, vector in source.scan(lambda word: word in forms and word not in units):
-        units[word] = unit_vector(vector)
-        if units[word] is not None:
-            waiting.discard(word)
-            if not waiting:
-                break
-    return {word: Found(unit, word) for word, unit in units.items() if unit is not None}
+    repeated: dict[str, None] = {}
+    for word, vector in source.scan(forms.__contains__):
+        if word in units:
+            repeated[word] = None
+        else:
+            units[word] = unit_vector(vector)
+    return {word: Found(unit, word) for word, unit in units.items() if unit is not None}, list(repeated)
 
 
 def find_all(source: WordSource, texts: Sequence[str], table: Table, loose: bool) -> dict[str, Found]:
-    """Return the vector of each text that has one, from the table or computed by the source."""
+    """Return the vector of each text that has one, from the table or computed by the source.
+
+    Raises:
+        UserError: a vector has numbers that are NaN or infinite.
+    """
+    found = _find_all(source, texts, table, loose)
+    for text, of_text in found.items():
+        if not np.isfinite(of_text.vector).all():
+            how = f" ({of_text.how})" if of_text.how != text else ""
+            raise UserError(
+                f"{source.where}: the vector of {text!r}{how} has numbers that are NaN, infinite or unreadable; look up "
+                "another word, or give other vectors"
+            )
+    return found
+
+
+def _find_all(source: WordSource, texts: Sequence[str], table: Table, loose: bool) -> dict[str, Found]:
     if not source.has_word_list:
         return _compute(source, texts, {text: " ".join(parts_of(text)) for text in texts})
     listed = {text: found for text in texts if (found := _find(text, table, {}, loose))}
@@ -124,10 +144,13 @@ def nearest_spellings(source: WordSource, words: Collection[str]) -> dict[str, l
 
     list(source.scan(collect))  # yields nothing: only the spelling of the words matters
     choices = list(listed)
+    longest = max(map(len, choices), default=0)
     found = {}
     for word in words:
         query = word.lower()
         reach = 1 if len(query) <= 4 else 2
-        near = process.extract(query, choices, scorer=OSA.distance, score_cutoff=reach, limit=None)
+        # Comparing two texts of n letters takes time n^2, and no word is that long
+        comparable = choices if len(query) <= min(longest, _LONGEST_QUERY) + reach else []
+        near = process.extract(query, comparable, scorer=OSA.distance, score_cutoff=reach, limit=None)
         found[word] = [listed[choice] for choice, distance, _ in near if distance > 0][:MOST]
     return found

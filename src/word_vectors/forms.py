@@ -19,14 +19,18 @@ def parts_of(text: str) -> list[str]:
 
 
 def spellings(text: str) -> list[str]:
-    """Return forms of the whole text, best first: verbatim, in lower case, with other separators, in other cases."""
+    """Return forms of the whole text, best first: verbatim, in lower case, with other separators, in other cases.
+
+    The last are titles of Wikipedia's pages, as the files of wikipedia2vec have them: ``ENTITY/Traffic_light``.
+    """
     parts = parts_of(text)
     lower = [part.lower() for part in parts]
     forms = [text, text.lower(), "-".join(lower)]
     for separator in "-_ ":
         forms += [separator.join(parts), separator.join(lower)]
     forms += ["_".join(part.capitalize() for part in parts), "_".join(parts).upper()]  # GoogleNews: New_York, USA
-    return list(dict.fromkeys(forms))
+    forms += ["ENTITY/" + title[:1].upper() + title[1:] for title in ("_".join(parts), "_".join(lower)) if title]
+    return [form for form in dict.fromkeys(forms) if form]
 
 
 def part_forms(part: str, loose: bool = True) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +32,7 @@ class LabelVectors:
         missing: labels without a vector.
         found_as: label -> the form that was found, for labels that were not found verbatim.
         suggestions: missing label -> at most three texts of similar spelling that would be found.
+        notes: flaws of the source, and words that it has more than once.
         source: name of the source of the vectors.
         where: start of error messages: the flag that named the source, and its name.
     """
@@ -41,6 +42,7 @@ class LabelVectors:
     missing: list[str]
     found_as: dict[str, str]
     suggestions: dict[str, list[str]]
+    notes: list[str]
     source: str
     where: str
 
@@ -67,7 +69,7 @@ def label_vectors(
         loose: let plurals, singulars and words run together stand in for words that ``source`` lacks.
 
     Raises:
-        UserError: an alias is for no label, or the source is damaged.
+        UserError: an alias is for no label, the source is damaged, or a vector has numbers that are NaN or infinite.
     """
     texts = dict(labels) if isinstance(labels, Mapping) else {label: label for label in labels}
     strangers = sorted(alias.keys() - texts.keys())
@@ -75,7 +77,7 @@ def label_vectors(
         raise UserError(f"--alias: no such label: {name_some(strangers)}; give aliases for labels, as tag=word")
     texts.update(alias)
     wanted = list(dict.fromkeys(texts.values()))
-    table = read_forms(source, wanted, loose) if source.has_word_list else {}
+    table, repeated = read_forms(source, wanted, loose) if source.has_word_list else ({}, [])
     of_text = find_all(source, wanted, table, loose)
     found = {label: of_text[text] for label, text in texts.items() if text in of_text}
     missing = {label: text for label, text in texts.items() if text not in of_text}
@@ -91,13 +93,21 @@ def label_vectors(
             if label in alias or of_label.how != texts[label]
         },
         suggestions=suggest(source, missing, table, loose) if missing and source.has_word_list else {},
+        notes=[f"{source.name}: {note}" for note in (*source.notes, *_repeated_note(repeated))],
         source=source.name,
         where=source.where,
     )
 
 
+def _repeated_note(words: list[str]) -> Iterator[str]:
+    if words:
+        yield f"has words more than once, of which the first vector counts: {name_some(words)}"
+
+
 def frequent_words(source: WordSource, count: int, leave_out: Collection[str]) -> ExtraWords | None:
     """Return the first ``count`` words of letters, apostrophes and hyphens that are not in ``leave_out``, or None.
+
+    Words whose vector is zero or damaged are passed over.
 
     Raises:
         UserError: the source has no list of words, or is damaged.
@@ -114,7 +124,7 @@ def frequent_words(source: WordSource, count: int, leave_out: Collection[str]) -
     for word, vector in source.scan(lambda word: word not in left_out and _WORD.fullmatch(word) is not None):
         left_out.add(word)  # a repeated word counts once, with its first vector
         unit = unit_vector(vector)
-        if unit is not None:
+        if unit is not None and np.isfinite(unit).all():
             vectors[word] = unit.astype(np.float32)
             if len(vectors) == count:
                 break

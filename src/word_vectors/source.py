@@ -11,8 +11,9 @@ from src.word_vectors import fasttext_bin
 from src.word_vectors.arrays import open_array, open_metadata, open_package, open_package_folder
 from src.word_vectors.base import WordSource
 from src.word_vectors.streams import ByteFile
+from src.word_vectors.text import TextVectors
 from src.word_vectors.wink import WinkVectors
-from src.word_vectors.word2vec import TextVectors, Word2VecBinary, is_word2vec_binary
+from src.word_vectors.word2vec import Word2VecBinary, is_word2vec_binary
 
 _NUMPY = b"\x93NUMPY"
 _JSON = re.compile(rb'\s*\{\s*"')

@@ -59,6 +59,7 @@ def check_space(space: Space, source: WordSource) -> None:
     if not source.has_word_list:
         computed = zip(space.probes, source.lookup(list(space.probes)), strict=True)
         found = {word: vector for word, vector in computed if vector is not None}
+    found = {word: vector for word, vector in found.items() if np.isfinite(vector).all()}
     dim = next((len(vector) for vector in found.values()), source.dim)
     if dim not in (0, space.dim):
         raise UserError(f"{source.where}: vectors of length {dim}, but the model was trained with length {space.dim}")

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import gzip
 import mmap
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import IO, cast
 
 from tqdm import tqdm
 
-from src.errors import UserError, name_some
+from src.errors import UserError, first_line, name_some
+from src.word_vectors.unpacking import ZIP, ExpansionError, check_member, detect_packing, unpacked
 
 BLOCK = 1 << 22  # bytes that are read at once
 SAMPLE = 1 << 20  # bytes from the start that show the format; more than any line of numbers
 BAR_DELAY = 3.0  # seconds before a progress bar appears
 
-# zipfile raises RuntimeError for archives with a password or of a method it does not know
-_DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
-
 
 class ByteFile:
-    """A file, or the content of a ``.gz`` file or of one member of a ``.zip`` archive.
+    """A file, or the content of a ``.gz``, ``.bz2`` or ``.xz`` file or of one member of a ``.zip`` archive.
 
     Attributes:
         path: the file on disk.
         flag: the flag that named it.
         name: its name for people, with the member of an archive.
         where: start of error messages: flag and path.
-        packing: ``""``, ``"gzip"`` or ``"zip"``, detected from the first bytes.
+        packing: how it is packed, or ``""``, detected from the first bytes.
     """
 
     def __init__(self, path: Path, flag: str, member: str | None = None) -> None:
@@ -40,14 +35,13 @@ class ByteFile:
         self.name = path.name if member is None else f"{path.name}/{member}"
         self.where = f"{flag} {path if member is None else path / member}"
         with self._damage_named(), open(path, "rb") as raw:
-            start = raw.read(4)
+            start = raw.read(16)
         if not start:
             raise UserError(f"{self.where}: the file is empty; get it again")
-        is_zip = start in (b"PK\x03\x04", b"PK\x05\x06")
-        self.packing = "gzip" if start.startswith(b"\x1f\x8b") else "zip" if is_zip else ""
-        if member is not None and not is_zip:
+        self.packing = detect_packing(start)
+        if member is not None and self.packing != ZIP:
             raise UserError(f"{self.where}: no such file or folder ({path} is a file, and no .zip archive)")
-        self._member = self._choose_member(member) if is_zip else ""
+        self._member = self._choose_member(member) if self.packing == ZIP else ""
 
     def _choose_member(self, member: str | None) -> str:
         """Return the name of the archive's only file, or the wanted one."""
@@ -64,30 +58,46 @@ class ByteFile:
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
+        """Name the file in whatever a module raises about it: they have many exceptions, and not all are documented."""
         try:
             yield
-        except _DAMAGE as error:
-            raise UserError(f"{self.where}: cannot be read: {error}; get the file again") from error
+        except UserError:
+            raise
+        except EOFError as error:
+            raise UserError(f"{self.where}: ends in the middle; get the file again") from error
+        except ExpansionError as error:
+            raise UserError(f"{self.where}: is no file of word vectors: {error}") from error
+        except Exception as error:
+            if isinstance(error, OSError) and error.strerror:
+                raise UserError(f"{self.where}: cannot be read: {error.strerror}") from error
+            raise UserError(f"{self.where}: is damaged: {first_line(error)}; get the file again") from error
 
     @contextmanager
-    def _open(self) -> Iterator[tuple[IO[bytes], int, Callable[[], int]]]:
-        """Open the file: (stream of unpacked bytes, total of the progress, function of the current progress)."""
+    def _open(self) -> Iterator[tuple[Iterator[bytes], int, Callable[[], int]]]:
+        """Open the file: (blocks of unpacked bytes, total of the progress, function of the current progress)."""
         with self._damage_named(), open(self.path, "rb") as raw:
             size = self.path.stat().st_size
-            if self.packing == "gzip":
-                with gzip.open(raw) as unpacked:
-                    yield cast(IO[bytes], unpacked), size, raw.tell
-            elif self.packing == "zip":
-                with zipfile.ZipFile(raw) as archive, archive.open(self._member) as unpacked:
-                    yield unpacked, archive.getinfo(self._member).file_size, unpacked.tell
+            if self.packing == ZIP:
+                with zipfile.ZipFile(raw) as archive:
+                    member = archive.getinfo(self._member)
+                    check_member(member, size, self.where)
+                    with archive.open(member) as stream:
+                        yield iter(lambda: stream.read(BLOCK), b""), member.file_size, stream.tell
+            elif self.packing:
+                yield unpacked(raw, self.packing, BLOCK), size, raw.tell
             else:
-                yield raw, size, raw.tell
+                yield iter(lambda: raw.read(BLOCK), b""), size, raw.tell
 
     @cached_property
     def sample(self) -> bytes:
         """Return the first :data:`SAMPLE` unpacked bytes, or all of a smaller file."""
-        with self._open() as (stream, _, _):
-            return stream.read(SAMPLE)
+        sample = bytearray()
+        with self._open() as (blocks, _, _):
+            for block in blocks:
+                sample += block
+                if len(sample) >= SAMPLE:
+                    break
+        return bytes(sample[:SAMPLE])
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the unpacked bytes in blocks, with a progress bar on a terminal if it takes longer.
@@ -96,8 +106,8 @@ class ByteFile:
             UserError: the file cannot be read or unpacked.
         """
         look = {"unit": "B", "unit_scale": True, "disable": None, "leave": False, "delay": BAR_DELAY}
-        with self._open() as (stream, total, position), tqdm(total=total, desc=self.name, **look) as bar:
-            while block := stream.read(BLOCK):
+        with self._open() as (blocks, total, position), tqdm(total=total, desc=self.name, **look) as bar:
+            for block in blocks:
                 bar.update(position() - bar.n)
                 yield block
 
