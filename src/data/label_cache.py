@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 
 from src.data.coco import read_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.utils.files import atomic_write
 
 VERSION = 1
@@ -37,8 +36,8 @@ def cached_coco_labels(path: Path, labels: Sequence[str], folder: Path) -> Label
     if cached.is_file():
         try:
             return _load(cached, len(labels))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            print(f"reading {path.name} again: {cached} is damaged: {error}", file=sys.stderr)
+        except Exception as error:  # noqa: BLE001 -- whatever NumPy, zlib and zipfile raise about a damaged file
+            print(f"reading {path.name} again: {cached} is damaged: {first_line(error)}", file=sys.stderr)
     images = read_coco_labels(path, labels)
     try:
         _save(cached, images)

@@ -33,6 +33,7 @@ from src.data.official import (
 )
 from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError
+from src.utils.arrays import read_array
 from src.utils.json_files import read_json_as
 
 FORMAT = "zero-shot-split/1"
@@ -177,11 +178,7 @@ def _named_file(folder: Path, name: str | None) -> Path | None:
 
 
 def _load_vectors(path: Path) -> Tensor:
-    try:
-        array = np.ascontiguousarray(np.load(path, allow_pickle=False), dtype=np.float32)
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise UserError(f"cannot read the word vectors {path}: {error}") from error
-    return torch.from_numpy(array)
+    return torch.from_numpy(np.array(read_array(path), dtype=np.float32, order="C"))
 
 
 def _load_extra(folder: Path, files: _ExtraFiles | None, split: ZeroShotSplit) -> ExtraWords | None:

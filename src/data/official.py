@@ -5,12 +5,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from src.data.array_pickle import read_array_pickle as read_array_pickle
 from src.data.coco import COCO_CLASSES, write_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.split import ZeroShotSplit, columns_of, make_split
@@ -21,48 +21,14 @@ COCO_FILES = ("cls_ids.pickle", "wordvec_array.pickle")
 NUS_WIDE_FILES = ("classes.pickle", "unseen_classes.pickle", "wordvec_array.pickle")
 SPLIT_FILES = ("train_17_48.json", "val_17_48.json", "val_unseen.json")  # below zs_split/, whatever the split
 
-# Globals that a pickle of arrays and builtin containers needs. NumPy's module paths differ before and since version 2;
-# pickle protocols 0 to 2 call builtins __builtin__.
-_ADMITTED = {
-    *((builtins, name) for builtins in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray")),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays and builtin containers; anything else could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-        # Under NumPy 2 the old path is a deprecated alias.
-        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
-
-
-def read_array_pickle(path: str | Path) -> Any:
-    """Unpickle a file that holds NumPy arrays and builtin containers only.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds anything else.
-    """
-    try:
-        with open(path, "rb") as stream:
-            return _ArrayUnpickler(stream).load()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{path} is not a pickle of arrays and plain containers: {error}") from error
-
 
 def read_word_vectors_pickle(path: str | Path) -> Tensor:
     """Read ``wordvec_array.pickle``: [D, C] float32.
 
     NUS-WIDE's file holds the array [D, C], COCO's a dict with the array [1, D, C] in half precision.
+
+    Raises:
+        UserError: the file is missing, damaged or holds no such array.
     """
     content = read_array_pickle(path)
     if isinstance(content, dict):
@@ -84,7 +50,7 @@ def read_coco_split(folder: Path) -> ZeroShotSplit:
     content = read_array_pickle(path)
     try:
         seen, unseen = (sorted(int(column) for column in content[side]) for side in ("train", "test"))
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} must hold a dict with the label columns 'train' (seen) and 'test' (unseen)") from error
     vectors = read_word_vectors_pickle(folder / "wordvec_array.pickle")
     return make_split(COCO_CLASSES, seen, unseen, vectors, name=f"coco_{len(seen)}_{len(unseen)}", source=str(folder))
@@ -102,15 +68,24 @@ def read_nus_wide_split(folder: Path) -> ZeroShotSplit:
     content = read_array_pickle(path)
     if not isinstance(content, dict) or set(content) != set(range(len(content))):
         raise UserError(f"{path} must hold a dict from the columns 0..C-1 to label names")
-    labels = [str(content[column]) for column in range(len(content))]
+    labels = [_name(content[column], path) for column in range(len(content))]
     unseen_path = folder / "unseen_classes.pickle"
     names = read_array_pickle(unseen_path)
-    if not isinstance(names, (list, tuple, set, frozenset, np.ndarray)):
+    if not isinstance(names, (list, tuple, set, frozenset, np.ndarray)) or getattr(names, "ndim", 1) != 1:
         raise UserError(f"{unseen_path} must hold a list of label names")
-    unseen = columns_of([str(name) for name in names], labels, str(unseen_path))
+    unseen = columns_of([_name(name, unseen_path) for name in names], labels, str(unseen_path))
     seen = sorted(set(range(len(labels))) - set(unseen))
     vectors = read_word_vectors_pickle(folder / "wordvec_array.pickle")
     return make_split(labels, seen, unseen, vectors, name=f"nus_wide_{len(seen)}_{len(unseen)}", source=str(folder))
+
+
+def _name(value: object, path: Path) -> str:
+    """Return a label's name; anything else is refused without a look at it, which can be longer than memory."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if not isinstance(value, str):
+        raise UserError(f"{path} holds an object of type {type(value).__name__} where the name of a label belongs")
+    return str(value)
 
 
 def write_official(folder: Path, split: ZeroShotSplit, parts: Mapping[str, LabelledImages]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from src.data.metadata import load_metadata
 from src.data.split import ZeroShotSplit
 from src.errors import UserError, name_some
 from src.options import LabelOptions
+from src.text import on_screen, shortened
 from src.word_vectors.arrays import ArrayVectors
 from src.word_vectors.base import WordSource
 from src.word_vectors.lookup import LabelVectors, label_vectors
@@ -20,6 +23,9 @@ from src.word_vectors.space import check_space, space_of
 
 # Default --dataset_path of the released infer.py, whose checkpoints hold no word vectors
 OFFICIAL_DATASET_PATH = Path("data/NUS_WIDE")
+
+_NO_TEXT = ("Cc", "Cs")  # Unicode categories: control characters, and what stands for bytes that are no text
+_LONGEST_SHOWN = 80  # letters of a tag in a message
 
 
 def choose_labels(info: CheckpointInfo, options: LabelOptions) -> ZeroShotSplit:
@@ -78,6 +84,9 @@ def add_own_tags(
     tags = list(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
     if not tags:
         raise UserError("--tags: no word given; separate words by commas")
+    odd = [tag for tag in tags if any(unicodedata.category(letter) in _NO_TEXT for letter in tag)]
+    if odd:
+        raise UserError(f"--tags: control characters, which no word has: {name_some(_shown(odd))}; leave them out")
     column_of = {label: column for column, label in enumerate(split.labels)}
     new = [tag for tag in tags if tag not in column_of]
     if source is not None:
@@ -85,6 +94,8 @@ def add_own_tags(
     vectors = split.word_vectors
     if new:
         found = label_vectors(source or checkpoint_words(split, info), new)
+        for note in found.notes:
+            print(note, file=sys.stderr)
         if found.missing:
             raise UserError(_missing_message(found, source))
         vectors = torch.cat([vectors, found.vectors], dim=1)
@@ -108,10 +119,14 @@ def checkpoint_words(split: ZeroShotSplit, info: CheckpointInfo) -> ArrayVectors
     return ArrayVectors(words, matrix, "the checkpoint's words", "--tags")
 
 
+def _shown(tags: Sequence[str]) -> list[str]:
+    return [shortened(on_screen(tag), _LONGEST_SHOWN) for tag in tags]
+
+
 def _missing_message(found: LabelVectors, source: WordSource | None) -> str:
     """List all unknown words, each with suggestions of similar spelling."""
     where = "the checkpoint" if source is None else source.name
-    lines = [f"--tags: no word vector for {name_some(list(found.missing), 40)} in {where}"]
+    lines = [f"--tags: no word vector for {name_some(_shown(found.missing), 40)} in {where}"]
     lines += [f"{tag}: did you mean {', '.join(near)}?" for tag, near in found.suggestions.items() if near]
     if source is None:
         lines.append("give other words, or --word_vectors FILE with the word vectors that the model was trained with")

@@ -49,7 +49,7 @@ class WordSource:
 
 
 def as_vector(numbers: Any, dim: int) -> np.ndarray:
-    """Copy ``dim`` numbers as a float32 vector; NaN where they are more or fewer, infinite where too large for float32."""
+    """Copy numbers as a float32 vector: infinite where too large for float32, all NaN if they are not ``dim``."""
     with np.errstate(over="ignore"):
         vector = np.array(numbers, dtype=np.float32)  # a copy: a view would keep a whole block of the file
     return vector if vector.shape == (dim,) else np.full(dim, np.nan, dtype=np.float32)

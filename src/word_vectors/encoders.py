@@ -49,7 +49,9 @@ class TextEncoder(WordSource):
             _, self.dim = vectors.shape
             of_text = {text: as_vector(vector, self.dim) for text, vector in zip(some, vectors, strict=True)}
         except Exception as error:  # whatever the model's code raises
-            raise UserError(f"{self.where}: the model cannot encode texts: {first_line(error)}; give another") from error
+            raise UserError(
+                f"{self.where}: the model cannot encode texts: {first_line(error)}; give another"
+            ) from error
         return [of_text.get(text) for text in texts]
 
 

@@ -100,7 +100,8 @@ class FastTextModel(WordSource):
                 f"{self.where}: a quantised fastText model (.ftz); give the .bin or .vec file that it was made from"
             )
         buckets = self._num_buckets if self._longest else 0
-        sizes_fit = columns == self.dim > 0 and rows >= self._num_words + buckets and num_entries >= self._num_words >= 0
+        words_fit = num_entries >= self._num_words >= 0
+        sizes_fit = words_fit and columns == self.dim > 0 and rows >= self._num_words + buckets
         ngrams_fit = self._longest == 0 or (buckets > 0 and 0 < self._longest <= _LONGEST_NGRAM)
         if not (sizes_fit and ngrams_fit):
             raise ValueError

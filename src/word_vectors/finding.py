@@ -15,6 +15,7 @@ from src.word_vectors.forms import all_forms, joined, part_forms, parts_of, spel
 
 MOST = 3  # suggestions per word
 _LONGEST_QUERY = 200  # letters of a word that is compared with others
+_MOST_PARTS = 8  # words of a label that gets suggestions
 _ROUNDING = 1e-6  # tolerance for float32 vectors of length 1
 
 
@@ -30,7 +31,7 @@ Table = Mapping[str, Found]  # form -> its vector
 
 
 def unit_vector(vector: np.ndarray) -> np.ndarray | None:
-    """Scale a vector to length 1 in float64; None if it is zero. One of length 1 or of damaged numbers is not changed."""
+    """Scale a vector to length 1 in float64; None if it is zero. One of length 1 or with NaN is not changed."""
     vector = vector.astype(np.float64)
     norm = np.linalg.norm(vector)
     if abs(norm - 1) < _ROUNDING or not np.isfinite(norm):
@@ -68,8 +69,8 @@ def find_all(source: WordSource, texts: Sequence[str], table: Table, loose: bool
         if not np.isfinite(of_text.vector).all():
             how = f" ({of_text.how})" if of_text.how != text else ""
             raise UserError(
-                f"{source.where}: the vector of {text!r}{how} has numbers that are NaN, infinite or unreadable; look up "
-                "another word, or give other vectors"
+                f"{source.where}: the vector of {text!r}{how} has numbers that are NaN, infinite or unreadable; look "
+                "up another word, or give other vectors"
             )
     return found
 
@@ -116,8 +117,15 @@ def unknown_parts(text: str, table: Table, loose: bool) -> list[str]:
 
 
 def suggest(source: WordSource, missing: Mapping[str, str], table: Table, loose: bool) -> dict[str, list[str]]:
-    """Suggest texts for missing labels (label -> text), in which words of similar spelling replace the unknown ones."""
-    unknown = {label: unknown_parts(text, table, loose) for label, text in missing.items()}
+    """Suggest texts for missing labels (label -> text), in which words of similar spelling replace the unknown ones.
+
+    Very long labels get none.
+    """
+    unknown = {
+        label: unknown_parts(text, table, loose)
+        for label, text in missing.items()
+        if len(parts_of(text)) <= _MOST_PARTS  # each takes a pass through all words
+    }
     near = nearest_spellings(source, {part for parts in unknown.values() for part in parts})
     suggestions: dict[str, list[str]] = {}
     for label, parts in unknown.items():

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from src.data.metadata import ExtraWords
 from src.errors import UserError, name_some, raise_collected
+from src.text import shortened
 from src.utils.files import read_lines
 from src.word_vectors.base import WordSource
 from src.word_vectors.finding import find_all, read_forms, suggest, unit_vector
 
+_LONGEST_SHOWN = 80  # letters of a label in a message
 _WORD = re.compile(r"[a-z][a-z'-]+")
 _NO_ALIAS: Mapping[str, str] = MappingProxyType({})
 
@@ -138,7 +140,8 @@ def missing_message(found: LabelVectors) -> str:
     lines = [f"{found.where}: no vector for {len(found.missing)} of the {total} labels:"]
     for label in found.missing:
         near = found.suggestions.get(label)
-        lines.append(f"{label} (similar: {', '.join(near)})" if near else label)
+        shown = shortened(label, _LONGEST_SHOWN)
+        lines.append(f"{shown} (similar: {', '.join(near)})" if near else shown)
     lines.append(
         "give --alias tag=word or --alias-file FILE to look up another word, --missing drop to leave these labels out, "
         "or other word vectors"

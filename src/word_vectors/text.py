@@ -91,8 +91,8 @@ class TextVectors(WordSource):
                 first_odd = first_odd or number
                 if odd > 2 * (number - start - odd) + _MOST_ODD:
                     raise UserError(
-                        f"{self.where}: {odd:,} of the first {number:,} lines are not a word and {dim} numbers; is this "
-                        "a file of word vectors?"
+                        f"{self.where}: {odd:,} of the first {number:,} lines are not a word and {dim} numbers; is "
+                        "this a file of word vectors?"
                     )
                 continue
             word = encoded.decode("utf-8", errors="replace").removeprefix(prefix)
@@ -117,9 +117,8 @@ class TextVectors(WordSource):
             yield from lines
             if len(rest) > SAMPLE:
                 raise UserError(self._too_long(number + 1))
-        if rest.strip(_END_OF_FILE):
-            fields = rest.rsplit(None, self.dim)
-            if number and len(fields) > 1 and (self._odd_word(rest) is None or not _NUMBER.fullmatch(fields[-1])):
+        if rest.strip().strip(_END_OF_FILE):
+            if self._odd_word(rest) is None:
                 raise UserError(f"{self.where}: ends in the middle of line {number + 1}; get the file again")
             yield rest
 

@@ -86,8 +86,8 @@ class Word2VecBinary(WordSource):
     def _check_end(self, row: int, rest: bytes, *, is_damaged: bool) -> None:
         if is_damaged:
             raise UserError(
-                f"{self.where}: damaged at about word {row:,}: what follows is not a word and {self.dim} numbers; words "
-                "with blanks in them do that too; give another file"
+                f"{self.where}: damaged at about word {row:,}: what follows is not a word and {self.dim} numbers; "
+                "words with blanks in them do that too; give another file"
             )
         if rest.strip() and row < self._num_words:
             raise UserError(
