@@ -22,7 +22,7 @@ from src.evaluation import evaluate
 from src.exported.engines import Opened, open_model
 from src.metrics import format_report
 from src.models.sdl_model import check_image_size
-from src.options import Runtime
+from src.options import Reading, Runtime
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.files import write_json
 from src.utils.progress import warn_about_bad_images
@@ -90,7 +90,10 @@ def _embed(
     if runtime.image_size is not None and isinstance(model, nn.Module):
         check_image_size(model, runtime.image_size, "--image-size")
     transform = eval_transform(
-        runtime.image_size or config.image_size, config.interpolation, exact=settings.exact_pictures
+        runtime.image_size or config.image_size,
+        config.interpolation,
+        exact=settings.exact_pictures,
+        reading=Reading(settings.max_pixels, settings.truncated),
     )
     precision = torch.float16 if settings.autocast_enabled and device.type == "cuda" else None
     loader = LoaderConfig(settings.batch_size, settings.workers, device, precision, processes)

@@ -78,6 +78,7 @@ TRAIN = {
     "keep": Effect("--keep 1", "files", base="--save-epochs 1 --num-epochs 2"),
     "lr": Effect("--lr 1e-2", "numbers"),
     "lr-backbone-scale": Effect("--lr-backbone-scale 0.1", "numbers"),
+    "max-pixels": Effect("--max-pixels 9", "status"),
     "max_bad_images": Effect("--max_bad_images 1", "status", base="--data {damaged}"),
     "metadata": Effect("--metadata {other}", "numbers"),
     "model-name": Effect("--model-name test_resnet", "numbers"),
@@ -100,6 +101,7 @@ TRAIN = {
     "select-on": Effect("--select-on seen", "numbers"),
     "sync-bn": Effect("--sync-bn", "status"),
     "tensorboard": Effect("--tensorboard", "files"),
+    "truncated": Effect("--truncated accept", "numbers", base="--data {cut}"),
     "unknown": Effect("--unknown ignore", "numbers", base="--metadata {unverified}"),
     "val-share": Effect("--val-share 0.4", "numbers", base="--select-on seen"),
     "var_weight": Effect("--var_weight 0.9", "numbers"),
@@ -122,6 +124,7 @@ VALIDATE = {
     "image-size": Effect("--image-size 48", "images"),
     "images": Effect("--images all-images", "content"),
     "json": Effect("--json {out}/other.json", "files"),
+    "max-pixels": Effect("--max-pixels 9", "status"),
     "metadata": Effect("--metadata {other}", "content"),
     "model-name": Effect("--model-name tresnet_m", "status"),
     "model-path": Effect("--model-path {better}", "content"),
@@ -130,6 +133,7 @@ VALIDATE = {
     "seed": Effect("--seed 2", "content", base="--fit-thresholds {out}/f.ckpt"),
     "thre": Effect("--thre 0.1", "content"),
     "top_k": Effect("--top_k 1", "content"),
+    "truncated": Effect("--truncated accept", "status", base="--data {cut}/images"),
     "wordvec_dim": Effect("--wordvec_dim 7", "status"),
     "workers": Effect("-j 1", "workers"),
 }
@@ -143,12 +147,15 @@ INFER = {
     "device": Effect("--device cuda", "status", base=QUIET),
     "engine": Effect("--engine onnx", "status", base=QUIET),
     "exact-pictures": Effect("--exact-pictures", "images", base=QUIET),
+    "exclude": Effect("--exclude 0.*", "content", base=QUIET),
     "explain": Effect("--explain 1", "files", base="--no_picture --pic_path {photos}/0.jpg"),
     "html": Effect("--html {out}/page.html", "files", base=QUIET),
     "input_size": Effect("--input_size 48", "images", base=QUIET),
     "json": Effect("--json {out}/tags.json", "files", base="--no_picture"),
+    "max-pixels": Effect("--max_pixels 9", "status", base=QUIET),
     "model_name": Effect("--model_name tresnet_m", "status", base=QUIET),
     "model_path": Effect("--model_path {other_tagger}", "output", base=QUIET),
+    "no_default_exclude": Effect("--no_default_exclude", "content", base=f"{QUIET} --pic_path {{served}}"),
     "no_picture": Effect("--no_picture", "files", base="--path_output {out} --pic_path {photos}/0.jpg"),
     "num_rows": Effect("--num_rows 5", "status", base=QUIET),
     "num_threads": Effect("--num_threads 3", "threads", base=QUIET),
@@ -166,6 +173,7 @@ INFER = {
     "tags_file": Effect("--tags_file {words}", "content", base=QUIET),
     "threshold": Effect("--threshold 0.2", "content", base=QUIET),
     "top_k": Effect("--top_k 1", "content", base=QUIET),
+    "truncated": Effect("--truncated accept", "status", base=f"{QUIET} --pic_path {{served}} {{cut}}/0.jpg"),
     "word_vectors": Effect("--word_vectors {vectors}", "status", base=f"{QUIET} --tags lake"),
     "wordvec_dim": Effect("--wordvec_dim 9", "status", base=QUIET),
     "workers": Covered(
@@ -231,6 +239,10 @@ def places(tmp_path_factory) -> dict[str, Path]:
     places["damaged"] = copy_of(places["sample"], home / "damaged")
     for name in file_names(places["damaged"], "train")[:3]:
         (places["damaged"] / "images" / name).write_bytes(b"no image")
+    places["cut"] = copy_of(places["sample"], home / "cut")
+    for name in [*file_names(places["cut"], "train")[:3], *file_names(places["cut"], "val")[:3]]:
+        path = places["cut"] / "images" / name
+        path.write_bytes(path.read_bytes()[:-200])
     places["unverified"] = copy_of(places["sample"], home / "unverified")
     edit_json(
         places["unverified"] / "train.json",
@@ -243,6 +255,10 @@ def places(tmp_path_factory) -> dict[str, Path]:
     torch.save(timm.create_model("test_efficientnet", num_classes=10).state_dict(), places["classifier"])
     draw_photos(places["photos"], 3)
     write_images(places["crowd"], 51)
+    places["served"] = home / "served"
+    for folder in (places["served"], places["served"] / "@eaDir"):
+        draw_photos(folder, 1)
+    (places["cut"] / "0.jpg").write_bytes((places["photos"] / "0.jpg").read_bytes()[:5000])
     places["tagger"] = save_calibrated(home / "tagger.ckpt")
     for name in ("start", "tagger"):
         places[f"{name}_bicubic"] = home / f"{name}_bicubic.ckpt"

@@ -85,7 +85,7 @@ def test_hidden_and_excluded_folders_are_passed_over(tree):
     walk = FolderWalk(tree)
     assert sorted(files(walk)) == sorted(ALL)
     assert walk.passed_over == {
-        "excluded folders": ["#RECYCLE", "c.lrdata", "sea/@eaDir"],
+        "excluded files and folders": ["#RECYCLE", "c.lrdata", "sea/@eaDir"],
         "hidden files and folders": [".thumbs", "sea/._a.jpg"],
     }
     assert "sky/b.jpg" not in files(FolderWalk(tree, exclude=["SK*"]))

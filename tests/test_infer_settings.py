@@ -43,6 +43,10 @@ EXAMPLES = {
     "num_threads": "--num_threads 1",
     "engine": "--engine torch",
     "exact_pictures": "--exact-pictures",
+    "exclude": "--exclude *.gif",
+    "max_pixels": "--max_pixels 1000000",
+    "no_default_exclude": "--no_default_exclude",
+    "truncated": "--truncated accept",
     "workers": "-j 5",
     "device": "--device cpu",
 }

@@ -82,7 +82,7 @@ def test_links_to_folders_are_followed_once_and_circles_end(tree):
         (photos / name).symlink_to(tree / "other")
     (photos / "link.jpg").symlink_to("a.jpg")
     (photos / "nowhere.jpg").symlink_to("gone.jpg")
-    assert expanded("photos") == sorted(below(*SEEN, "link.jpg", "nowhere.jpg", "x-other/o.jpg"))
+    assert expanded("photos") == sorted(below(*SEEN, "link.jpg", "x-other/o.jpg"))
     matched = expanded("photos/**/*.jpg")
     assert len(matched) == len(set(matched))  # ** does not walk in a circle
     assert set(below("a.jpg", "link.jpg", "odd [1].jpg")) <= set(matched)

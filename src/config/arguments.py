@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from src.errors import UserError
-from src.options import DEVICES, ENGINES
+from src.options import DEVICES, ENGINES, TRUNCATED
 
 _LONG_FLAG = re.compile(r"(--[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
@@ -146,6 +146,24 @@ def add_workers_flag(parser: argparse._ActionsContainer) -> None:
         default=min(8, processors),
         metavar="N",
         help="background workers that read images; 0 reads them in the main process",
+    )
+
+
+def add_reading_flags(parser: argparse._ActionsContainer) -> None:
+    """Add ``--max-pixels`` and ``--truncated``."""
+    parser.add_argument(
+        "--max-pixels",
+        type=positive_int,
+        metavar="N",
+        help="refuse images of more pixels, which take about 8 bytes each to decode (default: 178,956,970); a JPEG "
+        "counts as it is decoded, at a half to an eighth of its size where that is large enough",
+    )
+    parser.add_argument(
+        "--truncated",
+        choices=TRUNCATED,
+        default="refuse",
+        help="images that are cut short or damaged: refuse them, or accept the part that can be decoded; a JPEG that "
+        "lacks only its end marker is whole",
     )
 
 

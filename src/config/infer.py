@@ -13,6 +13,7 @@ from src.config.arguments import (
     add_device_flag,
     add_engine_flag,
     add_exact_flag,
+    add_reading_flags,
     add_workers_flag,
     finite_float,
     positive_int,
@@ -26,6 +27,7 @@ from src.options import (
     ExpectedModel,
     LabelOptions,
     OutputFormat,
+    Reading,
     Runtime,
     TagRule,
 )
@@ -89,6 +91,9 @@ class InferSettings:
 
     Attributes:
         images: values of ``--pic_path``; see :func:`src.inference.input_paths.expand`.
+        exclude: patterns of files and folders to leave out of them.
+        default_exclude: whether the folders of :data:`src.data.folders.EXCLUDED_FOLDERS` are left out.
+        reading: limits of reading images.
         model_path: checkpoint or exported model.
         expected: properties that the model must have.
         runtime: engine, device and input size.
@@ -102,6 +107,9 @@ class InferSettings:
     """
 
     images: tuple[str, ...]
+    exclude: tuple[str, ...]
+    default_exclude: bool
+    reading: Reading
     model_path: Path
     expected: ExpectedModel
     runtime: Runtime
@@ -125,6 +133,7 @@ def infer_parser(description: str | None) -> ArgumentParser:
         help="images, folders (searched recursively), quoted patterns, .txt files or @FILE with one path per line, or "
         "- to read paths from standard input",
     )
+    _add_reading_flags(parser)
     _add_model_flags(parser)
     _add_tag_flags(parser)
     add_flags(parser.add_argument_group("output"), OutputOptions, separator="_")
@@ -153,6 +162,9 @@ def infer_settings(args: argparse.Namespace) -> InferSettings:
         raise UserError("--resume and --html: the page holds the images of one run only; leave one of them out")
     return InferSettings(
         images=tuple(args.pic_path),
+        exclude=tuple(args.exclude),
+        default_exclude=not args.no_default_exclude,
+        reading=Reading(args.max_pixels, args.truncated),
         model_path=args.model_path,
         expected=ExpectedModel(args.model_name, args.num_rows, args.wordvec_dim),
         runtime=Runtime(args.engine, args.device, args.input_size),
@@ -226,6 +238,26 @@ def _add_model_flags(parser: ArgumentParser) -> None:
         default=0,
         help="accepted for compatibility with the released code; 1, a backbone without a head, cannot tag",
     )
+
+
+def _add_reading_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="leave out files and folders of this name, or with a slash of this end of the path, below folders, of "
+        "patterns and in lists: '*.gif', 'drafts', '2019/raw'; may be repeated. Hidden ones are left out of folders "
+        "anyhow",
+    )
+    group.add_argument(
+        "--no_default_exclude",
+        action="store_true",
+        help="do not leave out the folders of thumbnails, caches and deleted files that file servers, photo managers "
+        "and systems make, such as @eaDir, #recycle and '*.lrdata' (docs/tagging.md)",
+    )
+    add_reading_flags(group)
 
 
 def _add_tag_flags(parser: ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from src.config.arguments import (
     ArgumentParser,
     add_device_flag,
     add_exact_flag,
+    add_reading_flags,
     add_workers_flag,
     fraction,
     non_negative_int,
@@ -40,6 +41,7 @@ from src.options import (
     Precision,
     Schedule,
     Selection,
+    Truncated,
     Unknown,
 )
 
@@ -59,6 +61,8 @@ class DataSettings:
     cutout: float
     exact_pictures: bool
     workers: int
+    max_pixels: int | None = None
+    truncated: Truncated = "refuse"
 
 
 @dataclass(frozen=True)
@@ -245,6 +249,7 @@ def _add_data_flags(parser: ArgumentParser) -> None:
     cutout_help = "side of the cutout square as a fraction of the image side; 0 disables cutout"
     add("--cutout", type=fraction, default=0.5, metavar="FRACTION", help=cutout_help)
     add_exact_flag(group)
+    add_reading_flags(group)
     add_workers_flag(group)
 
 

@@ -12,6 +12,7 @@ from src.config.arguments import (
     add_device_flag,
     add_engine_flag,
     add_exact_flag,
+    add_reading_flags,
     add_workers_flag,
     finite_float,
     fraction,
@@ -20,7 +21,7 @@ from src.config.arguments import (
 )
 from src.config.settings import add_flags, flag, settings_of
 from src.errors import UserError
-from src.options import IMAGES, SEEN_BIASES, ExpectedModel, FitOptions, Protocol, Runtime
+from src.options import IMAGES, SEEN_BIASES, ExpectedModel, FitOptions, Protocol, Runtime, Truncated
 from src.utils.files import check_writable
 
 
@@ -41,6 +42,8 @@ class ImageSettings:
     autocast_enabled: int = flag(0, type=int, choices=(0, 1), help="1 runs the model in mixed precision on a GPU")
     exact_pictures: bool
     workers: int
+    max_pixels: int | None = None
+    truncated: Truncated = "refuse"
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def validate_parser(description: str | None) -> ArgumentParser:
     parser.add_argument("positional_data", metavar="DATA", nargs="?", help="image folder, same as --data")
     add_flags(parser, ImageSettings)
     add_exact_flag(parser)
+    add_reading_flags(parser)
     add_workers_flag(parser)
     _add_model_flags(parser)
     _add_measure_flags(parser)

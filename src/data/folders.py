@@ -4,41 +4,55 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from src.errors import name_some
 
-# Folders of copies that file systems and photo managers make beside the photographs: patterns of their names.
+# Folders of copies that file systems and photo managers make beside the photographs. A pattern with a slash is that of
+# the end of a path.
 EXCLUDED_FOLDERS = (
-    "@eaDir", "@Recycle", "#recycle", "@Recently-Snapshot", "@Transcode", "$RECYCLE.BIN", "System Volume Information",
-    "lost+found", "__MACOSX", "*.lrdata", "*.lrcat-data", "iPod Photo Cache",
-)  # fmt: skip
+    *("@eaDir", "@tmp", "@SynoEAStream", "#recycle", "#snapshot"),  # Synology
+    *("@Recycle", "@Recently-Snapshot", "@Transcode"),  # QNAP, whose .@__thumb is hidden
+    *("$RECYCLE.BIN", "RECYCLER", "System Volume Information", "lost+found", "__MACOSX"),
+    *("*.lrdata", "*.lrcat-data", "iPod Photo Cache", "CaptureOne/Cache", "mipmaps-*.d"),  # Lightroom, ..., darktable
+    *("*.photoslibrary/resources", "*.photolibrary/Thumbnails", "*.aplibrary/Thumbnails"),  # Apple
+    *("appdata_*/preview", "photoprism/cache", "photoprism/storage/cache"),  # Nextcloud, PhotoPrism
+)
 
 
+# Suffixes of the unprocessed files of cameras
+RAW_SUFFIXES = frozenset(
+    {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf"}
+    | {".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"}
+)
 _SPECIAL = {stat.S_IFIFO: "FIFOs", stat.S_IFSOCK: "sockets", stat.S_IFCHR: "devices", stat.S_IFBLK: "devices"}
 
 
 class FolderWalk:
     """The regular files below a folder; iterating yields each folder, relative to the root, with its sorted file names.
 
-    Hidden files and folders, and folders whose name matches a pattern, are passed over. Links to folders are followed
+    Hidden files and folders, and those that match a pattern, are passed over. Links to folders are followed
     after all real folders, so that a folder inside the root goes by its own name and not by that of a link; each real
     folder is entered once, and a link to a folder that holds the root is passed over, so that circular links end.
 
     Attributes:
         passed_over: reason -> paths relative to the root, of what the walk so far did not enter or yield.
+        unreadable: those of them that are folders which cannot be listed.
     """
 
     def __init__(self, root: str | Path, exclude: Sequence[str] = EXCLUDED_FOLDERS) -> None:
-        """Prepare a walk below ``root``; ``exclude`` are patterns of folder names, matched regardless of case."""
+        """Prepare a walk below ``root``; for ``exclude`` see :func:`matches`."""
         self.passed_over: dict[str, list[str]] = {}
+        self.unreadable: list[str] = []
         self._root = os.fspath(root)
-        self._patterns = [pattern.casefold() for pattern in exclude]
+        self._exclude = exclude
 
     def __iter__(self) -> Iterator[tuple[str, list[str]]]:
         self.passed_over.clear()
+        self.unreadable.clear()
         entered: set[tuple[int, int]] = set()
         queue, links = [""], list[str]()  # links to folders wait until the real ones are done
         above = _identities_above(self._root)
@@ -56,12 +70,13 @@ class FolderWalk:
                     found = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:
                 self._pass_over(f"folders that cannot be read ({error.strerror or error})", folder or ".")
+                self.unreadable.append(folder or ".")
                 continue
             files: list[str] = []
             folders: list[str] = []
             for entry in found:
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                kind = self._kind(entry)
+                kind = self._kind(entry, path)
                 if kind == "file":
                     files.append(entry.name)
                 elif kind == "folder":
@@ -71,14 +86,15 @@ class FolderWalk:
             queue += reversed(folders)
             yield folder or ".", files
 
-    def _kind(self, entry: os.DirEntry[str]) -> str:
+    def _kind(self, entry: os.DirEntry[str], path: str) -> str:
         """Return ``file``, ``folder``, or the reason to pass it over."""
         if entry.name.startswith("."):
             return "hidden files and folders"
+        if matches(path, self._exclude):
+            return "excluded files and folders"
         try:
             if entry.is_dir():
-                name = entry.name.casefold()
-                return "excluded folders" if any(fnmatchcase(name, one) for one in self._patterns) else "folder"
+                return "folder"
             if entry.is_file():
                 return "file"
             mode = entry.stat().st_mode
@@ -94,6 +110,31 @@ class FolderWalk:
         return [
             f"passed over {len(paths):,} {reason}: {name_some(paths, 5)}" for reason, paths in self.passed_over.items()
         ]
+
+
+def note_of_others(suffixes: Counter[str]) -> str:
+    """Return a line about files that are passed over because of their suffixes, in lower case."""
+    counted = [f"{suffix or 'no suffix'} ({count:,})" for suffix, count in suffixes.most_common()]
+    raw = sorted(RAW_SUFFIXES & suffixes.keys())
+    advice = f"; RAW files ({', '.join(raw)}) are not read, export them as JPEG" if raw else ""
+    total = sum(suffixes.values())
+    return f"passed over {total:,} files that are no images by their suffix: {name_some(counted)}{advice}"
+
+
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    """Return whether one of the patterns is that of a file or folder, regardless of case.
+
+    Args:
+        path: relative to the folder that is walked through.
+        patterns: of its name, or with a slash of the whole path or of its end.
+    """
+    whole = path.replace(os.sep, "/").casefold()
+    name = whole.rpartition("/")[2]
+    for pattern in patterns:
+        wanted = pattern.casefold().strip("/")
+        if fnmatchcase(name, wanted) or ("/" in wanted and fnmatchcase(f"/{whole}", f"*/{wanted}")):
+            return True
+    return False
 
 
 def _identities_above(root: str) -> set[tuple[int, int]]:

@@ -15,7 +15,7 @@ from PIL import Image
 # MPEG), unpack without a bound (FITS), or are of games and instruments.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF", "JPEG2000", "PPM", "DIB", "ICO", "ICNS", "PSD"),
-    *("QOI", "PCX", "SGI", "SUN", "DDS", "XBM", "XPM", "PCD", "TGA"),
+    *("QOI", "PCX", "SGI", "SUN", "XBM", "XPM", "PCD", "TGA"),
 )
 # Suffixes of these formats that Pillow registers under another name, only where a decoder is installed, or not at all
 _MORE_SUFFIXES = frozenset(

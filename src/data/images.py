@@ -24,8 +24,8 @@ from src.errors import first_line
 from src.options import DEFAULT_READING, Reading
 
 _BYTES = 8  # of memory for each pixel that Reading.max_pixels admits: the decoded image, and its RGB form
-# Bytes that decoders which need more take for each pixel, with the RGB form
-_DECODER_BYTES = {"WEBP": 20, "JPEG2000": 24, "AVIF": 14, "HEIF": 14, "QOI": 16}
+# Bytes that decoders which need more take for each pixel, with the RGB form (measured)
+_DECODER_BYTES = {"WEBP": 17, "JPEG2000": 20, "AVIF": 14, "HEIF": 12}
 _LARGE = 256 << 20  # bytes; images that take more are decoded one at a time
 
 # What Pillow says about odd side data, sizes and palettes is of no use here, and is printed with lines of its source

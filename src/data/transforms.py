@@ -83,6 +83,19 @@ class ImageTransform:
         """Return whether :meth:`read` decodes a JPEG of this size at a reduced size, unlike calling."""
         return not self.exact and min(image.size) >= 2 * SPARE * self.image_size
 
+    def read_with_image(self, path: str | Path, at_least: int) -> tuple[Tensor, Image.Image]:
+        """Do as :meth:`read_bytes`, and return the image too.
+
+        The tensor is the same: an image's tags must not depend on whether it is shown.
+
+        Args:
+            path: the file.
+            at_least: pixels of both sides that the image keeps if a JPEG is decoded at a smaller size.
+        """
+        smallest = max(at_least, 2 * SPARE * self.image_size)  # reads_less_of(image) does not depend on it
+        image = read_image(path, at_least=None if self.exact else smallest, reading=self.reading)
+        return self.read_bytes(path) if self.reads_less_of(image) else self.to_bytes(image), image
+
     def to_bytes(self, image: Image.Image) -> Tensor:
         """Transform an RGB image: [3, S, S] uint8."""
         if self._vectorised(image):

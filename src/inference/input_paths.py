@@ -5,23 +5,32 @@ from __future__ import annotations
 import codecs
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from src.data.folders import EXCLUDED_FOLDERS, FolderWalk, matches, note_of_others
 from src.data.image_formats import SUFFIXES
 from src.errors import UserError
 
 _FLAG = "--pic_path"
 
 
-def expand(arguments: Sequence[str], stdin: TextIO) -> list[Path]:
+def expand(
+    arguments: Sequence[str],
+    stdin: TextIO,
+    *,
+    exclude: Sequence[str] = (),
+    default_exclude: Sequence[str] = EXCLUDED_FOLDERS,
+    notes: list[str] | None = None,
+) -> list[Path]:
     """Return the images that the values of ``--pic_path`` name, in the order of the values, each once.
 
     The first of these rules that applies decides:
 
     - ``-``: a list on standard input (a file of that name is ``./-``);
-    - a folder: all images below it, sorted by path, without hidden ones;
+    - a folder: all images below it, sorted by path, without hidden and excluded ones;
     - a file that exists, even with ``*`` or ``@`` in its name: a list if it is a ``.txt`` file, else itself;
     - ``@`` and the path of a file of any kind: a list;
     - a value with ``*``, ``?`` or ``[``: the files that match, sorted; ``**`` stands for folders at any depth, and
@@ -35,6 +44,10 @@ def expand(arguments: Sequence[str], stdin: TextIO) -> list[Path]:
     Args:
         arguments: the values.
         stdin: read as bytes through its ``buffer``, and only for ``-``.
+        exclude: patterns of files and folders to leave out, below folders, of patterns and in lists; see
+            :func:`src.data.folders.matches`.
+        default_exclude: more of them, which do not apply to lists.
+        notes: receives a line for each folder and reason to pass something over.
 
     Returns:
         The paths. They include files that do not exist, unless that is the only value, and subfolders that cannot be
@@ -46,61 +59,90 @@ def expand(arguments: Sequence[str], stdin: TextIO) -> list[Path]:
     """
     if list(arguments).count("-") > 1:
         raise UserError(f"{_FLAG} -: standard input can be read once; give - once")
+    finder = _Finder(exclude, default_exclude)
     paths: dict[str, Path] = {}
     here = os.getcwd()
     for argument in arguments:
-        for path in map(Path, _expand_one(argument, stdin, alone=len(arguments) == 1)):
+        for path in map(Path, finder.expand(argument, stdin, alone=len(arguments) == 1)):
             paths.setdefault(os.path.join(here, path), path)
+    if notes is not None:
+        notes += finder.notes
     return list(paths.values())
 
 
-def _expand_one(argument: str, stdin: TextIO, *, alone: bool) -> Iterable[str | Path]:
-    if argument == "-":
-        return _listed(stdin.buffer.read(), "-")
-    if os.path.isdir(argument):
-        return _images_below(argument)
-    is_list = argument.lower().endswith(".txt")
-    if os.path.exists(argument):
-        return _listed(_read_list(argument, argument), argument) if is_list else [argument]
-    if argument.startswith("@"):
-        return _listed(_read_list(argument[1:], argument), argument)
-    if glob.has_magic(argument):
-        return _matching(argument)
-    if is_list:
-        raise UserError(f"{_FLAG} {argument}: no such list; give a text file with one image path per line")
-    if alone:
-        raise UserError(f"{_FLAG} {argument}: no such file; give the path of an image")
-    return [argument]
+class _Finder:
+    """Expands values; ``notes`` tells what is passed over."""
+
+    def __init__(self, exclude: Sequence[str], default_exclude: Sequence[str]) -> None:
+        self.notes: list[str] = []
+        self._exclude, self._exclude_below = exclude, [*exclude, *default_exclude]
+
+    def expand(self, argument: str, stdin: TextIO, *, alone: bool) -> Iterable[str | Path]:
+        if argument == "-":
+            return self._of_list(_listed(stdin.buffer.read(), "-"), "-")
+        if os.path.isdir(argument):
+            return self._below(argument)
+        is_list = argument.lower().endswith(".txt")
+        if os.path.exists(argument):
+            if is_list:
+                return self._of_list(_listed(_read_list(argument, argument), argument), argument)
+            return [argument]
+        if argument.startswith("@"):
+            return self._of_list(_listed(_read_list(argument[1:], argument), argument), argument)
+        if glob.has_magic(argument):
+            return self._matching(argument)
+        if is_list:
+            raise UserError(f"{_FLAG} {argument}: no such list; give a text file with one image path per line")
+        if alone:
+            raise UserError(f"{_FLAG} {argument}: no such file; give the path of an image")
+        return [argument]
+
+    def _below(self, root: str) -> list[str]:
+        """Return all image files below ``root`` by their suffix in either case, sorted; see :class:`FolderWalk`."""
+        found: list[str] = []
+        others: Counter[str] = Counter()
+        walk = FolderWalk(root, self._exclude_below)
+        for folder, names in walk:
+            place = root if folder == "." else os.path.join(root, folder)
+            suffixes = [os.path.splitext(name)[1].lower() for name in names]
+            found += [os.path.join(place, name) for name, one in zip(names, suffixes, strict=True) if one in SUFFIXES]
+            others.update(suffix for suffix in suffixes if suffix not in SUFFIXES)
+        found += [os.path.join(root, folder) for folder in walk.unreadable]  # reading reports them
+        notes = walk.notes() + ([note_of_others(others)] if others else [])
+        self.notes += [f"{root}: {note}" for note in notes]
+        if not found:
+            raise UserError(
+                f"{_FLAG} {root}: no image in this folder or below it; give a folder that holds "
+                f"{', '.join(sorted(SUFFIXES))} files{''.join(f' ({note})' for note in notes)}"
+            )
+        return sorted(found)
+
+    def _matching(self, pattern: str) -> list[str]:
+        """Return the files that a pattern matches, sorted by path; hidden ones need a part that begins with a dot."""
+        first, found = _matching(pattern)
+        kept = [path for path in found if not _is_excluded(path.parts[first:], self._exclude_below)]
+        self._note_excluded(pattern, len(found) - len(kept))
+        if not kept:
+            raise UserError(f"{_FLAG} {pattern}: no file matches this pattern; check it, or give a folder or files")
+        return sorted(map(str, kept))
+
+    def _of_list(self, paths: list[str], value: str) -> list[str]:
+        kept = [path for path in paths if not _is_excluded(Path(path).parts, self._exclude)]
+        self._note_excluded(value, len(paths) - len(kept))
+        return kept
+
+    def _note_excluded(self, value: str, count: int) -> None:
+        if count:
+            self.notes.append(f"{value}: passed over {count:,} excluded files")
 
 
-def _images_below(root: str) -> list[str]:
-    """Return all image files below ``root`` by their suffix in either case, sorted; hidden ones are left out.
-
-    Links to folders are followed, but each folder is entered once, so that circular links end.
-    """
-    found: list[str] = []
-    unlisted: list[OSError] = []  # reading reports them
-    entered: set[str] = set()
-    for folder, folders, files in os.walk(root, onerror=unlisted.append, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = (name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES)
-        found += [os.path.join(folder, name) for name in images if not name.startswith(".")]
-    found += [error.filename for error in unlisted]
-    if not found:
-        raise UserError(
-            f"{_FLAG} {root}: no image in this folder or below it; give a folder that holds "
-            f"{', '.join(sorted(SUFFIXES))} files"
-        )
-    return sorted(found)
+def _is_excluded(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Return whether a pattern matches a file or a folder above it."""
+    return any(matches("/".join(parts[: end + 1]), patterns) for end in range(len(parts)))
 
 
-def _matching(pattern: str) -> list[str]:
-    """Return the files that a pattern matches, sorted by path; hidden ones need a part that begins with a dot."""
+def _matching(pattern: str) -> tuple[int, list[Path]]:
+    """Return the number of parts before the first one with a wildcard, and the files that match."""
     parts = Path(pattern).parts
     first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
     root, rest = Path(*parts[:first]), list(parts[first:])
@@ -109,13 +151,10 @@ def _matching(pattern: str) -> list[str]:
     hidden = any(part.startswith(".") for part in rest)
     try:
         # Unlike glob.glob, pathlib's ** does not follow links, which may form a circle
-        matches = [path for path in root.glob("/".join(rest)) if not path.is_dir()]
-    except ValueError as error:
+        matched = [path for path in root.glob("/".join(rest)) if not path.is_dir()]
+    except (ValueError, OSError) as error:
         raise UserError(f"{_FLAG} {pattern}: {error}; write ** between slashes only") from error
-    found = [path for path in matches if hidden or not any(part.startswith(".") for part in path.parts[first:])]
-    if not found:
-        raise UserError(f"{_FLAG} {pattern}: no file matches this pattern; check it, or give a folder or files")
-    return sorted(map(str, found))
+    return first, [path for path in matched if hidden or not any(part.startswith(".") for part in path.parts[first:])]
 
 
 def _read_list(path: str, value: str) -> bytes:

@@ -151,13 +151,11 @@ def _read_item(path: Path, transform: Transform, previews: bool) -> _Item:
     try:
         if not previews:
             return _Item(path, read_transformed(path, transform), None, "")
-        image = read_image(path)
-        if not isinstance(transform, ImageTransform):
-            tensor = transform(image)
-        elif transform.reads_less_of(image):  # an image's tags must not depend on whether it is shown
-            tensor = transform.read_bytes(path)
+        if isinstance(transform, ImageTransform):
+            tensor, image = transform.read_with_image(path, 2 * max(PREVIEW))
         else:
-            tensor = transform.to_bytes(image)
+            image = read_image(path)
+            tensor = transform(image)
     except BadImageError as error:
         return _Item(path, None, None, str(error))
     image.thumbnail(PREVIEW, Image.Resampling.LANCZOS, reducing_gap=2.0)

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from src.config.infer import InferSettings
+from src.data.folders import EXCLUDED_FOLDERS
 from src.errors import UserError, prefix_errors
 from src.inference.contact_sheet import open_contact_sheet
 from src.inference.explain import feature_map
@@ -25,7 +26,7 @@ from src.inference.results import check_outputs, open_results
 from src.inference.tagger import Tagger
 from src.models.sdl_model import check_image_size
 from src.options import TagRule
-from src.text import printable
+from src.text import on_screen, printable
 from src.utils.device import choose_device
 from src.utils.digest import file_digest
 
@@ -60,7 +61,7 @@ def run(settings: InferSettings) -> int:
     check_outputs(settings.outputs)
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
-    paths = expand(settings.images, sys.stdin)
+    paths = find_images(settings)
     loading = Loading(settings.batch_size, settings.workers)
     loading = replace(loading, parallel_calls=parallel_calls(len(paths), loading))
     tagger = load_tagger(settings, loading.parallel_calls)
@@ -84,6 +85,16 @@ def run(settings: InferSettings) -> int:
     return 1 if summary.bad or summary.without_keywords else 0
 
 
+def find_images(settings: InferSettings) -> list[Path]:
+    """Expand ``--pic_path``, and report on standard error what is passed over and why."""
+    notes: list[str] = []
+    default = EXCLUDED_FOLDERS if settings.default_exclude else ()
+    paths = expand(settings.images, sys.stdin, exclude=settings.exclude, default_exclude=default, notes=notes)
+    for note in notes:
+        print(on_screen(note), file=sys.stderr)
+    return paths
+
+
 def load_tagger(settings: InferSettings, threads: int) -> Tagger:
     """Load the model with its labels and the user's own words, to be called by ``threads`` threads.
 
@@ -97,7 +108,12 @@ def load_tagger(settings: InferSettings, threads: int) -> Tagger:
         runtime = replace(runtime, engine="torch")
     with prefix_errors("--model_path" if settings.labels.dataset_path is None else "--model_path, --dataset_path"):
         tagger = Tagger.load(
-            path, labels=settings.labels, expected=settings.expected, runtime=runtime, exact=settings.exact
+            path,
+            labels=settings.labels,
+            expected=settings.expected,
+            runtime=runtime,
+            exact=settings.exact,
+            reading=settings.reading,
         )
     if image_size is not None and isinstance(tagger.model, torch.nn.Module):
         check_image_size(tagger.model, image_size, "--input_size")

@@ -17,7 +17,17 @@ from src.errors import UserError
 from src.exported.engines import Embedder, open_model
 from src.exported.session import ExportedModel
 from src.inference.vocabulary import choose_labels
-from src.options import ANY_MODEL, DEFAULT_RUNTIME, OWN_LABELS, ExpectedModel, LabelOptions, Runtime, TagRule
+from src.options import (
+    ANY_MODEL,
+    DEFAULT_READING,
+    DEFAULT_RUNTIME,
+    OWN_LABELS,
+    ExpectedModel,
+    LabelOptions,
+    Reading,
+    Runtime,
+    TagRule,
+)
 from src.scoring import score_labels, top_k_labels
 from src.tags import Tag
 
@@ -74,6 +84,7 @@ class Tagger:
         expected: ExpectedModel = ANY_MODEL,
         runtime: Runtime = DEFAULT_RUNTIME,
         exact: bool = False,
+        reading: Reading = DEFAULT_READING,
     ) -> Tagger:
         """Load a checkpoint of this project or of the released code, or a file that export.py made of one.
 
@@ -83,6 +94,7 @@ class Tagger:
             expected: properties that the model must have.
             runtime: engine, device and input size.
             exact: resize exactly as the released code does (see :mod:`src.data.transforms`).
+            reading: limits of reading image files.
 
         Raises:
             UserError: a file cannot be read or does not fit, or own words have no vector.
@@ -92,7 +104,9 @@ class Tagger:
         return cls(
             model,
             choose_labels(info, labels),
-            transform=eval_transform(runtime.image_size or config.image_size, config.interpolation, exact=exact),
+            transform=eval_transform(
+                runtime.image_size or config.image_size, config.interpolation, exact=exact, reading=reading
+            ),
             calibration=info.calibration,
             fitted_on=info.split,
             device=runtime.device,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from src.data.folders import FolderWalk
+from src.data.folders import FolderWalk, note_of_others
 from src.data.image_formats import SUFFIXES
 from src.data.labels import LabelledImages
 from src.data.split import columns_of
@@ -152,8 +152,7 @@ def list_images(root: Path, flag: str = "--images") -> ImageListing:
             bar.update(len(names))
     notes = walk.notes()
     if others:
-        counted = [f"{suffix or 'no suffix'} ({count:,})" for suffix, count in others.most_common()]
-        notes.append(f"passed over {others.total():,} files that are no images by their suffix: {name_some(counted)}")
+        notes.append(note_of_others(others))
     return ImageListing(sorted(found), [f"{flag} {root}: {note}" for note in notes])
 
 

@@ -21,6 +21,7 @@ from src.embedding import LoaderConfig
 from src.errors import UserError, prefix_errors
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
+from src.options import Reading
 from src.training.batches import BatchSource, FeatureBatches, FeatureOptions, ImageBatches, ImageOptions
 from src.training.engine import Learner
 from src.training.epoch_evaluation import EpochEvaluator
@@ -169,7 +170,8 @@ def _build_source(
 ) -> BatchSource:
     """Create the source of batches: cached features for a frozen backbone, else augmented images."""
     exact = settings.data.exact_pictures
-    evaluation_as = eval_transform(config.image_size, config.interpolation, exact=exact)
+    reading = Reading(settings.data.max_pixels, settings.data.truncated)
+    evaluation_as = eval_transform(config.image_size, config.interpolation, exact=exact, reading=reading)
     if not settings.model.freeze_backbone:
         train_as = train_transform(
             config.image_size,
@@ -177,6 +179,7 @@ def _build_source(
             cutout=settings.data.cutout,
             augmentation=settings.data.augmentation,
             exact=exact,
+            reading=reading,
         )
         images = ImageOptions(train_as, evaluation_as, settings.seed or 0, settings.model.freeze_bn)
         return ImageBatches(model, train_val, data.evaluation, images, loader)
