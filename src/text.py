@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import unicodedata
 from pathlib import Path
+from typing import Any
 
+PRINTABLE = "printable"  # error handler of streams: what an encoding does not hold is written as printable() does
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _JOINERS = "\u200c\u200d"  # Persian words and emoji are spelt with them
 _UNSEEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, surrogate, line and paragraph separator
@@ -18,6 +21,20 @@ def printable(name: str | Path) -> str:
     ('caf\\xe9.jpg', '\\ud83d')
     """
     return _SURROGATE.sub(lambda match: _surrogate(ord(match[0])), str(name))
+
+
+def printable_json(text: str) -> str:
+    r"""Return JSON whose strings are printable.
+
+    >>> printable_json('["caf\udce9"]')
+    '["caf\\\\xe9"]'
+    """
+    return _SURROGATE.sub(lambda match: printable(match[0]).replace("\\", "\\\\"), text)
+
+
+def text_options(mode: str) -> dict[str, Any]:
+    """Return the keywords of ``open`` for writing in a mode such as ``"wb"`` or ``"w"``: our text files are UTF-8."""
+    return {} if "b" in mode else {"encoding": "utf-8", "errors": PRINTABLE}
 
 
 def on_screen(text: object) -> str:
@@ -60,3 +77,13 @@ def _steers(letter: str) -> bool:
 
 def _escape(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
+
+
+def _escape_lost(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = printable(error.object[error.start : error.end])
+    return lost.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error(PRINTABLE, _escape_lost)

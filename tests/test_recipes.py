@@ -135,7 +135,7 @@ def written(folder: Path, parser: ArgumentParser, args: argparse.Namespace) -> d
 def test_settings_of_a_run_are_a_recipe(tmp_path, arguments):
     args = small(*arguments)
     expected = {key: value for key, value in vars(args).items() if key != "recipe"}
-    expected["model_path"] = expected["model_path"].replace("\udcff", "?")
+    expected["model_path"] = expected["model_path"].replace("\udcff", "\\xff")
     assert written(tmp_path, small_parser(), args) == expected
 
 

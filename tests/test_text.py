@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 
@@ -12,6 +13,7 @@ import torch
 
 from src.errors import first_line
 from src.text import on_lines, on_screen, printable
+from src.utils.files import atomic_write, write_json
 
 HOSTILE = "a\x1b]0;title\x07\r\nb\x9b2J\u202egnp.exe\u2066\u2028\x00\u200f"
 ADVICE = [
@@ -79,3 +81,13 @@ def test_foreign_messages_are_one_short_printable_line():
     lines = [first_line(error) for error in errors]
     assert all(0 < len(line) <= 200 and line.isprintable() for line in lines)
     assert lines[1:] == ["a \\x1b[1m b", "MuteError", "ValueError", "no entry 'k'"]
+
+
+def test_text_files_and_json_hold_names_that_are_not_utf8(tmp_path):
+    value = {"caf\udce9": ["\ud800", "日本", 'a"\\b']}
+    write_json(tmp_path / "x.json", value)
+    read = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert read == {"caf\\xe9": ["\\ud800", "日本", 'a"\\b']}
+    with atomic_write(tmp_path / "x.txt", "w") as stream:
+        stream.write("caf\udce9 日本")
+    assert (tmp_path / "x.txt").read_text(encoding="utf-8") == "caf\\xe9 日本"

@@ -6,6 +6,7 @@ checkpoint without a side file, never one beside a stale digest.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from src.utils.digest import SUFFIX, check_digest, file_digest, side_file
@@ -21,8 +22,8 @@ def write_digest(path: str | Path) -> str:
         UserError: the file cannot be read or the side file not written.
     """
     digest = file_digest(path)
-    with atomic_write(side_file(path), "w") as stream:
-        stream.write(f"{digest}  {Path(path).name}\n")
+    with atomic_write(side_file(path)) as stream:
+        stream.write(os.fsencode(f"{digest}  {Path(path).name}\n"))  # sha256sum looks for these very bytes
     return digest
 
 

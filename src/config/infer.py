@@ -31,6 +31,7 @@ from src.options import (
     Runtime,
     TagRule,
 )
+from src.text import printable
 from src.utils.files import read_lines
 
 QUICK_START = Path(__file__).resolve().parent.parent.parent / "models" / "sdl_lite0_corel5k.pth"
@@ -187,7 +188,7 @@ def _own_words(args: argparse.Namespace) -> list[str] | None:
             name = "--only_tags" if args.only_tags else "--word_vectors"
             raise UserError(f"{name} needs own words: give --tags or --tags_file too")
         return None
-    words = [] if args.tags is None else args.tags.split(",")
+    words = [] if args.tags is None else printable(args.tags).split(",")
     if args.tags_file is not None:
         words += read_lines(args.tags_file, "--tags_file")
         if not any(words):

@@ -29,6 +29,7 @@ import msgspec
 
 from src.config.arguments import ArgumentParser
 from src.errors import UserError, raise_collected
+from src.text import printable_json
 from src.utils.files import atomic_write
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
@@ -177,6 +178,5 @@ def write_settings(folder: Path, parser: ArgumentParser, args: argparse.Namespac
 
 
 def _toml(value: bool | int | float | str) -> str:
-    """Format a value as JSON, which is TOML but for one control character; undecodable bytes of a path become ?."""
-    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return text.encode("utf-8", "replace").decode()
+    """Format a value as JSON, which is TOML but for one control character."""
+    return printable_json(json.dumps(value, ensure_ascii=False)).replace("\x7f", "\\u007f")

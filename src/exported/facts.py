@@ -20,6 +20,7 @@ import torch
 
 from src.checkpoint.info import CheckpointInfo, info_of_dict, info_to_dict, package_versions
 from src.errors import UserError, first_line
+from src.text import printable_json
 
 FORMAT = "sdl-onnx/1"
 INPUT, EMBEDDING, SCORES = "images", "embedding", "scores"
@@ -76,7 +77,7 @@ def to_metadata(info: CheckpointInfo, facts: ExportFacts) -> dict[str, str]:
     return {
         "sdl.format": FORMAT,
         "sdl.checkpoint_sha256": facts.checkpoint_sha256,
-        **{f"sdl.{name}": json.dumps(value, ensure_ascii=False) for name, value in plain.items()},
+        **{f"sdl.{name}": printable_json(json.dumps(value, ensure_ascii=False)) for name, value in plain.items()},
         "sdl.checkpoint": _packed(info),
     }
 

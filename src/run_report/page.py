@@ -15,6 +15,7 @@ from src.run_report.ranking import confusions, examples, rank_labels, samples
 from src.run_report.report import RunReport
 from src.run_report.tables import label_charts, label_rows, measured
 from src.run_report.vectors import measure_spread, spread_charts, vector_rows
+from src.text import PRINTABLE
 from src.utils.files import atomic_write
 
 _BEST = 5  # labels of an image that are examined, at least
@@ -67,7 +68,7 @@ def write_report(path: str | Path, report: RunReport) -> None:
         versions=package_versions(),
     )
     with atomic_write(path) as stream:
-        stream.write(text.encode("utf-8", "replace"))  # a file name need not be Unicode
+        stream.write(text.encode("utf-8", PRINTABLE))  # a file name need not be Unicode
 
 
 def _template() -> jinja2.Template:

@@ -5,6 +5,7 @@ Steps and epochs are two TensorBoard runs, ``steps`` and ``epochs``, because the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from src.data.images import BadImageError, read_image
 from src.errors import UserError
 from src.tags import Tag
+from src.text import printable
 from src.utils.files import check_writable
 from src.utils.optional import import_extra
 
@@ -96,7 +98,7 @@ class Logger:
 
     def settings(self, settings: Mapping[str, Any]) -> None:
         """Log the settings of the run as a Markdown table, with its first step."""
-        rows = "".join(f"|{name}|`{value}`|\n" for name, value in settings.items())
+        rows = "".join(f"|{name}|`{printable(str(value))}`|\n" for name, value in settings.items())
         self._settings = f"|setting|value|\n|---|---|\n{rows}"
 
     def close(self) -> None:
@@ -118,8 +120,10 @@ class Logger:
         """Return the writer of an axis; from the first ``place`` on, earlier runs are hidden."""
         with self._disk():
             if axis not in self._writers:
-                folder = str(self._folder / axis)
-                self._writers[axis] = self._make_writer(folder, purge_step=place, flush_secs=_FLUSH_SECONDS)
+                folder = self._folder / axis
+                self._writers[axis] = self._make_writer(
+                    _in_unicode(folder), purge_step=place, flush_secs=_FLUSH_SECONDS
+                )
                 if axis == "steps" and self._settings:
                     self._writers[axis].add_text("settings", self._settings, place)
             yield self._writers[axis]
@@ -134,6 +138,14 @@ class Logger:
                 f"--tensorboard: cannot write {self._folder}: {error.strerror or error}; choose another output folder, "
                 "or leave the flag out"
             ) from error
+
+
+def _in_unicode(folder: Path) -> str:
+    """Make a folder and return a path to it that is valid Unicode, as TensorBoard needs; open until the process ends."""
+    if printable(folder) == str(folder):
+        return str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"  # only Linux has other names
 
 
 def _is_constant(name: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from src.errors import UserError
+from src.text import printable_json, text_options
 from src.utils.streams import is_stream, write_through
 from src.utils.temporary import sweep_temporary, temporary_file
 
@@ -59,7 +60,7 @@ def _write_and_rename(path: Path, mode: str) -> Iterator[IO[Any]]:
             raise UserError(
                 f"cannot write {path}: {error.strerror or error}; choose an output folder that is writable"
             ) from error
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as stream:
+        with os.fdopen(descriptor, mode, **text_options(mode)) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -170,8 +171,7 @@ def write_json(path: str | Path, value: object) -> None:
         UserError: the file cannot be written.
     """
     with atomic_write(path, "w") as stream:
-        json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
-        stream.write("\n")
+        stream.write(printable_json(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def read_text(path: str | Path, flag: str) -> str:

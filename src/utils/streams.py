@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from src.errors import UserError
+from src.text import text_options
 
 _BLOCK = 1 << 20  # bytes
 _MAX_LINKS = 40  # more form a circle, for the system too
@@ -57,7 +58,7 @@ def write_through(path: Path, mode: str) -> Iterator[IO[Any]]:
         UserError: a FIFO's reader ended too early.
         BrokenPipeError: so did that of the standard output.
     """
-    with tempfile.TemporaryFile(f"{mode}+", encoding=None if "b" in mode else "utf-8") as stream:
+    with tempfile.TemporaryFile(f"{mode}+", **text_options(mode)) as stream:
         yield stream
         stream.flush()
         os.lseek(stream.fileno(), 0, os.SEEK_SET)

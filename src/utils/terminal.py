@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import io
 import os
@@ -15,9 +14,8 @@ from types import FrameType
 from typing import Any
 
 from src.errors import first_line
-from src.text import printable
+from src.text import PRINTABLE
 
-_HANDLER = "printable"  # of what an encoding does not hold
 _received: list[int] = []
 
 
@@ -120,7 +118,7 @@ def _guard_streams() -> None:
         if stream is None or (stream is getattr(sys, f"__{name}__") and stream.fileno() == descriptor):
             setattr(sys, name, _guarded(stream, descriptor))
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_HANDLER)
+            stream.reconfigure(errors=PRINTABLE)
     if isinstance(sys.stdin, io.TextIOWrapper):
         with contextlib.suppress(io.UnsupportedOperation):  # somebody has read from it
             sys.stdin.reconfigure(errors="surrogateescape")  # names need not be UTF-8
@@ -134,18 +132,7 @@ def _guarded(stream: Any, descriptor: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=getattr(stream, "encoding", "utf-8"),
-        errors=_HANDLER,
+        errors=PRINTABLE,
         line_buffering=getattr(stream, "line_buffering", True),
         write_through=getattr(stream, "write_through", False),
     )
-
-
-def _escape(error: UnicodeError) -> tuple[str, int]:
-    """Handle what an encoding does not hold, for :mod:`codecs`."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    lost = printable(error.object[error.start : error.end])
-    return lost.encode("ascii", "backslashreplace").decode(), error.end
-
-
-codecs.register_error(_HANDLER, _escape)
