@@ -120,10 +120,8 @@ class Logger:
         """Return the writer of an axis; from the first ``place`` on, earlier runs are hidden."""
         with self._disk():
             if axis not in self._writers:
-                folder = self._folder / axis
-                self._writers[axis] = self._make_writer(
-                    _in_unicode(folder), purge_step=place, flush_secs=_FLUSH_SECONDS
-                )
+                folder = _in_unicode(self._folder / axis)
+                self._writers[axis] = self._make_writer(folder, purge_step=place, flush_secs=_FLUSH_SECONDS)
                 if axis == "steps" and self._settings:
                     self._writers[axis].add_text("settings", self._settings, place)
             yield self._writers[axis]
@@ -141,7 +139,7 @@ class Logger:
 
 
 def _in_unicode(folder: Path) -> str:
-    """Make a folder and return a path to it that is valid Unicode, as TensorBoard needs; open until the process ends."""
+    """Make a folder; return a path that is valid Unicode, as TensorBoard needs, for as long as this process lives."""
     if printable(folder) == str(folder):
         return str(folder)
     folder.mkdir(parents=True, exist_ok=True)
