@@ -366,6 +366,7 @@ def drawn(seed: int) -> SDLModel:
 
 
 def sources(folder: Path, count: int = 3, **facts: object) -> list[Path]:
+    facts = {"extra_words": ("b",), "extra_vectors": torch.zeros(4, 1) + 0.5, **facts}
     paths = [folder / f"{seed}.ckpt" for seed in range(count)]
     for seed, path in enumerate(paths):
         save_tiny(path, drawn(seed), **facts)

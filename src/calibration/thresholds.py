@@ -116,7 +116,8 @@ class Calibration:
         thresholds, quantile = made["thresholds"], made["level_quantile"]
         numbers = [value for name, value in made.items() if name not in ("thresholds", "level_quantile")]
         if (
-            not (isinstance(thresholds, Tensor) and thresholds.ndim == 1 and not thresholds.isinf().any())
+            not (isinstance(thresholds, Tensor) and thresholds.ndim == 1 and thresholds.is_floating_point())
+            or thresholds.isinf().any()
             or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
             or not (made["slope"] > 0 and (quantile is None or 0 <= quantile <= 1))
         ):

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from src.checkpoint.digest import save_with_digest
-from src.checkpoint.info import FORMAT, info_of_dict, package_versions
+from src.checkpoint.info import package_versions
+from src.checkpoint.own import read_own
 from src.errors import UserError, name_some
 from src.models.layouts import tensors_of
-from src.models.state_files import check_finite, read_state_file
+from src.models.state_files import check_finite
 from src.utils.digest import file_digest
 
 
@@ -91,10 +92,7 @@ def average_checkpoints(
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Read and check a checkpoint of this project; return its content, state dict and digest."""
-    content = read_state_file(path)
-    if content.get("format") != FORMAT:
-        raise UserError(f"{path} is no checkpoint of this project; only those can be averaged")
-    info_of_dict(content, str(path))
+    content = read_own(path, "be averaged")
     state = tensors_of({"state_dict": content.pop("state_dict", None)}, path)
     check_finite(state, path)
     return content, state, file_digest(path)

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from src.calibration.thresholds import Calibration
+from src.checkpoint.form import numbers_of, plain_of, stored_form, stored_space
 from src.data.split import ZeroShotSplit, make_split
-from src.errors import UserError, name_some
+from src.errors import UserError, first_line, name_some
 from src.options import ExpectedModel
 from src.word_vectors.space import Space, space_of
 
@@ -126,32 +128,37 @@ def info_of_dict(content: Mapping[str, Any], source: str) -> CheckpointInfo:
         UserError: an entry is missing, of another type, or does not fit the others.
     """
     try:
-        config = ModelConfig(**content["config"])
-        stored = content["split"]
-        split = make_split(**{**stored, "word_vectors": stored["word_vectors"].float()}, source=source)
-        extra = content["extra_vectors"]
-        info = CheckpointInfo(
-            kind="sdl",
-            config=config,
-            split=split,
-            labels=split.labels,
-            extra_words=tuple(content["extra_words"]),
-            extra_vectors=None if extra is None else extra.float(),
-            calibration=None if content.get("calibration") is None else Calibration.from_dict(content["calibration"]),
-            space=Space(**content["space"]) if "space" in content else _space_of(split, content["extra_words"], extra),
-            metrics=content["metrics"],
-            settings=content["settings"],
-            versions=content["versions"],
-        )
-        fitted = None if info.calibration is None else len(info.calibration.thresholds)
-        if fitted not in (None, len(split.labels)):
-            raise ValueError(f"its calibration has {fitted} labels, its split {len(split.labels)}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{source} is an incomplete checkpoint of this project: {error}") from error
-    lengths = {split.wordvec_dim, *(() if info.extra_vectors is None else info.extra_vectors.shape[:1])}
+        stored = stored_form(content)
+        calibration = None if stored.calibration is None else Calibration.from_dict(stored.calibration)
+    except Exception as error:  # of many kinds: msgspec looks into tensors and other objects
+        raise UserError(f"{source} is an incomplete checkpoint of this project: {first_line(error)}") from error
+    config = ModelConfig(**msgspec.structs.asdict(stored.config))
+    vectors = stored.split.word_vectors.float()
+    split = make_split(**{**msgspec.structs.asdict(stored.split), "word_vectors": vectors}, source=source)
+    extra = None if stored.extra_vectors is None else stored.extra_vectors.float()
+    lengths = {split.wordvec_dim, *(() if extra is None else extra.shape[:1])}
     if lengths != {config.wordvec_dim}:
         raise UserError(f"{source}: its word vectors have lengths {lengths}, its model has D = {config.wordvec_dim}")
-    return info
+    fitted = None if calibration is None else len(calibration.thresholds)
+    if fitted not in (None, len(split.labels)):
+        raise UserError(
+            f"{source} is an incomplete checkpoint of this project: its calibration has {fitted} labels, its split "
+            f"{len(split.labels)}"
+        )
+    space = stored_space(stored.space, split.wordvec_dim)
+    return CheckpointInfo(
+        kind="sdl",
+        config=config,
+        split=split,
+        labels=split.labels,
+        extra_words=tuple(stored.extra_words),
+        extra_vectors=extra,
+        calibration=calibration,
+        space=_space_of(split, stored.extra_words, extra) if space is None else Space(space.dim, space.probes),
+        metrics=numbers_of(stored.metrics),
+        settings=plain_of(stored.settings),
+        versions=plain_of(stored.versions),
+    )
 
 
 def _space_of(split: ZeroShotSplit, extra_words: Sequence[str], extra_vectors: Tensor | None) -> Space:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from src.calibration.thresholds import Calibration
 from src.checkpoint.digest import save_with_digest
+from src.checkpoint.form import storable
 from src.checkpoint.info import FORMAT, CheckpointInfo, info_of_dict, info_to_dict
 from src.checkpoint.released import build_model, load_released
 from src.errors import UserError
@@ -22,6 +23,7 @@ from src.models import SDLModel
 from src.models.inplace_abn import plain_state_dict
 from src.models.state_files import read_state_file
 from src.options import ExpectedModel
+from src.text import shortened
 
 
 def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, half: bool = False) -> None:
@@ -53,10 +55,21 @@ def save_with_calibration(source: str | Path, target: str | Path, calibration: C
     Raises:
         UserError: ``source`` is no checkpoint of this project, or ``target`` cannot be written.
     """
-    content = read_state_file(source)
-    if content.get("format") != FORMAT:
-        raise UserError(f"{source} is no checkpoint of this project; only those can hold a calibration")
+    content = read_own(source, "hold a calibration")
     save_with_digest(target, {**content, "calibration": calibration.to_dict()})
+
+
+def read_own(path: str | Path, purpose: str) -> dict[str, Any]:
+    """Read the content of a checkpoint of this project, to be changed and saved again; its weights are not checked.
+
+    Raises:
+        UserError: it is another file (the message says that only such checkpoints can ``purpose``), or incomplete.
+    """
+    content = read_state_file(path)
+    if content.get("format") != FORMAT:
+        raise UserError(f"{path} is no checkpoint of this project; only those can {purpose}")
+    info_of_dict(content, str(path))
+    return storable(content)
 
 
 def load_checkpoint(
@@ -82,7 +95,9 @@ def load_checkpoint(
     if content.get("format") == FORMAT:
         model, info = _load_own(content, path)
     elif "format" in content and "state_dict" in content:
-        raise UserError(f"{path} has the format {content['format']!r}; this version reads {FORMAT!r}")
+        raise UserError(
+            f"{path} has the format {shortened(repr(content['format']), 80)}; this version reads {FORMAT!r}"
+        )
     else:
         model, info = load_released(content, path, num_rows, wordvec_dim)
     info.config.check(ExpectedModel(model_name, num_rows, wordvec_dim), path)
@@ -92,7 +107,9 @@ def load_checkpoint(
 def _load_own(content: Mapping[str, Any], path: str | Path) -> tuple[SDLModel, CheckpointInfo]:
     info = info_of_dict(content, str(path))
     state = content.get("state_dict")
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise UserError(
             f"{path} is an incomplete checkpoint of this project: its state_dict holds no tensors, or others"
         )
