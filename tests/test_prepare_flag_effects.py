@@ -108,6 +108,7 @@ TABLES = {
         "source": Effect("--source {table}/plural.csv", "content"),
         "split-column": Effect("--split-column part", "content"),
         "tag-separator": Effect("--tag-separator none", "status", base="--missing error"),
+        "tag-columns": Effect("--tag-columns sea boat night dog", "content", base="--source {table}/one_hot.csv"),
         "tags-column": Effect("--tags-column others", "content"),
         "unseen": Effect("--unseen {table_unseen}", "content"),
         "unseen-fraction": Effect("--unseen-fraction 0.5", "content"),
@@ -183,6 +184,9 @@ def write_tables(folder: Path) -> Path:
     lines = [f'{path},{elsewhere},"{tags}",{others},{part}' for path, elsewhere, tags, others, part in rows]
     write_lines(folder / "tags.csv", header, *lines)
     write_lines(folder / "plural.csv", header, *(line.replace("boat", "boats") for line in lines))
+    shown = [[str(int(tag in tags.split(","))) for tag in TABLE_TAGS] for _, _, tags, _, _ in rows]
+    one_hot = [",".join([path, *flags]) for (path, *_), flags in zip(rows, shown, strict=True)]
+    write_lines(folder / "one_hot.csv", ",".join(["path", *TABLE_TAGS]), *one_hot)
     write_lines(folder / "missing.csv", header, *lines, "gone.jpg,gone.jpg,sea,sea,train")
     return folder
 

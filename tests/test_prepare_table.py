@@ -20,6 +20,7 @@ from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
 from src.prepare.choosing import stratified_validation
 from src.prepare.table_tags import join_tags, same_tag_key, split_cells
+from src.utils.manifest import NAME
 from tests.prepare_helpers import prepare_source
 from tests.script_helpers import PLAIN, TINY, call, succeeded, without_curves
 
@@ -62,8 +63,8 @@ def without_parts(folder: Path) -> dict[str, frozenset[str]]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """The files of a metadata folder but for the report, which names the source."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "report.txt"}
+    """The files of a metadata folder but for the report, which names the source, and the record of the files."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("report.txt", NAME)}
 
 
 def write_images(folder: Path, rows: Rows) -> None:
@@ -409,7 +410,7 @@ GOOD = [HEAD, "a.jpg,cat,train", "b.jpg,dog,val"]
         ("t.csv", [], ["t.csv: is empty"]),
         ("t.csv", ["", " "], ["t.csv: is empty"]),
         ("t.csv", [HEAD], ["t.csv: has no row of data"]),
-        ("t.csv", ["name,tags,split", "a.jpg,cat,train"], ["--path-column", "'name', 'tags', 'split'", "image_path"]),
+        ("t.csv", ["who,tags,split", "a.jpg,cat,train"], ["--path-column", "'who', 'tags', 'split'", "image_path"]),
         ("t.csv", ["path,what,split", "a.jpg,cat,train"], ["--tags-column", "'path', 'what', 'split'", "keywords"]),
         ("t.csv", ["path,tags", "a.jpg,cat"], ["--split-column split", "'path', 'tags'"]),
         ("t.csv", ["path,file,tags,split", "a.jpg,x,cat,val"], ["--path-column", "several", "'path', 'file'"]),
@@ -418,7 +419,7 @@ GOOD = [HEAD, "a.jpg,cat,train", "b.jpg,dog,val"]
         ("t.csv", [HEAD, 'a.jpg,"cat,train', "b.jpg,dog,val"], ["t.csv, line 2: unexpected end of data", "both ends"]),
         ("t.csv", [HEAD, "a.jpg,caf\udce9,train"], ["t.csv, line 2: not UTF-8", "CSV UTF-8"]),
         ("t.csv", [*GOOD, ",cat,val"], ["t.csv, line 4: has no image path"]),
-        ("t.csv", [*GOOD, "c.jpg,cat,later"], ["t.csv, line 4: the split is 'later'", "train, val, validation, test"]),
+        ("t.csv", [*GOOD, "c.jpg,cat,later"], ["t.csv, line 4: the split is 'later'", "val, valid, validation"]),
         ("t.csv", [*GOOD, "./a.jpg,cat,val"], ["t.csv, line 4: ./a.jpg is val here, but train before"]),
         ("t.csv", [*GOOD, "c.jpg,[cat],val"], ["t.csv, line 4: the tags [cat] are in square brackets"]),
         ("t.csv", [HEAD, "a.jpg,,train", "b.jpg,-,val"], ["t.csv: has no tags at all"]),
@@ -427,7 +428,7 @@ GOOD = [HEAD, "a.jpg,cat,train", "b.jpg,dog,val"]
         ("t.csv", [HEAD, "a.jpg,cat,test", "b.jpg,dog,val"], ["--split-column split: no train image"]),
         ("t.csv", [*GOOD, *(f"no{i}.jpg,cat,val" for i in range(4))],
          ["--images", "4 of the 6 images", "(no0.jpg, no1.jpg, no2.jpg and 1 more)", "--missing-pictures drop"]),
-        ("t.csv", [HEAD, "no.jpg,cat,train", "\\b.jpg\\,dog,val"], ["2 of the 2 images", "no.jpg"]),
+        ("t.csv", [HEAD, "no.jpg,cat,train", "\\e.jpg\\,dog,val"], ["2 of the 2 images", "no.jpg"]),
         ("t.csv", [HEAD, "a.jpg,cat,train", "b.jpg,sea,val"], ["--unseen", "no such tag: dog"]),
         ("t.csv", [HEAD, "a.jpg,dog,train", "b.jpg,unicorn,val"], ["unicorn"]),
         ("t.jsonl", ['{"path": "a.jpg", "tags": ["cat"]}', "", '{"path": '], ["t.jsonl, line 3", "no JSON object"]),
@@ -502,6 +503,7 @@ def test_without_pyarrow_the_error_names_the_install_command(tmp_path, monkeypat
         ("--images", "x"),
         ("--path-column", "x"),
         ("--tags-column", "x"),
+        ("--tag-columns", "x"),
         ("--split-column", "x"),
         ("--tag-separator", ";"),
     ],

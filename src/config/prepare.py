@@ -19,7 +19,9 @@ class OutputSettings:
     """The metadata folder to make."""
 
     output: Path = flag(type=Path, metavar="DIR", help="metadata folder to make")
-    overwrite: bool = flag(False, action="store_true", help="replace an earlier folder of prepare_data.py")
+    overwrite: bool = flag(
+        False, action="store_true", help="replace the data set that prepare_data.py wrote there; all other files stay"
+    )
     train_with_unseen: str = flag(
         "keep",
         choices=("keep", "drop"),

@@ -225,6 +225,11 @@ class TableSettings(SourceSettings):
         beach/0002.jpg,sea
         beach/0002.jpg,boat
 
+    Or every tag is a column of 0 and 1 (also yes and no, true and false, x and nothing; -1 is unknown):
+
+        filename,sea,sand,sun
+        beach/0001.jpg,1,1,0
+
     A line of JSONL is {"path": "beach/0001.jpg", "tags": ["sea", "sand"]}. Paths are relative to --images, or absolute.
     Columns of a .csv file may be separated by semicolons or tabs too, if its first line has more of these than commas.
 
@@ -245,7 +250,18 @@ class TableSettings(SourceSettings):
         None, metavar="NAME", help="column of image paths; recognised if called path, file, image or the like"
     )
     tags_column: str | None = flag(
-        None, metavar="NAME", help="column of tags; recognised if called tags, labels, keywords or the like"
+        None,
+        exclusive="tags",
+        metavar="NAME",
+        help="column of tags; recognised if called tags, labels, keywords or the like",
+    )
+    tag_columns: list[str] | None = flag(
+        None,
+        exclusive="tags",
+        nargs="+",
+        metavar="NAME",
+        help="columns that are a tag each, with 0 and 1 (or yes and no, x, -1 for unknown) in the rows, or all; "
+        "recognised if no column is called tags or the like",
     )
     tag_separator: str = flag(
         "auto",

@@ -16,8 +16,9 @@ from src.errors import UserError, name_some
 from src.prepare.choosing import stratified_validation, unseen_by_clusters
 from src.prepare.collected import Collected
 from src.prepare.files import ImageFilter, read_names
-from src.prepare.table_files import PART_OF_SPLIT, Table, locate, read_folder, read_table
-from src.prepare.table_tags import join_tags, same_tag_key, split_cells
+from src.prepare.table_files import PART_OF_SPLIT, Table, read_folder, read_table
+from src.prepare.table_images import Located, locate
+from src.prepare.table_tags import Tagging, join_tags, same_tag_key, split_cells
 
 VAL_FRACTION = 0.2
 
@@ -39,15 +40,22 @@ def collect(settings: TableSettings) -> Collected:
             f"--source {source}: has {found}; at least two are needed, one seen and one unseen; give a table of images "
             "and tags, or a folder with a folder of images for each tag"
         )
-    targets = LabelMatrix.from_positives(
-        tagging.rows, tagging.columns, num_rows=len(located.names), num_labels=len(tagging.labels)
-    )
-    on_disk = ImageFilter(settings.missing_pictures, f"--images {located.base}")
+    targets = _targets(tagging, table, located)
+    on_disk = ImageFilter(settings.missing_pictures, f"--images {located.base}", located.searched)
     images = LabelledImages(tuple(range(1, len(targets) + 1)), located.names, targets)
-    images = on_disk.keep(images, located.places, str(source))
+    images = on_disk.keep(images, located.places, str(source), located.doubtful)
     labels, images, rare = _without_rare(tagging.labels, images, settings.min_pictures)
     parts, division = _parts(images, table, located.image_of_row, settings)
-    notes = [*_overview(table, images, labels), *table.notes, *notes, *tagging.notes, *on_disk.notes, *rare, *division]
+    notes = [
+        *_overview(table, images, labels),
+        *table.notes,
+        *located.notes,
+        *notes,
+        *tagging.notes,
+        *on_disk.notes,
+        *rare,
+        *division,
+    ]
     unseen = None if settings.unseen is None else _named_unseen(settings.unseen, labels)
     if unseen is not None:
         notes.append(_unseen_note(unseen))
@@ -69,14 +77,34 @@ def collect(settings: TableSettings) -> Collected:
     )
 
 
+def _targets(tagging: Tagging, table: Table, located: Located) -> LabelMatrix:
+    """Return the labels of the images; a tag that some row gives and another calls unknown is positive."""
+    column_of = {same_tag_key(label): column for column, label in enumerate(tagging.labels)}
+    doubtful = [
+        (image, column_of[key])
+        for image, tags in zip(located.image_of_row, table.unknown, strict=False)
+        for key in map(same_tag_key, tags)
+        if key in column_of
+    ]
+    rows, columns = torch.tensor(doubtful, dtype=torch.int64).reshape(-1, 2).unbind(dim=1)
+    return LabelMatrix.from_entries(
+        torch.cat([tagging.rows, rows]),
+        torch.cat([tagging.columns, columns]),
+        torch.cat([torch.ones(len(tagging.rows)), -torch.ones(len(rows))]),
+        unlisted=torch.zeros(len(located.names), dtype=torch.int8),
+        num_labels=len(tagging.labels),
+    )
+
+
 def _read(settings: TableSettings) -> Table:
     source = settings.source
     if not source.is_dir():
         return read_table(settings)
-    for name in ("images", "path_column", "tags_column", "split_column", "tag_separator"):
+    for name in ("images", "path_column", "tags_column", "tag_columns", "split_column", "tag_separator"):
         flag, value = f"--{name.replace('_', '-')}", getattr(settings, name)
         if value not in (None, "auto"):
-            raise UserError(f"{flag} {value}: --source {source} is a folder, not a table; leave {flag} out")
+            shown = " ".join(value) if isinstance(value, list) else value
+            raise UserError(f"{flag} {shown}: --source {source} is a folder, not a table; leave {flag} out")
     table = read_folder(source)
     if table.splits is not None and settings.val_fraction is not None:
         raise UserError(

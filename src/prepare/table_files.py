@@ -1,28 +1,26 @@
-"""Tables of images and tags: CSV, TSV, JSONL, Parquet, and folders named after tags; and their images on disk."""
+"""Tables of images and tags, and folders named after tags: which columns mean what."""
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import Any
 
 from src.config.sources import TableSettings
-from src.data.dataset import file_lookup
-from src.errors import UserError, first_line, name_some
+from src.errors import UserError, name_some
 from src.prepare.files import list_images
-from src.utils.files import read_text
-from src.utils.optional import import_extra
+from src.prepare.table_formats import RawTable, read_raw
+from src.prepare.table_one_hot import FlagColumn, check_one_hot, is_tag_name, judge, one_hot_tags
 
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath", "picture")
+# Usual names of the column of paths, and names that are taken where there is none of the others.
+PATH_COLUMNS = (
+    "path", "file", "filename", "file_name", "image", "image_path", "filepath", "file_path", "picture", "img",
+    "img_path", "image_name", "img_name", "imagename", "fname", "photo",
+)  # fmt: skip
+FALLBACK_PATH_COLUMNS = ("name", "image_id", "id")
 TAGS_COLUMNS = ("tags", "tag", "labels", "label", "keywords")
-PART_OF_SPLIT = {"train": "train", "val": "val", "validation": "val", "test": "val"}
+PART_OF_SPLIT = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
 
 Cell = str | list[str]
 
@@ -40,6 +38,7 @@ class Table:
         splits: values of the split column, or None without one.
         unused: names of other columns.
         notes: lines for the report.
+        unknown: of each row, tags of which the table says that they are unknown; empty: of none.
     """
 
     source: Path
@@ -50,52 +49,113 @@ class Table:
     splits: list[str] | None
     unused: list[str]
     notes: list[str]
+    unknown: list[list[str]] = field(default_factory=list)
 
     def place(self, row: int) -> str:
         """Return the place of a row, to begin a message with."""
         return f"--source {self.source}, {self.unit} {self.numbers[row]}"
 
 
-class _Raw(NamedTuple):
-    """Content of a file before its columns are chosen: their names, and the values of each by its index."""
-
-    unit: str
-    numbers: Sequence[int]
-    names: Sequence[str]
-    values: Callable[[int], Sequence[Any]]
-
-
 def read_table(settings: TableSettings) -> Table:
     """Read a CSV, TSV, JSONL or Parquet file, by its suffix.
 
     Raises:
-        UserError: it cannot be read, is damaged, has no rows, or lacks a column; the message names the line.
+        UserError: it cannot be read, is damaged, has no rows, or lacks a column; or it is not clear which columns hold
+            the tags. The message names the line.
     """
     path = settings.source
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(f"--source {path}: is none of {', '.join(_READERS)}, nor a folder; save the table as CSV")
-    raw = reader(path)
-    used = [
-        _find_column("--path-column", settings.path_column, PATH_COLUMNS, raw.names, path),
-        _find_column("--tags-column", settings.tags_column, TAGS_COLUMNS, raw.names, path),
-    ]
+    raw = read_raw(path)
+    split = None
     if settings.split_column is not None:
-        used.append(_find_column("--split-column", settings.split_column, (), raw.names, path))
-    if len(set(used)) < len(used):
+        split = _find_column("--split-column", settings.split_column, raw, path)
+    flags = _flag_columns(raw, settings, split)
+    image = _path_column(raw, settings, flags)
+    one_hot = _one_hot_columns(raw, settings, flags, image)
+    tags = None if one_hot else _find_column("--tags-column", settings.tags_column, raw, path, TAGS_COLUMNS)
+    used = [column for column in (image, tags, split) if column is not None]
+    if len(set(used)) < len(used) or image in one_hot or split in one_hot:
         raise UserError(f"--source {path}: one column cannot be several of path, tags and split; name different ones")
-    if not raw.numbers:
-        raise UserError(f"--source {path}: has no row of data; write one row per image and its tags")
-    unused = [name for column, name in enumerate(raw.names) if column not in used]
-    paths, tags, *splits = (
-        _cells(raw, column, path, what) for column, what in zip(used, ("path", "tags", "split"), strict=False)
-    )
-    return Table(path, raw.unit, raw.numbers, paths, tags, splits[0] if splits else None, unused, [])
+    paths = _cells(raw, image, path, "path")
+    splits = None if split is None else _cells(raw, split, path, "split")
+    unused = [name for column, name in enumerate(raw.names) if column not in (*used, *one_hot)]
+    if tags is not None:
+        return Table(path, raw.unit, raw.numbers, paths, _cells(raw, tags, path, "tags"), splits, unused, [])
+    columns = {raw.names[column].strip(): flags[column] for column in one_hot}
+    if len(columns) < len(one_hot):
+        raise UserError(f"--source {path}: two columns of tags have the same name; rename one of them")
+    present, unknown, notes = one_hot_tags(columns, len(raw.numbers))
+    return Table(path, raw.unit, raw.numbers, paths, list(present), splits, unused, notes, unknown)
 
 
-def _find_column(flag: str, asked: str | None, known: Sequence[str], names: Sequence[str], source: Path) -> int:
+def _path_column(raw: RawTable, settings: TableSettings, flags: dict[int, FlagColumn]) -> int:
+    """Find the column of paths; one of 0 and 1 is none, whatever its name."""
+    one_hot = {column for column, judged in flags.items() if judged.varies}
+    names = {name.strip().casefold() for column, name in enumerate(raw.names) if column not in one_hot}
+    known = PATH_COLUMNS if names.intersection(PATH_COLUMNS) else (*PATH_COLUMNS, *FALLBACK_PATH_COLUMNS)
+    return _find_column("--path-column", settings.path_column, raw, settings.source, known, one_hot)
+
+
+def _flag_columns(raw: RawTable, settings: TableSettings, split: int | None) -> dict[int, FlagColumn]:
+    """Judge all columns that could be tags with 0 and 1; none if the flags name the column of tags."""
+    if settings.tags_column is not None:
+        return {}
+    named = _column_numbers(raw, settings) if settings.tag_columns not in (None, ["all"]) else None
+    candidates = [column for column in raw.plain if column != split] if named is None else named
+    return {column: judge(raw.values(column)) for column in candidates}
+
+
+def _column_numbers(raw: RawTable, settings: TableSettings) -> list[int]:
+    asked = settings.tag_columns or []
+    return list(dict.fromkeys(_find_column("--tag-columns", name, raw, settings.source) for name in asked))
+
+
+def _one_hot_columns(raw: RawTable, settings: TableSettings, flags: dict[int, FlagColumn], image: int) -> list[int]:
+    """Return the columns that are tags with 0 and 1; none if a column of tags is to be used instead.
+
+    Raises:
+        UserError: both are possible, or a value is neither 0 nor 1.
+    """
+    source = f"--source {settings.source}"
+    if settings.tag_columns not in (None, ["all"]):
+        check_one_hot({raw.names[column]: judged for column, judged in flags.items()}, raw, source)
+        return list(flags)
+    possible = {
+        column: judged for column, judged in flags.items() if column != image and is_tag_name(raw.names[column])
+    }
+    one_hot = [column for column, judged in possible.items() if judged.is_one_hot]
+    of_tags = [name for name in raw.names if name.strip().casefold() in TAGS_COLUMNS]
+    if settings.tag_columns is None and of_tags:
+        varying = [
+            raw.names[column] for column in one_hot if possible[column].varies and raw.names[column] not in of_tags
+        ]
+        if len(varying) > 1:
+            raise UserError(
+                f"{source}: has a column {of_tags[0]!r} and columns of 0 and 1 ({name_some(varying, 5)}), so the tags "
+                f"could be in either; give --tags-column {of_tags[0]}, or --tag-columns and the names of the others"
+            )
+        return []
+    slips = {raw.names[column]: judged for column, judged in possible.items() if judged.is_mostly_flags}
+    if one_hot:
+        check_one_hot(slips, raw, source)
+    elif settings.tag_columns is not None:
+        raise UserError(f"--tag-columns all: {settings.source} has no column of 0 and 1; name the columns of tags")
+    return one_hot
+
+
+def _find_column(
+    flag: str,
+    asked: str | None,
+    raw: RawTable,
+    source: Path,
+    known: Sequence[str] = (),
+    without: Collection[int] = (),
+) -> int:
+    """Return the column of the name that was asked for, or of one of the known names, except for some columns."""
     wanted = known if asked is None else (asked.strip().casefold(),)
+    names = raw.names
     found = [column for column, name in enumerate(names) if name.strip().casefold() in wanted]
+    if asked is None:
+        found = [column for column in found if column not in without]
     if len(found) > 1:  # the spelling decides, where one is given
         found = [column for column in found if names[column] == asked] or found
     if len(found) == 1:
@@ -111,14 +171,14 @@ def _find_column(flag: str, asked: str | None, known: Sequence[str], names: Sequ
     )
 
 
-def _cells(raw: _Raw, column: int, path: Path, what: str) -> list[Any]:
+def _cells(raw: RawTable, column: int, path: Path, what: str) -> list[Any]:
     """Return the values of a column of texts or, for tags, lists of texts; None is empty text."""
     values = raw.values(column)
     for number, value in zip(raw.numbers, values, strict=True):
         is_list = what == "tags" and isinstance(value, list) and all(isinstance(tag, str) for tag in value)
         if not (is_list or isinstance(value, str | None)):
             wanted = "text or a list of texts" if what == "tags" else "text"
-            raise UserError(f"--source {path}, {raw.unit} {number}: {what} {value!r} is not {wanted}")
+            raise UserError(f"--source {path}, {raw.unit} {number}: {what} {repr(value)[:80]} is not {wanted}")
     return [value or "" for value in values]
 
 
@@ -142,147 +202,3 @@ def read_folder(folder: Path) -> Table:
         splits = [names[0] for names in tags]
         tags = [list(names[1:]) for names in tags]
     return Table(folder, "image", range(1, len(paths) + 1), paths, tags, splits, [], notes)
-
-
-def _read_separated(path: Path) -> _Raw:
-    """Read CSV or TSV; in some languages Excel separates the columns of CSV by semicolons."""
-    text = _text(path)
-    first = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t", key=first.count) if path.suffix.lower() == ".csv" else "\t"
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[tuple[int, list[str]]] = []
-    number = 1
-    try:
-        for cells in reader:
-            if any(map(str.strip, cells)):  # Excel leaves rows of empty cells at the end
-                rows.append((number, cells))
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(
-            f"--source {path}, line {number}: {error}; a cell with quotation marks needs them at both ends, and "
-            "twice where they are part of the text"
-        ) from error
-    (_, names), *rows = rows
-    for number, cells in rows:
-        if len(cells) != len(names):
-            raise UserError(
-                f"--source {path}, line {number}: has {len(cells)} fields, but there are {len(names)} columns; put "
-                f"quotation marks around a cell that has a {delimiter!r} in it"
-            )
-    return _Raw("line", [number for number, _ in rows], names, lambda column: [cells[column] for _, cells in rows])
-
-
-def _read_json_lines(path: Path) -> _Raw:
-    objects: dict[int, dict[str, Any]] = {}
-    decoder = msgspec.json.Decoder(dict[str, Any])
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                objects[number] = decoder.decode(line)
-            except (msgspec.DecodeError, RecursionError) as error:
-                raise UserError(
-                    f"--source {path}, line {number}: is no JSON object: {error}; write one per line, such as "
-                    '{"path": "a.jpg", "tags": ["cat", "dog"]}'
-                ) from error
-    names = list(dict.fromkeys(name for entry in objects.values() for name in entry))
-    return _Raw("line", list(objects), names, lambda column: [entry.get(names[column]) for entry in objects.values()])
-
-
-def _read_parquet(path: Path) -> _Raw:
-    pyarrow = import_extra("pyarrow", "pyarrow", f"--source {path}")
-    parquet = import_extra("pyarrow.parquet", "pyarrow", f"--source {path}")
-
-    @contextmanager
-    def readable() -> Iterator[None]:
-        try:
-            yield
-        except (OSError, pyarrow.ArrowException) as error:
-            raise UserError(f"--source {path}: cannot be read as Parquet: {first_line(error)}") from error
-
-    def column_of(index: int) -> list[Any]:
-        with readable():
-            return file.read(columns=[names[index]]).column(0).to_pylist()
-
-    with readable():
-        file = parquet.ParquetFile(path)
-    names = file.schema_arrow.names  # only the columns that are used are read: others may hold whole images
-    return _Raw("row", range(1, file.metadata.num_rows + 1), names, column_of)
-
-
-_READERS: dict[str, Callable[[Path], _Raw]] = {
-    ".csv": _read_separated,
-    ".tsv": _read_separated,
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
-    ".parquet": _read_parquet,
-}
-
-
-def _text(path: Path) -> str:
-    text = read_text(path, "--source")
-    if not text.strip():
-        raise UserError(f"--source {path}: is empty; write one line per image below a line that names the columns")
-    return text
-
-
-@dataclass(frozen=True)
-class Located:
-    """The N images of a table, each once, sorted by path.
-
-    Attributes:
-        base: the folder that relative paths are relative to.
-        root: the image folder to record: ``base``, or the folder that holds all images if some are outside of it.
-        names: [N], as first written.
-        places: [N], relative to ``root``; None where there is no such file.
-        image_of_row: index of the image of each row of the table.
-    """
-
-    base: str
-    root: str
-    names: tuple[str, ...]
-    places: tuple[str | None, ...]
-    image_of_row: list[int]
-
-
-def locate(table: Table, base: Path) -> Located:
-    """Find the images of a table.
-
-    A path with backslashes is also tried with slashes. Images are identified by their normalised path.
-
-    Args:
-        table: rows with the paths.
-        base: folder that relative paths are relative to.
-
-    Raises:
-        UserError: the folder is not there, or a row has no path.
-    """
-    folder = os.path.abspath(base)
-    if not os.path.isdir(folder):
-        raise UserError(f"--images {base}: no such folder")
-    is_there = file_lookup()
-    full_of: dict[str, str] = {}  # as written -> absolute
-    for row, path in enumerate(table.paths):
-        if path in full_of:
-            continue
-        written = path.strip()
-        if not written:
-            raise UserError(f"{table.place(row)}: has no image path; write one, or remove the {table.unit}")
-        verbatim, with_slashes = (
-            os.path.normpath(os.path.join(folder, name)) for name in (written, written.replace("\\", "/"))
-        )
-        full_of[path] = with_slashes if is_there(with_slashes) and not is_there(verbatim) else verbatim
-    name_of = {full: path for path, full in reversed(full_of.items())}
-    whole = sorted(name_of)
-    found = {full for full in whole if is_there(full)}
-    root = folder
-    if not all(full.startswith(os.path.join(folder, "")) for full in found):
-        root = os.path.commonpath([os.path.dirname(full) for full in found])
-    prefix = os.path.join(root, "")
-    number_of = {full: number for number, full in enumerate(whole)}
-    return Located(
-        folder,
-        root,
-        tuple(name_of[full] for full in whole),
-        tuple(full[len(prefix) :].replace(os.sep, "/") if full in found else None for full in whole),
-        [number_of[full_of[path]] for path in table.paths],
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -175,17 +176,18 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 def read_text(path: str | Path, flag: str) -> str:
-    """Read a UTF-8 text file; a byte-order mark is left out.
+    """Read a UTF-8 text file, or UTF-16 with a byte-order mark (Excel's Unicode text); the mark is left out.
 
     Raises:
-        UserError: the file cannot be read or is not UTF-8; the message begins with ``flag``.
+        UserError: the file cannot be read or is neither; the message begins with ``flag``.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be read: {error.strerror or error}") from error
     try:
-        return content.decode("utf-8-sig")
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
