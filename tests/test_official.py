@@ -1,10 +1,14 @@
 """The released code's folders: reading their pickles, admitting arrays and containers only, and writing them."""
 
 import collections
+import functools
+import importlib
 import os
 import pickle
 import pickletools
+import struct
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +98,21 @@ class Calls:
         return self.call
 
 
-@pytest.mark.parametrize("protocol", [0, 4])
+@pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("place", ["alone", "in a dict", "in an object array"])
 @pytest.mark.parametrize(
     ("function", "name"),
-    [(os.system, "system"), (eval, "eval"), (subprocess.Popen, "Popen"), (getattr, "getattr"), (np.save, "save")],
+    [
+        (os.system, "system"),
+        (eval, "eval"),
+        (subprocess.Popen, "Popen"),
+        (getattr, "getattr"),
+        (functools.partial, "partial"),
+        (importlib.import_module, "import_module"),
+        (np.save, "save"),
+        (np.memmap, "memmap"),
+        (torch.load, "load"),
+    ],
 )
 def test_any_other_global_is_refused_and_not_called(tmp_path, function, name, place, protocol):
     marker = tmp_path / "called"
@@ -127,6 +141,89 @@ def test_nothing_beyond_the_admitted_names(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"x\.pickle is not a pickle of arrays"):
         read_array_pickle(path)
+
+
+def raw(*instructions: bytes | int) -> bytes:
+    """A pickle of instructions of which numbers are pushed."""
+    pushed = (
+        one if isinstance(one, bytes) else pickle.LONG1 + b"\x08" + struct.pack("<q", one) for one in instructions
+    )
+    return pickle.PROTO + b"\x02" + b"".join(pushed) + pickle.STOP
+
+
+def named(name: str) -> bytes:
+    return pickle.GLOBAL + name.replace(" ", "\n").encode() + b"\n"
+
+
+def state(shape: int, dtype: bytes, content: bytes) -> bytes:
+    """An array of that shape with other content than it needs."""
+    made = named("numpy.core.multiarray _reconstruct") + named("numpy ndarray") + b")U\x01b\x87R"
+    kind = named("numpy dtype") + b"U" + bytes([len(dtype)]) + dtype + b"\x85R(K\x03U\x01|NNNK\x00K\x00K\x00tb"
+    return raw(made, b"(K\x01", shape, b"\x85", kind, b"K\x00", content, b"tb")
+
+
+HUGE = 10**12
+BOMBS = {
+    "lists in lists": raw(b"]", *[b"q\x00]q\x01(" + b"h\x00" * 10 + b"eq\x00"] * 30),
+    "tuples as a key": raw(b"})", *[b"2\x86"] * 60, b"Ns"),
+    "tuples in a set": raw(named("__builtin__ set"), b"](", b")", *[b"2\x86"] * 60, b"e\x85R"),
+    "a list in itself": raw(b"]q\x00h\x00a"),
+    "a bytearray": raw(named("__builtin__ bytearray"), HUGE, b"\x85R"),
+    "bytes": raw(named("__builtin__ bytes"), HUGE, b"\x85R"),
+    "an array that is called": raw(named("numpy ndarray"), HUGE, b"\x85\x85R"),
+    "an array without content": state(HUGE, b"f4", b"U\x00"),
+    "an array of objects": state(HUGE, b"O8", b"](Ne"),
+    "an array of empty strings": state(HUGE, b"U0", b"U\x00"),
+    "a wide type": raw(named("numpy.core.multiarray scalar"), named("numpy dtype"), b"U\x0bV1000000000\x85R\x85R"),
+    "copies": raw(
+        named("__builtin__ set"), b"q\x00](", *[b"N"] * 5000, b"eq\x01", *[b"h\x00h\x01\x85R0"] * 20_000, b"N"
+    ),
+    "an array without a state": state(1, b"f4", b"U\x00")[:-3] + b"0.",
+    "a place in the memo": raw(b"Nr\xff\xff\xff\x7f"),
+    "a long integer": raw(b"\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20)),
+    "a promised string": raw(b"\x8e" + struct.pack("<Q", HUGE) + b"x"),
+    "digits": raw(b"L" + b"9" * 100_000 + b"L\n"),
+}
+
+
+@pytest.mark.parametrize("name", list(BOMBS))
+def test_small_files_take_little_memory_and_short_messages(tmp_path, name):
+    nus_folder(tmp_path, dict(enumerate(NAMES)), ["dog"])
+    for file in ("classes.pickle", "unseen_classes.pickle", "wordvec_array.pickle"):
+        content = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(BOMBS[name])
+        tracemalloc.start()
+        try:
+            with pytest.raises(UserError) as caught:
+                read_nus_wide_split(tmp_path)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert str(tmp_path / file) in str(caught.value)
+        assert len(str(caught.value)) < 500
+        assert peak < 30e6
+        (tmp_path / file).write_bytes(content)
+
+
+def test_files_of_python_2(tmp_path):
+    """Arrays and strings as bytes, in each of its protocols; names are UTF-8."""
+    numbers = np.arange(6, dtype="<f4") - 0.1
+    head = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I3\nI2\nt"
+    kind = b"cnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\n"
+    escaped = "".join(f"\\x{byte:02x}" for byte in numbers.tobytes()).encode()
+    for content in (b"S'" + escaped + b"'\n", b"T\x18\0\0\0" + numbers.tobytes(), b"U\x18" + numbers.tobytes()):
+        (tmp_path / "wordvec_array.pickle").write_bytes(head + kind + content + b"tb.")
+        np.testing.assert_array_equal(read_array_pickle(tmp_path / "wordvec_array.pickle"), numbers.reshape(3, 2))
+    (tmp_path / "classes.pickle").write_bytes(b"(dI0\nS'caf\\xc3\\xa9'\nsI1\nS'dog'\ns.")
+    (tmp_path / "unseen_classes.pickle").write_bytes(b"(lS'caf\\xc3\\xa9'\na.")
+    split = read_nus_wide_split(tmp_path)
+    assert (split.labels, split.unseen) == (("café", "dog"), (0,))
+
+
+def test_a_fifo_in_place_of_a_pickle(tmp_path):
+    os.mkfifo(tmp_path / "x.pickle")
+    with pytest.raises(UserError, match=r"cannot read .*x\.pickle: no file"):
+        read_array_pickle(tmp_path / "x.pickle")
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,13 @@ def read_nus_wide_split(folder: Path) -> ZeroShotSplit:
 
 def _name(value: object, path: Path) -> str:
     """Return a label's name; anything else is refused without a look at it, which can be longer than memory."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    if not isinstance(value, str):
+    if not isinstance(value, (bytes, str)):
         raise UserError(f"{path} holds an object of type {type(value).__name__} where the name of a label belongs")
-    return str(value)
+    try:
+        # What Python 2 wrote as UTF-8 is read as Latin-1
+        return (value if isinstance(value, bytes) else value.encode("latin-1")).decode("utf-8")
+    except UnicodeError:
+        return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def write_official(folder: Path, split: ZeroShotSplit, parts: Mapping[str, LabelledImages]) -> None:

@@ -12,8 +12,9 @@ values that refer to each other so that writing them out would explode are refus
 from __future__ import annotations
 
 import builtins
+import codecs
 import pickletools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -26,7 +27,11 @@ MOST_CONTAINERS = 400_000
 MOST_LEVELS = 100
 MOST_VALUES = 1_000_000  # written out, for pickles with fewer operations
 _LONGEST_INTEGER = 512  # bits
+_MOST_COPIES = 8  # of each value
 _KEYS = (str, int, float, bool, bytes, type(None))
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
+_SIZED = (str, bytes, bytearray)
+_CONTAINERS = (list, tuple, set, dict)
 
 # Modules and built-in functions that no data needs, and every payload does
 _OF_PAYLOADS = frozenset(
@@ -116,17 +121,18 @@ class InertUnpickler:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.containers = 0
+        self.containers = self.size = self.copied = 0
         operations = 0
         try:
-            for opcode, argument, _ in pickletools.genops(self.stream):
+            for name, argument in _instructions(self.stream):
                 operations += 1
+                self.size += len(argument) if isinstance(argument, _SIZED) else 1
                 if operations > MOST_OPERATIONS or self.containers > MOST_CONTAINERS:
                     raise PickleError("it holds millions of objects, which no checkpoint does")
-                if opcode.name in _LITERALS:
+                if name in _LITERALS:
                     self.stack.append(_bounded(argument))
                 else:
-                    _OPERATIONS[opcode.name](self, argument)
+                    _OPERATIONS[name](self, argument)
             value = self.stack.pop()
         except PickleError:
             raise
@@ -192,6 +198,7 @@ class InertUnpickler:
 
     def _call(self, function: Any, arguments: Any) -> None:
         self.containers += 1
+        self._count_copies(arguments)
         name = function.name if isinstance(function, (Global, Foreign)) else type(function).__name__
         builder = self.builders.get(name) if isinstance(function, Global) else None
         try:
@@ -201,6 +208,12 @@ class InertUnpickler:
         except Exception as error:  # noqa: BLE001 -- arguments of another version, say
             value = Foreign(name, first_line(error))
         self.stack.append(value)
+
+    def _count_copies(self, arguments: Any) -> None:
+        """Bound what builders copy from values that the pickle may name again and again."""
+        self.copied += sum(len(argument) for argument in arguments if isinstance(argument, (*_SIZED, *_CONTAINERS)))
+        if self.copied > _MOST_COPIES * (self.size + MOST_LEVELS):
+            raise PickleError("it copies the same values over and over")
 
     def _reduce(self, _: Any) -> None:
         arguments = self.stack.pop()
@@ -242,6 +255,22 @@ class InertUnpickler:
         if self.persistent_load is None:
             raise PickleError("it refers to objects outside it")
         self.stack.append(self.persistent_load(identifier))
+
+
+def _instructions(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """Yield name and argument of each instruction; other than pickletools, with all strings of Python 2 as Latin-1."""
+    name = ""
+    while name != "STOP":
+        code = stream.read(1)
+        opcode = _OPCODES.get(code.decode("latin-1"))
+        if opcode is None:
+            raise PickleError(f"it has no instruction of the code {code!r}" if code else "it ends in the middle")
+        name = opcode.name
+        if name == "STRING":
+            quoted = stream.readline().strip()
+            yield name, codecs.escape_decode(quoted[1:-1])[0].decode("latin-1")
+        else:
+            yield name, opcode.arg.reader(stream) if opcode.arg else None
 
 
 def _bounded(value: Any) -> Any:
@@ -352,7 +381,7 @@ _OPERATIONS: dict[str, Callable[[InertUnpickler, Any], None]] = {
     "NEWOBJ_EX": InertUnpickler._new_with_keywords,
     "INST": lambda machine, name: machine._instance(name.replace(" ", ".")),
     "OBJ": InertUnpickler._object,
-    "BUILD": InertUnpickler._build,
+    "BUILD": lambda machine, _: machine._build(_),
     "PERSID": InertUnpickler._persistent,
     "BINPERSID": lambda machine, _: machine._persistent(machine.stack.pop()),
 }
