@@ -180,6 +180,7 @@ INFER = {
         "tests/test_export_engines.py::test_many_images_are_embedded_by_each_thread_with_its_share_of_the_processor"
     ),
     "write_keywords": Effect("--write_keywords {out}/copies", "files", base=QUIET),
+    "write_xmp": Covered("tests/test_sidecars.py::test_infer_writes_sidecars_and_leaves_the_images"),
 }
 INT8 = "--int8 --calibration {crowd} --calibration_size 4"
 EXPORT = {

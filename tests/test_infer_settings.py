@@ -47,6 +47,7 @@ EXAMPLES = {
     "max_pixels": "--max_pixels 1000000",
     "no_default_exclude": "--no_default_exclude",
     "truncated": "--truncated accept",
+    "write_xmp": "--write_xmp",
     "workers": "-j 5",
     "device": "--device cpu",
 }

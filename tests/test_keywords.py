@@ -68,6 +68,48 @@ def test_iptc_in_another_character_set_is_left_alone(tmp_path):
     assert read(copy) == (["sea"], [])
 
 
+@pytest.mark.parametrize("charset", [None, "\x1b%G"], ids=["undeclared", "declared as UTF-8"])
+def test_iptc_in_latin_1_is_left_as_it_is(tmp_path, charset):
+    source = image(tmp_path / "a.jpg")
+    with pyexiv2.Image(str(source)) as metadata:
+        declared = {} if charset is None else {"Iptc.Envelope.CharacterSet": charset}
+        texts = {"Iptc.Application2.Caption": "Größe", "Iptc.Application2.Keywords": ["Café"]}
+        metadata.modify_iptc({**declared, **texts}, encoding="latin-1")
+    copy = KeywordWriter(tmp_path / "out").write(source, ["sea"])
+    with pyexiv2.Image(str(copy)) as metadata:
+        assert metadata.read_xmp()["Xmp.dc.subject"] == ["sea"]
+        assert metadata.read_iptc(encoding="latin-1") == {**declared, **texts}
+
+
+def test_keywords_that_differ_in_case_only_are_written_once(tmp_path):
+    source = image(tmp_path / "a.jpg")
+    with pyexiv2.Image(str(source)) as metadata:
+        metadata.modify_xmp({"Xmp.dc.subject": ["Sea Turtle", "sea turtle"]})  # of the user
+        metadata.modify_iptc({"Iptc.Application2.Keywords": ["CAFE"]})
+    copy = KeywordWriter(tmp_path / "out").write(source, ["sea turtle", "Café", "CAFÉ", "cafe"])
+    assert read(copy) == (["Sea Turtle", "sea turtle", "Café", "cafe"], ["CAFE", "sea turtle", "Café"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, TypeError, MemoryError, KeyError, RecursionError])
+def test_whatever_the_library_raises_is_about_one_image(tmp_path, monkeypatch, error):
+    writer = KeywordWriter(tmp_path / "out")
+
+    def fail(*arguments):
+        raise error("odd")
+
+    monkeypatch.setattr(writer._exiv2, "ImageData", fail)
+    with pytest.raises(KeywordsError, match=r"a\.jpg: cannot hold keywords: .*odd"):
+        writer.write(image(tmp_path / "a.jpg"), TAGS)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_copy_that_cannot_be_written_is_named(tmp_path):
+    writer = KeywordWriter(tmp_path / "out")
+    (tmp_path / "out" / "a.jpg").mkdir()
+    with pytest.raises(KeywordsError, match=r"a\.jpg: "):
+        writer.write(image(tmp_path / "a.jpg"), TAGS)
+
+
 @pytest.mark.skipif(shutil.which("exiftool") is None, reason="needs exiftool")
 def test_exiftool_reads_them(tmp_path):
     copy = KeywordWriter(tmp_path / "out").write(image(tmp_path / "a.jpg"), TAGS)

@@ -495,7 +495,7 @@ def test_copies_have_keywords_and_keep_their_names_after_a_resume(tmp_path):
     first, *others, summary = finished.stderr.splitlines()
     assert first == "1 of 4 images are done already"
     assert [line.split(": ")[:2] for line in others] == [["no keywords", str(images[3])]]
-    assert summary == "1 images can hold no keywords and have no copy"
+    assert summary == "1 images have no keywords, which could not be written"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"p.png", "p-2.png", "p-3.png"}
     assert kept.items() <= snapshot(tmp_path / "out").items()
     assert snapshot(tmp_path / "in") == before

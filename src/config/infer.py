@@ -62,6 +62,12 @@ class OutputOptions:
         metavar="DIR",
         help="copy the images to this folder and add the tags as XMP and IPTC keywords; needs pyexiv2",
     )
+    write_xmp: bool = flag(
+        False,
+        action="store_true",
+        help="add the tags as keywords to an XMP sidecar beside each image, photo.jpg.xmp, which photo managers read; "
+        "the image is not touched, and what a sidecar holds already is kept",
+    )
     path_output: Path = flag(Path("outputs"), type=Path, metavar="DIR", help="folder of annotated images")
     no_picture: bool = flag(False, exclusive="annotated", action="store_true", help="do not save annotated images")
     annotate: bool = flag(

@@ -1,12 +1,18 @@
-"""Write tags into the metadata of image copies, for photo managers: XMP dc:subject and IPTC keywords."""
+"""Write tags for photo managers: XMP dc:subject and IPTC keywords in image copies, or XMP files beside the images."""
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from src.errors import UserError
+from src.errors import UserError, first_line
+from src.inference.xmp import NEW_PACKET, BadPacketError, missing, with_keywords
 from src.utils.files import atomic_write
 from src.utils.optional import import_extra
 
@@ -14,11 +20,13 @@ _SUBJECT = "Xmp.dc.subject"
 _KEYWORDS = "Iptc.Application2.Keywords"
 _CHARACTER_SET = "Iptc.Envelope.CharacterSet"
 _UTF8 = "\x1b%G"  # escape sequence of UTF-8 (IPTC-IIM 1:90)
+_MAX_SIDECAR = 64 << 20  # bytes
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # of all images, not of one
 _MAX_IPTC_BYTES = 64  # per keyword (IPTC-IIM 2:25); XMP has no limit
 
 
 class KeywordsError(Exception):
-    """An image cannot hold keywords; the message names it and the reason."""
+    """The keywords of an image cannot be written; the message names it and the reason."""
 
 
 class KeywordWriter:
@@ -49,37 +57,102 @@ class KeywordWriter:
             name: file name of the copy; None keeps the image's.
 
         Raises:
-            KeywordsError: the image's format holds no keywords, or its metadata is damaged.
-            UserError: the copy would overwrite the image, or cannot be written.
+            KeywordsError: the image's format holds no keywords, its metadata is damaged, or the copy cannot be written.
+            UserError: the copy would overwrite the image, or the disk is full.
         """
         target = self.folder / (name or image.name)
-        if target.exists() and target.samefile(image):
-            raise UserError(f"--write_keywords {self.folder}: would overwrite {image}; choose another folder")
-        try:
+        with _reported(image, "cannot hold keywords"):
+            if target.exists() and target.samefile(image):
+                raise UserError(f"--write_keywords {self.folder}: would overwrite {image}; choose another folder")
             content = self._with_keywords(image.read_bytes(), tags)
-        except OSError as error:
-            raise UserError(f"--write_keywords {image}: cannot be read: {error.strerror or error}") from error
-        except RuntimeError as error:  # pyexiv2 raises this for every error of Exiv2
-            raise KeywordsError(f"{image}: cannot hold keywords: {error}") from error
-        with atomic_write(target) as stream:
-            stream.write(content)
-        shutil.copystat(image, target)
+            with atomic_write(target) as stream:
+                stream.write(content)
+            shutil.copystat(image, target)
         return target
 
     def _with_keywords(self, content: bytes, tags: Sequence[str]) -> bytes:
         with self._exiv2.ImageData(content) as metadata:
-            subject, iptc = metadata.read_xmp().get(_SUBJECT, []), metadata.read_iptc()
+            subject, iptc = metadata.read_xmp().get(_SUBJECT, []), _iptc(metadata)
             metadata.modify_xmp({_SUBJECT: _joined(subject, tags)})
-            if iptc.get(_CHARACTER_SET) == _UTF8 or _is_ascii(iptc):  # else other texts would be read as UTF-8
+            if iptc is not None:
                 short = [tag for tag in tags if len(tag.encode()) <= _MAX_IPTC_BYTES]
-                metadata.modify_iptc({_CHARACTER_SET: _UTF8, _KEYWORDS: _joined(iptc.get(_KEYWORDS, []), short)})
+                keywords = _joined(iptc.get(_KEYWORDS, []), short)
+                metadata.modify_iptc({_CHARACTER_SET: _UTF8, _KEYWORDS: keywords})
             return bytes(metadata.get_bytes())
 
 
-def _is_ascii(iptc: Mapping[str, str | list[str]]) -> bool:
-    return all("".join(texts).isascii() for texts in iptc.values())
+class SidecarWriter:
+    """Adds tags to the XMP file beside each image, ``photo.jpg.xmp``; the image itself is not touched."""
+
+    def write(self, image: Path, tags: Sequence[str], name: str | None = None) -> Path:
+        """Make the XMP file of an image, or add keywords to the one that is there; ``name`` is not used.
+
+        Whatever else it holds stays as it is, byte for byte. The file appears complete or not at all.
+
+        Raises:
+            KeywordsError: the file is damaged or no XMP, or cannot be written; it stays as it is.
+            UserError: the disk is full.
+        """
+        del name  # that of a copy
+        target = _sidecar_of(image)
+        with _reported(image, f"{target.name} cannot take keywords"):
+            old = _regular_content(target) if os.path.lexists(target) else NEW_PACKET
+            new = with_keywords(old, tags)
+            if new != old or not target.exists():
+                with atomic_write(target) as stream:
+                    stream.write(new)
+        return target
+
+
+def _sidecar_of(image: Path) -> Path:
+    """Return the path of an image's XMP file; one that exists may end in capitals."""
+    names = [image.with_name(f"{image.name}{suffix}") for suffix in (".xmp", ".XMP")]
+    return next((path for path in names if os.path.lexists(path)), names[0])
+
+
+def _regular_content(path: Path) -> bytes:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise BadPacketError("no regular file")
+    if status.st_size > _MAX_SIDECAR:
+        raise BadPacketError(f"{status.st_size:,} bytes are too many")
+    return path.read_bytes()
+
+
+@contextmanager
+def _reported(image: Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises about an image into :class:`KeywordsError`."""
+    try:
+        yield
+    except UserError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno in _DISK_FAULTS:
+            raise
+        raise KeywordsError(f"{image}: {error}") from error
+    except OSError as error:
+        raise KeywordsError(f"{image}: {what}: {error.strerror or first_line(error)}") from error
+    except Exception as error:
+        raise KeywordsError(f"{image}: {what}: {first_line(error)}") from error
+
+
+def _iptc(metadata: Any) -> Mapping[str, str | list[str]] | None:
+    """Return the IPTC of an image; None if its texts are in another character set than UTF-8.
+
+    Such texts stay as they are, and keywords go to XMP only: declared to be UTF-8 they would be garbled.
+    """
+    iptc: Mapping[str, str | list[str]] = metadata.read_iptc(encoding="latin-1")  # which decodes any bytes
+    if all("".join(texts).isascii() for texts in iptc.values()):
+        return iptc
+    if iptc.get(_CHARACTER_SET) != _UTF8:
+        return None
+    try:
+        iptc = metadata.read_iptc()
+    except UnicodeDecodeError:
+        return None
+    return iptc
 
 
 def _joined(old: Sequence[str] | str, new: Sequence[str]) -> list[str]:
-    """Join without repetition, old ones first. Exiv2 returns a single keyword as a string."""
-    return list(dict.fromkeys([*([old] if isinstance(old, str) else old), *new]))
+    """Add keywords to old ones; Exiv2 returns a single one as a string."""
+    keywords = [old] if isinstance(old, str) else list(old)
+    return keywords + missing(keywords, new)

@@ -17,12 +17,12 @@ from src.errors import UserError
 from src.inference.contact_sheet import ContactSheet
 from src.inference.explain import explain
 from src.inference.formats import ImageResult
-from src.inference.keywords import KeywordsError, KeywordWriter
+from src.inference.keywords import KeywordsError, KeywordWriter, SidecarWriter
 from src.inference.results import Record
 from src.inference.tagger import Tagger
 from src.options import Scores
 from src.tags import Tag
-from src.text import printable
+from src.text import on_screen, printable
 
 _DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved in
 
@@ -35,13 +35,14 @@ class Outputs:
         options: what to write; ``annotate`` alone decides on annotated images.
         results: record of JSON, CSV and Parquet.
         sheet: contact sheet.
-        keywords: image copies with keywords.
+        keywords: image copies with keywords, and XMP files beside the images.
     """
 
     options: OutputOptions = field(default_factory=OutputOptions)
     results: Record | None = None
     sheet: ContactSheet | None = None
     keywords: KeywordWriter | None = None
+    sidecars: SidecarWriter | None = None
 
     @property
     def shows_images(self) -> bool:
@@ -70,7 +71,7 @@ def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger
     """Write one image to all outputs.
 
     Returns:
-        False if keywords were left out because the image's format cannot hold them.
+        False if keywords were left out because they cannot be written.
 
     Raises:
         UserError: an output cannot be written.
@@ -94,12 +95,13 @@ def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger
         lines.append(f"      saved {printable(options.path_output / names.why)}")
     if preview is not None and outputs.sheet is not None:
         outputs.sheet.add(preview, tags, path)
-    if outputs.keywords is not None:
-        try:
-            outputs.keywords.write(path, [tag.label for tag in tags], names.copy)
-        except KeywordsError as error:
-            is_whole = False
-            print(f"no keywords: {printable(str(error))}", file=sys.stderr)
+    for writer in (outputs.keywords, outputs.sidecars):
+        if writer is not None:
+            try:
+                writer.write(path, [tag.label for tag in tags], names.copy)
+            except KeywordsError as error:
+                is_whole = False
+                print(f"no keywords: {on_screen(error)}", file=sys.stderr)
     if outputs.results is not None:  # last, so that an image in the record is done in all other ways too
         outputs.results.write(ImageResult(str(path), tags, None if annotated is None else str(annotated)))
     if not options.quiet:

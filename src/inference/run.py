@@ -19,7 +19,7 @@ from src.errors import UserError, prefix_errors
 from src.inference.contact_sheet import open_contact_sheet
 from src.inference.explain import feature_map
 from src.inference.input_paths import expand
-from src.inference.keywords import KeywordWriter
+from src.inference.keywords import KeywordWriter, SidecarWriter
 from src.inference.outputs import Outputs, TaggedImage, refuse_overwriting, target_names, write_image
 from src.inference.pipeline import Loading, parallel_calls, read_and_embed
 from src.inference.results import check_outputs, open_results
@@ -41,7 +41,7 @@ class Summary:
     Attributes:
         tagged: number of images that were tagged.
         bad: messages about unreadable images.
-        without_keywords: number of images whose format holds no keywords.
+        without_keywords: number of images whose keywords could not be written.
     """
 
     tagged: int = 0
@@ -53,7 +53,7 @@ def run(settings: InferSettings) -> int:
     """Tag the images and write the outputs.
 
     Returns:
-        0, or 1 if some of several images could not be read or hold no keywords.
+        0, or 1 if some of several images could not be read or their keywords not be written.
 
     Raises:
         UserError: a file cannot be read or written, does not fit, or no image can be read.
@@ -81,7 +81,7 @@ def run(settings: InferSettings) -> int:
     if summary.bad:
         print(f"{len(summary.bad):,} of {len(paths):,} images could not be read and have no tags", file=sys.stderr)
     if summary.without_keywords:
-        print(f"{summary.without_keywords:,} images can hold no keywords and have no copy", file=sys.stderr)
+        print(f"{summary.without_keywords:,} images have no keywords, which could not be written", file=sys.stderr)
     return 1 if summary.bad or summary.without_keywords else 0
 
 
@@ -142,6 +142,8 @@ def open_outputs(settings: InferSettings, tagger: Tagger, rule: TagRule, num_ima
         outputs.sheet = stack.enter_context(open_contact_sheet(options.html, options.html.stem))
     if options.write_keywords is not None:
         outputs.keywords = KeywordWriter(options.write_keywords)
+    if options.write_xmp:
+        outputs.sidecars = SidecarWriter()
     return outputs
 
 
