@@ -32,18 +32,25 @@ def _main(argv: Sequence[str] | None) -> int:
 
     from src.data.dataset import guard_workers
     from src.errors import NonFiniteRunError, prefix_errors
+    from src.training.run_folder import open_run_folder
     from src.training.setup import build_components
-    from src.training.step_failures import explained_failures
+    from src.training.step_failures import explained_single_images
     from src.utils.distributed import joined
     from src.utils.signals import StoppedBySignalError, listening
 
     # Outermost, since PyTorch reports a dead worker wherever this process happens to be
-    with guard_workers(), joined(settings.device) as processes, listening() as stop, explained_failures(settings.run):
+    with (
+        guard_workers(),
+        joined(settings.device) as processes,
+        listening() as stop,
+        explained_single_images(settings.run),
+        open_run_folder(settings.output, processes) as folder,
+    ):
         try:
-            components, state = build_components(settings, processes, stop)
+            components, state = build_components(settings, folder, processes, stop)
             if processes.is_first:
                 with prefix_errors("--path_output"):
-                    write_settings(components.folder.path, parser, args)
+                    write_settings(folder.path, parser, args)
             train(settings, components, state, processes, stop)
         except NonFiniteRunError as error:
             advice = "lower --lr, or give --precision float32"
@@ -64,13 +71,14 @@ def train(
     stop: StopRequest,
 ) -> None:
     """Train to the end of the run, and summarise it."""
-    from src.training.run_folder import EVENTS
+    from src.training.run_files import EVENTS
     from src.training.run_summary import print_summary, write_run_report
     from src.training.tensorboard import Logger
     from src.training.trainer import Trainer
 
-    events = components.folder.path / EVENTS if settings.output.tensorboard and processes.is_first else None
-    with Logger(events) as logger:
+    folder = components.folder
+    events = folder.path / EVENTS if settings.output.tensorboard and processes.is_first else None
+    with Logger(events, folder.record_events) as logger:
         logger.settings(components.identity.settings)
         trainer = Trainer(settings.run, components, state, processes, stop, logger)
         trainer.run()

@@ -34,7 +34,7 @@ for line in sys.stdin:
         for number, name in ((0, os.devnull), (1, home + "/out"), (2, home + "/err")):
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
         counter = os.open(home + "/steps", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        src.training.tensorboard.Logger = lambda folder: Counting()
+        src.training.tensorboard.Logger = lambda *_: Counting()
         status = train.main(argv)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -35,6 +35,7 @@ FULL = ("--augmentation", "randaugment", "--cutout", 0.5)
 SETTINGS = ("zero_shot", "generalized")
 # Files of a run with the flags above, as documented
 RUN_FILES = {
+    ".sdl-manifest.jsonl",
     "log.jsonl",
     "settings.toml",
     "curves.png",

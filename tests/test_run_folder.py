@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint
 from src.errors import UserError
 from src.training.run_folder import Candidate, RunFolder
+from src.utils.files import atomic_write
+from src.utils.manifest import NAME as MANIFEST
+from src.visualize import save_curves
 from tests.helpers import SIZE, TINY, make_toy_split, tiny_model
+from tests.script_helpers import snapshot
+from tests.state_helpers import log_entry
+
+PLANNED = ("log.jsonl", "state.pt", "state-previous.pt", "report.html", "model-last.ckpt", "model-last.ckpt.sha256")
 
 
 class Run:
     """A run folder with its log and its best epochs."""
 
-    def __init__(self, path: Path, *, overwrite: bool = False, **options: Any) -> None:
+    def __init__(self, path: Path, **options: Any) -> None:
+        flags = {name: options.pop(name) for name in ("resume", "overwrite", "resumed", "inputs") if name in options}
         self.path = path
         self.folder = RunFolder(path, half=True, **options)
-        self.folder.check(has_state=False, resume=False, overwrite=overwrite)
-        self.folder.start(resumed=False)
+        self._open = ExitStack()
+        self._open.enter_context(self.folder.locked())
+        try:
+            self.folder.check(PLANNED, **flags)
+            self.folder.start(resumed=flags.get("resumed"))
+        except UserError:
+            self._open.close()
+            raise
         self.entries: list[dict[str, Any]] = []
         self.best: dict[str, tuple[float, int]] = {}
+
+    def end(self) -> Run:
+        self._open.close()
+        return self
 
     def record(self, epoch: int, ema: dict[str, float] | None = None, **choices: float) -> list[str]:
         self.entries.append({"epoch": epoch})
@@ -34,7 +54,22 @@ class Run:
         return self.folder.record(self.entries, candidates, self.best)
 
     def files(self) -> list[str]:
-        return sorted(path.name for path in self.path.iterdir() if path.suffix != ".sha256")
+        return files(self.path)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".sha256" and path.name != MANIFEST)
+
+
+def earlier_run(folder: Path, **options: Any) -> Path:
+    """Write a run of one epoch that is over."""
+    run = Run(folder, **options)
+    run.record(1, {"seen": 1.0}, seen=50.0)
+    for name in ("state.pt", "state-previous.pt", "curves.png", "report.html"):
+        with atomic_write(folder / name) as stream:
+            stream.write(b"x")
+    run.end()
+    return folder
 
 
 def info(epoch: int, weights: str = "") -> CheckpointInfo:
@@ -76,7 +111,7 @@ def test_moving_average_has_its_own_last_file_and_may_be_the_best(tmp_path):
 
 
 def test_earlier_run_is_replaced_only_with_overwrite(tmp_path):
-    Run(tmp_path).record(1, seen=50.0)
+    earlier_run(tmp_path)
     before = (tmp_path / "log.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"--path_output .* holds a training run already; .*--resume .*--overwrite"):
         Run(tmp_path)
@@ -86,28 +121,159 @@ def test_earlier_run_is_replaced_only_with_overwrite(tmp_path):
     assert run.record(7, seen=1.0) == ["seen"]  # the old run's best does not count
 
 
+MINE = (
+    "notes.txt",
+    "holiday.png",
+    "model-precious.ckpt",
+    "model-epoch-0009.ckpt",
+    "model-best-mine.ckpt",
+    "state-old.pt",
+)
+
+
 def test_overwrite_removes_files_of_the_earlier_run_and_nothing_else(tmp_path):
-    Run(tmp_path, every=1).record(1, {"seen": 1.0}, seen=50.0)
-    for name in ("state.pt", "state-previous.pt", "curves.png", "report.html", "notes.txt"):
-        (tmp_path / name).write_text("x")
+    earlier_run(tmp_path, every=1)
+    events = tmp_path / "tensorboard" / "steps" / "events.out.tfevents.1"
+    events.parent.mkdir(parents=True)
+    events.write_text("first step")
+    run = Run(tmp_path, overwrite=True)
+    run.folder.record_events(events)
+    run.end()
+    for name in (*MINE, "tensorboard/steps/events.out.tfevents.2"):
+        (tmp_path / name).write_text("mine")
+    events.write_text("first step, second step")
     Run(tmp_path, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "notes.txt"]
+    assert files(tmp_path) == sorted([*MINE, "log.jsonl", "tensorboard"])
+    assert [path.name for path in events.parent.iterdir()] == ["events.out.tfevents.2"]
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
+@pytest.mark.parametrize("name", PLANNED)
+def test_file_that_no_run_wrote_is_named_before_anything_is_changed(flags, name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"--path_output .*: {name} would be replaced.*; move it away, or choose ano"):
+        Run(tmp_path, **flags)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("flags", [{"overwrite": True}, {"resume": True, "resumed": Path("state.pt")}])
+def test_file_that_was_edited_since_the_run_is_named(flags, tmp_path):
+    earlier_run(tmp_path)
+    (tmp_path / "report.html").write_text("annotated by hand")
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=r"--path_output .*: report\.html would be replaced"):
+        Run(tmp_path, **flags)
+    assert snapshot(tmp_path) == before
+
+
+def test_link_in_place_of_an_output_is_named_and_its_target_stays(tmp_path):
+    (tmp_path / "mine.ckpt").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model-last.ckpt").symlink_to(tmp_path / "mine.ckpt")
+    with pytest.raises(UserError, match=r"model-last\.ckpt would be replaced"):
+        Run(tmp_path / "out")
+    assert (tmp_path / "mine.ckpt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flags", [{"overwrite": True}, {"resume": True, "resumed": Path("state-previous.pt")}])
+def test_damaged_state_is_put_aside(flags, tmp_path):
+    earlier_run(tmp_path)
+    (tmp_path / "state.pt").write_text("damaged")
+    assert list(Run(tmp_path, **flags).folder.foreign_states()) == []
+    assert (tmp_path / "state-damaged-1.pt").read_text() == "damaged"
+    assert not (tmp_path / "state.pt").exists()
+    assert (tmp_path / "state-previous.pt").exists() == ("resume" in flags)
+
+
+def test_input_of_the_run_is_not_replaced(tmp_path):
+    earlier_run(tmp_path, every=1)
+    for name in ("model-last.ckpt", "model-epoch-0001.ckpt"):  # one is written again, the other would be removed
+        (tmp_path / "link").symlink_to(tmp_path / name)
+        for path in (tmp_path / name, tmp_path / "link"):
+            before = snapshot(tmp_path)
+            with pytest.raises(UserError, match=rf"--path_output \({name}\) .*: would overwrite --model-path"):
+                Run(tmp_path, overwrite=True, inputs=[("--model-path", path)])
+            assert snapshot(tmp_path) == before
+        (tmp_path / "link").unlink()
+
+
+def test_second_run_is_refused_while_the_first_lives(tmp_path):
+    first = Run(tmp_path / "out")
+    for flags in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(UserError, match=r"--path_output .*: another run is writing this folder"):
+            Run(tmp_path / "out", **flags)
+    first.record(1, seen=1.0)
+    first.end()
+    Run(tmp_path / "out", overwrite=True).end()
+
+
+def test_folder_of_a_run_that_was_refused_is_not_left_behind(tmp_path):
+    (tmp_path / "mine").touch()
+    with pytest.raises(UserError), RunFolder(tmp_path / "out").locked():
+        raise UserError("a mistake")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_pruning_removes_only_what_the_run_wrote(tmp_path):
+    run = Run(tmp_path, every=1, keep=2)
+    (tmp_path / "model-epoch-0007.ckpt").write_text("mine")
+    for epoch in (1, 2, 3):
+        run.record(epoch, seen=1.0)
+    (tmp_path / "model-epoch-0002.ckpt").write_text("mine too")
+    run.record(4, seen=1.0)
+    kept = [name for name in run.files() if name.startswith("model-epoch")]
+    assert kept == [f"model-epoch-000{epoch}.ckpt" for epoch in (2, 3, 4, 7)]
 
 
 def test_run_without_a_finished_epoch_is_replaced(tmp_path):
-    Run(tmp_path)
+    Run(tmp_path).end()
     Run(tmp_path).record(1, seen=50.0)
 
 
 def test_resume_removes_only_temporary_files(tmp_path):
-    run = Run(tmp_path)
-    run.record(1, seen=50.0)
-    whole = run.files()
-    (tmp_path / ".model-last.ckpt.abc.tmp").write_text("half")
+    earlier_run(tmp_path)
+    whole = files(tmp_path)
+    for name in (".model-last.ckpt.abc.tmp", ".sdl-abcd1234.tmp"):  # of an earlier version, and of this one
+        (tmp_path / name).write_text("half")
     (tmp_path / "mine.tmp").write_text("mine")
-    run.folder.check(has_state=True, resume=True, overwrite=False)
-    run.folder.start(resumed=True)
-    assert run.files() == sorted([*whole, "mine.tmp"])
+    (tmp_path / ".mine.abc.tmp").write_text("mine")
+    run = Run(tmp_path, resumed=tmp_path / "state.pt")
+    assert run.files() == sorted([*whole, "mine.tmp", ".mine.abc.tmp"])
+
+
+# Folders of versions that kept no manifest
+
+
+def folder_of_an_earlier_version(folder: Path) -> Path:
+    """Write the files of a run that can be recognised, and two that cannot."""
+    run = Run(folder)
+    run.record(1, seen=50.0)
+    run.folder.write_log([log_entry(1)])
+    run.end()
+    (folder / MANIFEST).unlink()
+    torch.save({"format": "sdl-training-state/2"}, folder / "state.pt")
+    save_curves([log_entry(1)], folder / "curves.png")
+    (folder / "model-best-mine.ckpt").write_text("mine")
+    (folder / "holiday.png").write_text("mine")
+    return folder
+
+
+def test_run_of_an_earlier_version_is_replaced_by_what_its_files_hold(tmp_path):
+    folder_of_an_earlier_version(tmp_path)
+    with pytest.raises(UserError, match=r"holds a training run already"):
+        Run(tmp_path)
+    assert Run(tmp_path, overwrite=True).files() == ["holiday.png", "log.jsonl", "model-best-mine.ckpt"]
+
+
+@pytest.mark.parametrize("name", ["report.html", "log.jsonl", "model-last.ckpt", "state.pt"])
+def test_file_in_a_folder_of_an_earlier_version_that_no_run_wrote_is_named(name, tmp_path):
+    folder_of_an_earlier_version(tmp_path)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"--path_output .*: {name} would be replaced"):
+        Run(tmp_path, overwrite=True)
+    assert (tmp_path / name).read_text() == "mine"
+    assert (tmp_path / "model-best-seen.ckpt").exists()
 
 
 def test_output_folder_below_a_file_is_a_user_error(tmp_path):

@@ -72,8 +72,9 @@ def test_damaged_state_falls_back_to_the_previous_one(stopped, uninterrupted, sa
     finished = train_here(sample, stopped, *RUN, "--resume")
     (line,) = finished.stderr.splitlines()
     assert line.startswith(f"resuming from {stopped / 'state-previous.pt'}")
-    assert f"{stopped / 'state.pt'} cannot be read" in line
+    assert f"{stopped / 'state.pt'} was damaged or replaced" in line
     same_run(stopped, uninterrupted)
+    assert (stopped / "state-damaged-1.pt").read_bytes() == content  # kept, and it did not become the backup
 
 
 # The output folder
@@ -136,7 +137,7 @@ def test_full_disk_while_saving_a_state_keeps_the_previous_one(stopped, uninterr
         message = user_error(attempt(sample, stopped, *RUN, "--resume"))
     assert f"cannot write {stopped / 'state.pt'}: " in message
     assert (stopped / "state-previous.pt").read_bytes() == latest
-    assert not list(stopped.glob(".*"))
+    assert not list(stopped.glob(".*.tmp"))
     train_here(sample, stopped, *RUN, "--resume")
     same_run(stopped, uninterrupted)
 
@@ -153,7 +154,7 @@ def test_full_disk_while_saving_a_checkpoint_keeps_the_previous_one(sample, tmp_
     with files_of_at_most(sum(sizes) // 2):
         message = user_error(attempt(sample, folder, *RUN, *frozen, "--resume"))
     assert f"cannot write {folder / 'model-last.ckpt'}: " in message
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.tmp"))
     assert all(torch.equal(weights_of(folder / "model-last.ckpt")[key], before[key]) for key in before)
     train_frozen(sample, folder, cache, 3, *RUN, "--resume")
     same_run(folder, tmp_path / "uninterrupted")
@@ -337,6 +338,19 @@ def test_dead_worker_is_a_user_error(forks, sample, tmp_path):
         finished = attempt(sample, tmp_path / "out", *LONG, "-j", 0, "--resume")
     assert finished.returncode == 130
     assert stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"] == steps + 1
+
+
+def test_second_run_is_refused_and_a_killed_one_leaves_the_folder_free(forks, sample, tmp_path):
+    """Also where the first one has workers, which outlive it for a moment."""
+    folder = tmp_path / "out"
+    run = forks.start(*long_run(sample, folder, "-j", 2))
+    run.wait_for_step(7)
+    for flags in ((), ("--resume",), ("--overwrite",)):
+        message = user_error(attempt(sample, folder, *LONG, *flags))
+        assert f"--path_output {folder}: another run is writing this folder" in message
+    assert run.kill() == -signal.SIGKILL
+    with logged_by(StopAt(8)):
+        assert attempt(sample, folder, *LONG, "-j", 0, "--resume").returncode == 130
 
 
 SAVE_STEPS = 2

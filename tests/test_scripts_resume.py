@@ -154,7 +154,7 @@ def test_early_stop_is_final_when_epochs_are_added(sample, tmp_path):
 
 def test_resume_leaves_a_finished_run_unchanged(uninterrupted, sample, tmp_path):
     folder = Path(shutil.copytree(uninterrupted, tmp_path / "out"))
-    drawn_anew = {"settings.toml", "curves.png", "report.html", "report.html.sha256"}
+    drawn_anew = {".sdl-manifest.jsonl", "settings.toml", "curves.png", "report.html", "report.html.sha256"}
     before = {name: facts for name, facts in snapshot(folder).items() if name not in drawn_anew}
     finished = train_here(sample, folder, *RUN, "--resume")
     assert {name: facts for name, facts in snapshot(folder).items() if name not in drawn_anew} == before
@@ -198,6 +198,7 @@ def test_resumed_run_computes_in_the_precision_of_its_start(sample, tmp_path, mo
     assert "--precision float32 (was bf16)" in message
     train_here(sample, tmp_path / "out", *RUN, "--resume")
     same_run(tmp_path / "out", tmp_path / "uninterrupted")
+    (tmp_path / "out" / ".sdl-manifest.jsonl").unlink()  # a changed state is not the run's
     content = stored(tmp_path / "out" / "state.pt")
     torch.save({**content, "settings": {**content["settings"], "precision": "fp16"}}, tmp_path / "out" / "state.pt")
     assert "--precision fp16, which a CPU" in user_error(attempt(sample, tmp_path / "out", *RUN, "--resume"))

@@ -307,13 +307,3 @@ def test_single_image_that_is_left_over_joins_others(sample, tmp_path, flags):
     if flags[1] == 2:
         remove_image(data)
     train_here(data, tmp_path / "out", *flags, "--num-epochs", 1)
-
-
-def test_too_little_memory_is_a_user_error(sample, tmp_path, monkeypatch):
-    def full(*arguments, **options):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    monkeypatch.setattr("src.training.trainer.train_epoch", full)
-    message = user_error(attempt(sample, tmp_path / "out"))
-    assert "--batch-size 8: there is not enough memory (CUDA out of memory" in message
-    assert "--accumulate" in message

@@ -35,6 +35,7 @@ from src.utils.files import atomic_write
 RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
 _NOT_SETTINGS = ("help", "recipe", "overwrite", "resume")  # flags of a single command
 _PATHS = ("data", "metadata")  # paths that the parser keeps as text
+SETTINGS_HEAD = 'description = "settings of a run, defaults included"'  # first line of settings.toml
 _STARTS = ("auto", "timm", "none")  # values of --model-path that are not files
 
 
@@ -170,7 +171,7 @@ def write_settings(folder: Path, parser: ArgumentParser, args: argparse.Namespac
     source = f"train.py --recipe {args.recipe}" if args.recipe else "train.py"
     file = Path(folder) / "settings.toml"
     with atomic_write(file, "w") as stream:
-        stream.write(f'description = "settings of a run, defaults included"\nsource = {_toml(source)}\n')
+        stream.write(f"{SETTINGS_HEAD}\nsource = {_toml(source)}\n")
         for title, values in (("[settings]", settings), ("[paths]  # recorded, not applied", paths)):
             stream.write(f"\n{title}\n")
             stream.writelines(f"{name} = {_toml(value)}\n" for name, value in values.items())

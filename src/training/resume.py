@@ -15,7 +15,8 @@ from src.options import PRECISIONS
 from src.training.engine import Learner
 from src.training.learner_state import fit_learner
 from src.training.progress import TrainState, check_plain, parse_progress
-from src.training.state import FORMAT, PREVIOUS, STATE, RunIdentity, StoredState
+from src.training.run_files import PREVIOUS, STATE
+from src.training.state import FORMAT, RunIdentity, StoredState
 from src.utils.distributed import ALONE, Processes
 
 _PARTS = ("module", "average", "optimizer", "scheduler", "scaler", "progress", "settings", "data")

@@ -1,21 +1,31 @@
-"""Output folder of a training run: log and checkpoints."""
+"""Output folder of a training run: whose files are replaced, log, checkpoints and state."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.checkpoint import CheckpointInfo, save_checkpoint
+from src.config.train import OutputSettings
 from src.errors import UserError
 from src.models import SDLModel
-from src.training.state import PREVIOUS, STATE
-from src.utils.files import atomic_write, check_writable
-
-LOG = "log.jsonl"
-EVENTS = "tensorboard"
+from src.training.run_files import (
+    LOG,
+    PREVIOUS,
+    STATE,
+    epoch_checkpoint,
+    files_of_earlier_version,
+    is_epoch_checkpoint,
+    is_event_file,
+    remove_old_temporary,
+    run_files,
+)
+from src.utils.distributed import Processes
+from src.utils.files import atomic_write, check_writable, refuse_inputs
+from src.utils.manifest import Manifest, digest_of
 
 
 class Candidate(NamedTuple):
@@ -35,7 +45,7 @@ class Candidate(NamedTuple):
 
 
 class RunFolder:
-    """Write the log and the checkpoints of a training run.
+    """Write the log and the checkpoints of a training run, and replace no file that is not a run's.
 
     ``log.jsonl``: one JSON line per epoch; ``model-last.ckpt``: the last epoch; ``model-best-<criterion>.ckpt``: the
     best epoch by each criterion; ``model-epoch-0005.ckpt``: further epochs; ``-ema`` in a name: the moving average.
@@ -49,45 +59,122 @@ class RunFolder:
 
     def __init__(self, path: Path, *, half: bool = False, every: int | None = None, keep: int | None = None) -> None:
         self.path = path
+        self.manifest = Manifest(path)
         self._half, self._every, self._keep = half, every, keep
 
-    def check(self, *, has_state: bool, resume: bool, overwrite: bool) -> None:
-        """Check that a run can write here, without changing anything.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out during the block, and record what is written; a folder without files is removed.
+
+        Raises:
+            UserError: another run holds the folder, or nothing can be written there.
+        """
+        is_new = not self.path.exists()
+        check_writable(self.path / LOG, "--path_output")
+        try:
+            with self.manifest.lock("--path_output"):
+                yield
+        finally:
+            if is_new:
+                with suppress(OSError):
+                    self.path.rmdir()
+
+    def foreign_states(self) -> dict[str, str]:
+        """Return the state files that no run in this folder left like this, and a message about each.
+
+        Where there are no records, of an earlier version, their content has to prove what they are.
+        """
+        names = () if self._has_no_records() else (STATE, PREVIOUS)
+        paths = self.manifest.foreign(self.path / name for name in names)
+        return {path.name: f"{path} was damaged or replaced since a run wrote it" for path in paths}
+
+    def _has_no_records(self) -> bool:
+        return not any(self.manifest.knows(self.path / name) for name in run_files(self.path))
+
+    def check(
+        self,
+        planned: Sequence[str],
+        inputs: Iterable[tuple[str, Path]] = (),
+        *,
+        resumed: Path | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Check that a run can write here, before any work; the files of an earlier version's run are recorded.
 
         Args:
-            has_state: there is a state to resume from.
+            planned: names that the run will write.
+            inputs: (flag, file) that the run reads.
+            resumed: state that the run goes on from, if any.
             resume, overwrite: the flags.
 
         Raises:
-            UserError: the folder holds a run that would be lost, or cannot be written.
+            UserError: the folder holds a run that would be lost, or a planned name is that of an input or of a file
+                that no run wrote.
         """
-        # An empty log belongs to a run that stopped in its first epoch: there is nothing to lose.
-        log = self.path / LOG
-        if not has_state and not overwrite and log.is_file() and log.stat().st_size:
+        if self._has_no_records():
+            for name in files_of_earlier_version(self.path):
+                self.manifest.record(self.path / name, digest_of(self.path / name))
+        # An empty log belongs to a run that stopped in its first epoch
+        holds_a_run = any((self.path / name).is_file() and self.owns(name) for name in (STATE, PREVIOUS)) or (
+            (self.path / LOG).is_file() and (self.path / LOG).stat().st_size > 0 and self.owns(LOG)
+        )
+        if holds_a_run and resumed is None and not overwrite:
             what = "without a state to resume from" if resume else "already"
             way = "" if resume else "--resume to resume it, or "
             raise UserError(
                 f"--path_output {self.path} holds a training run {what}; choose another folder, or give {way}"
                 "--overwrite to replace it"
             )
-        check_writable(log, "--path_output")
+        paths = [self.path / name for name in planned if not self._will_be_put_aside(name)]
+        self.manifest.refuse_foreign(paths, "--path_output")
+        replaced = {*planned, *(run_files(self.path) if resumed is None else ())}
+        refuse_inputs({f"--path_output ({name})": self.path / name for name in sorted(replaced)}, inputs)
 
-    def start(self, *, resumed: bool) -> None:
-        """Remove temporary files of a killed run and, for a new run, all files of an earlier one.
+    def owns(self, name: str) -> bool:
+        """Return whether a file was written by a run and is as it was then; TensorBoard's may have grown."""
+        path = self.path / name
+        if is_event_file(name):
+            return self.manifest.knows(path) and not path.is_symlink()
+        return self.manifest.owns(path)
+
+    def _will_be_put_aside(self, name: str) -> bool:
+        """Return whether a file is a state of this folder's run that is damaged, or was replaced."""
+        return name in (STATE, PREVIOUS) and self.manifest.knows(self.path / name) and not self.owns(name)
+
+    def start(self, *, resumed: Path | None) -> None:
+        """Make room for the run: remove the files of an earlier one, or put a state aside that cannot be resumed from.
 
         The state is removed first: if this run is killed now, it must not resume the earlier one.
         """
-        for file in self.path.glob(".*.tmp"):
-            file.unlink(missing_ok=True)
-        if resumed:
-            return
+        remove_old_temporary(self.path)
         for name in (STATE, PREVIOUS):
-            (self.path / name).unlink(missing_ok=True)
+            is_unfit = resumed is not None and name == STATE and name != resumed.name
+            if is_unfit or self._will_be_put_aside(name):
+                self._put_aside(self.path / name)
+        if resumed is not None:
+            return
+        names = list(run_files(self.path))
+        self._remove(name for name in names if name in (STATE, PREVIOUS))
         self.write_log([])
-        for pattern in ("model-*.ckpt", "model-*.ckpt.sha256", "*.png", "report.html"):
-            for file in self.path.glob(pattern):
-                file.unlink()
-        shutil.rmtree(self.path / EVENTS, ignore_errors=True)
+        self._remove(name for name in names if name not in (STATE, PREVIOUS, LOG))
+        for folder in {(self.path / name).parent for name in names if is_event_file(name)}:
+            with suppress(OSError):  # something else is in it
+                folder.rmdir()
+                folder.parent.rmdir()
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self.owns(name):
+                (self.path / name).unlink()
+
+    def _put_aside(self, path: Path) -> None:
+        """Rename a state that cannot be used: somebody may have a use for it, and it must not become the backup."""
+        number = 1
+        while (aside := path.with_name(f"{path.stem}-damaged-{number}{path.suffix}")).exists():
+            number += 1
+        with suppress(FileNotFoundError):
+            path.rename(aside)
 
     def record(
         self, entries: list[dict[str, Any]], candidates: list[Candidate], best: dict[str, tuple[float, int]]
@@ -107,7 +194,7 @@ class RunFolder:
         for candidate in candidates:
             self._save(f"model-last{candidate.suffix}.ckpt", candidate)
             if self._every is not None and epoch % self._every == 0:
-                self._save(f"model-epoch-{epoch:04d}{candidate.suffix}.ckpt", candidate)
+                self._save(f"{epoch_checkpoint(epoch)}{candidate.suffix}.ckpt", candidate)
         self._prune()
         improved = []
         for criterion in candidates[0].criteria:
@@ -124,13 +211,35 @@ class RunFolder:
         with atomic_write(self.path / LOG, "w") as stream:
             stream.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
 
+    def record_events(self, path: Path) -> None:
+        """Note a file of TensorBoard, which grows during the run."""
+        self.manifest.record(path, "")
+
     def _save(self, name: str, candidate: Candidate) -> None:
         save_checkpoint(self.path / name, candidate.model, candidate.info, half=self._half)
 
     def _prune(self) -> None:
         if self._keep is None:
             return
-        epochs = sorted({file.name[: len("model-epoch-0000")] for file in self.path.glob("model-epoch-*.ckpt")})
-        for stem in epochs[: -self._keep]:
-            for file in self.path.glob(f"{stem}*"):
-                file.unlink()
+        written = [
+            path.name
+            for path in self.path.glob("model-epoch-*")
+            if is_epoch_checkpoint(path.name) and self.manifest.knows(path)
+        ]
+        epochs = sorted({int(name.split("-")[2].partition(".")[0]) for name in written})
+        outdated = {epoch_checkpoint(epoch) for epoch in epochs[: -self._keep]}
+        for name in written:
+            if name.partition(".")[0].removesuffix("-ema") in outdated:
+                self.manifest.remove(self.path / name)
+
+
+@contextmanager
+def open_run_folder(settings: OutputSettings, processes: Processes) -> Iterator[RunFolder]:
+    """Open the output folder of a run; the first process, which writes there, keeps other runs out during the block.
+
+    Raises:
+        UserError: as :meth:`RunFolder.locked`.
+    """
+    folder = RunFolder(settings.path_output, half=settings.half_weights, every=settings.save_epochs, keep=settings.keep)
+    with folder.locked() if processes.is_first else nullcontext():
+        yield folder

@@ -6,6 +6,7 @@ from src.config.train import TrainSettings
 from src.embedding import Embedded
 from src.metrics import Protocol, format_report
 from src.training.progress import TrainState
+from src.training.run_files import CURVES, LOG, REPORT
 from src.training.trainer import TrainComponents
 
 
@@ -14,7 +15,7 @@ def print_summary(settings: TrainSettings, components: TrainComponents, state: T
     from src.visualize import save_curves  # matplotlib is slow to import
 
     folder, selection = components.folder.path, settings.selection
-    save_curves(state.entries, folder / "curves.png")
+    save_curves(state.entries, folder / CURVES)
     print(f"\nlast epoch:\n{format_report(state.entries[-1]['metrics'], images=selection.images)}")
     images = "evaluation images themselves" if selection.select_on == "test" else "held-out training images"
     for criterion, (value, epoch) in state.best.items():
@@ -22,7 +23,7 @@ def print_summary(settings: TrainSettings, components: TrainComponents, state: T
             f"best {criterion}.{selection.best_metric}: {value:.2f} in epoch {epoch} (selected on the {images}): "
             f"{folder / f'model-best-{criterion}.ckpt'}"
         )
-    print(f"last: {folder / 'model-last.ckpt'}; log: {folder / 'log.jsonl'}; curves: {folder / 'curves.png'}")
+    print(f"last: {folder / 'model-last.ckpt'}; log: {folder / LOG}; curves: {folder / CURVES}")
 
 
 def write_run_report(
@@ -47,8 +48,8 @@ def write_run_report(
         entries=state.entries,
         evaluated=evaluated,
     )
-    write_report(folder / "report.html", content)
-    print(f"report: {folder / 'report.html'}")
+    write_report(folder / REPORT, content)
+    print(f"report: {folder / REPORT}")
 
 
 def describe_choice(settings: TrainSettings, epoch: int) -> str:

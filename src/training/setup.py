@@ -32,8 +32,9 @@ from src.training.model_selection import TrainValSplit, split_training_set
 from src.training.optim import MovingAverage, make_optimizer, make_schedule, parameter_groups
 from src.training.progress import TrainState, is_finished
 from src.training.resume import planned_epochs, read_state, restore_latest
+from src.training.run_files import planned_files
 from src.training.run_folder import RunFolder
-from src.training.state import RunIdentity, data_facts
+from src.training.state import RunIdentity, StoredState, data_facts
 from src.training.trainer import TrainComponents, steps_per_epoch
 from src.utils.device import seed_everything
 from src.utils.distributed import Processes, device_of
@@ -58,9 +59,15 @@ class Data:
 
 
 def build_components(
-    settings: TrainSettings, processes: Processes, stop: StopRequest
+    settings: TrainSettings, folder: RunFolder, processes: Processes, stop: StopRequest
 ) -> tuple[TrainComponents, TrainState]:
     """Build everything that the trainer needs, and restore the state of a run that is resumed.
+
+    Args:
+        settings: of the run.
+        folder: the output folder, which this run has locked.
+        processes: the processes that train together.
+        stop: request to stop.
 
     An earlier run in the output folder is removed at the end, when no mistake in the settings is left to be found.
 
@@ -69,9 +76,9 @@ def build_components(
     """
     device = device_of(settings.device, processes)
     data = load_data(settings.data)
-    output = settings.output
-    folder = RunFolder(output.path_output, half=output.half_weights, every=output.save_epochs, keep=output.keep)
-    stored = processes.from_first(read_state(folder.path) if output.resume and processes.is_first else None)
+    stored = processes.from_first(
+        read_state(folder.path, folder.foreign_states()) if settings.output.resume and processes.is_first else None
+    )
     seed = processes.from_first(secrets.randbelow(2**31) if settings.seed is None else settings.seed)
     seed = seed if stored is None else stored.progress.seed
     settings = replace(settings, seed=seed)
@@ -84,7 +91,7 @@ def build_components(
     batch_size, workers = settings.run.batch_size, settings.data.workers
     loader = LoaderConfig(batch_size, workers, device, DTYPES[precision], processes, on_batch=stop.check)
     if processes.is_first:
-        folder.check(has_state=stored is not None, resume=output.resume, overwrite=output.overwrite)
+        _check_folder(folder, settings, data, stored)
         print(describe(data, train_val, config, loader))
     source = _build_source(settings, data, model, config, train_val, loader)
     num_steps = steps_per_epoch(source.count, settings.run, processes)
@@ -112,7 +119,7 @@ def build_components(
             state.finished = is_finished(state, len(state.entries), run.num_epochs, run.early_stopping)
     if processes.is_first:
         with prefix_errors("--path_output"):
-            folder.start(resumed=stored is not None)
+            folder.start(resumed=None if stored is None else stored.path)
     split = train_val.trained(data.metadata.split)
     evaluator = EpochEvaluator(source, train_val, data.evaluation, split, settings.selection, device, processes)
     describe_checkpoint = functools.partial(_checkpoint_info, identity.settings, data.metadata, split, config)
@@ -123,6 +130,25 @@ def build_components(
         model, learner, source, evaluator, folder, identity, describe_checkpoint, max_bad_images=max_bad
     )
     return components, state
+
+
+def _check_folder(folder: RunFolder, settings: TrainSettings, data: Data, stored: StoredState | None) -> None:
+    """Check that the run replaces nothing but files of an earlier run, and none that it reads."""
+    output, num_epochs = settings.output, settings.run.num_epochs
+    planned = planned_files(output, settings.selection, num_epochs, settings.optim.ema is not None)
+    inputs = [("--model-path", Path(settings.model.model_path))]
+    if stored is None and settings.flags["recipe"] is not None:
+        inputs.append(("--recipe", Path(settings.flags["recipe"])))
+    names = set(planned)
+    images = (*data.training.paths, *data.evaluation.paths)
+    inputs += [("--data", path) for path in images if path.name in names]
+    folder.check(
+        planned,
+        inputs,
+        resumed=None if stored is None else stored.path,
+        resume=output.resume,
+        overwrite=output.overwrite,
+    )
 
 
 def load_data(settings: DataSettings) -> Data:

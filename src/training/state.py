@@ -17,10 +17,11 @@ from src.data.split import ZeroShotSplit
 from src.errors import UserError
 from src.training.engine import Learner
 from src.training.progress import TrainState
+from src.training.run_files import PREVIOUS, STATE
 from src.utils.files import atomic_write
+from src.utils.manifest import Manifest, digest_of
 
 FORMAT = "sdl-training-state/3"
-STATE, PREVIOUS = "state.pt", "state-previous.pt"
 # Flags that may differ when a run is resumed: they change where things are read and written, not the numbers.
 FREE_SETTINGS = frozenset(
     {"resume", "overwrite", "workers", "path_output", "save_steps", "save_epochs", "keep", "max_bad_images",
@@ -112,8 +113,15 @@ def data_facts(training: TrainingSet, split: ZeroShotSplit) -> dict[str, Any]:
     }
 
 
-def save_state(folder: Path, learner: Learner, state: TrainState, identity: RunIdentity) -> None:
+def save_state(
+    folder: Path, learner: Learner, state: TrainState, identity: RunIdentity, manifest: Manifest | None = None
+) -> None:
     """Write ``state.pt``; the file that was there becomes ``state-previous.pt`` before, so that one is always whole.
+
+    Args:
+        folder: of the run.
+        learner, state, identity: to save.
+        manifest: of the folder, where the new name is recorded.
 
     Raises:
         UserError: it cannot be written.
@@ -131,6 +139,8 @@ def save_state(folder: Path, learner: Learner, state: TrainState, identity: RunI
     }
     path = folder / STATE
     if path.exists():
+        if manifest is not None:
+            manifest.record(folder / PREVIOUS, digest_of(path))
         os.replace(path, folder / PREVIOUS)
     with atomic_write(path) as stream:
         torch.save(content, stream)

@@ -6,7 +6,7 @@ Steps and epochs are two TensorBoard runs, ``steps`` and ``epochs``, because the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,7 @@ class Logger:
 
     Args:
         folder: shown by ``tensorboard --logdir FOLDER``; None logs nothing.
+        on_file: told the path of each file that was just created.
 
     Attributes:
         active: whether it writes anything; ask before computing something costly to log.
@@ -46,9 +47,9 @@ class Logger:
             for example on a full disk.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, on_file: Callable[[Path], None] = lambda path: None) -> None:
         self.active = folder is not None
-        self._folder = folder or Path()
+        self._folder, self._on_file = folder or Path(), on_file
         self._writers: dict[str, SummaryWriter] = {}  # each is opened when it is first needed
         self._settings = ""
         if folder is not None:
@@ -120,8 +121,11 @@ class Logger:
         """Return the writer of an axis; from the first ``place`` on, earlier runs are hidden."""
         with self._disk():
             if axis not in self._writers:
-                folder = _in_unicode(self._folder / axis)
-                self._writers[axis] = self._make_writer(folder, purge_step=place, flush_secs=_FLUSH_SECONDS)
+                folder = self._folder / axis
+                before = set(folder.glob("*"))
+                self._writers[axis] = self._make_writer(_in_unicode(folder), purge_step=place, flush_secs=_FLUSH_SECONDS)
+                for path in set(folder.glob("*")) - before:
+                    self._on_file(path)
                 if axis == "steps" and self._settings:
                     self._writers[axis].add_text("settings", self._settings, place)
             yield self._writers[axis]

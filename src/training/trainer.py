@@ -265,7 +265,8 @@ class Trainer:
             state.bad[:] = dict.fromkeys(message for bad in processes.gather(state.bad) for message in bad)
         saved = replace(state, sums=self._total_sums())
         if processes.is_first:
-            save_state(self._parts.folder.path, learner, saved, self._parts.identity)
+            folder = self._parts.folder
+            save_state(folder.path, learner, saved, self._parts.identity, folder.manifest)
 
 
 def steps_per_epoch(count: int, settings: RunSettings, processes: Processes) -> int:

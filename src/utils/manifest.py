@@ -61,6 +61,10 @@ class Manifest:
         """Return whether a file of the folder has a content that this program wrote under its name."""
         return self._owns(self._name(path))
 
+    def knows(self, path: str | Path) -> bool:
+        """Return whether this program ever wrote a file of this name here, whatever is there now."""
+        return self._name(path) in self._digests
+
     def files(self) -> list[Path]:
         """Return the files that this program wrote and nobody changed since, sorted."""
         return sorted(self.folder / name for name in self._digests if self._owns(name))
