@@ -123,9 +123,10 @@ class Logger:
             if axis not in self._writers:
                 folder = self._folder / axis
                 before = set(folder.glob("*"))
-                self._writers[axis] = self._make_writer(_in_unicode(folder), purge_step=place, flush_secs=_FLUSH_SECONDS)
-                for path in set(folder.glob("*")) - before:
-                    self._on_file(path)
+                path = _in_unicode(folder)
+                self._writers[axis] = self._make_writer(path, purge_step=place, flush_secs=_FLUSH_SECONDS)
+                for file in set(folder.glob("*")) - before:
+                    self._on_file(file)
                 if axis == "steps" and self._settings:
                     self._writers[axis].add_text("settings", self._settings, place)
             yield self._writers[axis]
