@@ -103,6 +103,7 @@ TRAIN = {
     "tensorboard": Effect("--tensorboard", "files"),
     "truncated": Effect("--truncated accept", "numbers", base="--data {cut}"),
     "unknown": Effect("--unknown ignore", "numbers", base="--metadata {unverified}"),
+    "use-ema": Effect("--use-ema", "numbers", base="--model-path {averaged}"),
     "val-share": Effect("--val-share 0.4", "numbers", base="--select-on seen"),
     "var_weight": Effect("--var_weight 0.9", "numbers"),
     "warm-up": Effect("--warm-up 0.9", "numbers"),
@@ -254,6 +255,10 @@ def places(tmp_path_factory) -> dict[str, Path]:
         places[name] = home / name / "model-last.ckpt"
     places["classifier"] = home / "classifier.pth"
     torch.save(timm.create_model("test_efficientnet", num_classes=10).state_dict(), places["classifier"])
+    state = timm.create_model("test_efficientnet").state_dict()
+    averaged = {key: tensor / 2 if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    places["averaged"] = home / "averaged.pth"
+    torch.save({"state_dict": state, "state_dict_ema": averaged}, places["averaged"])
     draw_photos(places["photos"], 3)
     write_images(places["crowd"], 51)
     places["served"] = home / "served"

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from src.checkpoint.info import FORMAT, info_of_dict
-from src.checkpoint.released import load_released, released_state
+from src.checkpoint.released import load_released, released_weights
 from src.errors import UserError, name_some
 from src.metrics.table import summary
 from src.models.converters import is_released_tresnet
@@ -102,7 +102,7 @@ def _inspect_training_state(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inspect_released(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    state = released_state(content, path)
+    state = released_weights(content, path).state
     found: dict[str, Any] = {
         "kind": "release" if "idx_to_class" in content else "bare",
         "weights": _inspect_weights(state),

@@ -73,7 +73,12 @@ def read_own(path: str | Path, purpose: str) -> dict[str, Any]:
 
 
 def load_checkpoint(
-    path: str | Path, *, model_name: str | None = None, num_rows: int | None = None, wordvec_dim: int | None = None
+    path: str | Path,
+    *,
+    model_name: str | None = None,
+    num_rows: int | None = None,
+    wordvec_dim: int | None = None,
+    use_ema: bool = False,
 ) -> tuple[SDLModel, CheckpointInfo]:
     """Load a checkpoint of this project or of the released code.
 
@@ -84,6 +89,7 @@ def load_checkpoint(
     Args:
         path: the file.
         model_name, num_rows, wordvec_dim: the model that the file must hold; None accepts any.
+        use_ema: take the moving average in a file of another training tool, which holds it beside the weights.
 
     Returns:
         (the model in eval mode on the CPU, the rest of the file).
@@ -93,13 +99,15 @@ def load_checkpoint(
     """
     content = read_state_file(path)
     if content.get("format") == FORMAT:
+        if use_ema:
+            raise UserError(f"--use-ema: {path} holds one set of weights; leave the flag out")
         model, info = _load_own(content, path)
     elif "format" in content and "state_dict" in content:
         raise UserError(
             f"{path} has the format {shortened(repr(content['format']), 80)}; this version reads {FORMAT!r}"
         )
     else:
-        model, info = load_released(content, path, num_rows, wordvec_dim)
+        model, info = load_released(content, path, num_rows, wordvec_dim, use_ema=use_ema)
     info.config.check(ExpectedModel(model_name, num_rows, wordvec_dim), path)
     return model.eval(), info
 

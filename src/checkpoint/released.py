@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from torch import Tensor
 from src.checkpoint.info import CheckpointInfo, ModelConfig
 from src.errors import UserError, first_line
 from src.models import SDLModel, create_model
-from src.models.converters import convert_released_tresnet, is_released_tresnet, released_key_of
-from src.models.layouts import tensors_of, without_prefix
+from src.models.converters import RELEASED_KEYS, convert_released_tresnet, is_released_tresnet
+from src.models.layouts import FoundWeights, find_weights
 from src.models.state_files import load_strictly
 
 # Preprocessing of the released code; its files do not record it.
@@ -24,7 +25,12 @@ _TRESNET_OF_WIDTH = {64: "tresnet_m", 76: "tresnet_l", 83: "tresnet_xl"}
 
 
 def load_released(
-    content: Mapping[str, Any], path: str | Path, num_rows: int | None, wordvec_dim: int | None
+    content: Mapping[str, Any],
+    path: str | Path,
+    num_rows: int | None,
+    wordvec_dim: int | None,
+    *,
+    use_ema: bool = False,
 ) -> tuple[SDLModel, CheckpointInfo]:
     """Build the model of such a file; see :func:`src.checkpoint.load_checkpoint`.
 
@@ -32,11 +38,13 @@ def load_released(
         content: the loaded file.
         path: the file, for error messages.
         num_rows, wordvec_dim: M and D, which the file does not record; D is 300 unless given, M follows.
+        use_ema: take the moving average of the weights; which were taken is printed where there is a choice.
 
     Raises:
         UserError: the file holds no model of the released code, or no head of this size.
     """
-    state = released_state(content, path)
+    found = released_weights(content, path, use_ema=use_ema)
+    state = found.state
     if not is_released_tresnet(state):
         raise UserError(
             f"{path} is neither a checkpoint of this project nor a TResNet of the released code (its first key "
@@ -69,17 +77,19 @@ def load_released(
     )
     info = CheckpointInfo("release" if is_release else "bare", config, labels=_labels_of(content, path))
     named = {name if name.startswith("embedding.") else f"backbone.{name}": value for name, value in converted.items()}
-    return build_model(config, named, path), info
+    model = build_model(config, named, path)
+    if found.note is not None:
+        print(f"{path}: {found.note}", file=sys.stderr)
+    return model, info
 
 
-def released_state(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+def released_weights(content: Mapping[str, Any], path: str | Path, *, use_ema: bool = False) -> FoundWeights:
     """Return the tensors of a file, without a wrapper's prefix if they are those of a TResNet of the released code.
 
     Raises:
-        UserError: the file holds no state dict.
+        UserError: the file holds no state dict, or no moving average for ``use_ema``.
     """
-    state = tensors_of(content, path)
-    return without_prefix(state, [released_key_of(state)], path) or state
+    return find_weights(content, path, RELEASED_KEYS, use_ema=use_ema)
 
 
 def build_model(config: ModelConfig, state: Mapping[str, Tensor], path: str | Path) -> SDLModel:

@@ -71,6 +71,7 @@ class ModelSettings:
 
     model_name: str | None = None
     model_path: str = "auto"
+    use_ema: bool = False
     pretrain_backbone: int | None = None
     num_classes: int | None = None
     num_rows: int | None = None
@@ -266,6 +267,11 @@ def _add_model_flags(parser: ArgumentParser) -> None:
         "in ./ or ./models/; timm: download; none: random"
     )
     add("--model-path", type=not_empty, default="auto", metavar="FILE", help=path_help)
+    add(
+        "--use-ema",
+        action="store_true",
+        help="take the moving average of the weights in --model-path, which timm and other tools save beside them",
+    )
     pretrain_help = (
         "1: take only the backbone of --model-path and add a new head; 0: continue training an SDL model (default: "
         "detected from the file)"

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from src.errors import UserError
 from src.models.converters import (
+    RELEASED_KEYS,
     convert_efficientnet_lite,
     convert_released_tresnet,
     is_released_tresnet,
-    released_key_of,
 )
-from src.models.layouts import find_weights, without_prefix
+from src.models.layouts import find_weights
 from src.models.sdl_model import SDLModel
 from src.models.state_files import load_strictly, read_state_file
 
@@ -78,14 +78,10 @@ def load_backbone(
     Raises:
         UserError: the file cannot be read or does not fit, or holds no moving average.
     """
-    found = find_weights(read_state_file(path), path, use_ema=use_ema)
     expected = model.backbone.state_dict()
+    known = (expected, *RELEASED_KEYS, [_LITE_KEY])
+    found = find_weights(read_state_file(path), path, known, use_ema=use_ema)
     state = found.state
-    for known in (expected, [released_key_of(state)], [_LITE_KEY]):
-        inner = without_prefix(state, known, path)
-        if inner is not None:
-            state = inner
-            break
     timm_config: Any = model.backbone.pretrained_cfg
     classifier = timm_config.get("classifier") or ()  # its name or names: head.fc, classifier, ...
     prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))

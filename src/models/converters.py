@@ -7,7 +7,7 @@ itself, so that a released checkpoint without this conversion gives wrong featur
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -24,17 +24,13 @@ _PAIR = re.compile(r"(?P<unit>conv\d|downsample\.1)\.(?:0\.)?(?P<member>[01])\.(
 
 # The convolution of the first block; ``conv1.0.weight`` is also a key of timm's ResNets with a deep stem
 _FIRST_BLOCK = "layer1.0.conv1.0.weight"
+# Keys by which the released TResNet code's state dicts are known: a backbone's, and the SDL model's
+RELEASED_KEYS = ([f"body.{_FIRST_BLOCK}"], [_FIRST_BLOCK])
 
 
 def is_released_tresnet(state: StateDict) -> bool:
     """Return whether the keys are those of the released TResNet code: the SDL model's, or a backbone's (``body.``)."""
-    return any(f"{prefix}{_FIRST_BLOCK}" in state for prefix in ("", "body."))
-
-
-def released_key_of(keys: Iterable[str]) -> str:
-    """Return the key by which :func:`is_released_tresnet` knows such a state dict, as it ends one of ``keys``."""
-    has_body = any(f".{key}".endswith(f".body.{_FIRST_BLOCK}") for key in keys)
-    return f"body.{_FIRST_BLOCK}" if has_body else _FIRST_BLOCK
+    return any(key in state for (key,) in RELEASED_KEYS)
 
 
 def rename_tresnet_key(key: str) -> str:

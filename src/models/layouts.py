@@ -47,80 +47,79 @@ class FoundWeights:
 
     Attributes:
         state: key -> tensor, without the names that wrappers add.
-        place: the keys of the file that lead to it, joined by dots; empty for the file itself.
-        averages: places of moving averages of the weights, if these are the weights themselves.
+        note: a sentence for the user about a moving average that the file holds too, or None.
     """
 
     state: dict[str, Tensor]
-    place: str
-    averages: tuple[str, ...]
-
-    @property
-    def note(self) -> str | None:
-        """A sentence for the user about what else there was to choose."""
-        if not self.averages:
-            return None
-        return f"taking the weights in {self.place}; --use-ema takes their moving average in {self.averages[0]}"
+    note: str | None
 
 
-def find_weights(content: Mapping[str, Any], path: str | Path, *, use_ema: bool = False) -> FoundWeights:
-    """Find the state dict of a loaded file: the file itself, or below some of its keys.
+def find_weights(
+    content: Mapping[str, Any], path: str | Path, expected: Sequence[Collection[str]] = (), *, use_ema: bool = False
+) -> FoundWeights:
+    """Find the state dict of a loaded file, below some of its keys, and in it the part that the model expects.
+
+    That part is behind the prefix with which most of the expected keys are found. What lies beside it belongs to other
+    parts of a larger model (a loss, a second network), and is left out.
 
     Args:
         content: of :func:`src.models.state_files.read_state_file`.
         path: the file, for error messages.
+        expected: sets of keys; the first of which any are found counts. Without one, all tensors are returned.
         use_ema: take the moving average that the file holds beside its weights.
 
     Raises:
-        UserError: there is none, or an entry of it is no tensor that can be read.
+        UserError: there are none, several that fit, or no moving average; or an entry is no tensor that can be read.
     """
     found = dict(_state_dicts(content, ""))
-    averages = [place for place in found if _MOVING_AVERAGE.search(place)]
-    plain = [place for place in found if place not in averages]
     if not found:
         keys = name_some([shortened(str(key), 40) for key in content])
         raise UserError(f"{path} holds no state dict of tensors (its keys: {keys})")
-    if use_ema and not averages:
-        raise UserError(f"--use-ema: {path} holds no moving average of weights, only {name_some(plain)}; leave it out")
-    place = _preferred(averages if use_ema or not plain else plain, found)
-    has_choice = bool(plain) and not use_ema
-    return FoundWeights(_tensors(found[place], place, path), place, tuple(averages) if has_choice else ())
+    places, other_places = _plain_and_averages(list(found), use_ema)
+    place = _preferred(places, found)
+    state = _tensors(found[place], place, path)
+    fitting = next(filter(None, (_prefixes(state, keys) for keys in expected)), [""])
+    prefixes, other_prefixes = _plain_and_averages(fitting, use_ema)
+    if len(prefixes) > 1:
+        raise UserError(f"{path} holds several sets of weights that fit: {name_some(prefixes)}; keep one of them")
+    prefix = prefixes[0]
+    if use_ema and not (_MOVING_AVERAGE.search(place) or _MOVING_AVERAGE.search(prefix)):
+        raise UserError(f"--use-ema: {path} holds no moving average of weights; leave the flag out")
+    beside = tuple(other for other in fitting if len(other) > len(prefix))
+    kept = {
+        key.removeprefix(prefix): value
+        for key, value in state.items()
+        if key.startswith(prefix) and not key.startswith(beside)
+    }
+    left = [*other_places, *other_prefixes]
+    if use_ema or not left:
+        return FoundWeights(kept, None)
+    return FoundWeights(kept, f"taking the weights in {prefix or place}; --use-ema takes their average in {left[0]}")
 
 
 def tensors_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of :func:`find_weights`."""
+    """Return all tensors that :func:`find_weights` finds."""
     return find_weights(content, path).state
 
 
-def without_prefix(
-    state: Mapping[str, Tensor], expected: Collection[str], path: str | Path, *, use_ema: bool = False
-) -> dict[str, Tensor] | None:
-    """Return the tensors behind the prefix with which most of the expected keys are found; None if none is.
+def _plain_and_averages(names: Sequence[str], use_ema: bool) -> tuple[list[str], list[str]]:
+    """Divide names of sets of weights into those to choose from and the moving averages that are left."""
+    averages = [name for name in names if _MOVING_AVERAGE.search(name)]
+    plain = [name for name in names if name not in averages]
+    if averages and (use_ema or not plain):
+        return averages, []
+    return plain, averages
 
-    Behind an empty prefix these are all tensors. What lies beside another one belongs to other parts of a larger model
-    (a loss, a second network), and is left out.
 
-    Raises:
-        UserError: two sets fit equally well, and neither is a moving average; or there is no such average.
-    """
+def _prefixes(state: Mapping[str, Tensor], expected: Collection[str]) -> list[str]:
+    """List the prefixes with which most of the expected keys are in the state dict."""
     fits: dict[str, int] = {}
     for marker in sorted(expected, key=lambda key: (key.count("."), len(key)), reverse=True)[:_MARKERS]:
         for key in state:
             if key == marker or key.endswith(f".{marker}"):
                 prefix = key.removesuffix(marker)
                 fits[prefix] = fits.get(prefix) or sum(f"{prefix}{one}" in state for one in expected)
-    best = [prefix for prefix, count in fits.items() if count == max(fits.values())]
-    if not best:
-        return None
-    chosen = [prefix for prefix in best if bool(_MOVING_AVERAGE.search(prefix)) is use_ema] if len(best) > 1 else best
-    if len(chosen) != 1:
-        raise UserError(f"{path} holds several sets of weights that fit: {name_some(best)}; keep one of them")
-    others = tuple(prefix for prefix in best if len(prefix) > len(chosen[0]))
-    return {
-        key.removeprefix(chosen[0]): value
-        for key, value in state.items()
-        if key.startswith(chosen[0]) and not key.startswith(others)
-    }
+    return [prefix for prefix, count in fits.items() if count == max(fits.values())]
 
 
 def _state_dicts(content: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -14,7 +14,7 @@ from src.errors import UserError, first_line, name_some
 from src.models.torch_files import read_torch_file
 from src.text import shortened
 from src.utils.digest import open_verified
-from src.utils.inert_pickle import Foreign, PickleError
+from src.utils.inert_pickle import DamagedPickleError, Foreign, PickleError
 
 # First bytes of files that are taken for checkpoints -> what they are
 _OTHER_FILES = {
@@ -45,8 +45,6 @@ def read_state_file(path: str | Path, *, verify: bool = True) -> dict[str, Any]:
     with open_verified(path) if verify else open(path, "rb") as stream:
         try:
             content = read_torch_file(stream, os.fstat(stream.fileno()).st_size)
-        except PickleError as error:
-            raise UserError(f"{path} cannot be read: {error}") from error
         except Exception as error:  # of a dozen kinds, for damaged files and files of other programs
             raise UserError(f"{path} cannot be read; {_what_is_wrong(path, error)}") from error
     if isinstance(content, Foreign):  # a whole model, or a dict of another class
@@ -64,6 +62,8 @@ def _what_is_wrong(path: str | Path, error: Exception) -> str:
     for sign, meaning in _OTHER_FILES.items():
         if start.startswith(sign):
             return meaning
+    if isinstance(error, PickleError) and not isinstance(error, DamagedPickleError):
+        return str(error)
     if tarfile.is_tarfile(path):
         return "it is a tar archive; if PyTorch before 0.2 saved it, load it there and save it again"
     return f"it is cut short or no PyTorch file ({first_line(error)})"

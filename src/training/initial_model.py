@@ -9,7 +9,7 @@ import torch
 
 from src.checkpoint import FORMAT, CheckpointInfo, ModelConfig, load_checkpoint
 from src.checkpoint.info import check_same_space
-from src.checkpoint.released import released_state
+from src.checkpoint.released import released_weights
 from src.config.train import IMAGE_SIZE, ModelSettings
 from src.data.metadata import Metadata
 from src.errors import UserError
@@ -71,12 +71,14 @@ def initial_model(settings: ModelSettings, wordvec_dim: int) -> tuple[SDLModel, 
     config = ModelConfig(settings.model_name or "tresnet_m", rows or 2, wordvec_dim, settings.image_size or IMAGE_SIZE)
     if path in ("timm", "none"):
         _refuse_num_classes(settings)
+        if settings.use_ema:
+            raise UserError(f"--use-ema: --model-path {path} is no file; leave the flag out")
     model = create_model(
         config.model_name, config.num_rows, wordvec_dim, image_size=config.image_size, pretrained=path == "timm"
     )
     if is_file or path == "auto":
         weights = find_backbone_weights(config.model_name) if path == "auto" else path
-        note = load_backbone(model, config.model_name, weights, settings.num_classes)
+        note = load_backbone(model, config.model_name, weights, settings.num_classes, use_ema=settings.use_ema)
         if note is not None:
             print(f"--model-path {weights}: {note}", file=sys.stderr)
     return model, config, None
@@ -90,7 +92,7 @@ def _from_sdl_checkpoint(
     path, rows = settings.model_path, settings.num_rows
     fresh_head = settings.pretrain_backbone == 1
     expected = {} if fresh_head else {"num_rows": rows, "wordvec_dim": wordvec_dim}
-    source, info = load_checkpoint(path, model_name=settings.model_name, **expected)
+    source, info = load_checkpoint(path, model_name=settings.model_name, use_ema=settings.use_ema, **expected)
     config = replace(info.config, image_size=settings.image_size or info.config.image_size)
     if info.kind == "release":  # the released code trained on bilinear images what its infer.py resizes with bicubic
         config = replace(config, interpolation="bilinear")
@@ -112,4 +114,4 @@ def _refuse_num_classes(settings: ModelSettings) -> None:
 
 def _has_head(path: str) -> bool:
     content = read_state_file(path)
-    return content.get("format") == FORMAT or "embedding.weight" in released_state(content, path)
+    return content.get("format") == FORMAT or "embedding.weight" in released_weights(content, path).state

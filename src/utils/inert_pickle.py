@@ -56,6 +56,10 @@ class PickleError(ValueError):
     """The pickle is damaged, too large for its file, or made to run a program."""
 
 
+class DamagedPickleError(PickleError):
+    """The bytes are no pickle, or only a part of one."""
+
+
 @dataclass(frozen=True)
 class Global:
     """The name of a class or function, as ``module.name``; it is not imported."""
@@ -139,7 +143,7 @@ class InertUnpickler:
         except (MemoryError, RecursionError):
             raise PickleError("it is too large or nested too deeply") from None
         except Exception as error:  # whatever a damaged pickle leads to
-            raise PickleError(first_line(error)) from error
+            raise DamagedPickleError(first_line(error)) from error
         check_extent(value, max(MOST_VALUES, operations))
         return value
 
