@@ -12,6 +12,7 @@ Beside COCO's own format, conventions of other data sets mark a label as unknown
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -120,7 +121,9 @@ def is_set(value: object) -> bool:
     """Return whether a mark such as ``iscrowd`` is set: a number but zero, or its text; ``null`` and others are not."""
     if isinstance(value, str):
         return value.strip().lower() in ("1", "1.0", "true", "yes")
-    return isinstance(value, int | float) and bool(value)
+    if isinstance(value, float):
+        return math.isfinite(value) and value != 0
+    return isinstance(value, int) and value != 0
 
 
 def name_of(source: str | Path | COCO) -> str:
@@ -177,7 +180,7 @@ def _id_of(written: float | str, where: str) -> Id:
     """Return the whole number that an id is or spells, or else its text."""
     if isinstance(written, str):
         return int(written) if _WHOLE_NUMBER.fullmatch(written) else written
-    if written != int(written):
+    if isinstance(written, float) and not written.is_integer():
         raise UserError(f"{where}: the id {written} is neither a whole number nor text")
     return int(written)
 
