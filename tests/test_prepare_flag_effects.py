@@ -56,6 +56,7 @@ SHARED = {
     "train-with-unseen": Effect("--train-with-unseen drop", "content"),
     "word-vectors": Effect("--word-vectors {other_vectors}", "content"),
 }
+VOC_OWN = "--source {voc_own}"
 COCO_FILES = "--train {coco_train} --val {coco_val}"
 TABLES = {
     "coco": {
@@ -87,6 +88,11 @@ TABLES = {
         "val-part": Effect("--val-part validation", "content"),
     },
     "voc": {
+        "classes": Effect("--classes own", "status"),
+        "images": Effect("--images {voc_own_images}", "content", VOC_OWN, "--unseen {voc_unseen}"),
+        "seed": Effect("--seed 1", "content", VOC_OWN, "--unseen {voc_unseen}"),
+        "unseen-fraction": Effect("--unseen-fraction 0.5", "content", VOC_OWN, "--unseen {voc_unseen}"),
+        "val-fraction": Effect("--val-fraction 0.5", "content", VOC_OWN, "--unseen {voc_unseen}"),
         "difficult": Effect("--difficult positive", "content"),
         "missing-pictures": Effect("--missing-pictures drop", "status", base="--source {voc_without_one}"),
         "source": Effect("--source {voc_without_one}", "status"),
@@ -243,6 +249,13 @@ def places(tmp_path_factory) -> dict[str, Path | str]:
     next((home / "voc_without_one").rglob("*.jpg")).unlink()
     places["voc_unseen"] = write_lines(home / "voc_unseen", "cat", "cow")
     places["voc_other_unseen"] = write_lines(home / "voc_other_unseen", voc.CLASSES[0], voc.CLASSES[2])
+    for number in range(20):
+        classes = (voc.CLASSES[number % 6], voc.CLASSES[number * 5 % 7])
+        objects = "".join(f"<object><name>{name}</name></object>" for name in classes)
+        write_lines(home / "voc_own" / f"{number}.xml", f"<annotation>{objects}</annotation>")
+        for folder in ("voc_own", "voc_own_images"):
+            write_lines(home / folder / f"{number}.jpg")
+    places["voc_own"], places["voc_own_images"] = home / "voc_own", home / "voc_own_images"
     # Corel5k and tables
     places["corel"] = write_corel(home / "corel")
     places["corel_unseen"] = write_lines(home / "corel_unseen", "jet", "sky")

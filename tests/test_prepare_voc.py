@@ -236,9 +236,11 @@ def test_images_that_are_not_there_may_be_left_out(devkit):
     assert (devkit.parent / "m" / "missing_pictures.txt").read_text() == "VOC2007/JPEGImages/000014.jpg\n"
 
 
-def test_unseen_classes_are_needed_before_anything_is_read(tmp_path):
+def test_unseen_classes_are_needed_before_annotations_are_read(devkit):
+    for path in devkit.rglob("*.xml"):
+        path.unlink()
     with pytest.raises(UserError, match="--unseen is needed") as caught:
-        prepare(tmp_path / "gone", unseen=None)
+        prepare(devkit, unseen=None)
     assert ", ".join(voc.CLASSES) in str(caught.value)
 
 
@@ -277,8 +279,8 @@ BOMB = '<!DOCTYPE annotation [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotatio
         (xml(ANNOTATION.format(year=1, number=1, objects=OBJECT.format(name="unicorn", difficult=0, parts=""))), [],
          ["000014.xml", "'unicorn'", "none of VOC's 20 classes"]),
         (xml("<annotation><object><pose>Left</pose></object></annotation>"), [], ["000014.xml", "name is ''"]),
-        (xml(ANNOTATION.format(year=1, number=1, objects=OBJECT.format(name="cat", difficult="no", parts=""))), [],
-         ["000014.xml", "difficult = 'no'"]),
+        (xml(ANNOTATION.format(year=1, number=1, objects=OBJECT.format(name="cat", difficult="maybe", parts=""))), [],
+         ["000014.xml", "difficult = 'maybe'"]),
         (lambda devkit: (devkit / "VOC2007/Annotations/000015.xml").unlink(), [],
          ["1 of the 4 images of VOC2007 test", "no XML file", "(000015)"]),
         (move("VOC2007/JPEGImages", "photos"), [], ["8 of the 8 images of VOC2007 trainval", "000005.jpg"]),
@@ -307,11 +309,11 @@ def test_faults_are_reported_and_nothing_is_written(devkit, damage, flags, words
     assert not [path for path in devkit.parent.iterdir() if path.name.startswith((".", "m"))]
 
 
-def test_other_folders_are_refused(tmp_path):
+def test_other_folders_are_refused(tmp_path, devkit):
     with pytest.raises(UserError, match=r"--source .*gone: no such folder"):
         prepare(tmp_path / "gone")
     (tmp_path / "photos" / "a").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no folder in it has ImageSets/Main; give VOCdevkit"):
+    with pytest.raises(UserError, match=r"no folder in it has ImageSets/Main, .* no XML file.* give VOCdevkit"):
         prepare(tmp_path / "photos")
     with pytest.raises(UserError, match=r"--unseen .*: no such label: unicorn"):
-        prepare(tmp_path / "photos", unseen="unicorn\ncat\n")
+        prepare(devkit, unseen="unicorn\ncat\n")

@@ -169,12 +169,29 @@ class VocSettings(SourceSettings):
     for training, and validation is on test of 2007 alone.
 
     No division of the 20 classes into seen and unseen is a standard for tagging, so --unseen is needed.
+
+    Annotations of your own in this form (LabelImg, CVAT, Roboflow, ...) are read too, with the classes that they name:
+    in VOC's folders, with lists in ImageSets/Main, or as XML files beside their images at any depth, where the folders
+    train, val (or valid) and test are the split, or --val-fraction makes one. <difficult> may be left out.
     """
 
-    summary = "Pascal VOC 2007 and 2012: 20 classes of objects"
+    summary = "Pascal VOC 2007 and 2012: 20 classes of objects; or your own annotations in this form"
     reader = "voc"
 
-    source: Path = flag(type=Path, metavar="DIR", help="VOCdevkit, VOC2007, VOC2012, or a folder that holds them")
+    source: Path = flag(
+        type=Path,
+        metavar="DIR",
+        help="VOCdevkit, VOC2007, VOC2012, or a folder that holds them or annotations of your own",
+    )
+    classes: str | None = flag(
+        None,
+        choices=("voc", "own"),
+        help="the 20 classes of VOC, or those that the annotations name; default: own, unless the images are named as "
+        "those of VOC and most classes are VOC's",
+    )
+    images: Path | None = optional_path(
+        "DIR", "folder of the images, if annotations of your own lie elsewhere; default: --source"
+    )
     year: list[int] | None = flag(
         None, type=int, nargs="+", choices=(2007, 2012), help="one year, or both as one data set; default: all present"
     )
@@ -184,7 +201,25 @@ class VocSettings(SourceSettings):
     val_set: str | None = flag(
         None, choices=("test", "val"), help="list to validate on; the default is described above"
     )
-    unseen: Path | None = optional_path("FILE", "required: classes to hold out, one per line")
+    val_fraction: float | None = flag(
+        None,
+        type=fraction,
+        metavar="SHARE",
+        help="share of your own images for validation, where neither lists nor folders say which; default: 0.2",
+    )
+    unseen: Path | None = optional_path(
+        "FILE", "classes to hold out, one per line; required for the 20 classes of VOC", exclusive="unseen"
+    )
+    unseen_fraction: float | None = flag(
+        None,
+        exclusive="unseen",
+        type=fraction,
+        metavar="SHARE",
+        help="share of your own classes to hold out of training; default: 0.2",
+    )
+    seed: int | None = flag(
+        None, type=non_negative_int, help="random seed of the chosen classes and images of your own; default: 0"
+    )
     difficult: str = flag(
         "unknown",
         choices=("unknown", "positive", "negative"),

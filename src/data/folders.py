@@ -81,7 +81,7 @@ class FolderWalk:
                     files.append(entry.name)
                 elif kind == "folder":
                     (links if entry.is_symlink() else folders).append(path)
-                else:
+                elif not entry.name.startswith(".sdl-"):  # notes of this program
                     self._pass_over(kind, path)
             queue += reversed(folders)
             yield folder or ".", files

@@ -29,8 +29,16 @@ def collect(settings: TableSettings) -> Collected:
     Raises:
         UserError: it is missing or malformed, images are not there, or there are too few tags or images.
     """
+    return collect_table(_read(settings), settings)
+
+
+def collect_table(table: Table, settings: TableSettings) -> Collected:
+    """Find the images of a table, and divide images and tags.
+
+    Raises:
+        UserError: images are not there, or there are too few tags or images.
+    """
     source = settings.source
-    table = _read(settings)
     tags, notes = split_cells(table.tags, settings.tag_separator, table.place)
     located = locate(table, settings.images or (source if source.is_dir() else source.parent))
     tagging = join_tags(tags, located.image_of_row)
@@ -143,7 +151,8 @@ def _parts(
     rows = {"train": (~in_val).nonzero()[:, 0], "val": in_val.nonzero()[:, 0]}
     empty = [part for part in rows if len(rows[part]) == 0]
     if empty:
-        raise UserError(f"--split-column {settings.split_column}: no {empty[0]} image; both train and val are needed")
+        where = f"--split-column {settings.split_column}" if settings.split_column else f"--source {settings.source}"
+        raise UserError(f"{where}: no {empty[0]} image; both train and val are needed")
     return {part: images.rows(own) for part, own in rows.items()}, notes
 
 

@@ -32,7 +32,7 @@ class Table:
     Attributes:
         source: the file or folder.
         unit: word for a row in messages.
-        numbers: of the rows, from 1.
+        numbers: of the rows, from 1, or names of the files that they are.
         paths: of the images, as written.
         tags: a cell per row, either a list of tags or text that may hold several.
         splits: values of the split column, or None without one.
@@ -43,7 +43,7 @@ class Table:
 
     source: Path
     unit: str
-    numbers: Sequence[int]
+    numbers: Sequence[int | str]
     paths: list[str]
     tags: list[Cell]
     splits: list[str] | None
@@ -182,6 +182,13 @@ def _cells(raw: RawTable, column: int, path: Path, what: str) -> list[Any]:
     return [value or "" for value in values]
 
 
+def splits_of_folders(paths: Sequence[str]) -> list[str] | None:
+    """Return the top folder of each path if these are the split: called train, val, valid, validation or test."""
+    tops = [path.split("/")[0] if "/" in path else "" for path in paths]
+    names = {top.casefold() for top in tops}
+    return tops if "train" in names and len(names) > 1 and names <= PART_OF_SPLIT.keys() else None
+
+
 def read_folder(folder: Path) -> Table:
     """List the images below a folder; the tags of each are the names of all folders on the way to it.
 
@@ -195,10 +202,6 @@ def read_folder(folder: Path) -> Table:
         raise UserError(
             "; ".join([f"--source {folder}: there is no image in it; give a table, or a folder of folders", *notes])
         )
-    tags: list[Cell] = [path.split("/")[:-1] for path in paths]
-    tops = {next(iter(names), "").casefold() for names in tags}
-    splits = None
-    if "train" in tops and len(tops) > 1 and tops <= PART_OF_SPLIT.keys():
-        splits = [names[0] for names in tags]
-        tags = [list(names[1:]) for names in tags]
+    splits = splits_of_folders(paths)
+    tags: list[Cell] = [path.split("/")[(0 if splits is None else 1) : -1] for path in paths]
     return Table(folder, "image", range(1, len(paths) + 1), paths, tags, splits, [], notes)

@@ -1,4 +1,4 @@
-"""Pascal VOC 2007 and 2012 (see ``VocSettings`` for the layout)."""
+"""Pascal VOC 2007 and 2012, and annotations of its form (see ``VocSettings`` for the layout)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,19 @@ from src.config.sources import VocSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, read_label_names
-from src.prepare.voc_files import ImageList, folders_of_years, has_list, read_list, read_objects
+from src.prepare.files import ImageFilter, list_files, read_label_names
+from src.prepare.voc_files import (
+    ForeignClassError,
+    ImageList,
+    folders_of_years,
+    folders_with_lists,
+    has_ids_of_voc,
+    has_list,
+    read_list,
+    read_objects,
+)
+from src.prepare.voc_own import collect_own
+from src.prepare.voc_xml import read_annotation
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -37,6 +48,41 @@ def collect(settings: VocSettings) -> Collected:
     Raises:
         UserError: something is missing or malformed, or the parts share images.
     """
+    if _is_own(settings):
+        return collect_own(settings)
+    _refuse_flags_of_own(settings)
+    try:
+        return _collect_official(settings)
+    except ForeignClassError:
+        if settings.classes is None and _names_own_classes(settings.source):
+            return collect_own(settings)
+        raise
+
+
+def _is_own(settings: VocSettings) -> bool:
+    """Return whether the annotations have classes and images of the user's own."""
+    if settings.classes is not None or settings.year is not None:
+        return settings.classes == "own"
+    folders = folders_with_lists(settings.source)
+    return not folders or not has_ids_of_voc(folders)
+
+
+def _names_own_classes(source: Path) -> bool:
+    """Return whether most classes that the annotations name are none of VOC's."""
+    files = [path for paths in list_files(source, (".xml",)).values() for path in paths]
+    names = {name for path in files for name, _ in read_annotation(path).objects}
+    return 2 * len(names - _COLUMN.keys()) > len(names)
+
+
+def _refuse_flags_of_own(settings: VocSettings) -> None:
+    for name in ("images", "val_fraction", "unseen_fraction", "seed"):
+        value = getattr(settings, name)
+        if value is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {value}: is about annotations of your own; leave it out, or give --classes own")
+
+
+def _collect_official(settings: VocSettings) -> Collected:
     if settings.unseen is None:
         raise UserError(
             "--unseen is needed: no division of VOC's classes is a standard for tagging; give a file with the classes "

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 from src.errors import UserError
+from src.prepare.voc_xml import read_annotation
 from src.utils.files import read_lines
 
 _IMAGE_ID = {2007: re.compile(r"\d{6}"), 2012: re.compile(r"20\d\d_\d{6}")}
 LISTS = Path("ImageSets", "Main")
+LIST_NAMES = ("train", "val", "trainval", "test")
 _DEPTH = 3  # VOCtrainval_06-Nov-2007/VOCdevkit/VOC2007
 
 
@@ -43,17 +44,39 @@ class ImageList:
         return self.folder / "Annotations" / f"{image_id}.xml"
 
 
-def folders_of_years(source: Path) -> dict[int, list[Path]]:
-    """Find the folders in ``source`` that hold ImageSets/Main, by the year in their name or in the next name above.
+def folders_with_lists(source: Path) -> list[Path]:
+    """Find the folders in ``source`` that hold ImageSets/Main.
 
     Raises:
-        UserError: there is none, or no name tells its year.
+        UserError: there is no folder ``source``.
     """
     if not source.is_dir():
         raise UserError(f"--source {source}: no such folder")
     lists = [path for depth in range(_DEPTH + 1) for path in sorted(source.glob("*/" * depth + str(LISTS)))]
+    return [path.parent.parent for path in lists]
+
+
+def has_ids_of_voc(folders: Sequence[Path]) -> bool:
+    """Return whether the lists of these folders name images as VOC does, for the most part."""
+    lines = [
+        line
+        for folder in folders
+        for name in LIST_NAMES
+        if has_list([folder], name)
+        for line in read_lines(folder / LISTS / f"{name}.txt", "--source")
+    ]
+    of_voc = sum(any(form.fullmatch(line) for form in _IMAGE_ID.values()) for line in lines)
+    return 2 * of_voc >= len(lines)
+
+
+def folders_of_years(source: Path) -> dict[int, list[Path]]:
+    """Return the folders with lists by the year in their name or in the next name above.
+
+    Raises:
+        UserError: there is none, or no name tells its year.
+    """
     found: dict[int, list[Path]] = {}
-    for folder in (path.parent.parent for path in lists):
+    for folder in folders_with_lists(source):
         whole = Path(os.path.abspath(folder))
         years = (re.search("2007|2012", named.name) for named in (whole, *whole.parents))
         year = next((match[0] for match in years if match), None)
@@ -98,6 +121,10 @@ def read_list(year: int, name: str, folders: Sequence[Path], flag: str) -> Image
     return ImageList(year, name, holders[0], ids, len(listed) - len(ids))
 
 
+class ForeignClassError(UserError):
+    """An object of a class that is none of VOC's."""
+
+
 def read_objects(path: Path, classes: Mapping[str, int]) -> list[tuple[int, bool]]:
     """Read the objects of an annotation file, as (class, whether it is difficult).
 
@@ -106,27 +133,14 @@ def read_objects(path: Path, classes: Mapping[str, int]) -> list[tuple[int, bool
         classes: name -> number.
 
     Raises:
-        UserError: it is no complete annotation, has an object of another class, or a document type, which can define
-            entities that grow without end: VOC has none.
+        ForeignClassError: an object is of another class.
+        UserError: as :func:`src.prepare.voc_xml.read_annotation`.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; copy or unpack it again") from error
-    if b"<!DOCTYPE" in content:
-        raise UserError(f"{path}: has a document type, which no file of VOC has; copy or unpack it again")
-    try:
-        root = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two for unknown encodings
-        raise UserError(f"{path}: is not complete XML: {error}; copy or unpack it again") from error
-    if root.tag != "annotation":
-        raise UserError(f"{path}: is no annotation of VOC, but <{root.tag}>")
-    objects = []
-    for entry in root.findall("object"):
-        name, difficult = (entry.findtext(key, default).strip() for key, default in (("name", ""), ("difficult", "0")))
+    objects = read_annotation(path).objects
+    for name, _ in objects:
         if name not in classes:
-            raise UserError(f"{path}: an object's name is {name!r}, which is none of VOC's {len(classes)} classes")
-        if difficult not in ("0", "1"):
-            raise UserError(f"{path}: an object is difficult = {difficult!r}, neither 0 nor 1")
-        objects.append((classes[name], difficult == "1"))
-    return objects
+            raise ForeignClassError(
+                f"{path}: an object's name is {name[:80]!r}, which is none of VOC's {len(classes)} classes; for "
+                "annotations with classes of your own, give --classes own"
+            )
+    return [(classes[name], difficult) for name, difficult in objects]

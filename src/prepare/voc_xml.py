@@ -1,0 +1,133 @@
+"""Reading annotations of Pascal VOC's form, as a stream: hostile XML costs no memory and expands nothing."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from src.errors import UserError, first_line
+
+_MAX_BYTES = 1 << 26  # VOC's annotations have some kilobytes
+_MAX_DEPTH = 64
+_MAX_TEXT = 4096  # characters of a name
+_DECLARED = re.compile(rb"""<\?xml[^>]{0,100}encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
+# Multi-byte encodings of annotation tools, which the parser does not know.
+_DECODED = {"gb2312", "gbk", "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949"}
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
+
+
+class NoAnnotationError(UserError):
+    """An XML file of another kind."""
+
+
+@dataclass
+class Annotation:
+    """An annotation file.
+
+    Attributes:
+        file_name: of the image, as written; empty if there is none.
+        objects: name and whether it is marked as difficult, of each object.
+    """
+
+    file_name: str = ""
+    objects: list[tuple[str, bool]] = field(default_factory=list)
+
+
+def read_annotation(path: Path) -> Annotation:
+    """Read an annotation.
+
+    Raises:
+        NoAnnotationError: the root of the file is another element.
+        UserError: it cannot be read, is no complete XML, has a document type, which can define entities that grow
+            without end (VOC has none), or a name or mark that is none.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(f"{path}: has more than {_MAX_BYTES >> 20} MB; an annotation has some kilobytes")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; copy or unpack it again") from error
+    reader = _Reader(path)
+    try:
+        reader.read(content)
+    except UserError:
+        raise
+    except Exception as error:  # expat's, and others for encodings that it does not know
+        raise UserError(f"{path}: is not complete XML: {first_line(error)}; copy or unpack it again") from error
+    return reader.annotation
+
+
+class _Reader:
+    """Keeps the texts of a few elements: annotation/filename, and name and difficult of annotation/object."""
+
+    _WANTED = (("annotation", "filename"), ("annotation", "object", "name"), ("annotation", "object", "difficult"))
+
+    def __init__(self, path: Path) -> None:
+        self.annotation = Annotation()
+        self._path = path
+        self._open: list[str] = []
+        self._text: list[str] | None = None  # of the wanted element that is open
+        self._length = 0
+        self._object: dict[str, str] = {}
+
+    def read(self, content: bytes) -> None:
+        encoding = None
+        declared = _DECLARED.match(content)
+        if declared is not None:
+            with suppress(LookupError):
+                if codecs.lookup(declared[1].decode()).name in _DECODED:
+                    content, encoding = content.decode(declared[1].decode()).encode(), "utf-8"
+        parser = expat.ParserCreate(encoding)
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._characters
+        parser.StartDoctypeDeclHandler = self._refuse_doctype
+        parser.Parse(content, True)
+
+    def _start(self, name: str, _: object) -> None:
+        if not self._open and name != "annotation":
+            raise NoAnnotationError(f"{self._path}: is no annotation of VOC, but <{name[:40]}>")
+        self._open.append(name)
+        if len(self._open) > _MAX_DEPTH:
+            raise UserError(
+                f"{self._path}: elements are nested more than {_MAX_DEPTH} deep; it is no annotation of VOC"
+            )
+        if tuple(self._open) in self._WANTED:
+            self._text, self._length = [], 0
+        elif len(self._open) == 2 and name == "object":
+            self._object = {}
+
+    def _characters(self, text: str) -> None:
+        if self._text is not None and tuple(self._open) in self._WANTED:
+            self._text.append(text)
+            self._length += len(text)
+            if self._length > _MAX_TEXT:
+                raise UserError(f"{self._path}: <{self._open[-1]}> holds more than {_MAX_TEXT:,} characters")
+
+    def _end(self, name: str) -> None:
+        if self._text is not None and tuple(self._open) in self._WANTED:
+            text = " ".join("".join(self._text).split())
+            self._text = None
+            if name == "filename":
+                self.annotation.file_name = self.annotation.file_name or text
+            else:
+                self._object.setdefault(name, text)
+        elif len(self._open) == 2 and name == "object":
+            self.annotation.objects.append(self._finished())
+        self._open.pop()
+
+    def _finished(self) -> tuple[str, bool]:
+        name, difficult = self._object.get("name", ""), self._object.get("difficult", "0")
+        if not name:
+            raise UserError(f"{self._path}: an object's name is {name!r}; write the class of every object")
+        if difficult.lower() not in _YES + _NO:
+            raise UserError(f"{self._path}: an object is difficult = {difficult[:40]!r}, neither 0 nor 1")
+        return name, difficult.lower() in _YES
+
+    def _refuse_doctype(self, *_: object) -> None:
+        raise UserError(f"{self._path}: has a document type, which no file of VOC has; copy or unpack it again")
