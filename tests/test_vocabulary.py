@@ -174,3 +174,33 @@ def test_space_of_an_encoder_is_that_of_its_vectors():
     check_space(space, Encoder(same_space()))
     with pytest.raises(UserError, match="--encoder an encoder: 0 of 3"):
         check_space(space, Encoder(same_space(-1.0)))
+
+
+@pytest.mark.parametrize("tag", ["a\x1b[31mb", "sea\x00", "sea\nsun", "caf\udce9", "a\x9b"])
+def test_control_characters_are_no_word(split, info, tag):
+    with pytest.raises(UserError) as caught:
+        add_own_tags(split, info, ["sun", tag], source=None, only=False)
+    text = str(caught.value)
+    assert text.startswith("--tags: control characters, which no word has: ")
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize("tag", ["x" * 3000, "ab " * 1000, "sun " * 1000 + "x", "é-" * 1500, "s" * 3000])
+def test_very_long_tags_get_a_short_message_without_suggestions(split, info, tag):
+    with pytest.raises(UserError) as caught:
+        add_own_tags(split, info, [tag], source=None, only=False)
+    assert len(str(caught.value)) < 400
+    assert "did you mean" not in str(caught.value)
+
+
+def test_letters_of_any_script_and_joined_ones_are_words(tmp_path, split, info):
+    words = same_space() | {"می‌خواهم": ALL[:, 4], "👩‍🚀": ALL[:, 5], "日本": ALL[:, 6]}
+    own = add_own_tags(split, info, list(words)[-3:], source=open_word_vectors(file(tmp_path, words)), only=True)
+    assert own.labels == tuple(words)[-3:]
+
+
+def test_flaws_of_the_file_are_reported(tmp_path, split, info, capsys):
+    path = file(tmp_path, same_space())
+    path.write_text("99 4\n\n" + path.read_text())
+    add_own_tags(split, info, ["whale"], source=open_word_vectors(path), only=True)
+    assert "vectors.txt: the first line promises 99 words, but there are " in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Vectors of label texts from encoders: the plumbing with small stand-ins, and a real model where one is installed."""
 
 import importlib.util
+import json
 import sys
 from types import SimpleNamespace
 
@@ -132,6 +133,32 @@ def test_numbers_that_are_not_finite():
     source = TextEncoder("x", lambda texts: np.full((len(texts), 2), np.nan))
     with pytest.raises(UserError, match=r"^--encoder x: the vector of 'dog' has numbers that are NaN"):
         label_vectors(source, ["dog"])
+
+
+def test_a_model_with_code_of_its_own_is_refused(tmp_path, sentence_transformers):
+    own = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    (tmp_path / "modules.json").write_text(json.dumps(own))
+    open_encoder(f"sentence-transformers:{tmp_path}")
+    (tmp_path / "modules.json").write_text(json.dumps([*own, {"type": "payload.Run\x1b[31m"}]))
+    with pytest.raises(UserError, match=r"^--encoder \S+: the model has code of its own \(payload.Run\\x1b"):
+        open_encoder(f"sentence-transformers:{tmp_path}")
+    (tmp_path / "modules.json").write_text("[1")
+    with pytest.raises(UserError, match=r"^--encoder "):
+        open_encoder(f"sentence-transformers:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [RuntimeError("out of memory"), np.ones(3), np.ones((2, 3)), np.array([["a"]]), None, MemoryError()],
+)
+def test_whatever_an_encoder_does_is_one_line(result):
+    def encode(texts: list[str]) -> object:
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    with pytest.raises(UserError, match=r"^--encoder x: the model cannot encode texts: "):
+        TextEncoder("x", encode).lookup(["dog"])
 
 
 def test_open_clip(open_clip):

@@ -22,7 +22,7 @@ from gensim.models.fasttext import FastText, load_facebook_vectors, save_faceboo
 
 from src.data.split import make_split
 from src.errors import UserError
-from src.word_vectors import streams
+from src.word_vectors import streams, unpacking
 from src.word_vectors.fasttext_bin import bucket_hash, character_ngrams
 from src.word_vectors.lookup import LabelVectors, frequent_words, label_vectors
 from src.word_vectors.source import open_word_vectors
@@ -254,6 +254,39 @@ def test_packed_files_of_several_parts_and_padding(tmp_path):
         path = tmp_path / f"v.{suffix}"
         path.write_bytes(b"".join(pack(line.encode()) for line in TEXT.splitlines(keepends=True)) + bytes(64))
         assert_holds_the_words(path)
+
+
+STARTS = {"none": b"", "JSON": b'{"a":"', "text": b"a 1 2\n", "binary": b"1 2\na " + bytes(8)}
+
+
+@pytest.mark.parametrize("start", list(STARTS))
+@pytest.mark.parametrize("filler", [b" ", b"\n", b"\0"], ids=["blanks", "line feeds", "zeros"])
+@pytest.mark.parametrize("name", ["v.gz", "v.bz2", "v.xz", "v.zip"])
+def test_packed_files_that_would_fill_memory(tmp_path, monkeypatch, start, filler, name):
+    monkeypatch.setattr(unpacking, "_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(streams, "SAMPLE", 1 << 14)
+    monkeypatch.setattr(streams, "BLOCK", 1 << 16)
+    path = write(tmp_path, STARTS[start] + filler * (3 << 20), name)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"^--word-vectors "):
+            look_up_all(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 12e6
+
+
+def test_an_archive_with_a_password_or_a_rare_method(tmp_path):
+    path = tmp_path / "v.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as written:
+        written.writestr("v.txt", TEXT)
+    assert "packed by a method that is not read; unpack it first" in message(path)
+    data = bytearray(write(tmp_path, TEXT, "v.zip").read_bytes())
+    for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(magic) + place] |= 1
+    path.write_bytes(data)
+    assert "the archive has a password; unpack it first" in message(path)
 
 
 def test_text_that_is_mostly_something_else(tmp_path, monkeypatch):

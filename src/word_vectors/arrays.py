@@ -76,7 +76,7 @@ def open_array_archive(path: Path, flag: str) -> ArrayVectors:
                 check_member(member, path.stat().st_size, where)
             check_expansion(path.stat().st_size, sum(member.file_size for member in members))
         with np.load(path, allow_pickle=False) as content:
-            arrays = [content[name] for name in content.files]
+            arrays = [np.asarray(content[name]) for name in content.files]
     except UserError:
         raise
     except Exception as error:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec import Struct
 
-from src.errors import UserError, first_line
+from src.errors import UserError, first_line, prefix_errors
+from src.text import on_screen, shortened
+from src.utils.json_files import read_json_as
 from src.utils.optional import import_extra
 from src.word_vectors.base import WordSource, as_vector
 from src.word_vectors.forms import parts_of
@@ -87,11 +90,30 @@ def _sentence_transformer(name: str, where: str, device: str) -> _Encode:
     library = import_extra("sentence_transformers", "sentence-transformers", where)
     if name == _BUNDLED and not Path(name).exists():
         name = str(import_extra(_BUNDLED.replace("-", "_"), _BUNDLED, where).MODEL_DIR)
+    _refuse_code(Path(name), where)
     try:
         model = library.SentenceTransformer(name, device=device)
     except Exception as error:
         raise _cannot_load(where, error) from error
     return lambda texts: model.encode(texts, convert_to_numpy=True, show_progress_bar=False)
+
+
+class _Module(Struct):
+    """A part of a sentence-transformers model: the class that it is built from."""
+
+    type: str
+
+
+def _refuse_code(folder: Path, where: str) -> None:
+    """Refuse a folder with classes of its own: the library imports and runs them."""
+    if not (folder / "modules.json").is_file():
+        return
+    with prefix_errors(where):
+        modules = read_json_as(folder / "modules.json", list[_Module], "list of a model's parts")
+    foreign = [module.type for module in modules if not module.type.startswith("sentence_transformers.")]
+    if foreign:
+        names = shortened(on_screen(", ".join(foreign)), 80)
+        raise UserError(f"{where}: the model has code of its own ({names}), which is not run; give one that has none")
 
 
 def _open_clip(name: str, where: str, device: str) -> _Encode:

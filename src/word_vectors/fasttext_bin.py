@@ -72,13 +72,15 @@ class FastTextModel(WordSource):
         self._content = file.mapped("a fastText model")
         try:
             self._read_head()
-        except (struct.error, ValueError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # numbers that are too large lead to many kinds
             raise UserError(
                 f"{self.where}: a fastText model that is damaged or cut short; get the file again"
             ) from error
 
     def _read_head(self) -> None:
-        """Raise struct.error or ValueError if the file is cut short."""
+        """Raise an exception of any kind if the file is damaged or cut short."""
         version, *arguments, _ = _ARGUMENTS.unpack_from(self._content, len(MAGIC))
         if version not in (11, 12):
             raise UserError(

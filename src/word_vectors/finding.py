@@ -32,7 +32,8 @@ Table = Mapping[str, Found]  # form -> its vector
 
 def unit_vector(vector: np.ndarray) -> np.ndarray | None:
     """Scale a vector to length 1 in float64; None if it is zero. One of length 1 or with NaN is not changed."""
-    vector = vector.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        vector = vector.astype(np.float64)
     norm = np.linalg.norm(vector)
     if abs(norm - 1) < _ROUNDING or not np.isfinite(norm):
         return vector

@@ -64,7 +64,7 @@ class Word2VecBinary(WordSource):
                     break
                 word = buffer[place:space].lstrip(b"\n").decode("utf-8", errors="replace")
                 row += 1
-                odd += not word.isprintable()
+                odd += not (word and word.isprintable())
                 if word and wanted(word):
                     yield word, as_vector(np.frombuffer(buffer, "<f4", dim, space + 1), dim)
                 place = end
