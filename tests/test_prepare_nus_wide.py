@@ -423,8 +423,9 @@ def test_missing_pictures(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = put(Path("images"), [places[0], places[2], places[4]])
     assert message(source, "--images", folder) == (
-        "--images: 1 of the 3 images of TrainImagelist.txt are not there (actor/0002_174174086.jpg); give the folder "
-        "that holds them, or --missing-pictures drop to leave them out"
+        "--images: 1 of the 3 images of TrainImagelist.txt are not there (actor/0002_174174086.jpg); searched 4 "
+        "image files below images, such as 2124494179.jpg and 2220993.jpg; give the folder that holds them, or "
+        "--missing-pictures drop to leave them out"
     )
     collected = collect(source, "--images", folder, "--missing-pictures", "drop")
     assert collected.image_root == str(tmp_path / "images")

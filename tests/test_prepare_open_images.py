@@ -4,6 +4,7 @@ import csv
 import json
 import pickle
 import random
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -396,7 +397,8 @@ def with_line(source: Path, line: str | bytes, kind: str = "human", after: str =
         "0000_000_00000a1,verification,/m/0bt9lr,1",
         "00000000000000g1,verification,/m/0bt9lr,1",
         "00000000000000a1,verification,Dog,1",
-        '00000000000000a1,verification,"/m/0bt9lr",1',
+        "train_0/00000000000000a1.gif,verification,/m/0bt9lr,1",
+        "00000000000000a1/,verification,/m/0bt9lr,1",
         "00000000000000a1,verification,/m/0bt9lr ,1",
         "00000000000000a1,verification,/m/0bt9lr,",
         "00000000000000a1,verification,/m/0bt9lr,yes",
@@ -440,6 +442,25 @@ def test_variants_of_a_file(tmp_path, before, end, after, last_end):
     expected = read_verdicts(path, columns_of())
     content = path.read_bytes().replace(b"\n", end)
     path.write_bytes(before + (content + after if last_end else content[: -len(end)]))
+    assert same(read_verdicts(path, columns_of()), expected)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "written"),
+    [
+        (r"[^,\n]+", r'"\g<0>"'),  # a writer that quotes every field
+        (r"(?m)^[0-9a-f]{16}", r"\g<0>.jpg"),
+        (r"(?m)^[0-9a-f]{16}", r"train_0/\g<0>"),  # the archives of the release
+        (r"(?m)^[0-9a-f]{16}", r"..\\validation\\\g<0>.JPG"),
+        ("ImageID", "imageid"),
+    ],
+)
+def test_forms_of_a_row(tmp_path, pattern, written):
+    path = write_rows(tmp_path / "rows.csv", TRAIN)
+    expected = read_verdicts(path, columns_of())
+    text = path.read_text()
+    path.write_text(re.sub(pattern, written, text))
+    assert path.read_text() != text
     assert same(read_verdicts(path, columns_of()), expected)
 
 
@@ -612,8 +633,9 @@ def test_images_are_found_at_any_depth(source, words, tmp_path):
 def test_missing_pictures(source, words, tmp_path):
     folder = put(tmp_path / "images", *ALL_IMAGES[1:4])
     assert message(source, "--images", folder) == (
-        "--images: 1 of the 2 images of train labels are not there (00000000000000a1.jpg); give the folder that "
-        "holds them, or --missing-pictures drop to leave them out"
+        "--images: 1 of the 2 images of train labels are not there (00000000000000a1.jpg); searched 3 image "
+        f"files below {folder}, such as 00000000000000bb.jpg and test/00000000000000cc.jpg; give the folder that holds "
+        "them, or --missing-pictures drop to leave them out"
     )
     metadata, report = prepare(source, "--images", folder, "--missing-pictures", "drop")
     for part in ("train", "test"):

@@ -245,6 +245,7 @@ def locate_images(file_names: Sequence[str], root: Path, source: str) -> list[Pa
     if missing:
         raise UserError(
             f"--data {root}: {len(missing)} of the {len(file_names)} images that {source} lists are not there "
-            f"({name_some(missing, 3)}); give the folder that the names are relative to"
+            f"({name_some(missing, 3)}); looked in it and in its {', '.join(_SUBFOLDERS[1:])}; give the folder "
+            "that the names are relative to"
         )
     return found

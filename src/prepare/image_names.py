@@ -60,7 +60,11 @@ class FoundImages:
 
 
 class ImageNames:
-    """The image files below a folder, to be found by the names that annotations give them."""
+    """The image files below a folder, to be found by the names that annotations give them.
+
+    Attributes:
+        searched: what is searched, for the message about images that are not there.
+    """
 
     def __init__(self, files: Sequence[str], root: str | Path) -> None:
         """Index the files.
@@ -71,17 +75,9 @@ class ImageNames:
         """
         self._files = files
         self._exact = set(files)
-        self._root = os.fspath(root)
+        self.searched = searched(files, root)
         self._roots = {tidy(place(root)) + "/" for place in (os.path.abspath, os.path.realpath)}
         self._by_base: dict[str, list[str]] = {}  # made when the first name has no exact match
-
-    @property
-    def searched(self) -> str:
-        """Say what was searched, for the message about images that are not there."""
-        if not self._files:
-            return f"there is no image file below {self._root}"
-        examples = " and ".join(self._files[:2])
-        return f"searched {len(self._files):,} image files below {self._root}, such as {examples}"
 
     def find(self, names: Iterable[str], *, copies: bool = False) -> FoundImages:
         """Find the images of these names; all of a data set at once, because no file is the image of two names.
@@ -110,10 +106,14 @@ class ImageNames:
         owners = dict.fromkeys(found.place_of, "")  # file -> the tidied name that is its very path
         claims: dict[str, dict[str, list[str]]] = {}  # file -> tidied name -> names as listed
         for name in rest:
-            path, candidates = self._candidates(name)
-            if not candidates:
-                continue
-            files, way = _nearest(path, candidates)
+            files = self._by_base.get(_fold(name), [])
+            if len(files) == 1 and files[0].endswith(f"/{name}"):  # most are just names: millions, in Open Images
+                path, way = name, PATH
+            else:
+                path, candidates = self._candidates(name)
+                if not candidates:
+                    continue
+                files, way = _nearest(path, candidates)
             if len(files) > 1 and not copies:
                 found.doubtful[name] = f"{' or '.join(files[:2])}{' or others' if len(files) > 2 else ''}"
                 continue
@@ -138,6 +138,13 @@ class ImageNames:
 
     def _below_root(self, path: str) -> str:
         return next((path[len(root) :] for root in self._roots if path.startswith(root)), path)
+
+
+def searched(files: Sequence[str], root: str | Path) -> str:
+    """Say what was searched, for the message about images that are not there."""
+    if not files:
+        return f"there is no image file below {root}"
+    return f"searched {len(files):,} image files below {root}, such as {' and '.join(files[:2])}"
 
 
 def tidy(name: str) -> str:

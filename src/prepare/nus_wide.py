@@ -23,6 +23,7 @@ from src.prepare.files import (
     read_label_names,
     read_names,
 )
+from src.prepare.image_names import searched
 from src.prepare.nus_wide_files import Integers, find_photos, read_flags, read_image_list
 
 # The 81 concepts with ground truth: the unseen labels of the 925/81 zero-shot split.
@@ -66,7 +67,8 @@ def collect(settings: NusWideSettings) -> Collected:
         parts[part], part_notes = _read_part(part, files, tags, concepts, labels)
         notes += part_notes
     notes += keep_apart(parts, lambda number, name: number, f"--source {settings.source}")
-    on_disk = ImageFilter(settings.missing_pictures, "--images")
+    found = "" if listing is None or settings.images is None else searched(listing.names, settings.images)
+    on_disk = ImageFilter(settings.missing_pictures, "--images", found)
     if listing is not None:
         notes += [*listing.notes, *_locate(parts, listing.names, on_disk)]
     return Collected(

@@ -18,6 +18,7 @@ from src.data.official import read_array_pickle
 from src.errors import UserError, name_some, raise_collected
 from src.prepare.collected import Collected
 from src.prepare.files import ImageFilter, images_below, list_files, pick_files, read_names
+from src.prepare.image_names import ImageNames
 from src.prepare.open_images_files import Verdicts, read_verdicts
 from src.utils.files import read_lines
 
@@ -49,16 +50,17 @@ def collect(settings: OpenImagesSettings) -> Collected:
         UserError: a file is missing or malformed, classes are unknown or on both sides, or images are missing.
     """
     listing = images_below(settings.images, settings.missing_pictures)
-    place_of = None if listing is None else {place.rpartition("/")[2]: place for place in reversed(listing.names)}
+    index = None if listing is None or settings.images is None else ImageNames(listing.names, settings.images)
     files = _find(settings)
     classes, notes = _classes(settings, files)
     notes += [] if listing is None else listing.notes
-    on_disk = ImageFilter(settings.missing_pictures, "--images")
+    on_disk = ImageFilter(settings.missing_pictures, "--images", "" if index is None else index.searched)
     parts: dict[str, LabelledImages] = {}
     for part, source in (("train", "train"), ("val", settings.val_part)):
         parts[part], part_notes = _read_part(part, source, files, classes, settings.machine_labels)
         notes += part_notes
-        if place_of is not None:
+        if index is not None:
+            place_of = index.find(parts[part].file_names, copies=True).place_of
             places = [place_of.get(name) for name in parts[part].file_names]
             parts[part] = on_disk.keep(parts[part], places, f"{source} labels")
     return Collected(

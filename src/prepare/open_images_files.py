@@ -97,9 +97,7 @@ def read_verdicts(path: Path, column_of: Mapping[str, int], *, least_confidence:
     for number, line in enumerate(lines, start=2):
         try:
             image_id, _, mid, text = line.split(b",")
-            if len(image_id) != ID_DIGITS:
-                raise ValueError
-            image = unhexlify(image_id)  # unlike int(), takes nothing but hexadecimal digits
+            image = unhexlify(image_id if len(image_id) == ID_DIGITS else _bare_id(image_id))
             confidence = _confidence(text, machine)
             column = columns.get(mid)
             if column is None:
@@ -122,6 +120,14 @@ def read_verdicts(path: Path, column_of: Mapping[str, int], *, least_confidence:
     )
 
 
+def _bare_id(image: bytes) -> bytes:
+    """Return the ImageID of ``train_0/000004f4400f6ec5.jpg``, as lists of images have it."""
+    image_id, _, suffix = image.strip().replace(b"\\", b"/").rpartition(b"/")[2].partition(b".")
+    if len(image_id) != ID_DIGITS or suffix.lower() not in (b"", b"jpg", b"jpeg"):
+        raise ValueError
+    return image_id
+
+
 @lru_cache(maxsize=4096)  # files hold few different ones
 def _confidence(text: bytes, machine: bool) -> float:
     """Parse a confidence; raise ``ValueError`` if it is none."""
@@ -133,9 +139,10 @@ def _confidence(text: bytes, machine: bool) -> float:
 
 def _lines(path: Path) -> Iterator[bytes]:
     """Return the lines after the header."""
-    lines = chain.from_iterable(map(BytesIO, read_blocks(path, BLOCK_BYTES)))
+    blocks = (block.replace(b'"', b"") for block in read_blocks(path, BLOCK_BYTES))  # some writers quote every field
+    lines = chain.from_iterable(map(BytesIO, blocks))
     header = next(lines, b"").strip()
-    if header != HEADER:
+    if header.lower() != HEADER.lower():
         shown = header[:80].decode(errors="replace")
         raise UserError(f"{path}: begins with {shown!r}, not with {HEADER.decode()!r}; get the file again")
     return lines
