@@ -111,35 +111,60 @@ def test_key_has_the_versions_of_the_packages(package):
 
 def test_features_are_computed_once(tmp_path):
     folder = tmp_path / "cache" / "deep"
-    first = cached_features(folder, "key", 4, features)
+    first = cached_features(folder, "key", 4, 4, features)
     assert same(first, features())
-    assert same(cached_features(folder, "key", 4, never), features())
+    assert same(cached_features(folder, "key", 4, 4, never), features())
     assert os.listdir(folder) == ["key.pt"]
 
 
+NAN = torch.full((3, 4), torch.nan)
+ROWS = torch.tensor([0, 2, 3])
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("content", ["cut short", "text", "empty", "another width", "other keys", "no tensors"])
-def test_damaged_file_is_computed_again_and_replaced(content, tmp_path, capsys):
-    cached_features(tmp_path, "key", 4, features)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"hello", 0.5, [], {"outputs": None}, {"outputs": [1, 2, 3]}, {"outputs": torch.ones(3, 3)},
+        {"outputs": torch.ones(3)}, {"outputs": torch.ones(3, 4, 1)}, {"outputs": torch.ones(3, 4).double()},
+        {"outputs": torch.ones(3, 4).to_sparse()}, {"outputs": NAN}, {"outputs": 1 / torch.zeros(3, 4)},
+        {"rows": ROWS[:2]}, {"rows": ROWS.float()}, {"rows": ROWS - 1}, {"rows": ROWS + 1}, {"rows": ROWS.flip(0)},
+        {"rows": torch.tensor([0, 2, 2])}, {"rows": torch.tensor(3)}, {"rows": None}, {"bad": "text"}, {"bad": [1]},
+        {"bad": None}, {"rows": ROWS[:0]}, {"outputs": torch.ones(0, 9)},
+    ],
+)  # fmt: skip
+def test_file_of_another_form_is_computed_again_and_replaced(content, tmp_path, capsys):
+    cached_features(tmp_path, "key", 4, 4, features)
     path = tmp_path / "key.pt"
     whole = path.read_bytes()
-    stored = torch.load(path, weights_only=True)
-    if content in ("another width", "other keys", "no tensors"):
-        other = {
-            "another width": {**stored, "outputs": stored["outputs"][:, :3]},
-            "other keys": {"rows": stored["rows"]},
-        }
-        torch.save(other.get(content, {**stored, "outputs": [1, 2, 3]}), path)
+    if isinstance(content, dict):
+        torch.save({**torch.load(path, weights_only=True), **content}, path)
+    elif isinstance(content, list):
+        torch.save(content, path)
     else:
-        path.write_bytes({"cut short": whole[: len(whole) // 2], "text": b"hello", "empty": b""}[content])
-    assert same(cached_features(tmp_path, "key", 4, lambda: features(2.0)), features(2.0))
+        path.write_bytes(content if isinstance(content, bytes) else whole[: int(len(whole) * content)])
+    assert same(cached_features(tmp_path, "key", 4, 4, lambda: features(2.0)), features(2.0))
     assert capsys.readouterr().err.startswith("computing the features again: ")
-    assert same(cached_features(tmp_path, "key", 4, never), features(2.0))
+    assert same(cached_features(tmp_path, "key", 4, 4, never), features(2.0))
+
+
+def test_features_of_no_readable_image_are_kept(tmp_path):
+    none = Embedded(torch.empty(0, 0), torch.empty(0, dtype=torch.long), ("1.png: broken",))
+    cached_features(tmp_path, "key", 4, 4, lambda: none)
+    assert same(cached_features(tmp_path, "key", 4, 4, never), none)
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_name_that_is_taken_by_another_thing_is_reported(kind, tmp_path, capsys):
+    path = tmp_path / "key.pt"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    assert same(cached_features(tmp_path, "key", 4, 4, features), features())
+    assert capsys.readouterr().err.startswith("the features are not kept for the next run: cannot write")
 
 
 def test_unwritable_folder_is_reported_and_features_are_returned(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert same(cached_features(tmp_path / "file" / "cache", "key", 4, features), features())
+    assert same(cached_features(tmp_path / "file" / "cache", "key", 4, 4, features), features())
     captured = capsys.readouterr()
     assert captured.err.startswith("the features are not kept for the next run: cannot write")
     assert captured.out == ""
@@ -151,7 +176,7 @@ def test_full_disk_is_reported_and_features_are_returned(tmp_path, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        assert same(cached_features(tmp_path, "key", 4, lambda: large), large)
+        assert same(cached_features(tmp_path, "key", 1000, 100, lambda: large), large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "the features are not kept" in capsys.readouterr().err

@@ -182,7 +182,7 @@ def _features(model: SDLModel, paths: list[Path], kind: str, options: FeatureOpt
         title = f"features of the {kind} images"
         return embed_images(model.forward_features, images, replace(loader, processes=ALONE), title)
 
-    found = cached_features(options.cache, key, model.embedding.in_features, compute)
+    found = cached_features(options.cache, key, len(paths), model.embedding.in_features, compute)
     if len(found.rows) == 0:
         raise UserError(f"--data: none of the {len(paths)} {kind} images can be read")
     return found

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from src.data.transforms import TRANSFORM_VERSION
 from src.embedding import Embedded
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.models.state_files import read_state_file
+from src.training.learner_state import check_tensor
 from src.utils.files import atomic_write
 
 
@@ -67,32 +68,53 @@ def feature_key(paths: Sequence[str], weights: Mapping[str, Tensor], settings: F
     return digest.hexdigest()[:32]
 
 
-def cached_features(folder: Path, key: str, width: int, compute: Callable[[], Embedded]) -> Embedded:
+def cached_features(folder: Path, key: str, count: int, width: int, compute: Callable[[], Embedded]) -> Embedded:
     """Read the features named ``key`` from ``folder``, or compute and store them. The folder may be deleted any time.
 
-    A file that cannot be read or has another width is replaced; a folder that cannot be written to is reported, and
-    the features live in memory only.
+    A file that cannot be read, or holds anything but such features, is replaced; a folder that cannot be written to is
+    reported, and the features live in memory only.
 
     Args:
         folder: of the cache.
         key: see :func:`feature_key`.
+        count: number of images.
         width: number of features of an image.
         compute: called where the cache has no such features.
     """
     path = folder / f"{key}.pt"
     if path.is_file():
         try:
-            stored = read_state_file(path)
-            features = Embedded(stored["outputs"], stored["rows"], tuple(stored["bad"]))
-            if len(features.rows) and features.outputs.shape != (len(features.rows), width):
-                raise UserError(f"{path} holds features of shape {tuple(features.outputs.shape)}")
-            return features
-        except (UserError, KeyError, AttributeError) as error:
+            return _read(path, count, width)
+        except UserError as error:
             print(f"computing the features again: {error}", file=sys.stderr)
     features = compute()
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot write {path}: it is no file")
         with atomic_write(path) as stream:
             torch.save({"outputs": features.outputs, "rows": features.rows, "bad": list(features.bad)}, stream)
     except UserError as error:
         print(f"the features are not kept for the next run: {error}", file=sys.stderr)
     return features
+
+
+def _read(path: Path, count: int, width: int) -> Embedded:
+    """Read the features of at most ``count`` images.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    stored = read_state_file(path)
+    try:
+        outputs, rows, bad = stored["outputs"], stored["rows"], stored["bad"]
+        check_tensor(rows, torch.empty(len(rows), dtype=torch.long), "rows")
+        check_tensor(outputs, torch.empty(len(rows), width if len(rows) else 0), "outputs")
+        if not bool(outputs.isfinite().all()):
+            raise ValueError("outputs that are not finite")
+        if len(rows) and not (rows[0] >= 0 and rows[-1] < count and bool((rows.diff() > 0).all())):
+            raise ValueError(f"rows that are not those of {count} images")
+        if not isinstance(bad, list) or not all(isinstance(message, str) for message in bad):
+            raise ValueError("bad of another form")
+    except Exception as error:  # odd kinds of tensors raise any type
+        raise UserError(f"{path} holds no such features: {first_line(error)}") from error
+    return Embedded(outputs, rows, tuple(bad))

@@ -69,7 +69,7 @@ def _weights(saved: Any, module: torch.nn.Module, what: str) -> dict[str, Tensor
     if saved.keys() != expected.keys():
         different = sorted(str(key) for key in saved.keys() ^ expected.keys())
         raise ValueError(f"{what} with other keys, such as {different[0]}")
-    return {key: _tensor(saved[key], like, f"{what} {key}") for key, like in expected.items()}
+    return {key: check_tensor(saved[key], like, f"{what} {key}") for key, like in expected.items()}
 
 
 def _optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def _moments(saved: Any, parameter: Tensor) -> dict[str, Any]:
     saved = _mapping(saved, "optimizer state of a parameter")
     step = saved.get("step")
     if isinstance(step, Tensor):
-        step = _tensor(step, torch.tensor(0.0), "step").item()
-    first, second = (_tensor(saved.get(name), parameter, name) for name in _MOMENTS)
+        step = check_tensor(step, torch.tensor(0.0), "step").item()
+    first, second = (check_tensor(saved.get(name), parameter, name) for name in _MOMENTS)
     if not bool((second >= 0).all()):
         raise ValueError("exp_avg_sq below 0")
     return {
@@ -148,8 +148,12 @@ def _number(value: Any, what: str, is_valid: Callable[[float], bool]) -> float:
     return float(value)
 
 
-def _tensor(value: Any, like: Tensor, what: str) -> Tensor:
-    """Return a tensor of the form of ``like`` that holds no NaN."""
+def check_tensor(value: Any, like: Tensor, what: str) -> Tensor:
+    """Return a plain tensor of the shape and dtype of ``like`` that holds no NaN.
+
+    Raises:
+        ValueError: it is another one, or none.
+    """
     if not isinstance(value, Tensor):
         raise ValueError(f"{what} is no tensor")
     if value.shape != like.shape or value.dtype != like.dtype:
