@@ -25,41 +25,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     from src.config.recipes import parse_with_recipe, write_settings
     from src.config.train import complete, train_parser, train_settings
+    from src.errors import NonFiniteRunError, prefix_errors
+    from src.utils.ranks import is_other_rank, told_by_first
 
-    parser = train_parser(__doc__)
-    args = complete(parse_with_recipe(parser, argv))
-    settings = train_settings(args)
+    with told_by_first():
+        parser = train_parser(__doc__)
+        args = complete(parse_with_recipe(parser, argv))
+        settings = train_settings(args)
 
     from src.data.dataset import guard_workers
-    from src.errors import NonFiniteRunError, prefix_errors
     from src.training.run_folder import open_run_folder
     from src.training.setup import build_components
     from src.training.step_failures import explained_single_images
     from src.utils.distributed import joined
     from src.utils.signals import StoppedBySignalError, listening
 
-    # Outermost, since PyTorch reports a dead worker wherever this process happens to be
-    with (
-        guard_workers(),
-        joined(settings.device) as processes,
-        listening() as stop,
-        explained_single_images(settings.run),
-        open_run_folder(settings.output, processes) as folder,
-    ):
-        try:
+    try:
+        # Outermost, since PyTorch reports a dead worker wherever this process happens to be
+        with (
+            guard_workers(),
+            joined(settings.device) as processes,
+            listening() as stop,
+            explained_single_images(settings.run),
+            open_run_folder(settings.output, processes) as folder,
+        ):
             components, state = build_components(settings, folder, processes, stop)
             if processes.is_first:
                 with prefix_errors("--path_output"):
                     write_settings(folder.path, parser, args)
             train(settings, components, state, processes, stop)
-        except NonFiniteRunError as error:
-            advice = "lower --lr, or give --precision float32"
-            print(f"train.py: the loss is not finite in {error}; {advice}", file=sys.stderr)
-            return NOT_FINITE
-        except StoppedBySignalError as stopped:
-            if processes.is_first:
-                print(f"train.py: stopped ({stopped}); resume with the same command and --resume", file=sys.stderr)
-            return stopped.status
+    except NonFiniteRunError as error:
+        advice = "lower --lr, or give --precision float32"
+        print(f"train.py: the loss is not finite in {error}; {advice}", file=sys.stderr)
+        return NOT_FINITE
+    except StoppedBySignalError as stopped:
+        if not is_other_rank():
+            print(f"train.py: stopped ({stopped}); resume with the same command and --resume", file=sys.stderr)
+        return stopped.status
     return 0
 
 

@@ -148,13 +148,24 @@ def test_run_resumed_after_a_dead_process_equals_uninterrupted_run(plain_bn, dat
     assert process.returncode == 0, err
     assert epochs == EPOCHS
     assert "exitcode: -9" in err  # torchrun reports the dead process
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.tmp"))
     for ours, theirs in zip(log_of(folder), log_of(plain_bn["folder"]), strict=True):
         for part in ("train", "metrics", "ema_metrics"):
             assert ours[part] == pytest.approx(theirs[part], rel=1e-4)
     for name in ("model-last.ckpt", "model-last-ema.ckpt"):
         ours, theirs = (weights_of(run / name) for run in (folder, plain_bn["folder"]))
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_mistake_that_one_process_finds_is_one_line(data, tmp_path):
+    """Only the first process looks at the output folder; the other one waits for it, or loses the connection."""
+    (tmp_path / "report.html").write_text("mine")
+    process = torchrun(data, tmp_path)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode != 0
+    (line,) = (line for line in err.splitlines() if line.startswith("train.py: "))
+    assert "report.html would be replaced" in line
+    assert "Connection closed" not in err
 
 
 @pytest.mark.parametrize(("key", "suffix"), [("metrics", ""), ("ema_metrics", "-ema")])

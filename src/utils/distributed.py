@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ from torch import nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.nn.parallel import DistributedDataParallel
 
-from src.errors import UserError
+from src.errors import NonFiniteRunError, UserError, first_line
 from src.options import DistBN
 from src.utils.device import choose_device
+from src.utils.ranks import QUIET
 
 _T = TypeVar("_T")
 # The others wait while the first computes the features of a large data set. A dead process is noticed at once anyway.
 _TIMEOUT = timedelta(days=1)
+_TIME_TO_TELL = 2.0  # seconds; when the first process ends, torchrun ends the others
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited", "gloo")
 # PyTorch 2.14 deprecates the older name.
 _OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
@@ -151,7 +155,8 @@ def joined(device_name: str) -> Iterator[Processes]:
         device_name: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: there are more processes than GPUs on this machine.
+        UserError: there are more processes than GPUs on this machine, or another process has died.
+        SystemExit: another process has failed, and has said why.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or "RANK" not in os.environ:
@@ -174,6 +179,39 @@ def joined(device_name: str) -> Iterator[Processes]:
     else:
         dist.init_process_group(backend, timeout=_TIMEOUT, store=store, rank=processes.rank, world_size=count)
     try:
-        yield processes
+        with _one_message():
+            yield processes
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _one_message() -> Iterator[None]:
+    """Let only the first process that fails say why; the others end quietly, also where they lose their peer by it.
+
+    Raises:
+        SystemExit: another process has failed before.
+        UserError: another process has died without a word.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_told = not _is_first_failure()
+        is_lost = isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_PEER)
+        if is_told and (is_lost or isinstance(error, (UserError, NonFiniteRunError))):
+            time.sleep(_TIME_TO_TELL)
+            raise SystemExit(QUIET) from None
+        if is_lost:
+            raise UserError(
+                f"torchrun: another process of the run has ended ({first_line(error)}); see its message, and resume "
+                "with the same command and --resume"
+            ) from error
+        raise
+
+
+def _is_first_failure() -> bool:
+    """Note that this process has failed, where all processes see it; return whether none had before."""
+    try:
+        return bool(dist.distributed_c10d._get_default_store().add("sdl/failures", 1) == 1)
+    except RuntimeError:  # the store is that of a process that has ended
+        return False

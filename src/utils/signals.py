@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from src.utils.ranks import is_other_rank
+
 
 class StoppedBySignalError(Exception):
     """A signal has stopped the run; its state is saved.
@@ -42,6 +44,8 @@ class StopRequest:
         if self.signal_number:
             raise KeyboardInterrupt
         self.signal_number = number
+        if is_other_rank():
+            return  # torchrun passes signals on to all processes
         with suppress(RuntimeError):  # the signal interrupted another print
             print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr, flush=True)
 
