@@ -1,5 +1,6 @@
 """Outputs of one image, and the loop over the images: file names, refused targets, previews."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from src.config.infer import OutputOptions
 from src.data.transforms import eval_transform
 from src.errors import UserError
 from src.inference.contact_sheet import open_contact_sheet
-from src.inference.outputs import Outputs, format_tags, refuse_overwriting, target_names
+from src.inference.outputs import Outputs, Summary, format_tags
 from src.inference.pipeline import Loading
 from src.inference.results import open_results
-from src.inference.run import Summary, tag_images
+from src.inference.run import tag_images
 from src.inference.tagger import Tagger
+from src.inference.targets import OutputFolder, check_images, target_names
 from src.options import TagRule
 from src.tags import Tag
 from tests.helpers import SIZE, make_toy_split, tiny_model, write_images
@@ -29,7 +31,11 @@ def tagger() -> Tagger:
 
 
 def tag(tagger: Tagger, paths: list[Path], outputs: Outputs | None = None, *, batch_size=4, all_paths=None) -> Summary:
-    return tag_images(tagger, RULE, paths, outputs or Outputs(), Loading(batch_size), all_paths=all_paths)
+    return tag_images(tagger, RULE, paths, outputs or Outputs(), Loading(batch_size), target_names(all_paths or paths))
+
+
+def check(options: OutputOptions, given: list[Path]) -> None:
+    check_images(options, given, target_names(given))
 
 
 def names(*paths: str) -> list[tuple[str, str, str]]:
@@ -75,7 +81,7 @@ class Keywords:
         self.written.append((image, tags, name))
 
 
-def test_overwriting_an_image_is_refused_before_anything_is_written(tagger, tmp_path):
+def test_overwriting_an_image_is_refused(tmp_path):
     (path,) = paths = write_images(tmp_path, 1)
     before = path.read_bytes()
     (tmp_path / "link").symlink_to(tmp_path)
@@ -91,13 +97,11 @@ def test_overwriting_an_image_is_refused_before_anything_is_written(tagger, tmp_
         ({"path_output": tmp_path / "link", "annotate": True}, paths, "--path_output .*link: would overwrite .*0.png"),
         ({"path_output": tmp_path, "annotate": True}, [gif, path], "--path_output .*0.png"),
         ({"write_keywords": tmp_path}, paths, f"--write_keywords {tmp_path}: would .* choose another folder"),
-        ({"html": path}, paths, f"--html {path}: would overwrite .* choose another folder"),
-        ({"csv": path}, paths, f"--csv {path}: would overwrite .* choose another folder"),
         ({"path_output": out, "annotate": True, "write_keywords": out}, paths, "--write_keywords .*: is --path"),
         ({"path_output": out, "explain": 2, "write_keywords": out}, paths, "--write_keywords .*: is"),
     ):
         with pytest.raises(UserError, match=message):
-            tag(tagger, given, Outputs(OutputOptions(**options)))
+            check(OutputOptions(**options), given)
     assert path.read_bytes() == before
     assert sorted(one.name for one in tmp_path.iterdir()) == ["0.gif", "0.png", "link"]
 
@@ -108,18 +112,16 @@ def test_explanation_that_would_overwrite_an_image_is_refused(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "out" / "a-why.png")
     given = [tmp_path / "a.jpg", tmp_path / "link.png"]
     with pytest.raises(UserError, match=r"--path_output .*a-why\.png"):
-        refuse_overwriting(given, target_names(given), OutputOptions(path_output=tmp_path / "out", explain=2))
-    refuse_overwriting(given, target_names(given), OutputOptions(path_output=tmp_path / "other", annotate=True))
+        check(OutputOptions(path_output=tmp_path / "out", explain=2), given)
+    check(OutputOptions(path_output=tmp_path / "other", annotate=True), given)
 
 
 def test_images_done_before_a_resume_count_too(tagger, tmp_path):
-    """A resumed run neither gives a copy the name of a done image nor overwrites that image."""
+    """A resumed run does not give a copy the name of a done image."""
     done, left = write_images(tmp_path / "a", 1)[0], write_images(tmp_path / "b", 1)[0]
     keywords = Keywords(tmp_path / "out")
     tag(tagger, [left], Outputs(keywords=keywords), all_paths=[done, left])
     assert [(image, name) for image, _, name in keywords.written] == [(left, "0-2.png")]
-    with pytest.raises(UserError, match="would overwrite the image"):
-        tag(tagger, [left], Outputs(OutputOptions(path_output=done.parent, annotate=True)), all_paths=[done, left])
 
 
 def test_unreadable_images_are_reported_and_skipped(tagger, tmp_path, capsys):
@@ -160,8 +162,8 @@ def test_previews_are_read_only_if_an_output_shows_them(tmp_path, tagger, monkey
     with open_contact_sheet(tmp_path / "out.html", "x") as sheet:
         for outputs in (
             Outputs(), Outputs(keywords=Keywords(tmp_path / "k")), Outputs(sheet=sheet),
-            Outputs(OutputOptions(path_output=tmp_path / "o", annotate=True)),
-            Outputs(OutputOptions(path_output=tmp_path / "o", explain=1)),
+            Outputs(OutputOptions(annotate=True), drawings=OutputFolder(tmp_path / "o")),
+            Outputs(OutputOptions(explain=1), drawings=OutputFolder(tmp_path / "o")),
         ):  # fmt: skip
             tag(tagger, paths, outputs)
     assert asked == [False, False, True, True, True]
@@ -174,11 +176,11 @@ def test_image_in_the_record_is_done_in_all_other_ways(tmp_path, tagger):
         def write(self, image, tags, name):
             super().write(image, tags, name)
             if len(self.written) == 3:
-                raise UserError("disk full")
+                raise UserError("cannot write x") from OSError(errno.ENOSPC, "No space left on device")
 
     paths = write_images(tmp_path, 5)
     with (
-        pytest.raises(UserError, match="disk full"),
+        pytest.raises(UserError, match=r"the copy with keywords cannot be written: No space left .*; make room"),
         open_results(OutputOptions(json=tmp_path / "r.json"), model="m", settings={}) as results,
     ):
         tag(tagger, paths, Outputs(results=results, keywords=Full(tmp_path / "k")))

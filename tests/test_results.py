@@ -22,7 +22,8 @@ from src.config.infer import OutputOptions
 from src.errors import UserError
 from src.inference import formats
 from src.inference.formats import COLUMNS, ImageResult
-from src.inference.results import Record, check_outputs, open_results, record_path
+from src.inference.results import Record, open_results, record_path
+from src.inference.targets import check_files
 from src.tags import Tag
 from src.text import printable
 
@@ -78,6 +79,10 @@ def _write_all(target: Record, made: list[ImageResult], bad: tuple[str, ...]) ->
     for result in made:
         if result.image not in target.done:
             target.write(result)
+
+
+def check(options: OutputOptions) -> None:
+    check_files(options, [])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -425,20 +430,20 @@ def test_second_run_on_one_output_is_refused(tmp_path):
 
 def test_pyarrow_is_needed_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    message = message_of(lambda: check_outputs(OutputOptions(**outputs(tmp_path, "json", "parquet"))))
+    message = message_of(lambda: check(OutputOptions(**outputs(tmp_path, "json", "parquet"))))
     assert message.startswith("--parquet: ")
     assert message.endswith("run: pip install pyarrow")
     assert contents(tmp_path) == {}
-    check_outputs(OutputOptions(**outputs(tmp_path, "json", "csv")))
+    check(OutputOptions(**outputs(tmp_path, "json", "csv")))
 
 
 def test_unusable_outputs_are_refused(tmp_path):
     (tmp_path / "file").touch()
-    message = message_of(lambda: check_outputs(OutputOptions(**outputs(tmp_path / "file", "csv"))))
+    message = message_of(lambda: check(OutputOptions(**outputs(tmp_path / "file", "csv"))))
     assert message.startswith(f"--csv {tmp_path / 'file' / 'tags.csv'}: cannot be written: ")
-    assert "is a folder" in message_of(lambda: check_outputs(OutputOptions(json=tmp_path)))
+    assert "is a folder" in message_of(lambda: check(OutputOptions(json=tmp_path)))
     same = {"json": tmp_path / "tags", "csv": tmp_path / "x" / ".." / "tags"}
-    assert "--json and --csv" in message_of(lambda: check_outputs(OutputOptions(**same)))
+    assert "--json and --csv" in message_of(lambda: check(OutputOptions(**same)))
 
 
 class FullDisk:

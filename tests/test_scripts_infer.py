@@ -16,6 +16,7 @@ import train
 from src.checkpoint import load_checkpoint
 from src.data.images import read_image
 from src.data.transforms import eval_transform
+from src.utils.manifest import NAME
 from tests.conftest import GOLDEN
 from tests.golden.fill_weights import fill
 from tests.script_helpers import (
@@ -117,7 +118,7 @@ def test_child_process_prints_saves_and_writes_the_same_tags(model, images, tmp_
             annotated.load()
         assert f"saved {result['annotated']}" in finished.stdout
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
-        "tags.json", "tags.json.record.jsonl", *(f"tagged/{path.name}" for path in images[:2]),
+        "tags.json", "tags.json.record.jsonl", f"tagged/{NAME}", *(f"tagged/{path.name}" for path in images[:2]),
     }  # fmt: skip
 
 
@@ -219,7 +220,7 @@ def test_images_of_one_name_are_all_saved(model, images, tmp_path):
     saved = [Path(r["annotated"]) for r in json.loads(report.read_text(encoding="utf-8"))["results"]]
     assert len(set(saved)) == 3
     assert len({path.read_bytes() for path in saved}) == 3
-    assert set((tmp_path / "tagged").iterdir()) == set(saved)
+    assert set((tmp_path / "tagged").iterdir()) == {*saved, tmp_path / "tagged" / NAME}
 
 
 @pytest.mark.parametrize("order", [1, -1])

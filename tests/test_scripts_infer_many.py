@@ -22,6 +22,7 @@ import infer
 from src.data.images import read_image
 from src.data.split import make_split
 from src.inference.tagger import Tagger
+from src.utils.manifest import NAME
 from tests.conftest import ROOT
 from tests.helpers import save_tiny, tiny_model, write_images
 from tests.script_helpers import Finished, call, one_thread, snapshot, succeeded, user_error
@@ -337,7 +338,10 @@ def test_overwrite_starts_over(whole, tmp_path):
     for form in ("json", "csv"):
         (tmp_path / f"tags.{form}").write_text("something else")
     (tmp_path / "tags.json.record.jsonl").write_text("damaged\nand more\n")
-    assert "damaged" in user_error(tag(*to(tmp_path, "json", "csv")))
+    assert "--json" in user_error(tag(*to(tmp_path, "json", "csv")))
+    for form in ("json", "csv"):
+        (tmp_path / f"tags.{form}").unlink()
+    assert "its record" in user_error(tag(*to(tmp_path, "json", "csv")))
     assert tag(*to(tmp_path), "--overwrite").returncode == 1
     assert_is_whole(whole, tmp_path)
 
@@ -375,7 +379,7 @@ def test_run_without_a_readable_image_leaves_no_record(tmp_path):
 
 FLAGS = [
     ("--resume", "--resume needs an output: give --json, --csv or --parquet"),
-    ("--overwrite", "--overwrite needs an output: give --json, --csv or --parquet"),
+    ("--overwrite", "--overwrite needs an output: give --json, --csv, --parquet or --html"),
     ("--resume --json {out}/r.json --html {out}/r.html", "--resume and --html: the page"),
     ("--resume --overwrite --json {out}/r.json", "--resume and --overwrite contradict each other"),
     ("--only_tags", "--only_tags needs own words: give --tags or --tags_file too"),
@@ -490,13 +494,14 @@ def test_copies_have_keywords_and_keep_their_names_after_a_resume(tmp_path):
     flags = ("--write_keywords", tmp_path / "out", *to(tmp_path, "json"), "--top_k", 3)
     succeeded(tag(*flags, images=(tmp_path / "in" / "a",)))
     kept = snapshot(tmp_path / "out")
+    del kept[NAME]
     finished = tag(*flags, "--resume", images=(tmp_path / "in",))
     assert finished.returncode == 1
     first, *others, summary = finished.stderr.splitlines()
     assert first == "1 of 4 images are done already"
     assert [line.split(": ")[:2] for line in others] == [["no keywords", str(images[3])]]
     assert summary == "1 images have no keywords, which could not be written"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"p.png", "p-2.png", "p-3.png"}
+    assert {*os.listdir(tmp_path / "out")} == {NAME, "p.png", "p-2.png", "p-3.png"}
     assert kept.items() <= snapshot(tmp_path / "out").items()
     assert snapshot(tmp_path / "in") == before
     tags = tags_of(tmp_path)
@@ -535,7 +540,7 @@ def test_n_maps_are_saved_and_impossible_explanations_refused(tmp_path, monkeypa
     finished = succeeded(tag(*flags, "--explain", 3, images=images[:1]))
     assert drawn.pop() == (3, 3)
     assert f"      saved {tmp_path / 'out' / 'p00-why.png'}" in finished.stdout.splitlines()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p00-why.png"]
+    assert {*os.listdir(tmp_path / "out")} == {NAME, "p00-why.png"}
     monkeypatch.setattr(visualize, "save_explanation", lambda *given: drawn.append((len(given[1]), *given[3:])))
     succeeded(tag(*flags, "--explain", 9, images=images))  # more than there are tags
     assert drawn == [(7, tmp_path / "out" / "p00-why.png"), (7, tmp_path / "out" / "p12-why.png")]
@@ -609,9 +614,12 @@ def test_a_name_that_is_not_utf8_goes_through_all_outputs(tmp_path):
     page = (out / "a.html").read_text(encoding="utf-8")
     assert 'href="../caf%E9%20%C3%BC.png"' in page
     assert "<b>caf\\xe9 ü.png</b>" in page
-    assert sorted(os.listdir(os.fsencode(out / "drawn"))) == [b"caf\xe9 \xc3\xbc-why.png", b"caf\xe9 \xc3\xbc.png"]
+    assert {*os.listdir(os.fsencode(out / "drawn"))} - {NAME.encode()} == {
+        b"caf\xe9 \xc3\xbc-why.png",
+        b"caf\xe9 \xc3\xbc.png",
+    }
     if has_keywords:
-        assert os.listdir(os.fsencode(out / "copies")) == [b"caf\xe9 \xc3\xbc.png"]
+        assert {*os.listdir(os.fsencode(out / "copies"))} == {NAME.encode(), b"caf\xe9 \xc3\xbc.png"}
     finished = succeeded(tag(*to(out), "--resume", images=(odd,)))
     assert "1 of 1 images are done already" in finished.stderr
     os.unlink(odd)

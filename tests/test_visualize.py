@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from src.errors import UserError
-from src.inference.outputs import target_names
+from src.inference.targets import target_names
 from src.tags import Explanation, Tag
 from src.visualize import save_curves, save_explanation, save_tagged_image, tagged_image
 from tests.conftest import ROOT

@@ -18,6 +18,7 @@ from src.config.arguments import (
     finite_float,
     positive_int,
 )
+from src.config.inputs import list_inputs, model_inputs, vector_inputs
 from src.config.settings import add_flags, flag, settings_of
 from src.errors import UserError
 from src.options import (
@@ -52,7 +53,12 @@ class OutputOptions:
         help="continue a stopped or finished run from FILE.record.jsonl, which is kept beside the first of these "
         "files: skip images that have tags",
     )
-    overwrite: bool = flag(False, action="store_true", help="start over, dropping the tags of an interrupted run")
+    overwrite: bool = flag(
+        False,
+        action="store_true",
+        help="start over, dropping the tags of an interrupted run, and replace files of these names that infer.py did "
+        "not write",
+    )
     html: Path | None = flag(
         None, type=Path, metavar="FILE", help="write a web page of thumbnails that can be filtered by tag"
     )
@@ -91,6 +97,17 @@ class OutputOptions:
         """Paths of the machine-readable outputs, by format."""
         return {form: path for form in OUTPUT_FORMATS if (path := getattr(self, form)) is not None}
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Paths of the single files to write, by flag."""
+        page = {} if self.html is None else {"--html": self.html}
+        return {**{f"--{form}": path for form, path in self.results.items()}, **page}
+
+    @property
+    def draws(self) -> bool:
+        """Return whether annotated images or explanations are written."""
+        return self.annotate or self.explain is not None
+
 
 @dataclass(frozen=True)
 class InferSettings:
@@ -109,6 +126,7 @@ class InferSettings:
         labels: labels to choose tags from.
         rule: selection of tags. Without ``top_k`` and ``threshold``, the best ten.
         outputs: files to write.
+        reads: (flag, file or folder that is read), except for images.
         batch_size: images per forward pass.
         workers: threads that read images.
     """
@@ -125,6 +143,7 @@ class InferSettings:
     labels: LabelOptions
     rule: TagRule
     outputs: OutputOptions
+    reads: tuple[tuple[str, Path], ...]
     batch_size: int
     workers: int
 
@@ -160,9 +179,10 @@ def infer_settings(args: argparse.Namespace) -> InferSettings:
             "train one with train.py"
         )
     outputs = settings_of(OutputOptions, args)
-    if (args.resume or args.overwrite) and not outputs.results:
-        name = "--resume" if args.resume else "--overwrite"
-        raise UserError(f"{name} needs an output: give --json, --csv or --parquet")
+    if args.resume and not outputs.results:
+        raise UserError("--resume needs an output: give --json, --csv or --parquet")
+    if args.overwrite and not outputs.files:
+        raise UserError("--overwrite needs an output: give --json, --csv, --parquet or --html")
     if args.resume and args.overwrite:
         raise UserError("--resume and --overwrite contradict each other; give one of them")
     if args.resume and args.html is not None:
@@ -182,9 +202,22 @@ def infer_settings(args: argparse.Namespace) -> InferSettings:
         ),
         rule=TagRule(args.top_k, args.threshold, args.scores, args.seen_bias),
         outputs=outputs,
+        reads=_reads(args),
         batch_size=args.batch_size,
         workers=args.workers,
     )
+
+
+def _reads(args: argparse.Namespace) -> tuple[tuple[str, Path], ...]:
+    """Return the files and folders that flags name to be read."""
+    reads = [*model_inputs("--model_path", args.model_path), *list_inputs("--pic_path", args.pic_path)]
+    if args.tags_file is not None:
+        reads.append(("--tags_file", args.tags_file))
+    if args.dataset_path is not None:
+        reads.append(("--dataset_path", args.dataset_path))
+    if args.word_vectors is not None:
+        reads += vector_inputs("--word_vectors", args.word_vectors)
+    return tuple(reads)
 
 
 def _own_words(args: argparse.Namespace) -> list[str] | None:

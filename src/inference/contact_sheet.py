@@ -17,6 +17,7 @@ from src.tags import Tag
 from src.text import printable
 from src.utils.files import atomic_write
 
+GENERATOR = "infer.py of sdl-zero-shot-tagging"
 THUMBNAIL = (320, 240)  # pixels; shown at half the size, so that it is sharp on dense screens
 
 
@@ -51,6 +52,12 @@ def open_contact_sheet(path: Path, title: str) -> Iterator[ContactSheet]:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     template: Any = environment.get_template("contact_sheet.html").module
     with atomic_write(path, "w") as stream:
-        stream.write(template.head(title))
+        stream.write(template.head(printable(title), GENERATOR))
         yield ContactSheet(path.parent, stream, template)
         stream.write(template.tail())
+
+
+def is_contact_sheet(path: Path) -> bool:
+    """Return whether a file is a page of :func:`open_contact_sheet`."""
+    with path.open("rb") as stream:
+        return f'content="{GENERATOR}"'.encode() in stream.read(1000)

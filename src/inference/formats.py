@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import msgspec
@@ -16,6 +17,7 @@ from src.tags import Tag
 from src.utils.optional import import_extra
 
 COLUMNS = ("image", "rank", "tag", "score", "probability", "unseen")
+_LONG_LINE = 1 << 20  # bytes that are looked at to recognise a file
 ROW_GROUP = 65_536  # rows of a Parquet file that are in memory at once
 
 
@@ -115,3 +117,25 @@ WRITERS: Mapping[OutputFormat, Callable[[IO[bytes], RunFacts, Iterable[ImageResu
     "csv": write_csv,
     "parquet": write_parquet,
 }
+
+
+def _is_json(path: Path) -> bool:
+    with path.open("rb") as stream:
+        lines = [stream.readline(_LONG_LINE) for _ in range(4)]
+    starts = (b"{", b' "model": "', b' "settings": {', b' "results": [')
+    return all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
+
+
+def _is_csv(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.readline(_LONG_LINE).rstrip(b"\r\n") == ",".join(COLUMNS).encode()
+
+
+def _is_parquet(path: Path) -> bool:
+    _, parquet = import_arrow()
+    schema = parquet.read_schema(path)
+    return tuple(schema.names) == COLUMNS and {b"model", b"settings"} <= (schema.metadata or {}).keys()
+
+
+# Whether a file was written by the function above; exceptions of readers mean that it was not
+IS_OWN: Mapping[OutputFormat, Callable[[Path], bool]] = {"json": _is_json, "csv": _is_csv, "parquet": _is_parquet}

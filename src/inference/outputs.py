@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,18 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from src.config.infer import OutputOptions
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.inference.contact_sheet import ContactSheet
 from src.inference.explain import explain
 from src.inference.formats import ImageResult
 from src.inference.keywords import KeywordsError, KeywordWriter, SidecarWriter
 from src.inference.results import Record
 from src.inference.tagger import Tagger
+from src.inference.targets import OutputFolder, TargetNames
 from src.options import Scores
 from src.tags import Tag
 from src.text import on_screen, printable
-
-_DRAWN_AS_IS = {".png", ".jpg", ".jpeg"}  # formats that drawings can be saved in
+from src.utils.files import full_disk
 
 
 @dataclass
@@ -35,7 +35,10 @@ class Outputs:
         options: what to write; ``annotate`` alone decides on annotated images.
         results: record of JSON, CSV and Parquet.
         sheet: contact sheet.
-        keywords: image copies with keywords, and XMP files beside the images.
+        keywords: image copies with keywords.
+        sidecars: XMP files beside the images.
+        drawings: folder of annotated images and explanations.
+        copies: folder of image copies.
     """
 
     options: OutputOptions = field(default_factory=OutputOptions)
@@ -43,6 +46,8 @@ class Outputs:
     sheet: ContactSheet | None = None
     keywords: KeywordWriter | None = None
     sidecars: SidecarWriter | None = None
+    drawings: OutputFolder | None = None
+    copies: OutputFolder | None = None
 
     @property
     def shows_images(self) -> bool:
@@ -50,12 +55,21 @@ class Outputs:
         return self.sheet is not None or self.options.annotate or self.options.explain is not None
 
 
-class TargetNames(NamedTuple):
-    """Names of the files made of an image: copy with keywords, annotated image, and explanation."""
+@dataclass
+class Summary:
+    """Counts and problems of a run.
 
-    copy: str
-    drawing: str
-    why: str
+    Attributes:
+        tagged: number of images that were tagged.
+        bad: messages about unreadable images.
+        without_keywords: number of images whose keywords could not be written.
+        unwritten: number of tagged images of which another file could not be written.
+    """
+
+    tagged: int = 0
+    bad: list[str] = field(default_factory=list)
+    without_keywords: int = 0
+    unwritten: int = 0
 
 
 class TaggedImage(NamedTuple):
@@ -67,46 +81,71 @@ class TaggedImage(NamedTuple):
     preview: Image.Image | None
 
 
-def write_image(image: TaggedImage, names: TargetNames, outputs: Outputs, tagger: Tagger, scores: Scores) -> bool:
-    """Write one image to all outputs.
-
-    Returns:
-        False if keywords were left out because they cannot be written.
+def write_image(
+    image: TaggedImage, names: TargetNames, outputs: Outputs, tagger: Tagger, scores: Scores, summary: Summary
+) -> None:
+    """Write one image to all outputs, and count it; what cannot be made of it is reported on standard error.
 
     Raises:
-        UserError: an output cannot be written.
+        UserError: no further image could be written either.
     """
     path, tags, tensor, preview = image
-    options = outputs.options
+    options, drawings = outputs.options, outputs.drawings
     lines = [format_tags(path, tags, scores)]
-    annotated, is_whole = None, True
-    if preview is not None and options.annotate:
-        from src.visualize import save_tagged_image  # matplotlib is slow to import
+    problems: list[str] = []
+    annotated: Path | None = None
+    if preview is not None and drawings is not None and options.annotate:
+        with _of_one_image(path, "annotated image", problems):
+            from src.visualize import save_tagged_image  # matplotlib is slow to import
 
-        annotated = options.path_output / names.drawing
-        save_tagged_image(preview, tags, annotated, show=scores)
-        lines.append(f"      saved {printable(annotated)}")
-    if preview is not None and options.explain is not None and tags:
-        from src.visualize import save_explanation
+            place = drawings.place(names.drawing)
+            save_tagged_image(preview, tags, place, show=scores)
+            annotated = place
+            lines.append(f"      saved {printable(place)}")
+    if preview is not None and drawings is not None and options.explain is not None and tags:
+        with _of_one_image(path, "explanation", problems):
+            from src.visualize import save_explanation
 
-        explained = tags[: options.explain]
-        explanation = explain(tagger.model, tensor.to(tagger.device), tagger.vectors_of(explained))
-        save_explanation(preview, explained, explanation, options.path_output / names.why)
-        lines.append(f"      saved {printable(options.path_output / names.why)}")
+            place = drawings.place(names.why)
+            explained = tags[: options.explain]
+            explanation = explain(tagger.model, tensor.to(tagger.device), tagger.vectors_of(explained))
+            save_explanation(preview, explained, explanation, place)
+            lines.append(f"      saved {printable(place)}")
     if preview is not None and outputs.sheet is not None:
-        outputs.sheet.add(preview, tags, path)
-    for writer in (outputs.keywords, outputs.sidecars):
-        if writer is not None:
-            try:
-                writer.write(path, [tag.label for tag in tags], names.copy)
-            except KeywordsError as error:
-                is_whole = False
-                print(f"no keywords: {on_screen(error)}", file=sys.stderr)
+        with _of_one_image(path, "place on the page", problems):
+            outputs.sheet.add(preview, tags, path)
+    labels = [tag.label for tag in tags]
+    try:
+        if outputs.keywords is not None:
+            name = names.copy if outputs.copies is None else outputs.copies.place(names.copy).name
+            outputs.keywords.write(path, labels, name)
+        if outputs.sidecars is not None:
+            outputs.sidecars.write(path, labels)
+    except KeywordsError as error:
+        summary.without_keywords += 1
+        print(f"no keywords: {on_screen(error)}", file=sys.stderr)
     if outputs.results is not None:  # last, so that an image in the record is done in all other ways too
         outputs.results.write(ImageResult(str(path), tags, None if annotated is None else str(annotated)))
     if not options.quiet:
         print("\n".join(lines))
-    return is_whole
+    for problem in problems:
+        print(f"not written: {on_screen(problem)}", file=sys.stderr)
+    summary.tagged += 1
+    summary.unwritten += bool(problems)
+
+
+@contextmanager
+def _of_one_image(path: Path, what: str, problems: list[str]) -> Iterator[None]:
+    """Note whatever goes wrong in the block as a problem of one image, unless the disk takes no more."""
+    try:
+        yield
+    except Exception as error:
+        if (reason := full_disk(error)) is not None:
+            raise UserError(
+                f"{path}: the {what} cannot be written: {reason}; make room, and repeat the command, with --resume if "
+                "it writes --json, --csv or --parquet"
+            ) from error
+        problems.append(f"{path}: no {what}: {first_line(error)}")
 
 
 def format_tags(path: Path, tags: Sequence[Tag], scores: Scores) -> str:
@@ -116,59 +155,3 @@ def format_tags(path: Path, tags: Sequence[Tag], scores: Scores) -> str:
     width = max(len(tag.marked) for tag in tags)
     lines = [f"{rank:4d}  {tag.marked:<{width}}  {tag.shown(scores):>8}" for rank, tag in enumerate(tags, start=1)]
     return "\n".join([printable(path), *lines])
-
-
-def refuse_overwriting(paths: Sequence[Path], names: Mapping[Path, TargetNames], options: OutputOptions) -> None:
-    """Check that no output takes the place of an input image, whether it was read already or not.
-
-    Raises:
-        UserError: an image would be overwritten, or two kinds of output share a folder.
-    """
-    folder, copies = options.path_output, options.write_keywords
-    draws = options.annotate or options.explain is not None
-    if draws and copies is not None and os.path.realpath(folder) == os.path.realpath(copies):
-        raise UserError(f"--write_keywords {copies}: is --path_output too; choose another folder for one of them")
-    targets = [(f"--{form} {path}", path) for form, path in options.results.items()]
-    if options.html is not None:
-        targets.append((f"--html {options.html}", options.html))
-    if options.annotate and folder.is_dir():
-        targets += [(f"--path_output {folder}", folder / names[path].drawing) for path in paths]
-    if options.explain is not None and folder.is_dir():
-        targets += [(f"--path_output {folder}", folder / names[path].why) for path in paths]
-    if copies is not None and copies.is_dir():
-        targets += [(f"--write_keywords {copies}", copies / names[path].copy) for path in paths]
-    given = {os.path.realpath(path) for path in paths}
-    for flag, target in targets:
-        if os.path.realpath(target) in given:
-            raise UserError(
-                f"{flag}: would overwrite the image {os.path.realpath(target)}; choose another folder or file"
-            )
-
-
-def target_names(paths: Sequence[Path]) -> dict[Path, TargetNames]:
-    """Name the files made of each image after the image, with a number if an earlier image has taken the name."""
-    copies: dict[str, int] = {}
-    drawings: dict[str, int] = {}  # explanations share their folder
-    # Drawings are PNG where the image's own format cannot be written
-    drawn = [
-        _free_name(path.name if path.suffix.lower() in _DRAWN_AS_IS else f"{path.stem}.png", drawings) for path in paths
-    ]
-    return {
-        path: TargetNames(_free_name(path.name, copies), drawing, _free_name(f"{Path(drawing).stem}-why.png", drawings))
-        for path, drawing in zip(paths, drawn, strict=True)
-    }
-
-
-def _free_name(name: str, numbers: dict[str, int]) -> str:
-    """Return ``name``, or the first free one with a number: ``a-2.jpg``.
-
-    ``numbers`` holds each taken name, in lower case because some file systems do not tell A.jpg from a.jpg, and the
-    highest number given to it.
-    """
-    free, number = name, numbers.get(name.lower(), 1)
-    while free.lower() in numbers:
-        number += 1
-        free = f"{Path(name).stem}-{number}{Path(name).suffix}"
-    numbers[name.lower()] = number
-    numbers.setdefault(free.lower(), 1)
-    return free

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,9 +19,13 @@ import msgspec
 
 from src.config.infer import OutputOptions
 from src.errors import UserError, name_some
-from src.inference.formats import WRITERS, ImageResult, RunFacts, import_arrow
+from src.inference.formats import WRITERS, ImageResult, RunFacts
 from src.text import printable
-from src.utils.files import atomic_write, check_writable
+from src.utils.files import atomic_write
+from src.utils.locks import open_locked
+from src.utils.streams import is_stream
+
+_BLOCK = 1 << 20  # bytes
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -47,7 +51,7 @@ class Record:
     its first one leaves an earlier record as it was.
 
     Args:
-        path: the file; created if it does not exist.
+        path: the file; created if it does not exist. None: a temporary file, for outputs that are devices.
         discard: ignore what it holds.
 
     Attributes:
@@ -60,23 +64,23 @@ class Record:
         UserError: another run has the file open, it cannot be opened, or it is damaged before its last line.
     """
 
-    def __init__(self, path: Path, *, discard: bool = False) -> None:
+    def __init__(self, path: Path | None, *, discard: bool = False) -> None:
         self.path = path
         self._clear()
+        self._file = io.FileIO(_open(path), "a+")
         try:
-            self._file = io.FileIO(path, "a+")
-        except OSError as error:
-            raise UserError(
-                f"{path}, the record of the run, cannot be opened: {error.strerror or error}; choose another place for "
-                "the outputs"
-            ) from error
-        try:
-            _lock(self._file.fileno(), path)
             if not discard:
                 self._replay()
         except UserError:
             self.close()
             raise
+
+    @property
+    def remedy(self) -> str:
+        """Say what a user does whose disk is full."""
+        if self.path is None:
+            return "make room, and repeat the command"
+        return f"make room, and continue with --resume: the {len(self.done):,} images are kept in {self.path}"
 
     def _clear(self) -> None:
         self.settings: dict[str, Any] | None = None
@@ -103,8 +107,14 @@ class Record:
             size += len(text)
 
     def _lines(self) -> Iterator[bytes]:
-        with self.path.open("rb") as lines:
-            yield from lines
+        """Yield the lines of the file, with their ends; appending to it meanwhile does no harm."""
+        place, rest = 0, b""
+        while self._file.seek(place) == place and (block := self._file.read(_BLOCK)):
+            place += len(block)
+            *lines, rest = (rest + block).split(b"\n")
+            yield from (line + b"\n" for line in lines)
+        if rest:
+            yield rest
 
     def _take(self, line: Line) -> None:
         self.finished = line.finished
@@ -153,12 +163,13 @@ class Record:
             if self._starts_over:
                 self._file.truncate(0)
                 self._starts_over = False
+            self._file.seek(0, os.SEEK_END)
             if self._file.write(self._waiting) != len(self._waiting):
                 raise OSError("the disk is full")
         except OSError as error:
             raise UserError(
-                f"{self.path}, the record of the run, cannot be written: {error.strerror or error}; make room, and "
-                "continue with --resume: the images that it holds are kept"
+                f"{self.path or 'a temporary file'}, the record of the run, cannot be written: "
+                f"{error.strerror or error}; {self.remedy}"
             ) from error
         self._waiting = b""
 
@@ -169,43 +180,26 @@ class Record:
 
     def close(self) -> None:
         """Close the file, and delete it if it is empty."""
-        empty = os.fstat(self._file.fileno()).st_size == 0
+        if self.path is not None and os.fstat(self._file.fileno()).st_size == 0:
+            self.path.unlink(missing_ok=True)  # while it is locked
         self._file.close()
-        if empty:
-            self.path.unlink(missing_ok=True)
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    """Lock an open file against other processes; Windows has no such lock, and two runs are not kept apart there."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
+def _open(path: Path | None) -> int:
+    """Open and lock a record; see :class:`Record` for the errors."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        if path is None:
+            with tempfile.TemporaryFile() as file:
+                return os.dup(file.fileno())
+        descriptor = open_locked(path)
+    except OSError as error:
         raise UserError(
-            f"{path}: another run is writing this record; wait until it has ended, or give other outputs"
+            f"{path or 'a temporary file'}, the record of the run, cannot be opened: {error.strerror or error}; choose "
+            "another place for the outputs"
         ) from error
-
-
-def check_outputs(options: OutputOptions) -> None:
-    """Check before a long run that its output files can be written; existing ones are not touched.
-
-    Raises:
-        UserError: one cannot be written, two are the same file, or pyarrow is not installed.
-    """
-    files: dict[str, Path] = dict(options.results.items())
-    if options.html is not None:
-        files["html"] = options.html
-    taken: dict[str, str] = {}
-    for form, path in files.items():
-        check_writable(path, f"--{form}")
-        other = taken.setdefault(os.path.realpath(path), form)
-        if other != form:
-            raise UserError(f"--{other} and --{form} {path}: the same file; give each its own")
-    if "parquet" in files:
-        import_arrow()
+    if descriptor is None:
+        raise UserError(f"{path}: another run is writing this record; wait until it has ended, or give other outputs")
+    return descriptor
 
 
 def record_path(output: Path) -> Path:
@@ -213,13 +207,19 @@ def record_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.record.jsonl")
 
 
+def is_record(path: Path) -> bool:
+    """Return whether a file begins as a record does; raises an error of the decoder for most others."""
+    with path.open("rb") as stream:
+        return msgspec.json.decode(stream.readline(), type=Line).settings is not None
+
+
 @contextmanager
 def open_results(options: OutputOptions, *, model: str, settings: Mapping[str, Any]) -> Iterator[Record]:
     """Open the record that the tags of each image are written to.
 
-    It lies beside the first output. When the block ends without an exception, all outputs are made from it under
-    temporary names and then renamed; until then existing outputs stay whole. The record stays, so that finished runs
-    can be resumed too.
+    It lies beside the first output that is a file. When the block ends without an exception, all outputs are made from
+    it under temporary names and then renamed; until then existing outputs stay whole. The record stays, so that
+    finished runs can be resumed too.
 
     Args:
         options: at least one output, and whether to resume or overwrite.
@@ -232,7 +232,9 @@ def open_results(options: OutputOptions, *, model: str, settings: Mapping[str, A
             On leaving: an output cannot be written.
     """
     settings = json.loads(json.dumps(settings, allow_nan=False))  # as they will be read back
-    outputs = options.results.values()
+    outputs = [path for path in options.results.values() if not is_stream(path)]
+    if options.resume and not outputs:
+        raise UserError("--resume: a device has no record beside it; give a file as --json, --csv or --parquet")
     found = [path for path in map(record_path, outputs) if path.exists()]
     if len(found) > 1 and not options.overwrite:
         raise UserError(
@@ -245,7 +247,7 @@ def open_results(options: OutputOptions, *, model: str, settings: Mapping[str, A
             f"--resume: {existing} exists, but not {record_path(existing)}, the record of the run that wrote it; leave "
             "--resume out to write the output anew"
         )
-    path = found[0] if found else record_path(next(iter(outputs)))
+    path = next(iter([*found, *map(record_path, outputs)]), None)
     record = Record(path, discard=options.overwrite)
     try:
         if options.resume and record.settings is not None:
@@ -291,6 +293,4 @@ def _write_outputs(options: OutputOptions, facts: RunFacts, record: Record) -> N
                 stream.flush()
                 os.fsync(stream.fileno())  # a full disk shows here, before any output is replaced
     except UserError as error:
-        raise UserError(
-            f"{error}; make room, and continue with --resume: the {len(record.done):,} images are kept in {record.path}"
-        ) from error
+        raise UserError(f"{error}; {record.remedy}") from error

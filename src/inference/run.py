@@ -4,49 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from src.config.infer import InferSettings
+from src.config.infer import InferSettings, OutputOptions
 from src.data.folders import EXCLUDED_FOLDERS
 from src.errors import UserError, prefix_errors
 from src.inference.contact_sheet import open_contact_sheet
 from src.inference.explain import feature_map
 from src.inference.input_paths import expand
 from src.inference.keywords import KeywordWriter, SidecarWriter
-from src.inference.outputs import Outputs, TaggedImage, refuse_overwriting, target_names, write_image
+from src.inference.outputs import Outputs, Summary, TaggedImage, write_image
 from src.inference.pipeline import Loading, parallel_calls, read_and_embed
-from src.inference.results import check_outputs, open_results
+from src.inference.results import open_results
 from src.inference.tagger import Tagger
+from src.inference.targets import OutputFolder, TargetNames, check_files, check_images, target_names
 from src.models.sdl_model import check_image_size
 from src.options import TagRule
 from src.text import on_screen, printable
 from src.utils.device import choose_device
 from src.utils.digest import file_digest
+from src.utils.streams import messages_beside
 
 DEFAULT_TOP_K = 10
 MANY_IMAGES = 50  # more are annotated on request only: drawing takes longer than tagging
-
-
-@dataclass
-class Summary:
-    """Counts and problems of a run.
-
-    Attributes:
-        tagged: number of images that were tagged.
-        bad: messages about unreadable images.
-        without_keywords: number of images whose keywords could not be written.
-    """
-
-    tagged: int = 0
-    bad: list[str] = field(default_factory=list)
-    without_keywords: int = 0
 
 
 def run(settings: InferSettings) -> int:
@@ -58,10 +45,18 @@ def run(settings: InferSettings) -> int:
     Raises:
         UserError: a file cannot be read or written, does not fit, or no image can be read.
     """
-    check_outputs(settings.outputs)
+    with messages_beside(settings.outputs.files):
+        return _run(settings)
+
+
+def _run(settings: InferSettings) -> int:
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
     paths = find_images(settings)
+    check_files(settings.outputs, [*(("the image", path) for path in paths), *settings.reads])
+    settings = replace(settings, outputs=decide_annotation(settings.outputs, len(paths)))
+    names = target_names(paths)
+    check_images(settings.outputs, paths, names)
     loading = Loading(settings.batch_size, settings.workers)
     loading = replace(loading, parallel_calls=parallel_calls(len(paths), loading))
     tagger = load_tagger(settings, loading.parallel_calls)
@@ -70,19 +65,30 @@ def run(settings: InferSettings) -> int:
         rule = replace(rule, top_k=min(DEFAULT_TOP_K, len(tagger.split.labels)))
     tagger.check(rule)
     with ExitStack() as stack:
-        outputs = open_outputs(settings, tagger, rule, len(paths), stack)
+        outputs = open_outputs(settings, tagger, rule, names, stack)
         done = outputs.results.done if outputs.results is not None else set()
         left = [path for path in paths if printable(path) not in done]
         if len(left) < len(paths):
             print(f"{len(paths) - len(left):,} of {len(paths):,} images are done already", file=sys.stderr)
-        summary = tag_images(tagger, rule, left, outputs, loading, all_paths=paths)
+        summary = tag_images(tagger, rule, left, outputs, loading, names)
         if summary.bad and not summary.tagged and len(left) == len(paths):
             raise UserError(f"--pic_path: none of the {len(summary.bad):,} images could be read")
     if summary.bad:
         print(f"{len(summary.bad):,} of {len(paths):,} images could not be read and have no tags", file=sys.stderr)
     if summary.without_keywords:
         print(f"{summary.without_keywords:,} images have no keywords, which could not be written", file=sys.stderr)
-    return 1 if summary.bad or summary.without_keywords else 0
+    if summary.unwritten:
+        print(f"{summary.unwritten:,} images lack a file that could not be written", file=sys.stderr)
+    return 1 if summary.bad or summary.without_keywords or summary.unwritten else 0
+
+
+def decide_annotation(options: OutputOptions, num_images: int) -> OutputOptions:
+    """Decide whether images are annotated, if no flag does; says so on standard error if many are not."""
+    if options.no_picture or options.annotate:
+        return options
+    if num_images > MANY_IMAGES:
+        print(f"{num_images:,} images: none is annotated unless you give --annotate", file=sys.stderr)
+    return replace(options, annotate=num_images <= MANY_IMAGES)
 
 
 def find_images(settings: InferSettings) -> list[Path]:
@@ -123,17 +129,15 @@ def load_tagger(settings: InferSettings, threads: int) -> Tagger:
     return tagger
 
 
-def open_outputs(settings: InferSettings, tagger: Tagger, rule: TagRule, num_images: int, stack: ExitStack) -> Outputs:
+def open_outputs(
+    settings: InferSettings, tagger: Tagger, rule: TagRule, names: Mapping[Path, TargetNames], stack: ExitStack
+) -> Outputs:
     """Open all outputs; leaving ``stack`` finishes them.
 
     Raises:
         UserError: an output cannot be opened.
     """
     options = settings.outputs
-    if not options.no_picture and not options.annotate:
-        options = replace(options, annotate=num_images <= MANY_IMAGES)
-        if not options.annotate:
-            print(f"{num_images:,} images: none is annotated unless you give --annotate", file=sys.stderr)
     outputs = Outputs(options)
     if options.results:
         recorded = recorded_settings(settings, tagger, rule)
@@ -142,8 +146,13 @@ def open_outputs(settings: InferSettings, tagger: Tagger, rule: TagRule, num_ima
         outputs.sheet = stack.enter_context(open_contact_sheet(options.html, options.html.stem))
     if options.write_keywords is not None:
         outputs.keywords = KeywordWriter(options.write_keywords)
+        copies = OutputFolder(options.write_keywords, (name.copy for name in names.values()))
+        outputs.copies = stack.enter_context(copies.recording())
     if options.write_xmp:
         outputs.sidecars = SidecarWriter()
+    if options.draws:
+        drawn = (name for one in names.values() for name in (one.drawing, one.why))
+        outputs.drawings = stack.enter_context(OutputFolder(options.path_output, drawn).recording())
     return outputs
 
 
@@ -173,8 +182,7 @@ def tag_images(
     paths: Sequence[Path],
     outputs: Outputs,
     loading: Loading,
-    *,
-    all_paths: Sequence[Path] | None = None,
+    names: Mapping[Path, TargetNames] | None = None,
 ) -> Summary:
     """Tag images and write each to the outputs. Unreadable ones are reported on standard error and skipped.
 
@@ -184,14 +192,13 @@ def tag_images(
         paths: the images.
         outputs: open outputs.
         loading: batch size and threads.
-        all_paths: images of the whole run if it is resumed, so that files made of them keep their names.
+        names: names of the files made of each image, among all images of the run; None: of ``paths``.
 
     Raises:
-        UserError: an output cannot be written, or would overwrite an image.
+        UserError: an output cannot be written.
     """
     summary = Summary()
-    names = target_names(all_paths or paths)
-    refuse_overwriting(all_paths or paths, names, outputs.options)
+    names = target_names(paths) if names is None else names
     loading = replace(loading, parallel_calls=tagger.parallel_calls, previews=outputs.shows_images)
     hidden = None if len(paths) > loading.batch_size else True
     with tqdm(total=len(paths), unit="img", disable=hidden, leave=False) as bar:
@@ -207,8 +214,6 @@ def tag_images(
                 preview = batch.previews[place] if batch.previews else None
                 image = TaggedImage(path, tags, batch.images[place], preview)
                 with bar.external_write_mode(sys.stdout):
-                    is_whole = write_image(image, names[path], outputs, tagger, rule.scores)
-                summary.tagged += 1
-                summary.without_keywords += not is_whole
+                    write_image(image, names[path], outputs, tagger, rule.scores, summary)
             bar.update(len(batch.paths) + len(batch.problems))
     return summary

@@ -18,6 +18,7 @@ from src.text import printable_json, text_options
 from src.utils.streams import is_stream, write_through
 from src.utils.temporary import sweep_temporary, temporary_file
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _noted: dict[Path, Callable[[Path, Path], None]] = {}  # folder -> what is told of each file that is about to appear
 
 
@@ -108,6 +109,34 @@ def check_writable(path: str | Path, flag: str) -> None:
                 sweep_temporary(folder)
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be written: {error.strerror or error}; choose another place") from error
+
+
+def check_folder(folder: str | Path, flag: str) -> None:
+    """Check before a long run that files can be written to a folder, the value of ``flag``, which may be missing yet.
+
+    Raises:
+        UserError: it is a file, or it or the folder that it would be made in cannot be written to.
+    """
+    nearest = Path(os.path.realpath(folder))
+    try:
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{flag} {folder}: cannot be written to: {error.strerror or error}; choose an output folder that is "
+            "writable"
+        ) from error
+
+
+def full_disk(error: BaseException | None) -> str | None:
+    """Return the system's message if an error came of a disk that takes no more, also through other errors; or None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def refuse_inputs(outputs: Mapping[str, Path], inputs: Iterable[tuple[str, Path]]) -> None:

@@ -7,8 +7,8 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import IO, Any
 
@@ -72,6 +72,13 @@ def write_through(path: Path, mode: str) -> Iterator[IO[Any]]:
                 if descriptor_of(path) is not None:
                     raise  # as for anything else that is printed
                 raise UserError(f"cannot write {path}: its reader ended before everything was written") from error
+
+
+@contextmanager
+def messages_beside(outputs: Mapping[str, Path]) -> Iterator[None]:
+    """Print to standard error during the block if an output, flag -> path, is the standard output."""
+    with redirect_stdout(sys.stderr) if 1 in map(descriptor_of, outputs.values()) else nullcontext():
+        yield
 
 
 def _open(path: Path) -> io.FileIO:
