@@ -15,6 +15,7 @@ from src.utils.script import run_script
 if TYPE_CHECKING:
     from src.checkpoint import CheckpointInfo
     from src.config.export import ExportSettings
+    from src.config.inputs import Inputs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,14 +48,18 @@ def export(settings: ExportSettings) -> None:
     from src.checkpoint import load_checkpoint
     from src.data.transforms import eval_transform
     from src.errors import prefix_errors
-    from src.exported.facts import ExportFacts, to_metadata
+    from src.exported.facts import ExportFacts, is_export, to_metadata
     from src.exported.graph import check_parity, set_metadata, trace, with_outputs
     from src.exported.int8 import calibration_batches, to_int8
     from src.models.sdl_model import check_image_size
     from src.utils.digest import file_digest
     from src.utils.files import atomic_write
+    from src.utils.outputs import Output, check_outputs
 
     paths = calibration_paths(settings)
+    outputs = {"--output": Output(settings.output, is_export)}
+    read = [*inputs_of(settings), *(("the image", path) for path in paths)]
+    check_outputs(outputs, read, overwrite=settings.overwrite)
     with prefix_errors("--model_path"):
         model, info = load_checkpoint(settings.model_path)
         digest = file_digest(settings.model_path)
@@ -80,6 +85,19 @@ def export(settings: ExportSettings) -> None:
     with atomic_write(settings.output) as stream:
         stream.write(content)
     print("\n  ".join([f"{settings.output}: {len(content) / 1e6:.1f} MB", *lines]))
+
+
+def inputs_of(settings: ExportSettings) -> Inputs:
+    """Return the files and folders that flags name to be read; an export beside the checkpoint is not among them."""
+    from src.config.inputs import list_inputs
+    from src.utils.digest import side_file
+
+    path = settings.model_path
+    inputs = [("--model_path", path), ("--model_path", side_file(path))]
+    if settings.dataset_path is not None:
+        inputs.append(("--dataset_path", settings.dataset_path))
+    folders = [("--calibration", Path(value)) for value in settings.calibration]
+    return [*inputs, *folders, *list_inputs("--calibration", settings.calibration)]
 
 
 def with_labels(info: CheckpointInfo, settings: ExportSettings) -> CheckpointInfo:

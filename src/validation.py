@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 from src.calibration.fit import FittedCalibration, fit_and_measure, format_fit
 from src.checkpoint import CheckpointInfo, package_versions, save_with_calibration
 from src.checkpoint.info import check_same_space
+from src.checkpoint.outputs import checkpoint_outputs, is_calibrated
 from src.config.validate import ImageSettings, ValidateSettings
 from src.data.dataset import ImageDataset, guard_workers
 from src.data.metadata import Metadata, detect_kind, load_metadata
@@ -23,9 +25,15 @@ from src.exported.engines import Opened, open_model
 from src.metrics import format_report
 from src.models.sdl_model import check_image_size
 from src.options import Reading, Runtime
+from src.text import printable
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.files import write_json
+from src.utils.json_files import read_json
+from src.utils.outputs import Output, check_outputs
 from src.utils.progress import warn_about_bad_images
+from src.utils.streams import is_stream, messages_beside
+
+_LARGE = 1 << 24  # bytes; reports are smaller
 
 
 def validate(settings: ValidateSettings) -> int:
@@ -39,6 +47,25 @@ def validate(settings: ValidateSettings) -> int:
     Raises:
         UserError: the checkpoint, the labels or the images do not fit, or cannot be read.
     """
+    outputs = outputs_of(settings)
+    check_outputs(outputs, settings.reads, overwrite=settings.overwrite)
+    with messages_beside({flag: output.path for flag, output in outputs.items()}):
+        return _validate(settings, outputs)
+
+
+def outputs_of(settings: ValidateSettings) -> dict[str, Output]:
+    """Return the files that a validation writes, by flag."""
+    outputs: dict[str, Output] = {}
+    if settings.json is not None:
+        outputs["--json"] = Output(settings.json, _is_report)
+    if (target := settings.fit_thresholds) is not None:
+        outputs |= checkpoint_outputs("--fit-thresholds", target, is_calibrated)
+        if not is_stream(target):
+            outputs["--fit-thresholds, its plot"] = Output(_plot_of(target), _is_plot)
+    return outputs
+
+
+def _validate(settings: ValidateSettings, outputs: Mapping[str, Output]) -> int:
     with joined(str(settings.runtime.device)) as processes, guard_workers():
         device = device_of(str(settings.runtime.device), processes)
         runtime = replace(settings.runtime, device=device)
@@ -49,6 +76,8 @@ def validate(settings: ValidateSettings) -> int:
         _check_labels(settings, opened.info, metadata)
         folder = settings.images.data or _images_of_training(metadata, opened.info)
         evaluation = load_evaluation_set(metadata, folder)
+        read = [("--metadata", metadata.folder), *(("the image", path) for path in evaluation.paths)]
+        check_outputs(outputs, read, overwrite=settings.overwrite)
         embedded = _embed(settings.images, runtime, opened, evaluation, processes)
         if not processes.is_first:
             return 0
@@ -58,19 +87,19 @@ def validate(settings: ValidateSettings) -> int:
     split, truth, protocol = metadata.split, evaluation.ground_truth(embedded.rows), settings.protocol
     report = evaluate(embedded.outputs, split, truth, protocol, device=device)
     print(
-        f"{settings.model_path} on {split.name} ({metadata.folder}): {len(split.seen)} seen and {len(split.unseen)} "
-        "unseen labels"
+        f"{printable(settings.model_path)} on {printable(split.name)} ({printable(metadata.folder)}): "
+        f"{len(split.seen)} seen and {len(split.unseen)} unseen labels"
     )
     print(format_report(report, images=protocol.images))
     if embedded.bad:
         print(f"{len(embedded.bad)} of {len(evaluation.paths)} images could not be read and were left out")
     content: dict[str, object] = {
-        "checkpoint": str(settings.model_path),
+        "checkpoint": printable(settings.model_path),
         "engine": opened.engine,
-        "split": split.name,
+        "split": printable(split.name),
         "protocol": {"images": protocol.images, "mAP": "official", "mAP_skip": "skip"},
         "metrics": report,
-        "bad_images": list(embedded.bad),
+        "bad_images": [printable(message) for message in embedded.bad],
         "versions": package_versions(),
     }
     if settings.fit_thresholds is not None:
@@ -143,7 +172,23 @@ def _save_fit(checkpoint: Path, target: Path, fitted: FittedCalibration) -> None
     """Write a copy of a checkpoint with a calibration, and the reliability plot beside it; print the metrics."""
     from src.visualize import save_reliability  # matplotlib is slow to import
 
-    plot = target.with_name(f"{target.stem}-reliability.png")
     save_with_calibration(checkpoint, target, fitted.calibration)
-    save_reliability(fitted.curve, plot)
-    print(f"\n{format_fit(fitted)}\n  written to {target}; plot: {plot}")
+    print(f"\n{format_fit(fitted)}\n  written to {printable(target)}")
+    if not is_stream(target):
+        save_reliability(fitted.curve, _plot_of(target))
+        print(f"  plot: {printable(_plot_of(target))}")
+
+
+def _plot_of(target: Path) -> Path:
+    return target.with_name(f"{target.stem}-reliability.png")
+
+
+def _is_plot(path: Path) -> bool:
+    from src.visualize import is_own_plot  # matplotlib is slow to import
+
+    return is_own_plot(path)
+
+
+def _is_report(path: Path) -> bool:
+    """Return whether a file is a report of ``--json``."""
+    return path.stat().st_size < _LARGE and {"checkpoint", "protocol", "metrics", "versions"} <= read_json(path).keys()

@@ -16,6 +16,7 @@ from src.utils.files import atomic_write
 from src.utils.fonts import drawable, drawn_width
 from src.utils.plotting import Figure, own_settings
 
+SOFTWARE = "sdl-zero-shot-tagging"  # in the metadata of PNG files
 _MAX_PIXELS = 65_000  # of a side, near the limits of JPEG and matplotlib; reached by 1,600 tags
 _MAX_LETTERS = 56  # of a tag; as many fit beside its score in the widest panel
 _TITLE_LETTERS = 34  # as many fit above a panel of an explanation
@@ -169,6 +170,12 @@ def save_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     _save(figure, path)
 
 
+def is_own_plot(path: Path) -> bool:
+    """Return whether a file is a PNG that this module saved; other files may raise any of Pillow's errors."""
+    with Image.open(path, formats=["PNG"]) as image:
+        return image.info.get("Software") == SOFTWARE
+
+
 def _save(figure: Figure, path: str | Path) -> None:
     buffer = _encoded(figure, "png" if Path(path).suffix.lower() == ".png" else "jpeg")
     with atomic_write(path) as stream:
@@ -178,5 +185,5 @@ def _save(figure: Figure, path: str | Path) -> None:
 @own_settings()
 def _encoded(figure: Figure, form: Literal["png", "jpeg"]) -> io.BytesIO:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=form)
+    figure.savefig(buffer, format=form, metadata={"Software": SOFTWARE} if form == "png" else None)
     return buffer

@@ -6,11 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from src.checkpoint.outputs import checkpoint_outputs, is_average
 from src.config.arguments import ArgumentParser, not_empty, positive_float
 from src.errors import UserError, raise_collected
+from src.text import printable
 from src.utils.digest import check_digest, side_file
-from src.utils.files import check_writable
+from src.utils.outputs import check_outputs
 from src.utils.script import run_script
 
 PROGRAM = "python -m src.checkpoint"
@@ -42,6 +45,9 @@ def parser() -> ArgumentParser:
     average.add_argument("--output", type=not_empty, required=True, metavar="FILE", help="checkpoint to write")
     average.add_argument(
         "--weights", nargs="+", type=positive_float, metavar="W", help="weight of each file (default: all alike)"
+    )
+    average.add_argument(
+        "--overwrite", action="store_true", help="replace an existing file of this name that is no average"
     )
     average.set_defaults(run=_average)
     return flags
@@ -93,14 +99,16 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _average(args: argparse.Namespace) -> int:
-    from src.checkpoint.average import average_checkpoints
+    outputs = checkpoint_outputs("--output", Path(args.output), is_average)
+    files = [Path(file) for name in args.files for file in (name, side_file(name))]
+    check_outputs(outputs, [("the input", file) for file in files], overwrite=args.overwrite)
+    from src.checkpoint.average import average_checkpoints  # PyTorch takes a second to import
 
-    check_writable(args.output, "--output")
     settings = average_checkpoints(args.files, args.output, args.weights)
     total = sum(source["weight"] for source in settings["averaged"])
     for source in settings["averaged"]:
         print(f"{source['weight'] / total:.4f} of {source['file']}")
-    print(f"written to {args.output}, with {side_file(args.output)}")
+    print(f"written to {printable(' and '.join(str(output.path) for output in outputs.values()))}")
     print("the new file has no metrics: measure it with validate.py")
     print("the new file has no calibration: fit one with validate.py --fit-thresholds")
     return 0

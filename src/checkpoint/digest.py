@@ -11,6 +11,7 @@ from pathlib import Path
 
 from src.utils.digest import SUFFIX, check_digest, file_digest, side_file
 from src.utils.files import atomic_write
+from src.utils.streams import is_stream
 
 __all__ = ["SUFFIX", "check_digest", "file_digest", "save_with_digest", "side_file", "write_digest"]
 
@@ -28,7 +29,7 @@ def write_digest(path: str | Path) -> str:
 
 
 def save_with_digest(path: str | Path, content: object) -> None:
-    """Save with ``torch.save``, replacing the file atomically, and write its side file.
+    """Save with ``torch.save``, replacing the file atomically, and write its side file; a device has none.
 
     Raises:
         UserError: one of the two files cannot be written.
@@ -38,5 +39,7 @@ def save_with_digest(path: str | Path, content: object) -> None:
     with atomic_write(path) as stream:
         torch.save(content, stream)
         stream.flush()
-        side_file(path).unlink(missing_ok=True)
-    write_digest(path)
+        if not is_stream(path):
+            side_file(path).unlink(missing_ok=True)
+    if not is_stream(path):
+        write_digest(path)

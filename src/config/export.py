@@ -22,6 +22,9 @@ class ExportSettings:
 
     model_path: Path = flag(type=Path, metavar="FILE", help="checkpoint of train.py or of the released code")
     output: Path = flag(type=Path, metavar="FILE.onnx", help="ONNX file to write")
+    overwrite: bool = flag(
+        False, action="store_true", help="let --output replace an existing file that export.py did not write"
+    )
     image_size: int | None = flag(
         None, type=positive_int, metavar="N", help="side of the input in pixels (default: the checkpoint's)"
     )

@@ -19,6 +19,7 @@ from src.config.arguments import (
     non_negative_int,
     positive_int,
 )
+from src.config.inputs import model_inputs
 from src.config.settings import add_flags, flag, settings_of
 from src.errors import UserError
 from src.options import IMAGES, SEEN_BIASES, ExpectedModel, FitOptions, Protocol, Runtime, Truncated
@@ -59,6 +60,8 @@ class ValidateSettings:
         json: file to write protocol and metrics to, or None.
         fit_thresholds: copy of the checkpoint to write a fitted calibration to, or None.
         fit: how the calibration is fitted.
+        reads: (flag, file or folder that is read).
+        overwrite: replace files that validate.py did not write.
     """
 
     model_path: Path
@@ -69,6 +72,8 @@ class ValidateSettings:
     json: Path | None
     fit_thresholds: Path | None
     fit: FitOptions
+    reads: tuple[tuple[str, Path], ...] = ()
+    overwrite: bool = False
 
 
 def validate_parser(description: str | None) -> ArgumentParser:
@@ -123,6 +128,11 @@ def _add_measure_flags(parser: ArgumentParser) -> None:
     )
     add("--json", type=Path, metavar="FILE", help="write protocol and metrics to this JSON file")
     add(
+        "--overwrite",
+        action="store_true",
+        help="let --json and --fit-thresholds replace existing files that validate.py did not write",
+    )
+    add(
         "--fit-thresholds",
         type=Path,
         metavar="FILE",
@@ -157,6 +167,8 @@ def validate_settings(args: Namespace) -> ValidateSettings:
     if args.data is not None and args.positional_data is not None:
         raise UserError(f"the image folder is given twice: {args.positional_data} and --data {args.data}; give one")
     args.data = args.data or args.positional_data
+    if args.overwrite and args.json is None and args.fit_thresholds is None:
+        raise UserError("--overwrite needs an output: give --json or --fit-thresholds")
     if args.json is not None:
         check_writable(args.json, "--json")
     if args.fit_thresholds is not None:
@@ -170,7 +182,14 @@ def validate_settings(args: Namespace) -> ValidateSettings:
         json=args.json,
         fit_thresholds=args.fit_thresholds,
         fit=FitOptions(args.fit_share, args.seed, args.fit_bias),
+        reads=_reads(args),
+        overwrite=args.overwrite,
     )
+
+
+def _reads(args: Namespace) -> tuple[tuple[str, Path], ...]:
+    folders = [(flag, Path(value)) for flag, value in (("--metadata", args.metadata), ("--data", args.data)) if value]
+    return (*model_inputs("--model-path", args.model_path), *folders)
 
 
 def _check_fit(args: Namespace) -> None:

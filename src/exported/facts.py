@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import mmap
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,12 @@ class ExportFacts:
     image_size: int
     precision: Precision
     has_scores: bool
+
+
+def is_export(path: Path) -> bool:
+    """Return whether export.py made a file; all its metadata is plain text in it."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"sdl.checkpoint_sha256") >= 0 and content.find(FORMAT.partition("/")[0].encode()) >= 0
 
 
 def to_metadata(info: CheckpointInfo, facts: ExportFacts) -> dict[str, str]:

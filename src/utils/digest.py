@@ -13,12 +13,18 @@ from src.errors import UserError
 SUFFIX = ".sha256"
 _BLOCK = 1 << 20  # bytes
 _MOST_TEXT = 1 << 20  # bytes of a side file that are read
+_LINE = re.compile(rb"[0-9a-f]{64}  .*\n", re.DOTALL)
 _DIGEST = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
 
 
 def side_file(path: str | Path) -> Path:
     """Return the path of the side file of ``path``."""
     return Path(f"{path}{SUFFIX}")
+
+
+def is_side_file(path: Path) -> bool:
+    """Return whether a file has the form of a side file."""
+    return _LINE.fullmatch(path.read_bytes()) is not None
 
 
 def file_digest(path: str | Path) -> str:
