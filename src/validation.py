@@ -173,10 +173,11 @@ def _save_fit(checkpoint: Path, target: Path, fitted: FittedCalibration) -> None
     from src.visualize import save_reliability  # matplotlib is slow to import
 
     save_with_calibration(checkpoint, target, fitted.calibration)
-    print(f"\n{format_fit(fitted)}\n  written to {printable(target)}")
+    plot = ""
     if not is_stream(target):
         save_reliability(fitted.curve, _plot_of(target))
-        print(f"  plot: {printable(_plot_of(target))}")
+        plot = f"; plot: {printable(_plot_of(target))}"
+    print(f"\n{format_fit(fitted)}\n  written to {printable(target)}{plot}")
 
 
 def _plot_of(target: Path) -> Path:

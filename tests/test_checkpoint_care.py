@@ -495,7 +495,7 @@ def test_source_that_differs_from_its_side_file_is_refused(tmp_path):
 def test_wrong_flags_of_average_are_refused(tmp_path, capsys):
     paths = [str(path) for path in sources(tmp_path, 2)]
     for flags, message in (
-        (["--output", paths[1]], "is one of the files to average; choose another name"),
+        (["--output", paths[1]], f"would overwrite the input {paths[1]}; choose another file"),
         (["--output", str(tmp_path)], "is a folder; give the path of a file"),
         (["--output", "x", "--weights", "1"], "--weights: 1 numbers for 2 files; give one per file"),
         (["--output", "x", "--weights", "1", "0"], "is not a number above 0"),

@@ -180,7 +180,7 @@ def test_image_in_the_record_is_done_in_all_other_ways(tmp_path, tagger):
 
     paths = write_images(tmp_path, 5)
     with (
-        pytest.raises(UserError, match=r"the copy with keywords cannot be written: No space left .*; make room"),
+        pytest.raises(UserError, match=r"the keywords cannot be written: No space left .*; make room"),
         open_results(OutputOptions(json=tmp_path / "r.json"), model="m", settings={}) as results,
     ):
         tag(tagger, paths, Outputs(results=results, keywords=Full(tmp_path / "k")))

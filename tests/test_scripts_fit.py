@@ -370,7 +370,8 @@ MISTAKES = [
     ("--fit-thresholds {link}", ["--fit-thresholds {link}", "is the checkpoint itself"]),
     ("--fit-thresholds {tmp}", ["--fit-thresholds {tmp}", "is a folder"]),
     ("--fit-thresholds {trained}/x.ckpt", ["--fit-thresholds {trained}/x.ckpt", "cannot be written"]),
-    ("--model-path gone.ckpt --fit-thresholds {there}", ["--model-path", "gone.ckpt", "no such file"]),
+    ("--fit-thresholds {there}", ["--fit-thresholds", "is no earlier output of this kind", "--overwrite"]),
+    ("--model-path gone.ckpt --fit-thresholds {there} --overwrite", ["--model-path", "gone.ckpt", "no such file"]),
     ("--json {tmp}/x.ckpt", ["--json", "--fit-thresholds", "the same file"]),
 ]
 
@@ -429,7 +430,17 @@ def test_nothing_to_fit_is_one_line_and_leaves_no_file(wheel, trained, tmp_path)
 
     edit_json(data / "val.json", only_unseen)
     message = user_error(
-        call(validate.main, "--model-path", trained, data, "-j", 0, "--fit-thresholds", tmp_path / "x.ckpt")
+        call(
+            validate.main,
+            "--model-path",
+            trained,
+            data,
+            "-j",
+            0,
+            "--fit-thresholds",
+            tmp_path / "x.ckpt",
+            "--overwrite",
+        )
     )
     assert "--fit-thresholds: none of the 24 images to fit on has a seen label" in message
     assert (tmp_path / "x.ckpt").read_bytes() == before

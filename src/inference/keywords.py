@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -13,7 +12,7 @@ from typing import Any
 
 from src.errors import UserError, first_line
 from src.inference.xmp import NEW_PACKET, BadPacketError, missing, with_keywords
-from src.utils.files import atomic_write
+from src.utils.files import atomic_write, full_disk
 from src.utils.optional import import_extra
 
 _SUBJECT = "Xmp.dc.subject"
@@ -21,7 +20,6 @@ _KEYWORDS = "Iptc.Application2.Keywords"
 _CHARACTER_SET = "Iptc.Envelope.CharacterSet"
 _UTF8 = "\x1b%G"  # escape sequence of UTF-8 (IPTC-IIM 1:90)
 _MAX_SIDECAR = 64 << 20  # bytes
-_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # of all images, not of one
 _MAX_IPTC_BYTES = 64  # per keyword (IPTC-IIM 2:25); XMP has no limit
 
 
@@ -125,8 +123,7 @@ def _reported(image: Path, what: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        cause = error.__cause__
-        if not isinstance(cause, OSError) or cause.errno in _DISK_FAULTS:
+        if not isinstance(error.__cause__, OSError) or full_disk(error) is not None:
             raise
         raise KeywordsError(f"{image}: {error}") from error
     except OSError as error:

@@ -114,16 +114,12 @@ def write_image(
     if preview is not None and outputs.sheet is not None:
         with _of_one_image(path, "place on the page", problems):
             outputs.sheet.add(preview, tags, path)
-    labels = [tag.label for tag in tags]
-    try:
-        if outputs.keywords is not None:
-            name = names.copy if outputs.copies is None else outputs.copies.place(names.copy).name
-            outputs.keywords.write(path, labels, name)
-        if outputs.sidecars is not None:
-            outputs.sidecars.write(path, labels)
-    except KeywordsError as error:
-        summary.without_keywords += 1
-        print(f"no keywords: {on_screen(error)}", file=sys.stderr)
+    with _of_one_image(path, "keywords", problems):
+        try:
+            _write_keywords(image, names.copy, outputs)
+        except KeywordsError as error:
+            summary.without_keywords += 1
+            print(f"no keywords: {on_screen(error)}", file=sys.stderr)
     if outputs.results is not None:  # last, so that an image in the record is done in all other ways too
         outputs.results.write(ImageResult(str(path), tags, None if annotated is None else str(annotated)))
     if not options.quiet:
@@ -132,6 +128,14 @@ def write_image(
         print(f"not written: {on_screen(problem)}", file=sys.stderr)
     summary.tagged += 1
     summary.unwritten += bool(problems)
+
+
+def _write_keywords(image: TaggedImage, name: str, outputs: Outputs) -> None:
+    labels = [tag.label for tag in image.tags]
+    if outputs.keywords is not None:
+        outputs.keywords.write(image.path, labels, name if outputs.copies is None else outputs.copies.place(name).name)
+    if outputs.sidecars is not None:
+        outputs.sidecars.write(image.path, labels)
 
 
 @contextmanager
