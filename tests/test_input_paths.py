@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,3 +188,65 @@ def test_repeated_path_keeps_its_first_place(tree):
     found = expanded(last, "./photos/a.jpg", "photos", f"{tree}/photos/a.jpg", "photos/*.JPG", "-", stdin=b"new.jpg\n")
     rest = [path for path in below(*SEEN) if path not in (last, "photos/a.jpg")]
     assert found == [last, "photos/a.jpg", *rest, "new.jpg"]
+
+
+def noted(*arguments: str, stdin: bytes = b"", **options: Any) -> tuple[list[str], list[str]]:
+    """Paths, and lines about what is passed over."""
+    notes: list[str] = []
+    paths = expand(arguments, io.TextIOWrapper(io.BytesIO(stdin)), notes=notes, **options)
+    return list(map(str, paths)), notes
+
+
+def test_what_a_folder_run_passes_over_is_told(tree):
+    thumbs = ("@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "p.lrdata/q.jpg", "Fotos.photoslibrary/resources/d.jpg")
+    for name in ("x.cr2", "x.JXL", *thumbs):
+        path = tree / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tree / "photos" / "gone.jpg").symlink_to("nowhere")
+    paths, notes = noted("photos", "photos/m")
+    assert paths == below(*SEEN)
+    assert sorted(notes) == [
+        "photos: passed over 1 links to nothing, or that cannot be followed: gone.jpg",
+        "photos: passed over 3 excluded files and folders: @eaDir, p.lrdata, Fotos.photoslibrary/resources",
+        "photos: passed over 4 files that are no images by their suffix: .bak (1), .jxl (1), .cr2 (1), .md (1); "
+        "RAW files (.cr2) are not read, export them as JPEG",
+        "photos: passed over 5 hidden files and folders: ._a.jpg, .cache, .hidden.jpg, z/._d.WebP, z/.thumbs",
+    ]
+    paths, _ = noted("photos", default_exclude=())
+    assert set(paths) - set(below(*SEEN)) == set(below(*thumbs))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "gone"),
+    [
+        (["*.jpg"], ["B.JPG", "a.jpg", "odd [1].jpg"]),
+        (["Z"], ["z/d.WebP", "z/deep/c.png"]),
+        (["deep/*"], ["z/deep/c.png"]),
+        (["z/*", "m"], ["m/f.jpeg", "z/d.WebP", "z/deep/c.png"]),
+        (["deep/"], ["z/deep/c.png"]),
+        (["photos"], []),
+    ],
+)
+def test_excluded_files_and_folders(patterns, gone):
+    assert noted("photos", exclude=patterns)[0] == [path for path in below(*SEEN) if path not in below(*gone)]
+
+
+def test_exclusion_in_patterns_and_lists(tree):
+    (tree / "photos" / "@eaDir").mkdir()
+    (tree / "photos" / "@eaDir" / "t.png").touch()
+    assert noted("photos/**/*.png") == (below("z/deep/c.png"), ["photos/**/*.png: passed over 1 excluded files"])
+    listed = b"photos/@eaDir/t.png\nphotos/a.jpg\nphotos/z/x.jpg\n"
+    assert noted("-", stdin=listed)[0] == below("@eaDir/t.png", "a.jpg", "z/x.jpg")
+    assert noted("-", stdin=listed, exclude=["z", "@eaDir"]) == (below("a.jpg"), ["-: passed over 2 excluded files"])
+    assert noted("photos/a.jpg", exclude=["a.jpg"])[0] == below("a.jpg")  # named, so meant
+
+
+def test_nothing_is_told_where_nothing_is_passed_over():
+    assert noted("photos/m", "photos/a.jpg") == (below("m/f.jpeg", "a.jpg"), [])
+
+
+def test_folder_of_other_files_only_says_what_they_are(tree):
+    (tree / "raw").mkdir()
+    (tree / "raw" / "a.NEF").touch()
+    assert "RAW files (.nef) are not read" in mistake("raw")

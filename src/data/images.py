@@ -12,6 +12,7 @@ import threading
 import warnings
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import ExifTags, Image
 
@@ -19,7 +20,7 @@ from src.data.image_formats import open_image
 from src.data.orientation import exif_orientation, upright, xmp_orientation
 from src.data.pixels import as_rgb
 from src.data.side_data import Pixels, without_side_data
-from src.data.truncated import complete_jpeg, decoded_part
+from src.data.truncated import complete, has_content
 from src.errors import first_line
 from src.options import DEFAULT_READING, Reading
 
@@ -72,11 +73,11 @@ def read_image(path: str | Path, *, at_least: int | None = None, reading: Readin
         if not stat.S_ISREG(status.st_mode):
             raise _RefusedError(f"is {_kind(status.st_mode)}, not an image file")
         budget = _budget(reading)
-        _check_cost(status.st_size, budget, f"a file of {status.st_size:,} bytes")
+        _check_cost(status.st_size, budget, f"File size ({status.st_size} bytes)")
         with open(path, "rb") as file:
             return _read(without_side_data(file, status.st_size), at_least, reading, budget)
     except Exception as error:  # a damaged image can raise nearly anything from Pillow's readers
-        raise BadImageError(f"{path}: {getattr(error, 'strerror', None) or first_line(error)}") from error
+        raise BadImageError(f"{path}: {_reason(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -98,6 +99,9 @@ def data_url(image: Image.Image, size: tuple[int, int]) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+_ACCEPT = "--truncated accept takes what can be decoded"
+
+
 class _RefusedError(Exception):
     """The reason why an image is refused, without its name."""
 
@@ -108,7 +112,8 @@ def _read(pixels: Pixels, at_least: int | None, reading: Reading, budget: int) -
     _draft(image, at_least)
     cost = image.width * image.height * _DECODER_BYTES.get(image.format or "", _BYTES)
     cost += int(width * height * pixels.coefficients)
-    _check_cost(cost, budget, f"{width:,} x {height:,} pixels")
+    memory = f", which take {cost >> 20:,} MB" if cost > _BYTES * width * height else ""
+    _check_cost(cost, budget, f"Image size ({width * height} pixels{memory})")
     with _one_large if cost > _LARGE else nullcontext():
         decoded = _decoded(image, pixels, at_least, reading)
         turned = upright(decoded, _orientation(decoded) if pixels.orientation is None else pixels.orientation)
@@ -124,29 +129,30 @@ def _draft(image: Image.Image, at_least: int | None) -> None:
 
 def _decoded(image: Image.Image, pixels: Pixels, at_least: int | None, reading: Reading) -> Image.Image:
     """Decode an image; of one that is cut short, what can be decoded, if that is everything or is asked for."""
-
-    def decode(content: bytes) -> Image.Image:
-        again = open_image(io.BytesIO(content))
-        _draft(again, at_least)
-        again.load()
-        return again
-
+    if image.format == "JPEG" and not pixels.has_end:
+        return _without_end(pixels.stream, at_least, reading)
     try:
         image.load()
-        return image
     except Exception as error:
-        part = image
-        if image.format == "JPEG":
-            with suppress(Exception):  # damaged in another way
-                pixels.stream.seek(0)
-                part, is_whole = complete_jpeg(pixels.stream.read(), decode)
-                if is_whole:
-                    return part
-        if (readable := decoded_part(part)) is None:
-            raise
         if reading.truncated == "refuse":
-            raise _RefusedError(f"{first_line(error)}; --truncated accept takes what can be decoded") from error
-        return readable
+            raise _RefusedError(f"{_reason(error)}; {_ACCEPT}") from error
+        if not has_content(image):
+            raise
+    return image
+
+
+def _without_end(stream: BinaryIO, at_least: int | None, reading: Reading) -> Image.Image:
+    def decode(content: bytes) -> Image.Image:
+        image = open_image(io.BytesIO(content))
+        _draft(image, at_least)
+        image.load()
+        return image
+
+    stream.seek(0)
+    image, is_whole = complete(stream.read(), decode)
+    if not is_whole and (reading.truncated == "refuse" or not has_content(image)):
+        raise _RefusedError(f"image file is truncated; {_ACCEPT}")
+    return image
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -175,8 +181,13 @@ def _budget(reading: Reading) -> int:
 def _check_cost(cost: int, budget: int, what: str) -> None:
     if cost > budget:
         raise _RefusedError(
-            f"{what} are too much, as in a decompression bomb; --max_pixels {-(-cost // _BYTES)} admits them"
+            f"{what} exceeds limit of {budget // _BYTES} pixels, as a decompression bomb does; "
+            f"--max_pixels {-(-cost // _BYTES)} admits it"
         )
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def _kind(mode: int) -> str:

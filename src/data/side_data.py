@@ -47,11 +47,13 @@ class Pixels(NamedTuple):
         stream: the file.
         orientation: the orientation that the file states; None: none, or one that its decoder knows.
         coefficients: bytes of memory that a JPEG decoder needs for each pixel of the full size, whatever it decodes.
+        has_end: whether a JPEG has an end marker; decoders fill what is missing before one.
     """
 
     stream: BinaryIO
     orientation: int | None = None
     coefficients: float = 0.0
+    has_end: bool = True
 
 
 class _Spliced(io.RawIOBase):
@@ -152,7 +154,22 @@ def _jpeg(file: BinaryIO, size: int) -> Pixels:
         _spliced(file, parts),
         xmp_orientation(xmp) if orientation is None else orientation,
         0.0 if has_one_scan else 2.0 * sum(sampling) / max(1, *sampling),
+        _has_end_marker(file, place, size),
     )
+
+
+def _has_end_marker(file: BinaryIO, place: int, size: int) -> bool:
+    """Return whether a JPEG has an end marker behind its first scan: within a scan, FF is followed by 00."""
+    file.seek(max(place, size - 2))
+    if file.read(2) == b"\xff\xd9":
+        return True
+    file.seek(place)
+    last = b""
+    while block := file.read(1 << 20):
+        if b"\xff\xd9" in last + block:
+            return True
+        last = block[-1:]
+    return False
 
 
 def _is_adobe(marker: int, body: bytes) -> bool:

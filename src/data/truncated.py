@@ -12,8 +12,8 @@ _END = b"\xff\xd9"
 _PADDINGS = (bytes(64), b"\x55" * 64, b"\xaa" * 64)
 
 
-def complete_jpeg(content: bytes, decode: Callable[[bytes], Image.Image]) -> tuple[Image.Image, bool]:
-    """Decode a JPEG without an end marker, and tell whether it lacks nothing else.
+def complete(content: bytes, decode: Callable[[bytes], Image.Image]) -> tuple[Image.Image, bool]:
+    """Decode a JPEG that has no end marker, and tell whether it is whole otherwise.
 
     A decoder fills what is missing, and does not tell that it did. So the content is decoded with different bits after
     its end: they change the image if it lacks any.
@@ -25,14 +25,21 @@ def complete_jpeg(content: bytes, decode: Callable[[bytes], Image.Image]) -> tup
     Returns:
         The image, grey where it could not be decoded, and whether it is whole.
     """
-    body = content.rstrip(b"\0")  # left by an interrupted copy
-    if body.endswith(b"\xff"):  # a data byte, followed by a zero byte, or the begin of the end marker
-        body = body + b"\0" if len(body) < len(content) else body[:-1]
+    body = _body(content)
     image = decode(body + _END)
     is_whole = _has_all_scans(body) and all(
         ImageChops.difference(image, decode(body + padding + _END)).getbbox() is None for padding in _PADDINGS
     )
     return image, is_whole
+
+
+def _body(content: bytes) -> bytes:
+    """Return a JPEG without what an interrupted copy has left at its end."""
+    body = content.rstrip(b"\0")
+    if not body.endswith(b"\xff"):
+        return body
+    # A data byte, followed by a zero byte, or the begin of the end marker
+    return body + b"\0" if len(body) < len(content) else body[:-1]
 
 
 def _has_all_scans(content: bytes) -> bool:
@@ -61,13 +68,12 @@ def _has_all_scans(content: bytes) -> bool:
     return bool(components) and len(coefficients) >= 64 * len(components)
 
 
-def decoded_part(image: Image.Image) -> Image.Image | None:
-    """Return what a decoder has written of an image before it failed; None: nothing."""
+def has_content(image: Image.Image) -> bool:
+    """Return whether a decoder that failed has written more than one colour; what it has written can then be used."""
     with suppress(Exception):  # there are no pixels, or not of a kind that can be used
-        image.tile = []  # type: ignore[attr-defined]
+        image.tile = []  # type: ignore[attr-defined]  # else they would be decoded again
         image.load()
         extrema = image.getextrema()
         bands = [extrema] if isinstance(extrema[0], int | float) else extrema
-        if any(low != high for low, high in bands):
-            return image
-    return None
+        return any(low != high for low, high in bands)
+    return False
