@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import re
 from collections.abc import Callable
@@ -278,6 +279,21 @@ def test_lvis_images_are_labelled_in_part(tmp_path):
     assert all(name.startswith("val2017/") for name in collected.parts["train"].file_names)
 
 
+def test_images_whose_paths_label_files_cannot_hold_are_named(tmp_path):
+    """A folder from an old system: its name is Latin-1."""
+    contents = base()
+    for part, folder in (("train", b"images"), ("val", b"images/caf\xe9")):
+        os.makedirs(os.fsencode(tmp_path) + b"/" + folder)
+        for image in contents[part]["images"]:
+            (tmp_path / os.fsdecode(folder) / image["file_name"]).touch()
+    with pytest.raises(UserError, match=r"4 of the 4 images of val\.json are not there"):
+        collect(tmp_path, contents, images=tmp_path / "images")
+    contents["val"]["images"][0]["file_name"] = contents["train"]["images"].pop()["file_name"]
+    collected = collect(tmp_path, contents, images=tmp_path / "images", missing_pictures="drop")
+    assert len(collected.parts["val"]) == 1
+    assert any("4 images whose paths are not UTF-8" in note and "caf\\xe9/v101.jpg" in note for note in collected.notes)
+
+
 def test_categories_not_exhaustively_annotated_are_unknown_without_any_annotation(tmp_path):
     contents = base()
     contents["val"]["images"][0]["not_exhaustive_category_ids"] = list(NAMES)
@@ -330,6 +346,8 @@ def repeat_image(**changes: object) -> Callable[[dict[str, Any]], object]:
             lambda content: content["images"][2].update(file_name=None),
             r"images\[2\] has neither file_name nor coco_url",
         ),
+        (lambda content: content["images"][2].update(file_name=" "), r"images\[2\] has neither file_name nor"),
+        (lambda content: content["categories"][1].update(name=" "), "name of the category with the id 3 is empty"),
         (lambda content: content["categories"][1].update(name=5), r"at `\$.categories\[1\].name`"),
         (lambda content: content["annotations"][1].update(image_id=NAN), r"at `\$.annotations\[1\].image_id`"),
     ],

@@ -27,6 +27,8 @@ def find(names: list[str], files: list[str], **options: bool) -> dict[str, str]:
         ("a%2Fb.jpg", "a/b.jpg", SPELLING),
         ("a%5Cb.jpg", "a/b.jpg", SPELLING),
         ("A/B.JPG", "a/b.jpg", SPELLING),
+        ("a/b.jpeg", "a/b.jpg", SPELLING),
+        ("x/b.jpg", "b.JPEG", PATH),
         ("a/b.jpg", "A/B.JPG", SPELLING),
         (unicodedata.normalize("NFC", "é/ü.jpg"), unicodedata.normalize("NFD", "é/ü.jpg"), SPELLING),
         (unicodedata.normalize("NFD", "é/ü.jpg"), unicodedata.normalize("NFC", "é/Ü.jpg"), SPELLING),
@@ -56,7 +58,7 @@ def test_a_name_finds_its_image(name, file, way):
     assert len(found.notes([name], "val")) == (way != EXACT)
 
 
-@pytest.mark.parametrize("name", ["", ".", "/", "..", "c.jpg", "b", "b.jpeg", "%", "%zz", "\0", "://", "?", "a"])
+@pytest.mark.parametrize("name", ["", ".", "/", "..", "c.jpg", "b", "b.jpgg", "b.jpe", "%zz", "\0", "://", "?", "a"])
 def test_names_of_no_image(name):
     found = ImageNames(["a/b.jpg"], ROOT).find([name])
     assert (found.place_of, found.doubtful) == ({}, {})
@@ -68,6 +70,7 @@ def test_names_of_no_image(name):
         ("a%20b.jpg", ["a b.jpg", "a%20b.jpg"], "a%20b.jpg"),  # the literal name first
         ("x/b.jpg", ["x/b.jpg", "x/X/b.jpg", "y/x/b.jpg"], "x/b.jpg"),
         ("./x/B.jpg", ["x/B.jpg", "x/b.jpg"], "x/B.jpg"),
+        ("y/x/b.jpeg", ["x/b.jpg", "x/b.jpeg"], "x/b.jpeg"),
         ("/home/x/b.jpg", ["b.jpg", "x/b.jpg"], "x/b.jpg"),
         ("/home/x/b.jpg", ["b.jpg", "z/b.jpg"], "b.jpg"),  # that of z contradicts the name
         ("./x/b.JPG", ["x/b.jpg", "y/x/b.jpg", "y/x/b.JPG"], "x/b.jpg"),

@@ -159,7 +159,7 @@ def read_coco_file(source: str | Path | COCO) -> CocoFile:
 
 def _image(written: _WrittenImage, where: str) -> CocoImage:
     file_name = written.file_name
-    if file_name is None:
+    if not (file_name and file_name.strip()):
         # http://images.cocodataset.org/train2017/000000000009.jpg
         file_name = str(written.coco_url or "").partition("://")[2].partition("/")[2]
         if not file_name:
@@ -172,6 +172,8 @@ def _image(written: _WrittenImage, where: str) -> CocoImage:
 
 
 def _category(written: _WrittenCategory, where: str) -> CocoCategory:
+    if not written.name.strip():
+        raise UserError(f"{where}: the name of the category with the id {written.id} is empty; write one")
     group = written.supercategory
     return CocoCategory(_id_of(written.id, where), written.name, group if isinstance(group, str) else "")
 

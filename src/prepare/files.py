@@ -18,6 +18,7 @@ from src.data.image_formats import SUFFIXES
 from src.data.labels import LabelledImages
 from src.data.split import columns_of
 from src.errors import UserError, name_some, raise_collected
+from src.text import printable
 from src.utils.files import read_lines
 
 
@@ -153,6 +154,13 @@ def list_images(root: Path, flag: str = "--images") -> ImageListing:
     notes = walk.notes()
     if others:
         notes.append(note_of_others(others))
+    odd = sorted(name for name in found if not name.isascii() and printable(name) != name)
+    if odd:
+        notes.append(
+            f"passed over {len(odd):,} images whose paths are not UTF-8, which label files cannot hold: "
+            f"{name_some(list(map(printable, odd)), 3)}; rename them"
+        )
+        found = list(set(found) - set(odd))
     return ImageListing(sorted(found), [f"{flag} {root}: {note}" for note in notes])
 
 

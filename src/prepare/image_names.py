@@ -2,8 +2,8 @@ r"""Finding the images that annotations name among the files of an image folder.
 
 Annotations come from other machines and tools: ``./a.jpg``, ``..\img\a.jpg``, ``C:\data\img\a.jpg``,
 ``https://host/img/a%20b.jpg``, ``train2017/a.jpg`` where there are no sub-folders. A name is compared with the files by
-its exact text, then by the parts of its path from the end, where separators, case, Unicode form and surrounding blanks
-do not count. Only files below the image folder are ever found, whatever a name says.
+its exact text, then by the parts of its path from the end, where separators, case, Unicode form, surrounding blanks and
+the ``e`` of ``.jpeg`` do not count. Only files below the image folder are ever found, whatever a name says.
 """
 
 from __future__ import annotations
@@ -157,8 +157,9 @@ def tidy(name: str) -> str:
 
 
 def _fold(text: str) -> str:
-    """Return a form that does not depend on case and Unicode composition (macOS decomposes accents)."""
-    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
+    """Return a form that does not depend on case, Unicode composition (macOS decomposes accents) and ``.jpeg``."""
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
+    return f"{folded[:-5]}.jpg" if folded.endswith(".jpeg") else folded
 
 
 def _nearest(path: str, candidates: Sequence[str]) -> tuple[list[str], str]:

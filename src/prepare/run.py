@@ -22,6 +22,7 @@ from src.prepare.collected import Collected
 from src.prepare.inputs import refuse_replaced_inputs
 from src.prepare.sample import WORDS
 from src.prepare.word_vectors import OpenVectors, look_up, open_vectors, vector_notes, write_tag_vectors
+from src.text import printable
 from src.word_vectors.lookup import LabelVectors, frequent_words
 
 
@@ -75,7 +76,7 @@ def content_of(collected: Collected, vectors: OpenVectors, output: OutputSetting
     extra = frequent_words(vectors.source, vectors.settings.extra_words, split.labels)
     report = [*_describe(split, parts, extra, found.source), *collected.notes, *notes]
     texts = {"report.txt": report, "missing_pictures.txt": collected.missing_pictures}
-    files = {name: "".join(f"{line}\n" for line in lines).encode() for name, lines in texts.items() if lines}
+    files = {name: printable("".join(f"{line}\n" for line in lines)).encode() for name, lines in texts.items() if lines}
     content = MetadataContent(
         split,
         parts,
