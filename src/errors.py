@@ -37,8 +37,8 @@ def raise_collected(problems: list[str]) -> None:
 
 
 def name_some(names: list[str], limit: int = 8) -> str:
-    """Join the first ``limit`` names by commas, followed by the number of the others."""
-    shown = ", ".join(str(name) for name in names[:limit])
+    """Join the first ``limit`` names by commas, followed by the number of the others; very long ones are cut."""
+    shown = ", ".join(shortened(str(name), 300) for name in names[:limit])
     left = len(names) - limit
     return f"{shown} and {left} more" if left > 0 else shown
 

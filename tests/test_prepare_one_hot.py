@@ -265,11 +265,11 @@ def test_states_of_cells():
 
 
 def test_parquet_that_unfolds_far_beyond_its_size_is_refused(photos):
-    count = 3_000_000
+    count = 5_000
     source = photos / "t.parquet"
     constant = pyarrow.array(["a.jpg"]).dictionary_encode().take(pyarrow.array(np.zeros(count, dtype=np.int32)))
-    tags = pyarrow.array(["sea " * 8]).dictionary_encode().take(pyarrow.array(np.zeros(count, dtype=np.int32)))
+    tags = pyarrow.array(["sea " * 3_000]).dictionary_encode().take(pyarrow.array(np.zeros(count, dtype=np.int32)))
     pyarrow.parquet.write_table(pyarrow.table({"path": constant.cast("string"), "tags": tags.cast("string")}), source)
     assert source.stat().st_size < 100_000
-    with pytest.raises(UserError, match=r"column '(path|tags)' unfolds to more than 32 MB"):
+    with pytest.raises(UserError, match=r"column 'tags' unfolds to more than 32 MB"):
         prepare(source)

@@ -5,6 +5,7 @@ import json
 import random
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from src.errors import UserError
 from src.prepare.choosing import stratified_validation
 from src.prepare.table_tags import join_tags, same_tag_key, split_cells
 from src.utils.manifest import NAME
-from tests.prepare_helpers import prepare_source
+from tests.prepare_helpers import collect_source, prepare_source
 from tests.script_helpers import PLAIN, TINY, call, succeeded, without_curves
 
 TAGS = ["animal", "bird", "boat", "cat", "city", "dog", "hot dog", "night", "park", "sea", "snow", "tree"]
@@ -477,6 +478,28 @@ def test_damaged_parquet_page_is_one_error(tmp_path, photos):
     source.write_bytes(content)
     with pytest.raises(UserError, match=r"t\.parquet: cannot be read as Parquet"):
         plain(tmp_path, source)
+
+
+def test_random_damage_is_a_table_or_one_error(tmp_path):
+    """A compact version of what was tried with many more cases, for all formats."""
+    rows = drawn_rows(12)
+    write_images(tmp_path, rows)
+    sources = [FORMS[form](tmp_path, rows) for form in ("csv", "tsv", "jsonl", "parquet")]
+    wide = write_csv(tmp_path / "wide.csv", ["file", *TAGS], [[p, *(int(t in own) for t in TAGS)] for p, own in rows])
+    originals = [(source.suffix, source.read_bytes()) for source in (*sources, wide)]
+    pieces = [b'"', b",", b"\n", b"\0", b"\xff\xfe", b"[[[[", b"{", b"-1", b"9" * 30, b"\xed\xa0\x80", b"nan", b"path"]
+    chance = random.Random(0)
+    for _ in range(120):
+        suffix, whole = chance.choice(originals)
+        content = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 2, 5))):
+            at = chance.randrange(len(content) + 1)
+            content[at : at + chance.choice((0, 0, 1, 20))] = chance.choice(
+                [b"", *pieces, bytes([chance.randrange(256)])]
+            )
+        (tmp_path / f"damaged{suffix}").write_bytes(content)
+        with suppress(UserError):
+            collect_source("table", "--source", tmp_path / f"damaged{suffix}")
 
 
 def test_parquet_columns_of_other_types_are_named(tmp_path, photos):

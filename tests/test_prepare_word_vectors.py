@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,42 @@ def test_vectors_of_a_list_of_tags_are_read_as_word_vectors(tmp_path):
     mean = vectors["sea"] + vectors["turtle"]
     np.testing.assert_allclose(found["sea turtle"], mean / np.linalg.norm(mean), rtol=1e-5)
     np.testing.assert_allclose(found["Sun"], vectors["sun"], rtol=1e-5)
+
+
+def test_inputs_are_not_replaced_by_the_vectors_of_tags(tmp_path):
+    path = words_file(tmp_path, ("sea", "sun"), "vectors.txt")
+    (tmp_path / "tags.txt").write_text("sea\n")
+    (tmp_path / "link.txt").symlink_to("vectors.txt")
+    for name in ("tags", "vectors", "link"):
+        flags = ["--output", tmp_path / f"{name}.npy", "--overwrite"]
+        with pytest.raises(UserError, match=r"would overwrite --(tags|word-vectors)"):
+            run("--tags", tmp_path / "tags.txt", "--word-vectors", path, *flags)
+    assert (tmp_path / "tags.txt").read_text() == "sea\n"
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_vectors_and_words_of_two_runs_never_lie_together(tmp_path, monkeypatch):
+    """Interrupted between the two files, there is no list of words rather than that of other vectors."""
+    path = words_file(tmp_path, ("sea", "sun"), "vectors.txt")
+    output, real = tmp_path / "mine.npy", os.replace
+    arguments = ["--tags", tmp_path / "tags.txt", "--word-vectors", path, "--output", output, "--overwrite"]
+    (tmp_path / "tags.txt").write_text("sea\n")
+    run(*arguments)
+    (tmp_path / "tags.txt").write_text("sun\n")
+
+    def interrupted(source: str, target: Path) -> None:
+        if str(target).endswith(".txt"):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments)
+    with pytest.raises(UserError, match=r"mine\.npy"):
+        open_word_vectors(output)
+    monkeypatch.undo()
+    run(*arguments)
+    assert [word for word, _ in open_word_vectors(output).scan(lambda word: True)] == ["sun"]
 
 
 @pytest.mark.parametrize(

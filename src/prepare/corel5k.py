@@ -45,6 +45,11 @@ def _read_lines(source: Path, name: str) -> list[str]:
     return read_lines(source / name, "--source")
 
 
+def _numbers(line: str) -> list[int]:
+    """Return the numbers of a line, -1 for what is none or has more than 18 digits."""
+    return [int(part) if part.isascii() and part.isdigit() and len(part) <= 18 else -1 for part in line.split()]
+
+
 def _read_part(source: Path, name: str, words: Sequence[str]) -> tuple[LabelledImages, int]:
     """Read a label file: the images with labels in the columns of ``words``, and the number of repeated lines.
 
@@ -57,12 +62,11 @@ def _read_part(source: Path, name: str, words: Sequence[str]) -> tuple[LabelledI
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
-        try:
-            image, *tags = (int(part) for part in line.split())
-        except ValueError:
-            tags = [0]
-        if not all(1 <= tag <= len(words) for tag in tags):
-            raise UserError(f"{source / name}, line {number}: not 'id tag tag ...' with tags 1..{len(words)}: {line!r}")
+        image, *tags = _numbers(line)
+        if image < 0 or not all(1 <= tag <= len(words) for tag in tags):
+            raise UserError(
+                f"{source / name}, line {number}: not 'id tag tag ...' with tags 1..{len(words)}: {line[:80]!r}"
+            )
         row = row_of.setdefault(image, len(row_of))
         rows += [row] * len(tags)
         columns += [tag - 1 for tag in tags]

@@ -115,12 +115,19 @@ def pick_files(listed: Mapping[str, list[Path]], names: Iterable[str], where: st
         problems += [
             f"{where}: {files[name]} and {other} have the same name and different content; remove one of them"
             for other in others
-            if not filecmp.cmp(files[name], other, shallow=False)
+            if not _is_copy(files[name], other)
         ]
     if absent:
         problems.append(f"{where}: {len(absent)} files are missing: {name_some(absent, 12)}; {remedy}")
     raise_collected(problems)
     return files
+
+
+def _is_copy(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:  # one of them cannot be read: nobody knows whether it is a copy
+        return False
 
 
 class ImageListing(NamedTuple):

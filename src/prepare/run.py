@@ -19,7 +19,7 @@ from src.data.metadata_writer import MetadataContent, write_into
 from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.inputs import refuse_replaced_inputs
+from src.prepare.inputs import named_inputs, refuse_replaced_inputs
 from src.prepare.sample import WORDS
 from src.prepare.word_vectors import OpenVectors, look_up, open_vectors, vector_notes, write_tag_vectors
 from src.text import printable
@@ -42,7 +42,7 @@ def prepare(settings: SourceSettings, vectors: VectorSettings | None, output: Ou
     """
     vectors = vectors or VectorSettings(word_vectors=str(WORDS))
     if isinstance(settings, WordVectorsSettings) and settings.tags is not None:
-        return write_tag_vectors(settings.tags, vectors, output)
+        return write_tag_vectors(settings.tags, vectors, output, named_inputs(settings, vectors))
     refuse_replaced_inputs(settings, vectors, output.output)
     with open_output(output.output, output.overwrite) as folder:
         opened = open_vectors(vectors)  # before the source is read, so that a misspelt path does not cost minutes

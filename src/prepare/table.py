@@ -19,6 +19,7 @@ from src.prepare.files import ImageFilter, read_names
 from src.prepare.table_files import PART_OF_SPLIT, Table, read_folder, read_table
 from src.prepare.table_images import Located, locate
 from src.prepare.table_tags import Tagging, join_tags, same_tag_key, split_cells
+from src.text import shortened
 
 VAL_FRACTION = 0.2
 
@@ -166,12 +167,13 @@ def _part_of_images(
         part = PART_OF_SPLIT.get(value)
         if part is None:
             raise UserError(
-                f"{table.place(row)}: the split is {splits[row]!r}, which is none of {', '.join(PART_OF_SPLIT)}"
+                f"{table.place(row)}: the split is {shortened(splits[row], 80)!r}, which is none of "
+                f"{', '.join(PART_OF_SPLIT)}"
             )
         if part_of.setdefault(image, part) != part:
             raise UserError(
-                f"{table.place(row)}: {table.paths[row]} is {part} here, but {part_of[image]} before; an image can be "
-                "only one"
+                f"{table.place(row)}: {shortened(table.paths[row], 200)} is {part} here, but {part_of[image]} before; "
+                "an image can be only one"
             )
     counts = ", ".join(f"{value} {count:,}" for value, count in sorted(Counter(values).items()))
     return part_of, [f"{table.unit}s by split: {counts}; all but train are for validation"]

@@ -146,6 +146,8 @@ def _read_parquet(path: Path) -> RawTable:
                         "the size of the file; save it as CSV if that is right"
                     )
                 values += batch.column(0).to_pylist()
+            if len(values) != num_rows:
+                raise UserError(f"--source {path}: column {names[index]!r} has {len(values):,} of {num_rows:,} rows")
         return values
 
     def is_plain(kind: Any) -> bool:

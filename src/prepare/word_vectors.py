@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from src.data.metadata import load_metadata
 from src.errors import UserError, name_some, prefix_errors
 from src.prepare.collected import Collected
 from src.prepare.files import read_names
-from src.utils.files import atomic_write, check_writable
+from src.utils.files import atomic_write, check_writable, refuse_inputs
 from src.word_vectors.base import WordSource
 from src.word_vectors.encoders import open_encoder
 from src.word_vectors.lookup import LabelVectors, label_vectors, missing_message, read_aliases
@@ -99,8 +99,16 @@ def collect(settings: WordVectorsSettings) -> Collected:
     )
 
 
-def write_tag_vectors(tag_file: Path, vectors: VectorSettings, settings: OutputSettings) -> list[str]:
+def write_tag_vectors(
+    tag_file: Path, vectors: VectorSettings, settings: OutputSettings, inputs: Iterable[tuple[str, Path]]
+) -> list[str]:
     """Write the vectors of a list of tags and return the report.
+
+    Args:
+        tag_file: the tags, one per line.
+        vectors: source of the vectors.
+        settings: the file to write; its words get the same name with ``.txt``.
+        inputs: flags and files that the run reads, which are never replaced.
 
     Raises:
         UserError: a tag has no vector, a flag makes no sense with a list of tags, or a file is in the way.
@@ -111,6 +119,7 @@ def write_tag_vectors(tag_file: Path, vectors: VectorSettings, settings: OutputS
         raise UserError(f"--output {output}: with --tags, give the name of a .npy file")
     if vectors.extra_words or settings.official or settings.train_with_unseen != "keep":
         raise UserError("--extra-words, --official and --train-with-unseen are about metadata folders; leave them out")
+    refuse_inputs({"--output": output, "--output with .txt": words}, inputs)
     for path in (output, words):
         if path.exists() and not settings.overwrite:
             raise UserError(f"--output {output}: {path} exists; choose another name or give --overwrite")
@@ -120,5 +129,7 @@ def write_tag_vectors(tag_file: Path, vectors: VectorSettings, settings: OutputS
     with atomic_write(words, "w") as text, atomic_write(output) as binary:
         text.writelines(f"{label}\n" for label in found.labels)
         np.save(binary, found.vectors.t().contiguous().numpy(), allow_pickle=False)
+        # Vectors and words of two runs never lie together: the words go first and come last
+        Path(os.path.realpath(words)).unlink(missing_ok=True)
     dim, count = found.vectors.shape
     return [f"{count:,} vectors of length {dim} from {found.source}, words in {words}", *vector_notes(found)]
