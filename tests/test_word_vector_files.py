@@ -216,6 +216,8 @@ def test_a_word_of_white_space_is_found_for_no_label(tmp_path, token, place):
         (vec(["a", "area 51", "51", "b"]), ["a", "area 51", "51", "b"]),
         (vec(["a", "b"]) + "c 1 2\n" + "d 1 2 3\n" + "# end\n", ["a", "b", "d"]),
         ("/c/en/hot_dog 1 2\n/c/en/dog 1 2\n/c/de/hund 1 2\n", ["hot_dog", "dog", "/c/de/hund"]),
+        ("a 1 2\rb 3 4\rc 5 6\r", ["a", "b", "c"]),
+        (" a 1 2\n  b c 3 4\n", ["a", "b c"]),
         ("a 1e-05\nb -1E+3\nc .5\nd 2.\n", list("abcd")),
         ("4 1\na 1\nb 2\n", ["a", "b"]),
         ("4 3\na 1\nb 2\n", ["4", "a", "b"]),
@@ -708,19 +710,31 @@ def test_wink_json(tmp_path, name, indent):
     assert open_word_vectors(path).name == name
 
 
+def test_json_that_maps_words_to_numbers(tmp_path):
+    assert_holds_the_words(write(tmp_path, json.dumps(WORDS), "v.json.gz"))
+    path = write(tmp_path, json.dumps({**WORDS, "short": [1], "long": [1, 2, 3, 4]}), "w.json")
+    for word in ("short", "long"):
+        with pytest.raises(UserError, match=f"the vector of '{word}' has numbers that are"):
+            label_vectors(open_word_vectors(path), [word])
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"{", "not a complete JSON file of a wink-embeddings package"),
-        (json.dumps(WINK).encode()[:-9], "not a complete JSON file of a wink-embeddings package"),
-        (b'{"dimensions": 3, "words": ["\xff"], "vectors": {}}', "not a complete JSON file"),
+        (b"{", "is not complete JSON: "),
+        (json.dumps(WINK).encode()[:-9], "is not complete JSON: "),
+        (b'{"dimensions": 3, "words": ["\xff"], "vectors": {}}', "is not complete JSON: "),
+        (b'{"a": {"b": 1}}', "is no JSON of word vectors, which maps words to numbers or"),
+        (b'{"a": [1, "x"]}', "is no JSON of word vectors"),
+        (b'{"dimensions": "3", "words": [], "vectors": {}}', "is no JSON of word vectors"),
+        (b"{}", "holds no word vectors"),
         (b'{"dimensions": 0, "words": ["a"], "vectors": {"a": []}}', "holds no word vectors"),
         (b'{"dimensions": 3, "words": [], "vectors": {}}', "holds no word vectors"),
         (b'{"dimensions": 3, "words": ["a"], "vectors": {}}', "the vector of 'a' has numbers that are"),
         (b'{"dimensions": 3, "words": ["a"], "vectors": {"a": [1]}}', "the vector of 'a' has numbers that are"),
         (b'{"dimensions": 3, "words": ["a"], "vectors": {"a": ["x", 1, 2]}}', "the vector of 'a' has numbers that are"),
         (b'{"dimensions": 99999999999, "words": ["a"], "vectors": {"a": [1]}}', "holds no word vectors"),
-        (b'{"a": ' + b"[" * 100_000, "not a complete JSON file"),
+        (b'{"a": ' + b"[" * 100_000, "is not complete JSON: "),
         (b'{"dimensions": 1, "words": ["a"], "vectors": {"a": [1e39]}}', "the vector of 'a' has numbers that are"),
     ],
 )
@@ -831,6 +845,14 @@ def test_packages_that_are_wrong(tmp_path):
 
 # Other files
 
+
+def zipped(name: str, content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as written:
+        written.writestr(name, content)
+    return stream.getvalue()
+
+
 COMPRESSED = gzip.compress((TEXT * 200).encode())
 DAMAGED_ZIP = io.BytesIO()
 with zipfile.ZipFile(DAMAGED_ZIP, "w") as whole:
@@ -852,6 +874,7 @@ with zipfile.ZipFile(DAMAGED_ZIP, "w") as whole:
         ("x.txt", b"\n<!DOCTYPE html>\n<html></html>\n", "is a web page"),
         ("x.txt", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("x.zst", b"\x28\xb5\x2f\xfd" + bytes(50), "unpack it first"),
+        ("x.zip", zipped("v.txt.gz", gzip.compress(TEXT.encode())), "is packed twice; unpack it first"),
         ("x.tar", b"v.txt" + bytes(252) + b"ustar" + bytes(300), "is a tar archive; unpack it first"),
     ],
     ids=itertools.count(),  # the bytes hold the time, which must not be in the names of tests

