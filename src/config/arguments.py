@@ -9,12 +9,17 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from src.errors import UserError
 from src.options import DEVICES, ENGINES, TRUNCATED
+from src.text import shortened
 
+_MAX_NAME, _MAX_PATH = 255, 4095  # bytes of a file's name and of a path
+_MAX_INT = 2**31 - 1
+_MAX_THREADS = 1024
 _LONG_FLAG = re.compile(r"(--[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
 
@@ -40,13 +45,45 @@ class ArgumentParser(argparse.ArgumentParser):
             **options,  # type: ignore[arg-type]
         )
         self.register("type", Path, _path)
+        self.register("type", None, _text)
+        self.checks_needs = True  # see needing(); a recipe may hold settings of parts that it does not use
+        self._given: dict[argparse.Action, Sequence[str]] = {}
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """Parse like argparse, after converting flags to their declared spelling."""
         arguments = list(sys.argv[1:] if args is None else args)
         end = arguments.index("--") if "--" in arguments else len(arguments)  # no flags after it
         flags = [self._declared_spelling(argument) for argument in arguments[:end]]
-        return super().parse_known_args(flags + arguments[end:], namespace)
+        self._given.clear()
+        namespace, left = super().parse_known_args(flags + arguments[end:], namespace)
+        if self.checks_needs:
+            for action, words in self._given.items():
+                self._check_needs(action, words, namespace)
+        return namespace, left
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Convert like argparse, which calls this for each flag of the command line, and note the flag."""
+        if action.option_strings:
+            self._given[action] = arg_strings
+        return super()._get_values(action, arg_strings)
+
+    def _check_needs(self, action: argparse.Action, words: Sequence[str], namespace: argparse.Namespace) -> None:
+        rule: _Needs | None = getattr(action, "needs", None)
+        if rule is None or getattr(namespace, action.dest) in rule.harmless:
+            return
+        flag, shown = action.option_strings[-1], " ".join((action.option_strings[-1], *words))
+        needed = " or ".join(rule.flags).replace("|", " or ")
+        if rule.flags and not any(self._is_set(other, namespace) for other in rule.flags):
+            raise UserError(f"{shown}: has no effect without {needed}; give that too, or no {flag}")
+        for other in rule.excluded:
+            if self._is_set(other, namespace):
+                raise UserError(f"{shown}: has no effect with {other}; leave one of the two out")
+
+    def _is_set(self, condition: str, namespace: argparse.Namespace) -> bool:
+        name, _, values = condition.partition(" ")
+        action = self._option_string_actions[name]
+        value = getattr(namespace, action.dest)
+        return str(value) in values.split("|") if values else value != action.default
 
     def long_flags(self) -> dict[str, argparse.Action]:
         """Map each long flag as declared, without its leading dashes, to its action."""
@@ -64,6 +101,28 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+@dataclass(frozen=True)
+class _Needs:
+    flags: tuple[str, ...]
+    excluded: tuple[str, ...]
+    harmless: tuple[Any, ...]
+
+
+def needing(
+    action: argparse.Action, *flags: str, excluded: Sequence[str] = (), harmless: Sequence[Any] = ()
+) -> argparse.Action:
+    """Declare what a flag has no effect without; :class:`ArgumentParser` refuses it there, if it is given.
+
+    Args:
+        action: the flag.
+        flags: one of these must be set: ``--flag``, or ``--flag value|value``.
+        excluded: none of these may be set.
+        harmless: values that say what holds anyway.
+    """
+    action.needs = _Needs(flags, tuple(excluded), tuple(harmless))  # type: ignore[attr-defined]
+    return action
+
+
 def not_empty(text: str) -> str:
     """Argparse type: a text of at least one letter."""
     if not text.strip():
@@ -71,18 +130,58 @@ def not_empty(text: str) -> str:
     return text
 
 
+def file_name(text: str) -> str:
+    """Argparse type: a path as text, of a length that a file can have."""
+    if any(len(os.fsencode(part)) > _MAX_NAME for part in Path(not_empty(text)).parts):
+        raise argparse.ArgumentTypeError(
+            f"{_shown(text)} has a name of more than {_MAX_NAME} bytes; give a shorter one"
+        )
+    if len(os.fsencode(text)) > _MAX_PATH:
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is longer than {_MAX_PATH} bytes; give a shorter path")
+    return text
+
+
 def _path(text: str) -> Path:
-    return Path(not_empty(text))
+    return Path(file_name(text))
+
+
+def _text(text: str) -> str:
+    """Take what a flag without a type is given; a blank may separate something."""
+    return text or not_empty(text)
+
+
+def _shown(text: str) -> str:
+    return repr(shortened(text, 60))
 
 
 def positive_int(text: str) -> int:
-    """Argparse type: a whole number from 1."""
-    return _whole_number(text, 1)
+    """Argparse type: a whole number from 1 that 31 bits hold, which is what sizes and counts are made of."""
+    return _whole_number(text, 1, _MAX_INT)
 
 
 def non_negative_int(text: str) -> int:
-    """Argparse type: a whole number from 0."""
-    return _whole_number(text, 0)
+    """Argparse type: a whole number from 0 that 31 bits hold."""
+    return _whole_number(text, 0, _MAX_INT)
+
+
+def seed_number(text: str) -> int:
+    """Argparse type: the seed of a random generator."""
+    return _whole_number(text, 0, 2**64 - 1)
+
+
+def signed_seed_number(text: str) -> int:
+    """Argparse type: a seed for PyTorch."""
+    return _whole_number(text, -(2**63), 2**64 - 1)
+
+
+def thread_count(text: str) -> int:
+    """Argparse type: a number of threads; more than this only wait for each other, or end the program."""
+    return _whole_number(text, 1, _MAX_THREADS)
+
+
+def worker_count(text: str) -> int:
+    """Argparse type: a number of threads or processes, or 0."""
+    return _whole_number(text, 0, _MAX_THREADS)
 
 
 def fraction(text: str) -> float:
@@ -104,14 +203,16 @@ def _number(text: str, is_valid: Callable[[float], bool], meaning: str) -> float
     with suppress(ValueError):
         if is_valid(value := float(text)):
             return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a {meaning}")
+    raise argparse.ArgumentTypeError(f"{_shown(text)} is not a {meaning}")
 
 
-def _whole_number(text: str, low: int) -> int:
+def _whole_number(text: str, low: int, high: int) -> int:
     with suppress(ValueError):
-        if (value := int(text)) >= low:
+        if low <= (value := int(text)) <= high:
             return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low}")
+        if value > high:
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is more than {high:,}; give a smaller number")
+    raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number from {low}")
 
 
 def add_device_flag(parser: argparse._ActionsContainer) -> None:
@@ -136,13 +237,13 @@ def add_engine_flag(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_workers_flag(parser: argparse._ActionsContainer) -> None:
-    """Add ``-j/--workers``."""
+def add_workers_flag(parser: argparse._ActionsContainer) -> argparse.Action:
+    """Add ``-j/--workers``, and return it."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument(
+    return parser.add_argument(
         "-j",
         "--workers",
-        type=non_negative_int,
+        type=worker_count,
         default=min(8, processors),
         metavar="N",
         help="background workers that read images; 0 reads them in the main process",

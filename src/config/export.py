@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.config.arguments import ArgumentParser, add_workers_flag, non_negative_int, positive_int
+from src.config.arguments import (
+    ArgumentParser,
+    add_workers_flag,
+    file_name,
+    needing,
+    positive_int,
+    seed_number,
+    thread_count,
+)
 from src.config.settings import add_flags, flag, settings_of
 from src.errors import UserError
 from src.options import DATASET_KINDS, DatasetKind
@@ -42,14 +50,17 @@ class ExportSettings:
     calibration: Sequence[str] = flag(
         (),
         nargs="+",
+        type=file_name,
         metavar="PATH",
         help="images that set the number ranges for --int8: a metadata folder (its training images are used), or "
         "images, folders and lists as for infer.py --pic_path",
     )
-    calibration_size: int = flag(200, type=positive_int, metavar="N", help="number of images to draw from them")
-    seed: int = flag(0, type=non_negative_int, help="random seed of the draw of calibration images")
+    calibration_size: int = flag(
+        200, needs=["--int8"], type=positive_int, metavar="N", help="number of images to draw from them"
+    )
+    seed: int = flag(0, needs=["--int8"], type=seed_number, help="random seed of the draw of calibration images")
     num_threads: int | None = flag(
-        None, type=positive_int, metavar="N", help="CPU threads to compute with (default: all)"
+        None, type=thread_count, metavar="N", help="CPU threads to compute with (default: all)"
     )
     workers: int
 
@@ -78,7 +89,7 @@ def export_parser(description: str | None) -> ArgumentParser:
     """Build the parser."""
     parser = ArgumentParser(prog="export.py", description=description)
     add_flags(parser, ExportSettings, separator="_")
-    add_workers_flag(parser)
+    needing(add_workers_flag(parser), "--int8")
     return parser
 
 

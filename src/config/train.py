@@ -15,11 +15,13 @@ from src.config.arguments import (
     add_exact_flag,
     add_reading_flags,
     add_workers_flag,
+    file_name,
     fraction,
+    needing,
     non_negative_int,
-    not_empty,
     positive_float,
     positive_int,
+    signed_seed_number,
 )
 from src.config.settings import settings_of
 from src.options import (
@@ -45,6 +47,7 @@ from src.options import (
     Unknown,
 )
 
+_FROZEN = ("--freeze-backbone",)
 IMAGE_SIZE = 224
 LR_FINE_TUNING = 2.5e-5  # the released COCO script
 LR_FROZEN = 1e-3  # a fresh head on fixed features takes a larger one (chosen on Corel5k, docs/results.md)
@@ -224,7 +227,7 @@ def train_parser(description: str | None) -> ArgumentParser:
         "recipe with settings: a name from recipes/ or a TOML file; flags on the command line take precedence, and "
         "--no-FLAG turns a switch of the recipe off"
     )
-    parser.add_argument("--recipe", metavar="NAME", help=recipe_help)
+    parser.add_argument("--recipe", type=file_name, metavar="NAME", help=recipe_help)
     _add_data_flags(parser)
     _add_model_flags(parser)
     _add_loss_flags(parser)
@@ -238,17 +241,19 @@ def train_parser(description: str | None) -> ArgumentParser:
 def _add_data_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--data", metavar="DIR", help="image folder (default: the one recorded in the metadata folder)")
+    add("--data", type=file_name, metavar="DIR", help="image folder (default: the one recorded in the metadata folder)")
     metadata_help = "metadata folder with labels, split and word vectors (default: --data if it is one, else data/COCO)"
-    add("--metadata", metavar="DIR", help=metadata_help)
+    add("--metadata", type=file_name, metavar="DIR", help=metadata_help)
     dim_help = "expected length of the word vectors; train.py stops if the metadata folder has others"
     add("--wordvec_dim", type=positive_int, metavar="D", help=dim_help)
     size_help = "images are resized to N x N pixels (default: 224, or the size of the SDL checkpoint in --model-path)"
     add("--image-size", type=positive_int, metavar="N", help=size_help)
     augmentation_help = "randaugment: the package that the released code uses; torchvision: its RandAugment"
-    add("--augmentation", choices=AUGMENTATIONS, default="randaugment", help=augmentation_help)
+    augmentation = add("--augmentation", choices=AUGMENTATIONS, default="randaugment", help=augmentation_help)
+    needing(augmentation, excluded=_FROZEN, harmless=["none"])
     cutout_help = "side of the cutout square as a fraction of the image side; 0 disables cutout"
-    add("--cutout", type=fraction, default=0.5, metavar="FRACTION", help=cutout_help)
+    cutout = add("--cutout", type=fraction, default=0.5, metavar="FRACTION", help=cutout_help)
+    needing(cutout, excluded=_FROZEN, harmless=[0])
     add_exact_flag(group)
     add_reading_flags(group)
     add_workers_flag(group)
@@ -266,7 +271,7 @@ def _add_model_flags(parser: ArgumentParser) -> None:
         "initial weights: a file with an ImageNet backbone or an SDL checkpoint; auto: an installed package, or a file "
         "in ./ or ./models/; timm: download; none: random"
     )
-    add("--model-path", type=not_empty, default="auto", metavar="FILE", help=path_help)
+    add("--model-path", type=file_name, default="auto", metavar="FILE", help=path_help)
     add(
         "--use-ema",
         action="store_true",
@@ -284,14 +289,14 @@ def _add_model_flags(parser: ArgumentParser) -> None:
     freeze_help = "train only the head, on features that are computed once, without augmentation"
     add("--freeze-backbone", action="store_true", help=freeze_help)
     cache_help = "folder where --freeze-backbone stores features (default: feature_cache in the metadata folder)"
-    add("--feature-cache", type=Path, metavar="DIR", help=cache_help)
+    needing(add("--feature-cache", type=Path, metavar="DIR", help=cache_help), *_FROZEN)
     bn_help = "normalise with the stored batch-norm statistics, which stay fixed; useful for fine-tuning on few images"
-    add("--freeze-bn", action="store_true", help=bn_help)
+    needing(add("--freeze-bn", action="store_true", help=bn_help), excluded=_FROZEN)
     checkpointing_help = (
         "recompute activations in the backward pass: less memory, more time; running batch-norm statistics are updated "
         "twice per step"
     )
-    add("--grad-checkpointing", action="store_true", help=checkpointing_help)
+    needing(add("--grad-checkpointing", action="store_true", help=checkpointing_help), excluded=_FROZEN)
     abn_help = "use InPlaceABN in TResNet: less memory; needs the inplace-abn package"
     add("--inplace-abn", action="store_true", help=abn_help)
     add_device_flag(group)
@@ -318,7 +323,8 @@ def _add_optimisation_flags(parser: ArgumentParser) -> None:
     lr_help = f"peak learning rate (default: {LR_FINE_TUNING:g}, or {LR_FROZEN:g} with --freeze-backbone)"
     add("--lr", type=positive_float, help=lr_help)
     scale_help = "learning rate of the backbone as a multiple of --lr"
-    add("--lr-backbone-scale", type=positive_float, default=1.0, metavar="X", help=scale_help)
+    scale = add("--lr-backbone-scale", type=positive_float, default=1.0, metavar="X", help=scale_help)
+    needing(scale, excluded=_FROZEN, harmless=[1.0])
     schedule_help = "learning rate after the warm-up: OneCycle (released code), half a cosine to 0, or constant"
     add("--schedule", choices=SCHEDULES, default="one_cycle", help=schedule_help)
     warm_up_help = "fraction of all steps in which the learning rate rises"
@@ -335,7 +341,7 @@ def _add_optimisation_flags(parser: ArgumentParser) -> None:
     )
     add("--ema", type=below_one, metavar="DECAY", help=ema_help)
     seed_help = "random seed; on a CPU, runs with the same seed are equal (default: drawn at random)"
-    add("--seed", type=int, metavar="N", help=seed_help)
+    add("--seed", type=signed_seed_number, metavar="N", help=seed_help)
 
 
 def _add_speed_flags(parser: ArgumentParser) -> None:
@@ -370,9 +376,11 @@ def _add_selection_flags(parser: ArgumentParser) -> None:
     )
     add("--select-on", choices=SELECTIONS, default="test", help=select_help)
     val_help = "fraction of the training images to hold out for --select-on seen and held-out"
-    add("--val-share", type=share, default=0.1, metavar="FRACTION", help=val_help)
+    val_share = add("--val-share", type=share, default=0.1, metavar="FRACTION", help=val_help)
+    needing(val_share, "--select-on seen|held-out")
     labels_help = "fraction of the seen labels to use as pseudo-unseen labels for --select-on held-out"
-    add("--held-out-labels", type=share, default=0.2, metavar="FRACTION", help=labels_help)
+    labels = add("--held-out-labels", type=share, default=0.2, metavar="FRACTION", help=labels_help)
+    needing(labels, "--select-on held-out")
     metric_help = "metric that selects the best epoch"
     add("--best-metric", choices=("F1@3", "F1@5", "mAP", "mAP_skip"), default="F1@3", help=metric_help)
     stopping_help = "stop after this many epochs without improvement (default: never)"
@@ -393,7 +401,7 @@ def _add_output_flags(parser: ArgumentParser) -> None:
     epochs_help = "keep a checkpoint of every N-th epoch (default: only the last and the best epochs)"
     add("--save-epochs", type=positive_int, metavar="N", help=epochs_help)
     keep_help = "number of --save-epochs checkpoints to keep, latest first (default: all)"
-    add("--keep", type=positive_int, metavar="K", help=keep_help)
+    needing(add("--keep", type=positive_int, metavar="K", help=keep_help), "--save-epochs")
     bad_help = (
         "stop when more than N training images are unreadable; each is replaced by another image until then (default: "
         "a tenth of the images, at least 10)"

@@ -14,10 +14,12 @@ from src.config.arguments import (
     add_exact_flag,
     add_reading_flags,
     add_workers_flag,
+    file_name,
     finite_float,
     fraction,
-    non_negative_int,
+    needing,
     positive_int,
+    seed_number,
 )
 from src.config.inputs import model_inputs
 from src.config.settings import add_flags, flag, settings_of
@@ -31,10 +33,14 @@ class ImageSettings:
     """The images to measure on, and how they are run through the model; the fields are the flags of the same names."""
 
     data: str | None = flag(
-        None, metavar="DIR", help="image folder (default: the one recorded in the metadata folder or the checkpoint)"
+        None,
+        type=file_name,
+        metavar="DIR",
+        help="image folder (default: the one recorded in the metadata folder or the checkpoint)",
     )
     metadata: str | None = flag(
         None,
+        type=file_name,
         metavar="DIR",
         help="metadata folder (default: --data if it is one, else the one of the checkpoint's training run)",
     )
@@ -79,7 +85,9 @@ class ValidateSettings:
 def validate_parser(description: str | None) -> ArgumentParser:
     """Build the parser."""
     parser = ArgumentParser(prog="validate.py", description=description)
-    parser.add_argument("positional_data", metavar="DATA", nargs="?", help="image folder, same as --data")
+    parser.add_argument(
+        "positional_data", type=file_name, metavar="DATA", nargs="?", help="image folder, same as --data"
+    )
     add_flags(parser, ImageSettings)
     add_exact_flag(parser)
     add_reading_flags(parser)
@@ -139,23 +147,25 @@ def _add_measure_flags(parser: ArgumentParser) -> None:
         help="fit per-label thresholds, probabilities and the bias of seen labels on a part of the images, measure "
         "them on the rest, and write them to a copy of the checkpoint, with a reliability plot beside it",
     )
-    add(
+    fit = "--fit-thresholds"
+    share = add(
         "--fit-share",
         type=fraction,
         default=0.5,
         metavar="SHARE",
         help="share of the images that --fit-thresholds fits on",
     )
-    add(
+    needing(share, fit)
+    bias = add(
         "--fit-bias",
         choices=SEEN_BIASES,
         default="labels",
         help="how --fit-thresholds sets the bias of seen labels: from the labels of the images, including unseen ones, "
         "or from the gap between seen and unseen scores, without any unseen label",
     )
-    add(
-        "--seed", type=non_negative_int, default=0, help="seed of the random division of the images by --fit-thresholds"
-    )
+    needing(bias, fit)
+    seed_help = "seed of the random division of the images by --fit-thresholds"
+    needing(add("--seed", type=seed_number, default=0, help=seed_help), fit)
 
 
 def validate_settings(args: Namespace) -> ValidateSettings:
@@ -206,7 +216,5 @@ def _check_fit(args: Namespace) -> None:
         raise UserError(f"{flag}: is the checkpoint itself; choose another name")
     if args.json is not None and target == os.path.realpath(args.json):
         raise UserError(f"--json and {flag}: the same file; give each its own")
-    if args.seed >= 2**64:
-        raise UserError(f"--seed {args.seed}: must be from 0 to 2**64 - 1")
     if not 0 < args.fit_share < 1:
         raise UserError(f"--fit-share {args.fit_share:g}: must leave images to fit on and to measure on; give e.g. 0.5")
