@@ -220,7 +220,7 @@ class VocSettings(SourceSettings):
         help="share of your own classes to hold out of training; default: 0.2",
     )
     seed: int | None = flag(
-        None, type=non_negative_int, help="random seed of the chosen classes and images of your own; default: 0"
+        None, type=seed_number, help="random seed of the chosen classes and images of your own; default: 0"
     )
     difficult: str = flag(
         "unknown",
