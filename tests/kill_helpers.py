@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.conftest import ROOT
-
+ROOT = Path(__file__).resolve().parent.parent  # the driver imports this file: without tests.conftest and its torch
 # The driver itself computes nothing: threads of PyTorch do not survive a fork.
 _DRIVER = """
 import importlib, json, os, signal, sys
@@ -25,7 +24,7 @@ def watch(name, moment, count):
         return original(*arguments, **options)
     setattr(os, name, watched)
 
-module = importlib.import_module(sys.argv[1])
+module, *_ = map(importlib.import_module, sys.argv[1:])
 for line in sys.stdin:
     argv, moment = json.loads(line)
     reader, writer = os.pipe()
@@ -57,15 +56,16 @@ class KilledRuns:
     """Start runs of a module's ``main``, one at a time.
 
     Args:
-        module: its name; it should import what a run needs, which takes time.
+        module: its name.
+        imports: names of modules that its ``main`` imports, which takes time.
     """
 
-    def __init__(self, module: str) -> None:
-        self._module = module
+    def __init__(self, module: str, *imports: str) -> None:
+        self._modules = (module, *imports)
 
     def __enter__(self) -> KilledRuns:
         self._driver = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _DRIVER, self._module],
+            [sys.executable, "-W", "ignore", "-c", _DRIVER, *self._modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -264,6 +264,12 @@ def test_the_next_start_sweeps_what_a_killed_writer_left(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_the_first_file_in_a_folder_sweeps_it(tmp_path):
+    (tmp_path / ".sdl-deadbeef.tmp").write_text("half")
+    write_json(tmp_path / "x", 1)
+    assert os.listdir(tmp_path) == ["x"]
+
+
 def test_check_writable_neither_opens_a_fifo_nor_touches_a_device(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/null", "/dev/stdout"):

@@ -19,6 +19,7 @@ from tests.kill_helpers import KilledRuns
 from tests.script_helpers import stored
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+INFER = ("src.inference.run", "src.visualize", "src.checkpoint.own", "jinja2")
 
 
 def moments(calls: int, most: int) -> list[int]:
@@ -73,13 +74,13 @@ def test_infer_killed_at_any_call_resumes_to_the_same_outputs(place, tmp_path):
     out = tmp_path / "out"
     flags = ("--model_path", place / "0.ckpt", "--pic_path", place / "in", "-j", 0, "--top_k", 2, "--annotate")
     files = ("--json", out / "tags.json", "--csv", out / "tags.csv", "--path_output", out / "drawn")
-    with KilledRuns("infer") as runs:
+    with KilledRuns("infer", *INFER) as runs:
         status, calls = runs.run(*flags, *files)
         assert status == 1  # one image is broken
         whole = {path.name: path.read_bytes() for path in (out / "tags.json", out / "tags.csv")}
         drawn = {NAME, "0.png", "1.png", "3.png"}
         assert names(out / "drawn") == drawn
-        for moment in moments(calls, 8):
+        for moment in moments(calls, 6):
             shutil.rmtree(out)
             assert runs.run(*flags, *files, kill_before=moment).status == -signal.SIGKILL
             for name, content in whole.items():
@@ -94,13 +95,13 @@ def test_infer_killed_at_any_call_resumes_to_the_same_outputs(place, tmp_path):
 def test_infer_killed_while_it_replaces_a_page_keeps_the_old_one(place, tmp_path):
     page = tmp_path / "page.html"
     flags = ("--model_path", place / "0.ckpt", "-j", 0, "--no_picture", "--html", page)
-    with KilledRuns("infer") as runs:
+    with KilledRuns("infer", *INFER) as runs:
         runs.run(*flags, "--pic_path", place / "in" / "0.png")
         old = page.read_bytes()
         calls = runs.run(*flags, "--pic_path", place / "in").calls
         new = page.read_bytes()
         assert old != new
-        for moment in moments(calls, 4):
+        for moment in moments(calls, 3):
             page.write_bytes(old)
             assert runs.run(*flags, "--pic_path", place / "in", kill_before=moment).status == -signal.SIGKILL
             assert page.read_bytes() in (old, new), moment
@@ -112,13 +113,13 @@ def test_average_killed_at_any_call_leaves_no_stale_digest(place, tmp_path):
     path = tmp_path / "mean.ckpt"
     flags = ("average", "--output", path)
     one, other = ((*flags, place / "0.ckpt", place / name) for name in ("0.ckpt", "1.ckpt"))
-    with KilledRuns("src.checkpoint.__main__") as runs:
+    with KilledRuns("src.checkpoint.__main__", "src.checkpoint.average") as runs:
         assert runs.run(*one).status == 0
         old = stored(path)["settings"]
         calls = runs.run(*other).calls
         new = stored(path)["settings"]
         assert old != new
-        for moment in moments(calls, 6):
+        for moment in moments(calls, 4):
             assert runs.run(*one).status == 0
             assert runs.run(*other, kill_before=moment).status == -signal.SIGKILL
             assert stored(path)["settings"] in (old, new), moment

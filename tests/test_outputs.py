@@ -97,6 +97,11 @@ def test_overwriting_an_image_is_refused(tmp_path):
         ({"path_output": tmp_path / "link", "annotate": True}, paths, "--path_output .*link: would overwrite .*0.png"),
         ({"path_output": tmp_path, "annotate": True}, [gif, path], "--path_output .*0.png"),
         ({"write_keywords": tmp_path}, paths, f"--write_keywords {tmp_path}: would .* choose another folder"),
+        (
+            {"path_output": out, "annotate": True, "html": out / "0.png"},
+            paths,
+            "--html .*0.png: an image of --path_out",
+        ),
         ({"path_output": out, "annotate": True, "write_keywords": out}, paths, "--write_keywords .*: is --path"),
         ({"path_output": out, "explain": 2, "write_keywords": out}, paths, "--write_keywords .*: is"),
     ):

@@ -91,14 +91,17 @@ def check_images(options: OutputOptions, paths: Sequence[Path], names: Mapping[P
     if options.draws:
         written = {names[path].drawing for path in paths} if options.annotate else set()
         written |= {names[path].why for path in paths} if options.explain is not None else set()
-        _check_folder("--path_output", drawings, written, paths)
+        _check_folder("--path_output", drawings, written, paths, options)
     if copies is not None:
-        _check_folder("--write_keywords", copies, {names[path].copy for path in paths}, paths)
+        _check_folder("--write_keywords", copies, {names[path].copy for path in paths}, paths, options)
 
 
-def _check_folder(flag: str, folder: Path, written: set[str], paths: Iterable[Path]) -> None:
-    """Check that a folder can be written to, and that none of the names written there is that of an image."""
+def _check_folder(flag: str, folder: Path, written: set[str], paths: Iterable[Path], options: OutputOptions) -> None:
+    """Check that a folder can be written to, and that no name written there is that of an image or another output."""
     check_folder(folder, flag)
+    for other, path in options.files.items():
+        if path.name in written and os.path.realpath(path.parent) == os.path.realpath(folder):
+            raise UserError(f"{other} {path}: an image of {flag} has this name; choose another file")
     there = sorted(written.intersection(os.listdir(folder))) if folder.is_dir() else []
     if not there:
         return

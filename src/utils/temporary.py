@@ -20,6 +20,7 @@ from src.utils.locks import UNFOLLOWED, is_same_file, try_lock
 
 _PREFIX, _SUFFIX = ".sdl-", ".tmp"
 _NAME = re.compile(r"\.sdl-[a-z0-9_]{8}\.tmp")
+_swept: set[Path] = set()
 _OLD = 24 * 3600.0  # seconds without a change, after which a file counts as dead where there are no locks
 
 
@@ -27,7 +28,8 @@ _OLD = 24 * 3600.0  # seconds without a change, after which a file counts as dea
 def temporary_file(folder: Path) -> Iterator[tuple[int, str]]:
     """Make a temporary file in a folder, private to its owner, to be renamed before the block ends.
 
-    It is removed if the block ends with an exception. The block closes the descriptor.
+    It is removed if the block ends with an exception. The block closes the descriptor. The first file in a folder
+    sweeps what killed runs left there.
 
     Yields:
         (descriptor, path).
@@ -35,6 +37,9 @@ def temporary_file(folder: Path) -> Iterator[tuple[int, str]]:
     Raises:
         OSError: on entering: it cannot be created.
     """
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep_temporary(folder)
     while True:
         descriptor, path = tempfile.mkstemp(dir=folder, prefix=_PREFIX, suffix=_SUFFIX)
         if try_lock(descriptor) is not False and is_same_file(descriptor, path):
