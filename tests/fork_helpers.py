@@ -18,7 +18,7 @@ from tests.script_helpers import one_thread
 
 # train.py takes seconds to import, so every run is a fork, in a process group of its own. Steps are counted in a file.
 _DRIVER = """
-import json, os, sys, train
+import json, os, signal, sys, train
 import src.training.setup, src.training.tensorboard
 from src.training.tensorboard import Logger
 
@@ -26,8 +26,20 @@ class Counting(Logger):
     def step(self, global_step, scalars):
         os.pwrite(counter, b"%12d" % global_step, 0)
 
+def die_before(call):
+    left = [call]
+    def counted(original):
+        def wrapped(*arguments, **options):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **options)
+        return wrapped
+    for name in ("replace", "rename", "fsync", "unlink", "write"):
+        setattr(os, name, counted(getattr(os, name)))
+
 for line in sys.stdin:
-    argv, home = json.loads(line)
+    argv, home, call = json.loads(line)
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
@@ -35,6 +47,8 @@ for line in sys.stdin:
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
         counter = os.open(home + "/steps", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         src.training.tensorboard.Logger = lambda *_: Counting()
+        if call is not None:
+            die_before(call)
         status = train.main(argv)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -65,12 +79,15 @@ class Forks:
         self._driver.kill()
         self._driver.communicate()
 
-    def start(self, *arguments: object) -> Fork:
+    def start(self, *arguments: object, die_before: int | None = None) -> Fork:
+        """Start train.py; ``die_before``: it is killed before this call of the system that changes a file."""
         for name in ("out", "err", "steps"):
             (self._home / name).unlink(missing_ok=True)
         assert self._driver.stdin is not None
         assert self._driver.stdout is not None
-        self._driver.stdin.write(json.dumps([[str(argument) for argument in arguments], str(self._home)]) + "\n")
+        self._driver.stdin.write(
+            json.dumps([[str(argument) for argument in arguments], str(self._home), die_before]) + "\n"
+        )
         self._driver.stdin.flush()
         return Fork(_answer(self._driver.stdout, "pid"), self._driver.stdout, self._home)
 
