@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import prepare_data
+from src.config.prepare import OutputSettings
+from src.config.sources import SampleSettings
 from src.data.coco import read_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import ExtraWords, load_metadata
@@ -20,6 +22,7 @@ from src.data.metadata_folder import open_output
 from src.data.metadata_writer import MetadataContent, write_metadata
 from src.data.split import make_split
 from src.errors import UserError
+from src.prepare.run import prepare
 from src.utils.manifest import NAME
 from tests.prepare_helpers import prepare_sample
 from tests.script_helpers import call
@@ -264,6 +267,10 @@ def sample(output: Path, *flags: object) -> object:
     return call(prepare_data.main, "sample", "--output", output, "--train-images", 5, "--val-images", 3, *flags)
 
 
+def sample_directly(folder: Path) -> None:
+    prepare(SampleSettings(train_images=3, val_images=1), None, OutputSettings(output=folder, overwrite=True))
+
+
 def test_other_vectors_for_the_same_folder_keep_the_images_it_drew(tmp_path):
     folder = tmp_path / "photos"
     prepare_sample(folder, num_train=5, num_val=3)
@@ -277,6 +284,26 @@ def test_other_vectors_for_the_same_folder_keep_the_images_it_drew(tmp_path):
     assert load_metadata(tmp_path / "moved").image_root == tmp_path / "moved" / "images"
     assert sample(tmp_path / "moved", "--overwrite", "--train-images", 1).returncode == 0
     assert len(list((tmp_path / "moved" / "images").iterdir())) == 4
+
+
+def test_images_that_a_killed_run_left_half_way_are_not_recorded_elsewhere(tmp_path, monkeypatch):
+    folder = tmp_path / "m"
+    prepare_sample(folder, num_train=5, num_val=3)
+
+    def killed_at_once(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt  # after split.json names the files in the hidden sub-folder
+
+    monkeypatch.setattr(os, "link", killed_at_once)
+    with pytest.raises(KeyboardInterrupt):
+        sample_directly(folder)
+    monkeypatch.undo()
+    assert len(list(load_metadata(folder).image_root.iterdir())) == 4
+    arguments = ["--metadata", folder, "--word-vectors", folder, "--output"]
+    finished = call(prepare_data.main, "word-vectors", *arguments, tmp_path / "other")
+    assert (finished.returncode, "run it again first" in finished.stderr) == (2, True)
+    assert call(prepare_data.main, "word-vectors", *arguments, folder, "--overwrite").returncode == 0
+    assert load_metadata(folder).image_root == folder / "images"
+    assert len(list((folder / "images").iterdir())) == 8  # those of the earlier run stay, as the new labels name some
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ FORMATS: dict[str, Callable[[Path, list[str], list[list[int]]], Path]] = {
     "hint of Excel": lambda home, header, rows: write(home / "t.csv", header, rows, delimiter="|", first="sep=|\r\n"),
     "tabs in csv": lambda home, header, rows: write(home / "t.csv", header, rows, delimiter="\t"),
     "tsv": lambda home, header, rows: write(home / "t.tsv", header, rows, delimiter="\t"),
-    "UTF-16 of Excel": lambda home, header, rows: write(
-        home / "t.csv", header, rows, delimiter="\t", encoding="utf-16"
+    "Unicode text of Excel": lambda home, header, rows: write(
+        home / "t.txt", header, rows, delimiter="\t", encoding="utf-16"
     ),
     "byte-order mark": lambda home, header, rows: write(home / "t.csv", header, rows, encoding="utf-8-sig"),
     "Roboflow": lambda home, header, rows: write(
@@ -255,6 +255,13 @@ def test_paths_of_other_machines_find_their_images(photos):
     report = prepare(table(photos, "image,cat,boat", *rows))
     assert set(labels(photos)) == {"a.jpg", "b.jpg", "c.jpg", "d.jpg", "sub/z z.jpg"}
     assert any("by their base name" in line or "by the end of their path" in line for line in report)
+
+
+@pytest.mark.parametrize("name", ["Image Name", "file-name", "FILE_PATH", "imagePath", " img ", "image id", "Name"])
+def test_names_of_the_column_of_paths(photos, name):
+    prepare(table(photos, f"cat,{name},boat", "1,a.jpg,0", "0,b.jpg,1", "1,c.jpg,1", "1,d.jpg,0"))
+    assert labels(photos).keys() == {"a.jpg", "b.jpg", "c.jpg", "d.jpg"}
+    assert load_metadata(photos / "m").split.labels == ("boat", "cat")
 
 
 def test_states_of_cells():

@@ -252,7 +252,7 @@ class Corel5kSettings(SourceSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TableSettings(SourceSettings):
-    """Your own images and tags: a table (CSV, TSV, JSONL, Parquet), or one folder per tag.
+    """Your own images and tags: a table (CSV, TSV, Excel's Unicode text, JSONL, Parquet), or one folder per tag.
 
     A table has a column of image paths and a column of tags; its first line names them. Several tags of an image are a
     list (["sea", "sun"]), text separated by , ; or |, or separate rows:

@@ -41,6 +41,11 @@ FILES = {
 _SUBFOLDERS = ("official", "images")  # all below them is ours, as far as it is recorded
 
 
+def is_hidden_part(path: Path) -> bool:
+    """Return whether a path leads into a hidden sub-folder, which the next run will remove."""
+    return any(_STAGING.fullmatch(part) for part in path.parts)
+
+
 class MetadataFolder:
     """A locked output folder; see the description of this module.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,8 @@ from src.prepare.table_one_hot import FlagColumn, check_one_hot, is_tag_name, ju
 
 # Usual names of the column of paths, and names that are taken where there is none of the others.
 PATH_COLUMNS = (
-    "path", "file", "filename", "file_name", "image", "image_path", "filepath", "file_path", "picture", "img",
-    "img_path", "image_name", "img_name", "imagename", "fname", "photo",
+    "path", "file", "filename", "image", "image_path", "file_path", "picture", "img", "img_path", "image_name",
+    "img_name", "fname", "photo",
 )  # fmt: skip
 FALLBACK_PATH_COLUMNS = ("name", "image_id", "id")
 TAGS_COLUMNS = ("tags", "tag", "labels", "label", "keywords")
@@ -90,8 +91,8 @@ def read_table(settings: TableSettings) -> Table:
 def _path_column(raw: RawTable, settings: TableSettings, flags: dict[int, FlagColumn]) -> int:
     """Find the column of paths; one of 0 and 1 is none, whatever its name."""
     one_hot = {column for column, judged in flags.items() if judged.varies}
-    names = {name.strip().casefold() for column, name in enumerate(raw.names) if column not in one_hot}
-    known = PATH_COLUMNS if names.intersection(PATH_COLUMNS) else (*PATH_COLUMNS, *FALLBACK_PATH_COLUMNS)
+    names = {_plain(name) for column, name in enumerate(raw.names) if column not in one_hot}
+    known = PATH_COLUMNS if names & set(map(_plain, PATH_COLUMNS)) else (*PATH_COLUMNS, *FALLBACK_PATH_COLUMNS)
     return _find_column("--path-column", settings.path_column, raw, settings.source, known, one_hot)
 
 
@@ -123,7 +124,7 @@ def _one_hot_columns(raw: RawTable, settings: TableSettings, flags: dict[int, Fl
         column: judged for column, judged in flags.items() if column != image and is_tag_name(raw.names[column])
     }
     one_hot = [column for column, judged in possible.items() if judged.is_one_hot]
-    of_tags = [name for name in raw.names if name.strip().casefold() in TAGS_COLUMNS]
+    of_tags = [name for name in raw.names if _plain(name) in TAGS_COLUMNS]
     if settings.tag_columns is None and of_tags:
         varying = [
             raw.names[column] for column in one_hot if possible[column].varies and raw.names[column] not in of_tags
@@ -151,9 +152,12 @@ def _find_column(
     without: Collection[int] = (),
 ) -> int:
     """Return the column of the name that was asked for, or of one of the known names, except for some columns."""
-    wanted = known if asked is None else (asked.strip().casefold(),)
     names = raw.names
-    found = [column for column, name in enumerate(names) if name.strip().casefold() in wanted]
+    if asked is None:
+        wanted = set(map(_plain, known))
+        found = [column for column, name in enumerate(names) if _plain(name) in wanted]
+    else:
+        found = [column for column, name in enumerate(names) if name.strip().casefold() == asked.strip().casefold()]
     if asked is None:
         found = [column for column in found if column not in without]
     if len(found) > 1:  # the spelling decides, where one is given
@@ -169,6 +173,11 @@ def _find_column(
         f"{flag}{given}: {source} has no such column; its columns are {shown} (in CSV and TSV the first line names "
         f"them); {hint}name one of these"
     )
+
+
+def _plain(name: str) -> str:
+    """Return a column name without case, blanks, ``_`` and ``-``."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
 
 
 def _cells(raw: RawTable, column: int, path: Path, what: str) -> list[Any]:

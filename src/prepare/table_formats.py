@@ -62,7 +62,7 @@ def _read_separated(path: Path) -> RawTable:
     if hint:
         text, number = text[hint.end() :], 2
     first = text.lstrip().partition("\n")[0]
-    delimiter = hint[1] if hint else max(",;\t", key=first.count) if path.suffix.lower() == ".csv" else "\t"
+    delimiter = hint[1] if hint else "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
     csv.field_size_limit(_MAX_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     rows: list[tuple[int, list[str]]] = []
@@ -169,6 +169,7 @@ def _read_parquet(path: Path) -> RawTable:
 _READERS: dict[str, Callable[[Path], RawTable]] = {
     ".csv": _read_separated,
     ".tsv": _read_separated,
+    ".txt": _read_separated,  # what Excel calls Unicode text
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".parquet": _read_parquet,

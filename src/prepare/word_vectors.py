@@ -13,6 +13,7 @@ from src.config.prepare import OutputSettings, VectorSettings
 from src.config.sources import WordVectorsSettings
 from src.data.coco import read_coco_labels
 from src.data.metadata import load_metadata
+from src.data.metadata_folder import is_hidden_part
 from src.errors import UserError, name_some, prefix_errors
 from src.prepare.collected import Collected
 from src.prepare.files import read_names
@@ -89,6 +90,11 @@ def collect(settings: WordVectorsSettings) -> Collected:
         files = {"train": metadata.train, "val": metadata.val}
         parts = {part: read_coco_labels(path, split.labels) for part, path in files.items() if path is not None}
     root = metadata.image_root
+    if root is not None and is_hidden_part(root):
+        raise UserError(
+            f"--metadata {settings.metadata}: a run of prepare_data.py that was killed left its images half-way; "
+            "run it again first"
+        )
     return Collected(
         split.name.removesuffix(f"_{len(split.seen)}_{len(split.unseen)}"),
         split.labels,
