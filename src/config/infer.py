@@ -234,8 +234,9 @@ def _own_words(args: argparse.Namespace) -> list[str] | None:
         return None
     words = [] if args.tags is None else printable(args.tags).split(",")
     if args.tags_file is not None:
-        words += read_lines(args.tags_file, "--tags_file")
-        if not any(words):
+        lines = read_lines(args.tags_file, "--tags_file")
+        words += lines
+        if not any(lines):
             raise UserError(f"--tags_file {args.tags_file}: holds no word; write one per line")
     return words
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from src.config.arguments import ArgumentParser
+from src.config.arguments import ArgumentParser, file_name
 from src.errors import UserError, raise_collected
 from src.text import printable_json
 from src.utils.files import atomic_write
@@ -69,7 +69,7 @@ def parse_with_recipe(parser: ArgumentParser, argv: Sequence[str] | None = None)
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     peek = ArgumentParser(prog=parser.prog, add_help=False)
-    peek.add_argument("--recipe")
+    peek.add_argument("--recipe", type=file_name)
     peek.add_argument("--model-path")
     given, _ = peek.parse_known_args(arguments)
     if given.recipe is None:
