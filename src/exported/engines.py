@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,12 +74,12 @@ def _exported_beside(checkpoint: Path, runtime: Runtime) -> ExportedModel | None
     path = checkpoint.with_suffix(".onnx")
     is_auto = runtime.engine == "auto"
     on_cpu = torch.device(runtime.device).type == "cpu"
-    if runtime.engine == "torch" or not checkpoint.is_file():  # loading a missing checkpoint reports it
+    if runtime.engine == "torch" or not os.path.isfile(checkpoint):  # loading a missing checkpoint reports it
         return None
-    if is_auto and not (on_cpu and path.is_file() and importlib.util.find_spec("onnxruntime")):
+    if is_auto and not (on_cpu and os.path.isfile(path) and importlib.util.find_spec("onnxruntime")):
         return None
     try:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(f"no exported model {path}")
         model = ExportedModel(path, runtime.parallel_calls)
         if model.facts.checkpoint_sha256 != file_digest(checkpoint):

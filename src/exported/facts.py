@@ -11,17 +11,20 @@ import base64
 import io
 import json
 import mmap
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
 import torch
+from msgspec import Meta
 
+from src.checkpoint.form import MAX_IMAGE_SIZE
 from src.checkpoint.info import CheckpointInfo, info_of_dict, info_to_dict, package_versions
 from src.errors import UserError, first_line
-from src.text import printable_json
+from src.models.torch_files import read_torch_file
+from src.text import printable_json, shortened
 
 FORMAT = "sdl-onnx/1"
 INPUT, EMBEDDING, SCORES = "images", "embedding", "scores"
@@ -89,26 +92,41 @@ def to_metadata(info: CheckpointInfo, facts: ExportFacts) -> dict[str, str]:
     }
 
 
+class _Input(msgspec.Struct):
+    image_size: Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIZE)]
+
+
+class _Output(msgspec.Struct):
+    scores: str | None
+
+
+class _Model(msgspec.Struct):
+    precision: Precision
+
+
 def of_metadata(metadata: Mapping[str, str], source: str | Path) -> tuple[CheckpointInfo, ExportFacts]:
     """Convert the result of :func:`to_metadata` back; ``source`` names the file in error messages.
 
     Raises:
         UserError: the file was not made by export.py, or is incomplete.
     """
-    if metadata.get("sdl.format") != FORMAT:
+    form = metadata.get("sdl.format")
+    if form != FORMAT:
         raise UserError(
             f"{source} is not an ONNX file of this version's export.py: its metadata sdl.format is "
-            f"{metadata.get('sdl.format')!r}, not {FORMAT!r}"
+            f"{shortened(repr(form), 80)}, not {FORMAT!r}"
         )
     try:
-        inputs, output, model = (json.loads(metadata[f"sdl.{name}"]) for name in ("input", "output", "model"))
-        facts = ExportFacts(
-            metadata["sdl.checkpoint_sha256"], inputs["image_size"], model["precision"], output["scores"] is not None
-        )
-        content = torch.load(io.BytesIO(base64.b64decode(metadata["sdl.checkpoint"], validate=True)), weights_only=True)
-    except (KeyError, TypeError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        inputs = msgspec.json.decode(metadata["sdl.input"], type=_Input)
+        output = msgspec.json.decode(metadata["sdl.output"], type=_Output)
+        model = msgspec.json.decode(metadata["sdl.model"], type=_Model)
+        digest = metadata["sdl.checkpoint_sha256"]
+        facts = ExportFacts(digest, inputs.image_size, model.precision, output.scores is not None)
+        raw = base64.b64decode(metadata["sdl.checkpoint"], validate=True)
+        content = read_torch_file(io.BytesIO(raw), len(raw))
+    except Exception as error:  # of a dozen kinds, for damaged metadata
         raise UserError(f"{source} is incomplete ({first_line(error)}); export it again") from error
-    return info_of_dict(content, str(source)), facts
+    return info_of_dict(content if isinstance(content, Mapping) else {}, str(source)), facts
 
 
 def _packed(info: CheckpointInfo) -> str:

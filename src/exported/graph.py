@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from src.errors import UserError, first_line
 from src.exported.facts import EMBEDDING, INPUT, SCORES
-from src.exported.session import run_session
+from src.exported.session import checked_graph, run_session
 from src.models import SDLModel
 from src.scoring import score_labels
 
@@ -117,6 +117,7 @@ def check_parity(content: bytes, module: nn.Module, outputs: Sequence[str], imag
         UserError: the difference is above 1e-4.
     """
     generator = torch.Generator().manual_seed(1)
+    checked_graph(content, "the exported graph")  # as those who open the file do
     session = run_session(content, "the exported graph")
     worst = 0.0
     for batch in _BATCHES:

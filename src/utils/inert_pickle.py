@@ -14,6 +14,7 @@ from __future__ import annotations
 import builtins
 import codecs
 import pickletools
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # as pickle itself uses them
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -40,7 +41,6 @@ _OF_PAYLOADS = frozenset(
         *("io", "_io", "runpy", "pty", "ctypes", "_ctypes", "importlib", "webbrowser"),
     }
 )
-_BUILTINS = ("builtins", "__builtin__")  # in Python 3, and in pickles of protocol 2
 _BUILTINS_OF_DATA = frozenset(
     {
         "getattr",
@@ -191,6 +191,7 @@ class InertUnpickler:
         target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
 
     def _global(self, name: str) -> None:
+        name = _name_in_python_3(name)
         _refuse_payloads(name)
         self.stack.append(self.constants.get(name, Global(name)))
 
@@ -228,6 +229,7 @@ class InertUnpickler:
         self._reduce(None)
 
     def _instance(self, name: str) -> None:
+        name = _name_in_python_3(name)
         _refuse_payloads(name)
         self._call(Global(name), tuple(self._pop_mark()))
 
@@ -289,9 +291,17 @@ def _key(value: Any) -> Any:
     return f"<{value.name if isinstance(value, (Global, Foreign)) else type(value).__name__}>"
 
 
+def _name_in_python_3(name: str) -> str:
+    """Return the name of today for one that pickles of protocol 2 use, such as ``__builtin__.set``."""
+    module, _, rest = name.rpartition(".")
+    if (module, rest) in NAME_MAPPING:
+        return ".".join(NAME_MAPPING[module, rest])
+    return f"{IMPORT_MAPPING.get(module, module)}.{rest}"
+
+
 def _refuse_payloads(name: str) -> None:
     module, _, rest = name.partition(".")
-    if module in _OF_PAYLOADS or (module in _BUILTINS and rest not in _BUILTINS_OF_DATA):
+    if module in _OF_PAYLOADS or (module == "builtins" and rest not in _BUILTINS_OF_DATA):
         raise PickleError(f"it refers to {name}, as harmful files do and checkpoints never; it is not safe to load")
 
 
@@ -421,5 +431,5 @@ CONTAINERS: Builders = {
     "collections.Counter": _ordered,
     "collections.defaultdict": lambda factory=None, items=(): _ordered(items),
     "_codecs.encode": _encoded,
-    **{f"{module}.{name}": build for module in _BUILTINS for name, build in _OF_BUILTINS.items()},
+    **{f"builtins.{name}": build for name, build in _OF_BUILTINS.items()},
 }
