@@ -60,7 +60,7 @@ class _Spliced(io.RawIOBase):
     """Parts of a file, ``(start, stop)``, and bytes, as one file that can be read."""
 
     def __init__(self, file: BinaryIO, parts: Sequence[Part]) -> None:
-        self._file, self._parts = file, [part for part in parts if _length(part)]
+        self._file, self._parts = file, _joined(parts)
         self._starts = [0]
         for part in self._parts:
             self._starts.append(self._starts[-1] + _length(part))
@@ -94,6 +94,18 @@ class _Spliced(io.RawIOBase):
     def _read(self, place: int, size: int) -> bytes:
         self._file.seek(place)
         return self._file.read(size)
+
+
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """Join parts of the file that follow each other, and leave out empty ones."""
+    joined: list[Part] = []
+    for part in filter(_length, parts):
+        last = joined[-1] if joined else b""
+        if isinstance(last, tuple) and isinstance(part, tuple) and last[1] == part[0]:
+            joined[-1] = (last[0], part[1])
+        else:
+            joined.append(part)
+    return joined
 
 
 def _length(part: Part) -> int:
@@ -202,11 +214,7 @@ def _png(file: BinaryIO, size: int) -> Pixels:
         length, name = struct.unpack(">I4s", file.read(8))
         stop = min(place + 12 + length, size)
         if name in _PNG_PIXELS or not name[:1].islower():
-            last = parts[-1]
-            if isinstance(last, tuple) and last[1] == place:
-                parts[-1] = (last[0], stop)
-            else:
-                parts.append((place, stop))
+            parts.append((place, stop))
         elif name == b"eXIf":
             exif = exif_orientation(file.read(min(length, _TEXT_LIMIT)))
         elif name in _PNG_TEXTS and left > 0:

@@ -87,7 +87,7 @@ def _template() -> jinja2.Template:
 def _thumbnail(path: Path) -> str | None:
     """Return the image as a small data URL; None if it is gone or cannot be read any more."""
     try:
-        return data_url(read_image(path), _THUMBNAIL)
+        return data_url(read_image(path, at_least=2 * max(_THUMBNAIL)), _THUMBNAIL)
     except BadImageError:
         return None
 

@@ -89,7 +89,7 @@ class Logger:
         with self._at("epochs", epoch) as writer:
             for number, (path, tags) in enumerate(zip(paths, captions, strict=True), start=1):
                 try:
-                    photo = read_image(path)
+                    photo = read_image(path, at_least=2 * max(_PHOTO))
                 except BadImageError:
                     continue
                 photo.thumbnail(_PHOTO)
