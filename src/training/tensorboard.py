@@ -99,7 +99,8 @@ class Logger:
 
     def settings(self, settings: Mapping[str, Any]) -> None:
         """Log the settings of the run as a Markdown table, with its first step."""
-        rows = "".join(f"|{name}|`{printable(str(value))}`|\n" for name, value in settings.items())
+        cells = {name: printable(str(value)).replace("|", "\\|").replace("`", "'") for name, value in settings.items()}
+        rows = "".join(f"|{name}|`{cell}`|\n" for name, cell in cells.items())
         self._settings = f"|setting|value|\n|---|---|\n{rows}"
 
     def close(self) -> None:
