@@ -52,6 +52,7 @@ def export(settings: ExportSettings) -> None:
     from src.exported.graph import check_parity, set_metadata, trace, with_outputs
     from src.exported.int8 import calibration_batches, to_int8
     from src.models.sdl_model import check_image_size
+    from src.text import on_screen
     from src.utils.digest import file_digest
     from src.utils.files import atomic_write
     from src.utils.outputs import Output, check_outputs
@@ -79,12 +80,12 @@ def export(settings: ExportSettings) -> None:
         small, error = to_int8(graph, calibration_batches(paths, transform, settings.workers, bad), content)
         content = set_metadata(small, to_metadata(info, replace(facts, precision="int8")))
         for message in bad:
-            print(f"skipped: {message}", file=sys.stderr)
+            print(f"skipped: {on_screen(message)}", file=sys.stderr)
         used = len(paths) - len(bad)
         lines.append(f"8 bits, calibrated on {used} images: embeddings differ by {error:.1%}; check with validate.py")
     with atomic_write(settings.output) as stream:
         stream.write(content)
-    print("\n  ".join([f"{settings.output}: {len(content) / 1e6:.1f} MB", *lines]))
+    print("\n  ".join([f"{on_screen(settings.output)}: {len(content) / 1e6:.1f} MB", *lines]))
 
 
 def inputs_of(settings: ExportSettings) -> Inputs:

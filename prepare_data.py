@@ -19,9 +19,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
     settings, vectors, output = parse(argv)
     from src.prepare.run import prepare  # imports PyTorch, which --help does not need
+    from src.text import on_screen
 
-    print("\n".join(prepare(settings, vectors, output)))
-    print(f"written to {output.output}")
+    print("\n".join(map(on_screen, prepare(settings, vectors, output))))
+    print(f"written to {on_screen(output.output)}")
     return 0
 
 

@@ -52,6 +52,13 @@ def on_screen(text: object) -> str:
     return "".join(_escape(letter) if _steers(letter) else letter for letter in name)
 
 
+def on_stream(text: str) -> str:
+    """Like :func:`on_screen` for what is printed as a whole: line feeds, tabs and returns of progress bars stay."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join(letter if letter in "\n\t\r" else on_screen(letter) for letter in text)
+
+
 def on_lines(message: object) -> str:
     """Like :func:`on_screen` for a message whose further lines are indented by two blanks; only these stay lines."""
     return "\n  ".join(on_screen(line) for line in str(message).split("\n  "))

@@ -84,6 +84,13 @@ def test_what_an_encoding_does_not_hold_is_escaped(environment, expected):
     assert (run.stdout, run.stderr, run.returncode) == (expected, expected, 0)
 
 
+@posix
+def test_nothing_that_anyone_prints_steers_the_terminal():
+    run = run_in_shell("print('a\\x1b[2J\\x07\\u202e日\\tb\\nc'); print('\\rbar\\x9b', file=sys.stderr)")
+    assert run.stdout == "a\\x1b[2J\\x07\\u202e日\tb\nc\n"
+    assert run.stderr.endswith("bar\\x9b\n")
+
+
 def test_text_that_steers_the_terminal_is_escaped_in_messages(capsys):
     def mistaken(argv: object) -> int:
         raise UserError("--data a\x1b[2J\nx.py: done\u202e: no such folder\n  --lr \udce9: no number")

@@ -11,7 +11,7 @@ from pathlib import Path
 from src.checkpoint.outputs import checkpoint_outputs, is_average
 from src.config.arguments import ArgumentParser, file_name, positive_float
 from src.errors import UserError, raise_collected
-from src.text import printable
+from src.text import on_screen
 from src.utils.digest import check_digest, side_file
 from src.utils.outputs import check_outputs
 from src.utils.script import run_script
@@ -93,7 +93,7 @@ def _verify(args: argparse.Namespace) -> int:
             continue
         differing |= agrees is False
         verdict = {True: "OK", False: "DIFFERS", None: "no side file"}[agrees]
-        print(f"{path}: {verdict}", flush=True)
+        print(f"{on_screen(path)}: {verdict}", flush=True)
     raise_collected(problems)
     return int(differing)
 
@@ -107,8 +107,8 @@ def _average(args: argparse.Namespace) -> int:
     settings = average_checkpoints(args.files, args.output, args.weights)
     total = sum(source["weight"] for source in settings["averaged"])
     for source in settings["averaged"]:
-        print(f"{source['weight'] / total:.4f} of {source['file']}")
-    print(f"written to {printable(' and '.join(str(output.path) for output in outputs.values()))}")
+        print(f"{source['weight'] / total:.4f} of {on_screen(source['file'])}")
+    print(f"written to {on_screen(' and '.join(str(output.path) for output in outputs.values()))}")
     print("the new file has no metrics: measure it with validate.py")
     print("the new file has no calibration: fit one with validate.py --fit-thresholds")
     return 0

@@ -38,6 +38,8 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str | None = None, **options: object) -> None:
+        if sys.version_info >= (3, 14):
+            options.setdefault("color", False)
         super().__init__(
             description=description,
             allow_abbrev=False,

@@ -16,6 +16,7 @@ from src.checkpoint.info import CheckpointInfo
 from src.errors import UserError
 from src.exported.session import ExportedModel
 from src.options import ANY_MODEL, DEFAULT_RUNTIME, ExpectedModel, Runtime
+from src.text import on_screen
 from src.utils.digest import file_digest
 
 # Images [B, 3, S, S] in [0, 1] -> embeddings [B, D*M], on the device of the images
@@ -92,8 +93,8 @@ def _exported_beside(checkpoint: Path, runtime: Runtime) -> ExportedModel | None
         if not is_auto:
             remedy = f"python export.py --model_path {checkpoint} --output {path}"
             raise UserError(f"--engine onnx: {error}; make one with {remedy}") from error
-        print(f"using PyTorch: {error}", file=sys.stderr)
+        print(f"using PyTorch: {on_screen(error)}", file=sys.stderr)
         return None
     if is_auto:
-        print(f"using ONNX Runtime with {path}; --engine torch uses the checkpoint itself", file=sys.stderr)
+        print(f"using ONNX Runtime with {on_screen(path)}; --engine torch uses the checkpoint itself", file=sys.stderr)
     return model

@@ -23,7 +23,7 @@ from src.inference.tagger import Tagger
 from src.inference.targets import OutputFolder, TargetNames
 from src.options import Scores
 from src.tags import Tag
-from src.text import on_screen, printable
+from src.text import on_screen
 from src.utils.files import full_disk
 
 
@@ -101,7 +101,7 @@ def write_image(
             place = drawings.place(names.drawing)
             save_tagged_image(preview, tags, place, show=scores)
             annotated = place
-            lines.append(f"      saved {printable(place)}")
+            lines.append(f"      saved {on_screen(place)}")
     if preview is not None and drawings is not None and options.explain is not None and tags:
         with _of_one_image(path, "explanation", problems):
             from src.visualize import save_explanation
@@ -110,7 +110,7 @@ def write_image(
             explained = tags[: options.explain]
             explanation = explain(tagger.model, tensor.to(tagger.device), tagger.vectors_of(explained))
             save_explanation(preview, explained, explanation, place)
-            lines.append(f"      saved {printable(place)}")
+            lines.append(f"      saved {on_screen(place)}")
     if preview is not None and outputs.sheet is not None:
         with _of_one_image(path, "place on the page", problems):
             outputs.sheet.add(preview, tags, path)
@@ -155,7 +155,9 @@ def _of_one_image(path: Path, what: str, problems: list[str]) -> Iterator[None]:
 def format_tags(path: Path, tags: Sequence[Tag], scores: Scores) -> str:
     """Format a table of rank, tag, and score or probability; unseen tags stand between asterisks."""
     if not tags:
-        return f"{printable(path)}\n      no tag"
-    width = max(len(tag.marked) for tag in tags)
-    lines = [f"{rank:4d}  {tag.marked:<{width}}  {tag.shown(scores):>8}" for rank, tag in enumerate(tags, start=1)]
-    return "\n".join([printable(path), *lines])
+        return f"{on_screen(path)}\n      no tag"
+    names = [on_screen(tag.marked) for tag in tags]
+    width = max(map(len, names))
+    rows = enumerate(zip(names, tags, strict=True), start=1)
+    lines = [f"{rank:4d}  {name:<{width}}  {tag.shown(scores):>8}" for rank, (name, tag) in rows]
+    return "\n".join([on_screen(path), *lines])

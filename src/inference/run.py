@@ -205,7 +205,7 @@ def tag_images(
         for batch, embeddings in read_and_embed(paths, tagger.transform, tagger.embed, loading):
             for path, problem in batch.problems:
                 with bar.external_write_mode(sys.stderr):
-                    print(f"skipped: {printable(problem)}", file=sys.stderr)
+                    print(f"skipped: {on_screen(problem)}", file=sys.stderr)
                 summary.bad.append(problem)
                 if outputs.results is not None:
                     outputs.results.skip(str(path), problem)

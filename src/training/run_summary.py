@@ -5,6 +5,7 @@ from __future__ import annotations
 from src.config.train import TrainSettings
 from src.embedding import Embedded
 from src.metrics import Protocol, format_report
+from src.text import on_screen
 from src.training.progress import TrainState
 from src.training.run_files import CURVES, LOG, REPORT
 from src.training.trainer import TrainComponents
@@ -23,7 +24,7 @@ def print_summary(settings: TrainSettings, components: TrainComponents, state: T
             f"best {criterion}.{selection.best_metric}: {value:.2f} in epoch {epoch} (selected on the {images}): "
             f"{folder / f'model-best-{criterion}.ckpt'}"
         )
-    print(f"last: {folder / 'model-last.ckpt'}; log: {folder / LOG}; curves: {folder / CURVES}")
+    print(on_screen(f"last: {folder / 'model-last.ckpt'}; log: {folder / LOG}; curves: {folder / CURVES}"))
 
 
 def write_run_report(
@@ -49,7 +50,7 @@ def write_run_report(
         evaluated=evaluated,
     )
     write_report(folder / REPORT, content)
-    print(f"report: {folder / REPORT}")
+    print(on_screen(f"report: {folder / REPORT}"))
 
 
 def describe_choice(settings: TrainSettings, epoch: int) -> str:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from src.text import on_screen
+
 
 @contextmanager
 def progress(total: int, title: str, every: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -27,4 +29,4 @@ def warn_about_bad_images(bad: tuple[str, ...], known: set[str]) -> None:
     for message in bad:
         if message not in known:
             known.add(message)
-            print(f"skipped: {message}", file=sys.stderr)
+            print(f"skipped: {on_screen(message)}", file=sys.stderr)

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from src.errors import first_line
-from src.text import PRINTABLE
+from src.text import PRINTABLE, on_stream
 
 _received: list[int] = []
 
@@ -104,6 +104,15 @@ class _Raw(io.FileIO):
         return len(data)
 
 
+class _Text(io.TextIOWrapper):
+    """A standard stream on which no name or tag steers the terminal, whoever prints it."""
+
+    def write(self, text: str) -> int:
+        """Write the text with escapes."""
+        super().write(on_stream(text))
+        return len(text)
+
+
 def _guard_streams() -> None:
     """Replace the process's own streams; those that a caller has put in their place keep their form."""
     for descriptor in (0, 1, 2):  # a closed one would be given to the next file that is opened
@@ -129,7 +138,7 @@ def _guarded(stream: Any, descriptor: int) -> io.TextIOWrapper:
         with contextlib.suppress(OSError):
             stream.flush()
     raw = _Raw(descriptor, may_fail=descriptor == 1)
-    return io.TextIOWrapper(
+    return _Text(
         io.BufferedWriter(raw),
         encoding=getattr(stream, "encoding", "utf-8"),
         errors=PRINTABLE,
