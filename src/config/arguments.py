@@ -42,6 +42,8 @@ class ArgumentParser(argparse.ArgumentParser):
             options.setdefault("color", False)
         super().__init__(
             description=description,
+            epilog="exit status: 0 done, 1 some images could not be read or written, 2 a mistake,\n"
+            "3 the loss is not finite, 70 a bug, 130 Ctrl-C, 141 closed output, 143 SIGTERM",
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
             **options,  # type: ignore[arg-type]

@@ -23,3 +23,8 @@ def import_extra(module: str, install: str, needed_by: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(f"{needed_by}: {first_line(error)}; run: pip install {install}") from error
+    except Exception as error:  # its compiled part fits another system or another package
+        raise UserError(
+            f"{needed_by}: {module} is installed but broken ({first_line(error)}); run: pip install --force-reinstall "
+            f"{install}"
+        ) from error
