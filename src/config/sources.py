@@ -51,8 +51,9 @@ class CocoSettings(SourceSettings):
         annotations/instances_train2014.json, instances_val2014.json     or 2017
         train2014/, val2014/                                             images, in any sub-folders
 
-    A label is positive where an image has an annotation of that category. Images are found by their exact name or by
-    the id in it, so annotations of 2014 go with images of 2017 and vice versa.
+    A label is positive where an image has an annotation of that category. Images are found by their name, however the
+    tool that wrote it spells paths, or by COCO's id in it: annotations of 2014 go with images of 2017 and vice versa.
+    Exports of other tools and LVIS are read too (docs/data.md).
     """
 
     summary = "MS-COCO 2014 or 2017, or your own data in COCO format"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import posixpath
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -98,13 +98,12 @@ class ImageNames:
                 found.add(name, name, EXACT)
             else:
                 rest.append(name)
-        if not rest:
-            return found
-        if not self._by_base:
+        if rest and not self._by_base:
             for file in self._files:
                 self._by_base.setdefault(_fold(file.rpartition("/")[2]), []).append(file)
-        owners = dict.fromkeys(found.place_of, "")  # file -> the tidied name that is its very path
-        claims: dict[str, dict[str, list[str]]] = {}  # file -> tidied name -> names as listed
+        taken = set(found.place_of)  # files whose very path is listed
+        claims: dict[str, str] = {}  # file -> tidied name that is nearest to it
+        contested: set[str] = set()
         for name in rest:
             files = self._by_base.get(_fold(name), [])
             if len(files) == 1 and files[0].endswith(f"/{name}"):  # most are just names: millions, in Open Images
@@ -117,15 +116,27 @@ class ImageNames:
             if len(files) > 1 and not copies:
                 found.doubtful[name] = f"{' or '.join(files[:2])}{' or others' if len(files) > 2 else ''}"
                 continue
-            file = files[0]
-            if copies or path == file:
-                found.add(name, file, way)
-                owners.setdefault(file, path)
-            else:
-                claims.setdefault(file, {}).setdefault(path, []).append(name)
-                found.way_of[name] = way
-        _settle(found, owners, claims)
+            found.add(name, files[0], way)
+            if path == files[0]:
+                taken.add(path)
+            elif claims.setdefault(files[0], path) != path:
+                contested.add(files[0])
+        if not copies:
+            self._give_up(found, contested | (claims.keys() & taken))
         return found
+
+    def _give_up(self, found: FoundImages, contested: Collection[str]) -> None:
+        """Give files that several names claim to those of their very path, or to none."""
+        claims: dict[str, list[str]] = {file: [] for file in contested}
+        for name, file in found.place_of.items():
+            if file in contested:
+                claims[file].append(name)
+        for file, names in claims.items():
+            for name in names:
+                if name != file and self._candidates(name)[0] != file:
+                    del found.place_of[name], found.way_of[name]
+                    rivals = [rival for rival in names if rival != name]
+                    found.doubtful[name] = f"{file}, which could as well be that of {name_some(rivals, 2)}"
 
     def _candidates(self, name: str) -> tuple[str, list[str]]:
         """Return the tidied name and the files of its base name; URL escapes count where it has none as it stands."""
@@ -187,16 +198,3 @@ def _nearest(path: str, candidates: Sequence[str]) -> tuple[list[str], str]:
     if not contained[best[0]]:  # a shorter path that contradicts nothing is as near
         best += [at for at in range(len(candidates)) if contained[at]]
     return [candidates[at] for at in best], way
-
-
-def _settle(found: FoundImages, owners: dict[str, str], claims: dict[str, dict[str, list[str]]]) -> None:
-    """Give each file to the one path that claims it; where several do, or it is another's very path, to none."""
-    for file, names_of in claims.items():
-        for path, names in names_of.items():
-            rivals = [owners[file] or file] if file in owners else [other for other in names_of if other != path]
-            for name in names:
-                if rivals:
-                    del found.way_of[name]
-                    found.doubtful[name] = f"{file}, which could as well be that of {name_some(rivals, 2)}"
-                else:
-                    found.place_of[name] = file
