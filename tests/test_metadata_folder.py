@@ -201,7 +201,7 @@ def killed_before(call_number: int, run: Callable[[], None], calls: tuple[str, .
 
 @pytest.mark.parametrize(
     ("earlier", "links", "calls", "step"),
-    [(False, True, NAMING, 1), (True, True, NAMING, 1), (True, True, ALL, 7), (True, False, ALL, 11)],
+    [(False, True, NAMING, 2), (True, True, NAMING, 1), (True, True, ALL, 9), (True, False, ALL, 11)],
     ids=["new folder", "overwrite", "overwrite, other calls", "overwrite without hard links"],
 )  # fmt: skip
 def test_killed_before_every_system_call(tmp_path, monkeypatch, earlier, links, calls, step):
