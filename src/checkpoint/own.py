@@ -2,7 +2,7 @@
 
 A checkpoint of this project is self-contained: weights, model configuration, preprocessing, labels with their word
 vectors, seen and unseen, further words, metrics, settings and versions. It holds tensors and builtin containers only,
-so that it loads with ``weights_only=True``.
+so that any PyTorch loads it with ``weights_only=True``.
 """
 
 from __future__ import annotations

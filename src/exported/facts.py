@@ -1,8 +1,8 @@
 """Metadata of an exported file: strings under names that begin with ``sdl.``.
 
 Other runtimes read plain JSON: inputs, outputs, labels. The rest that tagging needs (word vectors, calibration, further
-words) is in ``sdl.checkpoint``: tensors and builtin containers in the format of ``torch.save``, as base64, which load
-with ``weights_only=True``, so that nothing in a file is executed.
+words) is in ``sdl.checkpoint``: tensors and builtin containers in the format of ``torch.save``, as base64, which
+:mod:`src.models.torch_files` reads; nothing in a file is executed.
 """
 
 from __future__ import annotations
