@@ -84,6 +84,11 @@ def _validate(settings: ValidateSettings, outputs: Mapping[str, Output]) -> int:
     warn_about_bad_images(embedded.bad, set())
     if len(embedded.rows) == 0:
         raise UserError(f"--data: none of the {len(evaluation.paths)} images can be read")
+    if not embedded.outputs.isfinite().all():
+        raise UserError(
+            f"--model-path {settings.model_path}: gives numbers that are NaN or infinite; the checkpoint is damaged, "
+            "or its training diverged: give another"
+        )
     split, truth, protocol = metadata.split, evaluation.ground_truth(embedded.rows), settings.protocol
     report = evaluate(embedded.outputs, split, truth, protocol, device=device)
     print(

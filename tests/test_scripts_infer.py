@@ -321,7 +321,7 @@ def test_released_checkpoint_needs_a_folder_with_its_vectors(released, sample, t
 MISTAKES = [
     ("--model_path {model}", ["--pic_path", "--help"]),
     ("--pic_path {image} --model_path nothing.ckpt", ["nothing.ckpt", "no such file", "give the path"]),
-    ("--pic_path {image} --model_path {image}", ["{image}", "no checkpoint"]),
+    ("--pic_path {image} --model_path {image}", ["{image}", "no PyTorch file"]),
     ("{both} --top_k 19", ["--top_k 19", "from 1 to", "18"]),
     ("{both} --top_k 0", ["--top_k", "'0'", "from 1"]),
     ("{both} --num_rows 9", ["--num_rows 9", "with 2", "leave the flag out"]),

@@ -218,7 +218,7 @@ MISTAKES = [
     ("--data {sample}", ["--model-path auto", "tresnet_m", "./models/tresnet_m.pth", "'timm'", "'none'"]),
     ("--data {sample} --model-name test_efficientnet", ["--model-path auto", "test_efficientnet", "'none'"]),
     ("--data {sample} --model-path nothing.pth", ["nothing.pth", "no such file", "give the path"]),
-    ("--data {sample} --model-path {sample}/split.json", ["{sample}/split.json", "no checkpoint"]),
+    ("--data {sample} --model-path {sample}/split.json", ["{sample}/split.json", "no PyTorch file"]),
     ("--data {sample} --model-path {ckpt} --num_rows 5", ["--num_rows 5", "{ckpt}", "with 2", "leave the flag out"]),
     ("--data {sample} --model-path {ckpt} --model-name tresnet_m", ["--model-name tresnet_m", "leave the flag out"]),
     ("--data {sample} --model-path none --pretrain-backbone 0", ["--pretrain-backbone 0", "--pretrain-backbone 1"]),

@@ -316,7 +316,7 @@ def test_too_large_k_is_found_before_images_are_read(last, monkeypatch):
 MISTAKES = [
     ("", ["--model-path", "--help"]),
     ("--model-path nothing.ckpt", ["nothing.ckpt", "no such file", "give the path"]),
-    ("--model-path {sample}/split.json", ["{sample}/split.json", "no checkpoint"]),
+    ("--model-path {sample}/split.json", ["{sample}/split.json", "no PyTorch file"]),
     ("--model-path {short}", ["{short}", "cut short"]),
     ("{last} {sample} --data {sample}", ["{sample}", "--data", "twice", "give one"]),
     ("{last} --metadata nowhere", ["nowhere", "split.json", "prepare_data.py"]),
@@ -356,3 +356,11 @@ def test_metadata_without_validation_labels_is_an_error(sample, last, tmp_path):
     message = user_error(call(validate.main, "--model-path", last, data, "-j", 0))
     assert "val.json" in message
     assert str(data) in message
+
+
+def test_a_model_that_overflows_is_refused(sample, last, tmp_path):
+    content = torch.load(last, weights_only=True)
+    content["state_dict"]["embedding.weight"] = torch.full_like(content["state_dict"]["embedding.weight"].float(), 3e38)
+    torch.save(content, tmp_path / "x.ckpt")
+    finished = call(validate.main, "--model-path", tmp_path / "x.ckpt", "--metadata", sample, "-j", 0)
+    assert "gives numbers that are NaN or infinite" in user_error(finished)

@@ -270,7 +270,7 @@ def _instructions(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
         code = stream.read(1)
         opcode = _OPCODES.get(code.decode("latin-1"))
         if opcode is None:
-            raise PickleError(f"it has no instruction of the code {code!r}" if code else "it ends in the middle")
+            raise DamagedPickleError(f"it has no instruction of the code {code!r}" if code else "it ends in the middle")
         name = opcode.name
         if name == "STRING":
             quoted = stream.readline().strip()
