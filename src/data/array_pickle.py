@@ -18,7 +18,7 @@ import numpy as np
 from src.errors import UserError, first_line
 from src.text import on_screen, shortened
 from src.utils.inert_numpy import NUMPY, array_of
-from src.utils.inert_pickle import CONTAINERS, Builders, Foreign, InertUnpickler, PickleError, Unbuilt
+from src.utils.inert_pickle import CONTAINERS, Builders, Foreign, Global, InertUnpickler, PickleError, Unbuilt
 
 _ARRAY = "numpy.ndarray"
 _LARGEST_FILE = 1 << 28  # bytes; the largest released file has 1.2 million
@@ -57,9 +57,10 @@ class _ArrayUnpickler(InertUnpickler):
         return value
 
     def _global(self, name: str) -> None:
-        if name not in self.builders and name != _ARRAY:
-            raise PickleError(f"it refers to {shortened(on_screen(name), 80)}")
         super()._global(name)
+        value = self.stack[-1]
+        if isinstance(value, Global) and value.name not in self.builders and value.name != _ARRAY:
+            raise PickleError(f"it refers to {shortened(on_screen(value.name), 80)}")
 
     def _call(self, function: Any, arguments: Any) -> None:
         super()._call(function, arguments)
