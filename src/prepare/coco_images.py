@@ -6,7 +6,6 @@ The releases of 2014 and 2017 share images and ids, not names: ``COCO_val2014_00
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,21 @@ from pathlib import Path
 from src.data.labels import LabelledImages
 from src.prepare.image_names import EXACT, FoundImages, ImageNames, tidy
 
-_NUMBER = re.compile(r"(?<!\d)\d{12}$")
+_NUMBER = re.compile(r"(?<!\d)(\d{12})(\.[^./]*)?$")
 
 
 def number_in(file_name: str) -> int | None:
     """Return the twelve-digit number at the end of the stem, as in COCO's file names; None if there is none."""
-    match = _NUMBER.search(os.path.splitext(file_name)[0])
-    return None if match is None else int(match[0])
+    return _number_and_type(file_name)[0]
+
+
+def _number_and_type(file_name: str) -> tuple[int | None, str]:
+    """Return the number at the end of the stem and the type by the suffix; ``.jpeg`` is ``.jpg``."""
+    match = _NUMBER.search(file_name)
+    if match is None:
+        return None, ""
+    suffix = (match[2] or "").rstrip().lower()
+    return int(match[1]), ".jpg" if suffix == ".jpeg" else suffix
 
 
 def identity(image_id: int | str, file_name: str) -> int | str:
@@ -41,7 +48,9 @@ class CocoImages:
         self.names = ImageNames(files, root)
         self._by_number: dict[tuple[int | None, str], list[str]] = {}
         for file in files:
-            self._by_number.setdefault((number_in(file), _type_of(file)), []).append(file)
+            key = _number_and_type(file)
+            if key[0] is not None:
+                self._by_number.setdefault(key, []).append(file)
 
     def locate(self, parts: Mapping[str, LabelledImages]) -> tuple[FoundImages, list[str]]:
         """Find the images of all parts, by name; else, if the name holds the image's id, by that id.
@@ -57,10 +66,10 @@ class CocoImages:
         for part, images in parts.items():
             num_repeated = num_by_id = 0
             for image_id, listed in zip(images.image_ids, images.file_names, strict=True):
-                key = identity(image_id, listed)
-                if not isinstance(key, int):
+                key = _number_and_type(listed)
+                if key[0] is None or str(key[0]) != str(image_id):
                     continue
-                same_id = self._by_number.get((key, _type_of(listed)), [])
+                same_id = self._by_number.get(key, [])
                 num_repeated += len(same_id) > 1
                 if listed not in found.place_of and same_id:
                     name = tidy(listed).rpartition("/")[2]
@@ -76,8 +85,3 @@ class CocoImages:
                     "name, or else the first"
                 )
         return found, notes
-
-
-def _type_of(file_name: str) -> str:
-    suffix = os.path.splitext(file_name.strip())[1].lower()
-    return ".jpg" if suffix == ".jpeg" else suffix
