@@ -16,6 +16,7 @@ and the two forms of the released code (src/data/official.py), whose label files
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,7 +173,7 @@ def _load_once(folder: Path) -> Metadata:
 def _named_file(folder: Path, name: str | None) -> Path | None:
     if name is None:
         return None
-    if not (folder / name).is_file():
+    if not os.path.isfile(folder / name):
         raise UserError(f"{folder / 'split.json'} names {name}, which is not there")
     return folder / name
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from src.config.infer import OutputOptions
-from src.errors import UserError, name_some
+from src.errors import UserError, first_line, name_some
 from src.inference.formats import WRITERS, ImageResult, RunFacts
 from src.text import printable
 from src.utils.files import atomic_write
@@ -99,10 +99,10 @@ class Record:
                 return
             try:
                 self._take(msgspec.json.decode(text, type=Line))
-            except msgspec.DecodeError as error:
+            except Exception as error:  # of msgspec, or text that is not UTF-8
                 raise UserError(
-                    f"{self.path}, the record of an earlier run, is damaged in line {number} ({error}); give "
-                    "--overwrite to start over"
+                    f"{self.path}, the record of an earlier run, is damaged in line {number} ({first_line(error)}); "
+                    "give --overwrite to start over"
                 ) from error
             size += len(text)
 

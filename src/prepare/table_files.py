@@ -183,6 +183,10 @@ def _plain(name: str) -> str:
 def _cells(raw: RawTable, column: int, path: Path, what: str) -> list[Any]:
     """Return the values of a column of texts or, for tags, lists of texts; None is empty text."""
     values = raw.values(column)
+    if len(values) != len(raw.numbers):  # a damaged Parquet file
+        raise UserError(
+            f"--source {path}: is damaged: {len(values):,} values of {what} in {len(raw.numbers):,} rows; copy it again"
+        )
     for number, value in zip(raw.numbers, values, strict=True):
         is_list = what == "tags" and isinstance(value, list) and all(isinstance(tag, str) for tag in value)
         if not (is_list or isinstance(value, str | None)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def read_array(path: str | Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, damaged, cut short, of another format, or holds anything but real numbers.
     """
-    if Path(path).exists() and not Path(path).is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"cannot read {path}: no regular file")
     try:
         with open(path, "rb") as stream:

@@ -1,0 +1,15 @@
+"""The readers that are fuzzed, one module for each kind of file."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from tests.fuzz.harness import Target
+from tests.fuzz.targets import checkpoints, images, labels, metadata, models, pickles, tables, texts, vectors
+
+
+@cache
+def all_targets() -> tuple[Target, ...]:
+    """Return every reader, in a fixed order."""
+    modules = (checkpoints, images, labels, metadata, models, pickles, tables, texts, vectors)
+    return tuple(target for module in modules for target in module.targets())
