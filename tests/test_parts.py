@@ -9,7 +9,7 @@ import torch
 from src.data.coco import write_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata import Metadata
-from src.data.parts import find_image_root, load_evaluation_set, load_training_set
+from src.data.parts import EvaluationSet, find_image_root, load_evaluation_set, load_training_set
 from src.data.split import make_split
 from src.errors import UserError
 
@@ -114,6 +114,16 @@ def test_the_two_lists_of_the_released_code_are_merged(folder, unseen, names, ze
     expected = {**VAL, **unseen}
     for path, row in zip(evaluation.paths, evaluation.targets.dense(), strict=True):
         assert {LABELS[column] for column in row.nonzero()[:, 0]} == set(expected[path.name].split())
+
+
+def test_ground_truth_of_readable_images_keeps_the_images_of_each_setting():
+    targets = LabelMatrix.from_dense(torch.tensor([[1, 0], [0, 1], [1, 1], [0, 0]]))
+    in_zero_shot, in_generalized = torch.tensor([True, False, True, False]), torch.tensor([False, True, True, True])
+    evaluation = EvaluationSet([Path(name) for name in "abcd"], targets, in_zero_shot, in_generalized)
+    truth = evaluation.ground_truth(torch.tensor([1, 2, 3]))  # the first image cannot be read
+    assert truth.zero_shot_rows.tolist() == [1]
+    assert truth.generalized_rows.tolist() == [0, 1, 2]
+    assert truth.dense().tolist() == [[0, 1], [1, 1], [0, 0]]
 
 
 def test_lists_are_merged_by_file_name_not_by_id(folder):
