@@ -439,7 +439,7 @@ def test_missing_pictures(source, tmp_path, monkeypatch):
     ]
     (folder / places[4]).unlink()
     assert "2 of the 2 images of TestImagelist.txt" in message(source, "--images", folder, "--missing-pictures", "drop")
-    assert "--missing-pictures drop needs --images" in message(source, "--missing-pictures", "drop")
+    assert "--missing-pictures drop: has no effect without --images" in message(source, "--missing-pictures", "drop")
     assert "--images gone: no such folder" in message(source, "--images", "gone")
 
 
