@@ -376,9 +376,7 @@ def test_missing_default_model_is_an_error(images, tmp_path, monkeypatch):
 
 def test_bare_backbone_cannot_tag(images, tmp_path):
     keys = json.loads((GOLDEN / "tresnet_m_imagenet_keys.json").read_text(encoding="utf-8"))
-    torch.save(
-        {"model": {key: torch.zeros(()).expand(shape) for key, shape in keys.items()}}, tmp_path / "backbone.pth"
-    )
+    torch.save({"model": {key: torch.zeros(shape) for key, shape in keys.items()}}, tmp_path / "backbone.pth")
     message = user_error(call(infer.main, "--model_path", tmp_path / "backbone.pth", "--pic_path", images[0]))
     assert str(tmp_path / "backbone.pth") in message
     assert "--pretrain-backbone 1" in message
