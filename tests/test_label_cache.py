@@ -34,7 +34,7 @@ def reads(monkeypatch) -> list[Path]:
 
 
 def images(seed: int = 0) -> LabelledImages:
-    ids = (1, 2, 3, "4", "fünf", 6, 7, 8, 9, 10, 11, 12)
+    ids = (1, 2, 3, "04", "fünf", 6, 7, 8, 9, 10, 11, 12)
     ordered = tuple(sorted(ids, key=lambda number: (isinstance(number, str), number)))
     return LabelledImages(ordered, tuple(f"ü/{number}\n.jpg" for number in ordered), matrix(seed=seed)[0])
 
