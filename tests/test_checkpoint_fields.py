@@ -19,7 +19,7 @@ from src.checkpoint.info import info_of_dict
 from src.checkpoint.inspect import describe, inspect_file
 from src.checkpoint.own import save_with_calibration
 from src.errors import UserError
-from src.utils.inert_pickle import Foreign
+from src.utils.inert_values import Foreign
 from tests.helpers import save_tiny
 
 DROPPED = object()

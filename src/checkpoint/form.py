@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 from torch import Tensor
 
-from src.utils.inert_pickle import Foreign
+from src.utils.inert_values import Foreign
 
 MAX_IMAGE_SIZE = 4096  # pixels; the pixels of one image take 200 MB
 _NAMES_OF_PATHS = ("metadata", "data", "images")  # settings that are read again, as text

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from src.errors import UserError, name_some
 from src.text import shortened
-from src.utils.inert_pickle import Foreign
+from src.utils.inert_values import Foreign
 
 # Where several sets of weights are alike, the first of these names
 _PREFERRED = (

@@ -14,7 +14,7 @@ from src.errors import UserError, first_line, name_some
 from src.models.torch_files import read_torch_file
 from src.text import shortened
 from src.utils.digest import open_verified
-from src.utils.inert_pickle import DamagedPickleError, Foreign, PickleError
+from src.utils.inert_values import DamagedPickleError, Foreign, PickleError
 
 # First bytes of files that are taken for checkpoints -> what they are
 _OTHER_FILES = {
@@ -30,7 +30,7 @@ _BOOKKEEPING = "num_batches_tracked"
 def read_state_file(path: str | Path, *, verify: bool = True) -> dict[str, Any]:
     """Load a PyTorch or safetensors file of tensors and plain containers; nothing in it is executed.
 
-    Other objects become stand-ins (:class:`src.utils.inert_pickle.Foreign`). A SHA-256 in the file's side file is
+    Other objects become stand-ins (:class:`src.utils.inert_values.Foreign`). A SHA-256 in the file's side file is
     compared first, and the checksums within the file.
 
     Args:

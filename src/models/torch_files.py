@@ -20,7 +20,8 @@ from torch import Tensor
 
 from src.errors import first_line
 from src.utils.inert_numpy import NUMPY
-from src.utils.inert_pickle import CONTAINERS, Builders, Global, InertUnpickler, PickleError
+from src.utils.inert_pickle import InertUnpickler
+from src.utils.inert_values import CONTAINERS, Builders, Global, PickleError
 
 MOST_GROWTH = 8  # bytes of all tensors, or of all parts of an archive, for a byte of the file
 _FREE_BYTES = 1 << 20  # that a small file may grow to in any case

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -66,7 +65,6 @@ def _none_left(folder: Path, problems: list[str]) -> UserError:
 
 def _read_whole(path: Path) -> StoredState:
     content = read_state_file(path)
-    _check_crc(path)
     if content.get("format") != FORMAT:
         raise UserError(f"{path} is no training state of this version")
     try:
@@ -81,17 +79,6 @@ def _read_whole(path: Path) -> StoredState:
         return StoredState(path, content, parse_progress(content["progress"]))
     except ValueError as error:
         raise UserError(f"{path} is no whole training state: {first_line(error)}") from error
-
-
-def _check_crc(path: Path) -> None:
-    """Raise :class:`UserError` for a damaged file: PyTorch writes checksums, but does not verify them."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(damaged)
-    except Exception as error:  # of a dozen kinds
-        raise UserError(f"{path} cannot be read; it is damaged ({first_line(error)})") from error
 
 
 def restore(stored: StoredState, learner: Learner, identity: RunIdentity, num_steps: int | None = None) -> TrainState:

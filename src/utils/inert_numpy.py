@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from src.utils.inert_pickle import Builders, Global, Unbuilt
+from src.utils.inert_values import Builders, Global, Unbuilt
 
 _PLAIN_TYPE = re.compile(r"[<>|=]?[?biufcSUVmM]\d{0,6}")  # no objects, no structures
 

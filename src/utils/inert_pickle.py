@@ -11,93 +11,34 @@ values that refer to each other so that writing them out would explode are refus
 
 from __future__ import annotations
 
-import builtins
 import codecs
 import pickletools
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # as pickle itself uses them
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from src.errors import first_line
-
-Builders = Mapping[str, Callable[..., Any]]
+from src.utils.inert_names import safe_name
+from src.utils.inert_values import (
+    MOST_LEVELS,
+    Builders,
+    DamagedPickleError,
+    Foreign,
+    Global,
+    PickleError,
+    Unbuilt,
+    check_extent,
+    plain_key,
+)
 
 MOST_OPERATIONS = 2_000_000  # of a pickle
 MOST_CONTAINERS = 400_000
-MOST_LEVELS = 100
 MOST_VALUES = 1_000_000  # written out, for pickles with fewer operations
 _LONGEST_INTEGER = 512  # bits
 _MOST_COPIES = 8  # of each value
-_KEYS = (str, int, float, bool, bytes, type(None))
 _OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _SIZED = (str, bytes, bytearray)
 _CONTAINERS = (list, tuple, set, dict)
-
-# Modules and built-in functions that no data needs, and every payload does
-_OF_PAYLOADS = frozenset(
-    {
-        *("os", "posix", "nt", "sys", "subprocess", "_posixsubprocess", "shutil", "socket", "_socket"),
-        *("io", "_io", "runpy", "pty", "ctypes", "_ctypes", "importlib", "webbrowser"),
-    }
-)
-_BUILTINS_OF_DATA = frozenset(
-    {
-        "getattr",
-        "unicode",
-        "long",
-        "xrange",
-        *(name for name, value in vars(builtins).items() if isinstance(value, type)),
-    }
-)
-
-
-class PickleError(ValueError):
-    """The pickle is damaged, too large for its file, or made to run a program."""
-
-
-class DamagedPickleError(PickleError):
-    """The bytes are no pickle, or only a part of one."""
-
-
-@dataclass(frozen=True)
-class Global:
-    """The name of a class or function, as ``module.name``; it is not imported."""
-
-    name: str
-
-
-class Foreign(dict[Any, Any]):
-    """Stand-in for an object that is not built; the entries are those of a dict of another class.
-
-    Attributes:
-        name: of its class or of the function that makes it.
-        state: its attributes, or None.
-        problem: why it could not be built, or None.
-    """
-
-    def __init__(self, name: str, problem: str | None = None) -> None:
-        super().__init__()
-        self.name = name
-        self.problem = problem
-        self.state: Any = None
-
-    def __str__(self) -> str:
-        return self.name + (f" ({self.problem})" if self.problem else "")
-
-    __repr__ = __str__
-
-
-class Unbuilt(Foreign):
-    """An object whose value is known when its state follows; builders return it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.places: list[int] = []  # in the memo
-
-    def built(self, state: Any) -> Any:
-        """Return the value for this state."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -180,7 +121,7 @@ class InertUnpickler:
         if isinstance(target, list):
             target.extend(items)
         elif isinstance(target, set):
-            target.update(map(_key, items))
+            target.update(map(plain_key, items))
         elif not isinstance(target, Foreign):  # of which only the entries of dicts are kept
             raise PickleError(f"it appends to a {type(target).__name__}")
 
@@ -188,11 +129,10 @@ class InertUnpickler:
         target = self.stack[-1]
         if not isinstance(target, dict):
             raise PickleError(f"it sets items of a {type(target).__name__}")
-        target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
+        target.update(zip(map(plain_key, items[::2]), items[1::2], strict=True))
 
     def _global(self, name: str) -> None:
-        name = _name_in_python_3(name)
-        _refuse_payloads(name)
+        name = safe_name(name)
         self.stack.append(self.constants.get(name, Global(name)))
 
     def _stack_global(self, _: Any) -> None:
@@ -229,9 +169,7 @@ class InertUnpickler:
         self._reduce(None)
 
     def _instance(self, name: str) -> None:
-        name = _name_in_python_3(name)
-        _refuse_payloads(name)
-        self._call(Global(name), tuple(self._pop_mark()))
+        self._call(Global(safe_name(name)), tuple(self._pop_mark()))
 
     def _object(self, _: Any) -> None:
         items = self._pop_mark()
@@ -284,50 +222,6 @@ def _bounded(value: Any) -> Any:
     return Foreign("int", f"of {value.bit_length()} bits") if is_long else value
 
 
-def _key(value: Any) -> Any:
-    """Return a key that can be hashed without recursion; one that stands for other objects."""
-    if type(value) in _KEYS or (type(value) is tuple and all(type(item) in _KEYS for item in value)):
-        return value
-    return f"<{value.name if isinstance(value, (Global, Foreign)) else type(value).__name__}>"
-
-
-def _name_in_python_3(name: str) -> str:
-    """Return the name of today for one that pickles of protocol 2 use, such as ``__builtin__.set``."""
-    module, _, rest = name.rpartition(".")
-    if (module, rest) in NAME_MAPPING:
-        return ".".join(NAME_MAPPING[module, rest])
-    return f"{IMPORT_MAPPING.get(module, module)}.{rest}"
-
-
-def _refuse_payloads(name: str) -> None:
-    module, _, rest = name.partition(".")
-    if module in _OF_PAYLOADS or (module == "builtins" and rest not in _BUILTINS_OF_DATA):
-        raise PickleError(f"it refers to {name}, as harmful files do and checkpoints never; it is not safe to load")
-
-
-def check_extent(value: Any, most: int) -> None:
-    """Check how much the value would be written out, with everything that is referred to several times repeated.
-
-    Raises:
-        PickleError: it would be more than ``most`` values or :data:`MOST_LEVELS` levels.
-    """
-    level = [value]
-    for _ in range(MOST_LEVELS):
-        below: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                below.extend(one.values())
-            elif isinstance(one, (list, tuple, set)):
-                below.extend(one)
-            if len(below) > most:
-                raise PickleError("its objects refer to each other so that writing them out would never end")
-        most -= len(below)
-        level = [one for one in below if isinstance(one, (dict, list, tuple, set))]
-        if not level:
-            return
-    raise PickleError(f"its objects are nested deeper than {MOST_LEVELS} levels, or contain themselves")
-
-
 def _single(machine: InertUnpickler, _: Any) -> None:
     machine._append([machine.stack.pop()])
 
@@ -366,7 +260,7 @@ _OPERATIONS: dict[str, Callable[[InertUnpickler, Any], None]] = {
     "EMPTY_SET": lambda machine, _: machine._container(set()),
     "EMPTY_TUPLE": lambda machine, _: machine._push(()),
     "LIST": lambda machine, _: machine._container(machine._pop_mark()),
-    "FROZENSET": lambda machine, _: machine._container(set(map(_key, machine._pop_mark()))),
+    "FROZENSET": lambda machine, _: machine._container(set(map(plain_key, machine._pop_mark()))),
     "DICT": _dict,
     "TUPLE": lambda machine, _: machine._push(tuple(machine._pop_mark())),
     "TUPLE1": lambda machine, _: machine._tuple(1),
@@ -395,41 +289,7 @@ _OPERATIONS: dict[str, Callable[[InertUnpickler, Any], None]] = {
     "NEWOBJ_EX": InertUnpickler._new_with_keywords,
     "INST": lambda machine, name: machine._instance(name.replace(" ", ".")),
     "OBJ": InertUnpickler._object,
-    "BUILD": lambda machine, _: machine._build(_),
+    "BUILD": lambda machine, _: machine._build(_),  # by name, as subclasses have their own
     "PERSID": InertUnpickler._persistent,
     "BINPERSID": lambda machine, _: machine._persistent(machine.stack.pop()),
-}
-
-
-def _ordered(items: Any = ()) -> dict[Any, Any]:
-    return {_key(key): value for key, value in (items.items() if isinstance(items, dict) else items)}
-
-
-def _encoded(text: str, encoding: str = "latin1") -> bytes:
-    return text.encode("latin1" if encoding in ("latin1", "latin-1") else "utf-8")
-
-
-def _bytearray(content: bytes | str = b"", encoding: str = "latin1") -> bytes:
-    if not isinstance(content, (bytes, bytearray, str)):  # a number would be a size to allocate
-        raise PickleError("a bytearray in it is a number instead of bytes")
-    return _encoded(content, encoding) if isinstance(content, str) else bytes(content)
-
-
-def _set(items: Iterable[Any] = ()) -> set[Any]:
-    return set(map(_key, items))
-
-
-_OF_BUILTINS: Builders = {
-    "set": _set,
-    "frozenset": _set,
-    "bytearray": _bytearray,
-    "bytes": _bytearray,
-    "complex": complex,
-}
-CONTAINERS: Builders = {
-    "collections.OrderedDict": _ordered,
-    "collections.Counter": _ordered,
-    "collections.defaultdict": lambda factory=None, items=(): _ordered(items),
-    "_codecs.encode": _encoded,
-    **{f"builtins.{name}": build for name, build in _OF_BUILTINS.items()},
 }
