@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     from src.config.recipes import parse_with_recipe, write_settings
-    from src.config.train import complete, train_parser, train_settings
+    from src.config.train import complete, train_settings
+    from src.config.train_flags import train_parser
     from src.errors import NonFiniteRunError, prefix_errors
     from src.utils.ranks import is_other_rank, told_by_first
 

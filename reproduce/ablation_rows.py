@@ -19,7 +19,7 @@ from reproduce.experiments import EXPERIMENTS
 from reproduce.tables import SETTINGS, Published, differences, markdown_table, read_published, results, write_text
 from src.config.arguments import ArgumentParser, positive_int
 from src.config.recipes import parse_with_recipe
-from src.config.train import lambda_or_none, train_parser
+from src.config.train_flags import lambda_or_none, train_parser
 from src.errors import UserError
 from src.utils.files import write_json
 

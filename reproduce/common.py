@@ -28,7 +28,7 @@ from src.config.arguments import ArgumentParser
 from src.config.prepare import SOURCES, VectorSettings
 from src.config.recipes import parse_with_recipe
 from src.config.settings import add_flags
-from src.config.train import train_parser
+from src.config.train_flags import train_parser
 from src.data.metadata import detect_kind
 from src.errors import UserError
 from src.utils.files import write_json

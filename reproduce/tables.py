@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config.recipes import effective_settings, parse_with_recipe
-from src.config.train import train_parser
+from src.config.train_flags import train_parser
 from src.utils.files import atomic_write, read_json, write_json
 
 if sys.version_info >= (3, 11):

@@ -20,7 +20,7 @@ from src.config import arguments
 from src.config.export import export_parser
 from src.config.infer import fitted_or_float, infer_parser
 from src.config.prepare import prepare_parser
-from src.config.train import below_one, lambda_or_none, share, train_parser
+from src.config.train_flags import below_one, lambda_or_none, share, train_parser
 from src.config.validate import validate_parser
 from tests.helpers import write_images
 from tests.prepare_helpers import prepare_sample

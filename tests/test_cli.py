@@ -12,7 +12,7 @@ import torch
 
 import infer
 import prepare_data
-import src.config.train
+import src.config.train_flags
 import train
 import validate
 from src.config.arguments import (
@@ -24,7 +24,7 @@ from src.config.arguments import (
 )
 from src.config.infer import infer_parser
 from src.config.prepare import prepare_parser
-from src.config.train import lambda_or_none, train_parser
+from src.config.train_flags import lambda_or_none, train_parser
 from src.config.validate import validate_parser
 from src.errors import UserError, prefix_errors
 from src.utils.device import choose_device, seed_everything
@@ -63,7 +63,7 @@ def flags_of(script: str) -> list[tuple[str, argparse.Action]]:
 def given(option: str, action: argparse.Action) -> list[str]:
     if action.nargs == 0:
         return [option]
-    below_one = action.type in (src.config.train.below_one, src.config.train.share)
+    below_one = action.type in (src.config.train_flags.below_one, src.config.train_flags.share)
     return [option, str(action.choices[0]) if action.choices else "0.5" if below_one else "1"]
 
 

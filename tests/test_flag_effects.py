@@ -26,7 +26,7 @@ import validate
 from src.checkpoint import load_checkpoint, save_checkpoint
 from src.config.export import export_parser
 from src.config.infer import infer_parser
-from src.config.train import train_parser
+from src.config.train_flags import train_parser
 from src.config.validate import validate_parser
 from tests.conftest import ROOT
 from tests.flag_helpers import Covered, Effect, observe

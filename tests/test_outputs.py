@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import src.inference.run as run
-from src.config.infer import OutputOptions
+from src.config.infer_outputs import OutputOptions
 from src.data.transforms import eval_transform
 from src.errors import UserError
 from src.inference.contact_sheet import open_contact_sheet

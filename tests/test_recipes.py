@@ -8,7 +8,7 @@ import pytest
 
 from src.config.arguments import ArgumentParser, positive_float, positive_int
 from src.config.recipes import effective_settings, parse_with_recipe, read_recipe, write_settings
-from src.config.train import train_parser
+from src.config.train_flags import train_parser
 from src.errors import UserError
 
 NAMES = ("coco_48_17", "corel5k", "nus_wide", "open_images")

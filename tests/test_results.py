@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.config.infer import OutputOptions
+from src.config.infer_outputs import OutputOptions
 from src.errors import UserError
 from src.inference import formats
 from src.inference.formats import COLUMNS, ImageResult

@@ -7,7 +7,8 @@ import torch
 
 import validate
 from src.checkpoint import load_checkpoint
-from src.config.train import SelectionSettings, complete, train_parser, train_settings
+from src.config.train import SelectionSettings, complete, train_settings
+from src.config.train_flags import train_parser
 from src.data.images import read_image
 from src.data.metadata import load_metadata
 from src.data.parts import load_training_set

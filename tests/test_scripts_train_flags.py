@@ -10,10 +10,10 @@ import torch
 import train
 import validate
 from src.checkpoint import load_checkpoint
-from src.checkpoint.digest import SUFFIX
-from src.config.train import train_parser
+from src.config.train_flags import train_parser
 from src.errors import UserError
 from src.training.mixed_precision import check_compiler
+from src.utils.digest import SUFFIX
 from tests.script_helpers import (
     SETTINGS,
     TINY,

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.config.arguments import ArgumentParser, file_name, non_negative_int
+from src.config.data_sets import SourceSettings
 from src.config.settings import add_flags, flag, settings_of
-from src.config.sources import SOURCES, SourceSettings
+from src.config.sources import SOURCES
 from src.errors import UserError
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from src.config.infer import OutputOptions
+from src.config.infer_outputs import OutputOptions
 from src.errors import UserError, first_line
 from src.inference.contact_sheet import ContactSheet
 from src.inference.explain import explain

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from src.config.infer import OutputOptions
+from src.config.infer_outputs import OutputOptions
 from src.errors import UserError, first_line, name_some
 from src.inference.formats import WRITERS, ImageResult, RunFacts
 from src.text import printable

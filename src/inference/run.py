@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from src.config.infer import InferSettings, OutputOptions
+from src.config.infer import InferSettings
+from src.config.infer_outputs import OutputOptions
 from src.data.folders import EXCLUDED_FOLDERS
 from src.errors import UserError, prefix_errors
 from src.inference.contact_sheet import open_contact_sheet

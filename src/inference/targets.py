@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from src.config.infer import OutputOptions
+from src.config.infer_outputs import OutputOptions
 from src.errors import UserError
 from src.inference.contact_sheet import is_contact_sheet
 from src.inference.formats import IS_OWN, import_arrow

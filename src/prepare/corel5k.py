@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from src.config.sources import Corel5kSettings
+from src.config.data_sets import Corel5kSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from src.config.data_sets import SourceSettings
 from src.config.prepare import VectorSettings
-from src.config.sources import SourceSettings, WordVectorsSettings
+from src.config.sources import WordVectorsSettings
 from src.data.metadata_folder import FILES
 from src.errors import UserError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.config.sources import NusWideSettings
+from src.config.data_sets import NusWideSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.config.sources import OpenImagesSettings
+from src.config.data_sets import OpenImagesSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.official import read_array_pickle
 from src.errors import UserError, name_some, raise_collected

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
+from src.config.data_sets import SourceSettings
 from src.config.prepare import OutputSettings, VectorSettings
-from src.config.sources import SourceSettings, WordVectorsSettings
+from src.config.sources import WordVectorsSettings
 from src.data.labels import LabelledImages
 from src.data.metadata import ExtraWords
 from src.data.metadata_folder import open_output

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.config.sources import TableSettings, VocSettings
+from src.config.data_sets import VocSettings
+from src.config.sources import TableSettings
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
 from src.prepare.files import list_files, list_images

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from src.checkpoint import CheckpointInfo, ModelConfig
-from src.config.train import DataSettings, OptimSettings, TrainSettings, train_parser
+from src.config.train import DataSettings, LossSettings, OptimSettings, TrainSettings
+from src.config.train_flags import train_parser
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
 from src.data.split import ZeroShotSplit
@@ -21,7 +22,7 @@ from src.embedding import LoaderConfig
 from src.errors import UserError, prefix_errors
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
-from src.options import Reading
+from src.options import Precision, Reading
 from src.training.batches import BatchSource, FeatureBatches, FeatureOptions, ImageBatches, ImageOptions
 from src.training.engine import Learner
 from src.training.epoch_evaluation import EpochEvaluator
@@ -63,13 +64,13 @@ def build_components(
 ) -> tuple[TrainComponents, TrainState]:
     """Build everything that the trainer needs, and restore the state of a run that is resumed.
 
+    An earlier run in the output folder is removed at the end, when no mistake in the settings is left to be found.
+
     Args:
         settings: of the run.
         folder: the output folder, which this run has locked.
         processes: the processes that train together.
         stop: request to stop.
-
-    An earlier run in the output folder is removed at the end, when no mistake in the settings is left to be found.
 
     Raises:
         UserError: settings, data or files are wrong.
@@ -96,20 +97,11 @@ def build_components(
     source = _build_source(settings, data, model, config, train_val, loader)
     num_steps = steps_per_epoch(source.count, settings.run, processes)
     planned = planned_epochs(stored, settings.run.num_epochs)
-    criterion = SDLLoss(
-        weight=settings.loss.var_weight,
-        wordvec_array=train_val.train.split.word_vectors,
-        normalization=settings.loss.normalization,
-        unknown=settings.loss.unknown,
-    )
+    criterion = _loss(settings.loss, train_val.train.split)
     learner = build_learner(settings.optim, source.module, criterion, loader, planned * num_steps)
     if settings.model.freeze_backbone:
         learner = replace(learner, precision=None)  # a head alone is fast enough in float32
-    identity = RunIdentity(
-        {**settings.flags, "precision": precision, "processes": processes.count},
-        data_facts(data.training, data.metadata.split),
-        defaults=vars(train_parser(None).parse_args([])),
-    )
+    identity = _identity(settings, precision, processes, data)
     state = TrainState(seed, planned_epochs=planned)
     if stored is not None:
         stored, state = restore_latest(stored, learner, identity, num_steps, processes)
@@ -123,13 +115,31 @@ def build_components(
     split = train_val.trained(data.metadata.split)
     evaluator = EpochEvaluator(source, train_val, data.evaluation, split, settings.selection, device, processes)
     describe_checkpoint = functools.partial(_checkpoint_info, identity.settings, data.metadata, split, config)
-    max_bad = settings.run.max_bad_images
-    if max_bad is None:
-        max_bad = max(MIN_BAD_IMAGES, len(data.training.paths) // 10)
-    components = TrainComponents(
-        model, learner, source, evaluator, folder, identity, describe_checkpoint, max_bad_images=max_bad
-    )
+    max_bad = _max_bad_images(settings, data)
+    components = TrainComponents(model, learner, source, evaluator, folder, identity, describe_checkpoint, max_bad)
     return components, state
+
+
+def _loss(settings: LossSettings, split: ZeroShotSplit) -> SDLLoss:
+    return SDLLoss(
+        weight=settings.var_weight,
+        wordvec_array=split.word_vectors,
+        normalization=settings.normalization,
+        unknown=settings.unknown,
+    )
+
+
+def _identity(settings: TrainSettings, precision: Precision, processes: Processes, data: Data) -> RunIdentity:
+    return RunIdentity(
+        {**settings.flags, "precision": precision, "processes": processes.count},
+        data_facts(data.training, data.metadata.split),
+        defaults=vars(train_parser(None).parse_args([])),
+    )
+
+
+def _max_bad_images(settings: TrainSettings, data: Data) -> int:
+    given = settings.run.max_bad_images
+    return max(MIN_BAD_IMAGES, len(data.training.paths) // 10) if given is None else given
 
 
 def _check_folder(folder: RunFolder, settings: TrainSettings, data: Data, stored: StoredState | None) -> None:
@@ -220,9 +230,8 @@ def _build_source(
         inplace_abn=settings.model.inplace_abn,
     )
     cache = settings.model.feature_cache or data.metadata.folder / "feature_cache"
-    return FeatureBatches(
-        model, train_val, data.evaluation, FeatureOptions(evaluation_as, cache, of_features), loader
-    )  # fmt: skip
+    options = FeatureOptions(evaluation_as, cache, of_features)
+    return FeatureBatches(model, train_val, data.evaluation, options, loader)
 
 
 def build_learner(
