@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from src.config.sources import CocoSettings
-from src.data.coco import is_set
+from src.config.data_sets import CocoSettings
+from src.data.coco_files import is_set
 from src.errors import UserError
 from src.prepare import coco
 from src.prepare.coco_images import identity

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.config.sources import CocoSettings
+from src.config.data_sets import CocoSettings
 from src.data.coco import COCO_CLASSES
 from src.data.labels import LabelledImages
 from src.errors import UserError, name_some

@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config.sources import CocoSettings
-from src.data.coco import (
-    COCO_CLASSES,
-    CocoCategory,
-    CocoFile,
-    by_written_id,
-    image_level_labels,
-    is_set,
-    name_of,
-    read_coco_file,
-)
+from src.config.data_sets import CocoSettings
+from src.data.coco import COCO_CLASSES, by_written_id, image_level_labels
+from src.data.coco_files import CocoCategory, CocoFile, is_set, name_of, read_coco_file
 from src.data.labels import LabelledImages
 from src.errors import UserError, name_some, prefix_errors
 from src.prepare.files import differences

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from src.data.coco import read_coco_file, read_coco_labels
+from src.data.coco import read_coco_labels
+from src.data.coco_files import read_coco_file
 from src.prepare.nus_wide_files import read_flags, read_image_list
 from src.prepare.open_images_files import read_verdicts
 from src.prepare.voc_files import read_objects
