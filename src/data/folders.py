@@ -6,11 +6,12 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase, translate
 from functools import lru_cache
 from pathlib import Path
 
+from src.data.image_formats import SUFFIXES
 from src.errors import name_some
 
 # Folders of copies that file systems and photo managers make beside the photographs. A pattern with a slash is that of
@@ -51,6 +52,7 @@ class FolderWalk:
         self.unreadable: list[str] = []
         self._root = os.fspath(root)
         self._exclude = exclude
+        self._others: Counter[str] = Counter()  # suffixes that files() passed over
 
     def __iter__(self) -> Iterator[tuple[str, list[str]]]:
         self.passed_over.clear()
@@ -107,15 +109,34 @@ class FolderWalk:
     def _pass_over(self, reason: str, path: str) -> None:
         self.passed_over.setdefault(reason, []).append(path)
 
+    def images(self, on_folder: Callable[[int], None] = lambda count: None) -> list[str]:
+        """Walk, and return the image files by their suffix in either case: relative to the root, with ``/``, sorted.
+
+        Args:
+            on_folder: called with the number of files of each folder.
+        """
+        self._others.clear()
+        found: list[str] = []
+        for folder, names in self:
+            prefix = "" if folder == "." else f"{folder}/"
+            for name in names:
+                suffix = os.path.splitext(name)[1].lower()
+                if suffix in SUFFIXES:
+                    found.append(prefix + name)
+                else:
+                    self._others[suffix] += 1
+            on_folder(len(names))
+        return sorted(found)
+
     def notes(self) -> list[str]:
         """Return a line for each reason to pass something over, with the number and some names."""
-        return [
+        notes = [
             f"passed over {len(paths):,} {reason}: {name_some(paths, 5)}" for reason, paths in self.passed_over.items()
         ]
+        return notes + ([_note_of_others(self._others)] if self._others else [])
 
 
-def note_of_others(suffixes: Counter[str]) -> str:
-    """Return a line about files that are passed over because of their suffixes, in lower case."""
+def _note_of_others(suffixes: Counter[str]) -> str:
     counted = [f"{suffix or 'no suffix'} ({count:,})" for suffix, count in suffixes.most_common()]
     raw = sorted(RAW_SUFFIXES & suffixes.keys())
     advice = f"; RAW files ({', '.join(raw)}) are not read, export them as JPEG" if raw else ""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import codecs
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from src.data.folders import EXCLUDED_FOLDERS, FolderWalk, matches, note_of_others
+from src.data.folders import EXCLUDED_FOLDERS, FolderWalk, matches
 from src.data.image_formats import SUFFIXES
 from src.errors import UserError
 
@@ -98,17 +97,10 @@ class _Finder:
         return [argument]
 
     def _below(self, root: str) -> list[str]:
-        """Return all image files below ``root`` by their suffix in either case, sorted; see :class:`FolderWalk`."""
-        found: list[str] = []
-        others: Counter[str] = Counter()
+        """Return all image files below ``root``, sorted; see :class:`FolderWalk`."""
         walk = FolderWalk(root, self._exclude_below)
-        for folder, names in walk:
-            place = root if folder == "." else os.path.join(root, folder)
-            suffixes = [os.path.splitext(name)[1].lower() for name in names]
-            found += [os.path.join(place, name) for name, one in zip(names, suffixes, strict=True) if one in SUFFIXES]
-            others.update(suffix for suffix in suffixes if suffix not in SUFFIXES)
-        found += [os.path.join(root, folder) for folder in walk.unreadable]  # reading reports them
-        notes = walk.notes() + ([note_of_others(others)] if others else [])
+        found = [os.path.join(root, name) for name in (*walk.images(), *walk.unreadable)]  # reading reports the latter
+        notes = walk.notes()
         self.notes += [f"{root}: {note}" for note in notes]
         if not found:
             raise UserError(

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from src.data.folders import FolderWalk, note_of_others
-from src.data.image_formats import SUFFIXES
+from src.data.folders import FolderWalk
 from src.data.labels import LabelledImages
 from src.data.split import columns_of
 from src.errors import UserError, name_some, raise_collected
@@ -148,27 +147,18 @@ def list_images(root: Path, flag: str = "--images") -> ImageListing:
     Raises:
         UserError: there is no such folder.
     """
-    found: list[str] = []
-    others: Counter[str] = Counter()
     walk = _walk(root, flag)
     with tqdm(desc=f"images in {root.name}", unit="file", disable=None, leave=False) as bar:
-        for folder, names in walk:
-            prefix = "" if folder == "." else f"{folder}/"
-            suffixes = [os.path.splitext(name)[1].lower() for name in names]
-            found += [prefix + name for name, suffix in zip(names, suffixes, strict=True) if suffix in SUFFIXES]
-            others.update(suffix for suffix in suffixes if suffix not in SUFFIXES)
-            bar.update(len(names))
+        found = walk.images(bar.update)
     notes = walk.notes()
-    if others:
-        notes.append(note_of_others(others))
     odd = sorted(name for name in found if not name.isascii() and printable(name) != name)
     if odd:
         notes.append(
             f"passed over {len(odd):,} images whose paths are not UTF-8, which label files cannot hold: "
             f"{name_some(list(map(printable, odd)), 3)}; rename them"
         )
-        found = list(set(found) - set(odd))
-    return ImageListing(sorted(found), [f"{flag} {root}: {note}" for note in notes])
+        found = sorted(set(found) - set(odd))
+    return ImageListing(found, [f"{flag} {root}: {note}" for note in notes])
 
 
 def images_below(images: Path | None, missing_pictures: str) -> ImageListing | None:
