@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 import train
-from src.checkpoint.digest import SUFFIX
 from src.data.labels import LabelledImages, LabelMatrix
 from src.data.metadata_writer import MetadataContent, write_metadata
 from src.data.split import make_split
 from src.training.tensorboard import Logger
+from src.utils.digest import SUFFIX
 from tests.conftest import run_script
 
 # A random timm backbone, which trains an epoch of the drawn images in a tenth of a second

@@ -22,12 +22,13 @@ from src.calibration.thresholds import Calibration
 from src.checkpoint import load_checkpoint
 from src.checkpoint.__main__ import main
 from src.checkpoint.average import average_checkpoints
-from src.checkpoint.digest import check_digest, file_digest, save_with_digest, side_file, write_digest
+from src.checkpoint.digest import save_with_digest, write_digest
 from src.checkpoint.inspect import describe, inspect_file
 from src.data.split import make_split
 from src.errors import UserError
 from src.inference.tagger import Tagger
 from src.models import SDLModel, create_model
+from src.utils.digest import check_digest, file_digest, side_file
 from tests.conftest import ROOT
 from tests.helpers import SIZE, TINY, make_toy_split, save_tiny, tiny_model
 

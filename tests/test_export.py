@@ -17,7 +17,6 @@ from PIL import Image
 import export
 import src.exported.graph
 from src.checkpoint import CheckpointInfo, ModelConfig, load_checkpoint
-from src.checkpoint.digest import file_digest
 from src.config.export import export_parser, export_settings
 from src.data.split import ZeroShotSplit
 from src.errors import UserError
@@ -30,6 +29,7 @@ from src.models import create_model
 from src.models.backbones import find_backbone_weights, load_backbone
 from src.options import LabelOptions, TagRule
 from src.scoring import score_labels
+from src.utils.digest import file_digest
 from tests.helpers import SIZE, TINY, make_toy_split, save_tiny, tiny_model, write_images
 from tests.script_helpers import call, succeeded, user_error
 from tests.test_tag_rule import CALIBRATION

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from src.checkpoint.digest import check_digest
+from src.utils.digest import check_digest
 from src.utils.files import check_writable
 from src.utils.manifest import NAME, Manifest
 from tests.helpers import save_tiny, tiny_model, write_images

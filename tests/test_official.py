@@ -222,7 +222,7 @@ def test_files_of_python_2(tmp_path):
 
 def test_a_fifo_in_place_of_a_pickle(tmp_path):
     os.mkfifo(tmp_path / "x.pickle")
-    with pytest.raises(UserError, match=r"cannot read .*x\.pickle: no file"):
+    with pytest.raises(UserError, match=r"cannot read .*x\.pickle: it is a FIFO"):
         read_array_pickle(tmp_path / "x.pickle")
 
 

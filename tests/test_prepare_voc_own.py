@@ -288,7 +288,7 @@ def test_hostile_xml_is_one_line(tmp_path, content):
 def test_a_huge_file_is_not_read(tmp_path):
     with open(tmp_path / "a.xml", "wb") as stream:
         stream.truncate(1 << 33)  # takes no room on the disk
-    with pytest.raises(UserError, match="more than 64 MB"):
+    with pytest.raises(UserError, match="more than 67,108,864"):
         read_annotation(tmp_path / "a.xml")
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from src.checkpoint import load_checkpoint
-from src.checkpoint.digest import SUFFIX, check_digest
 from src.data.dataset import TrainingImages
 from src.data.images import read_image
 from src.data.metadata import load_metadata
@@ -21,6 +20,7 @@ from src.data.transforms import eval_transform
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.training.resume import read_state
+from src.utils.digest import SUFFIX, check_digest
 from tests.fork_helpers import Forks
 from tests.script_helpers import (
     FULL,

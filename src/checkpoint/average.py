@@ -65,11 +65,8 @@ def average_checkpoints(
             _check_same_tensors(mean, state, f"{paths[0]} and {path} have different weights")
         else:
             first, settings = content, content["settings"]
-        for key, tensor in state.items():  # mean = sum_i w_i theta_i / sum_i w_i
-            if tensor.is_floating_point():
-                mean[key] = mean.get(key, 0) + weight / sum(weights) * tensor.double()
-            else:
-                mean[key] = tensor
+        _add(state, weight / sum(weights), mean)
+        for key, tensor in state.items():
             dtypes[key] = torch.promote_types(dtypes.get(key, tensor.dtype), tensor.dtype)
         theirs = content["settings"]
         settings = {name: value for name, value in settings.items() if name in theirs and theirs[name] == value}
@@ -88,6 +85,12 @@ def average_checkpoints(
         },
     )
     return settings
+
+
+def _add(state: Mapping[str, Tensor], share: float, mean: dict[str, Tensor]) -> None:
+    """Add a share of floating tensors: mean = sum_i w_i theta_i / sum_i w_i; of others the last is kept."""
+    for key, tensor in state.items():
+        mean[key] = mean.get(key, 0) + share * tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from src.utils.digest import SUFFIX, check_digest, file_digest, side_file
+from src.utils.digest import file_digest, side_file
 from src.utils.files import atomic_write
 from src.utils.streams import is_stream
-
-__all__ = ["SUFFIX", "check_digest", "file_digest", "save_with_digest", "side_file", "write_digest"]
 
 
 def write_digest(path: str | Path) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,9 @@ import numpy as np
 from src.errors import UserError, first_line
 from src.text import on_screen, shortened
 from src.utils.inert_numpy import NUMPY, array_of
-from src.utils.inert_pickle import CONTAINERS, Builders, Foreign, Global, InertUnpickler, PickleError, Unbuilt
+from src.utils.inert_pickle import InertUnpickler
+from src.utils.inert_values import CONTAINERS, Builders, Foreign, Global, PickleError, Unbuilt
+from src.utils.regular import read_regular
 
 _ARRAY = "numpy.ndarray"
 _LARGEST_FILE = 1 << 28  # bytes; the largest released file has 1.2 million
@@ -34,11 +34,7 @@ def read_array_pickle(path: str | Path) -> Any:
         UserError: the file is missing, damaged, or holds anything else.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_FILE:
-                raise UserError(f"cannot read {path}: no file of at most {_LARGEST_FILE:,} bytes")
-            content = stream.read()
+        content = read_regular(path, _LARGEST_FILE)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     try:

@@ -6,7 +6,6 @@ import base64
 import io
 import logging
 import os
-import stat
 import sys
 import threading
 import warnings
@@ -23,6 +22,7 @@ from src.data.side_data import Pixels, without_side_data
 from src.data.truncated import complete, has_content
 from src.errors import first_line
 from src.options import DEFAULT_READING, Reading
+from src.utils.regular import NotRegularError, open_regular
 
 _BYTES = 8  # of memory for each pixel that Reading.max_pixels admits: the decoded image, and its RGB form
 # Bytes that decoders which need more take for each pixel, with the RGB form (measured)
@@ -69,13 +69,12 @@ def read_image(path: str | Path, *, at_least: int | None = None, reading: Readin
         BadImageError: the file is missing, no regular file, no image, cut short, or too large.
     """
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise _RefusedError(f"is {_kind(status.st_mode)}, not an image file")
-        budget = _budget(reading)
-        _check_cost(status.st_size, budget, f"File size ({status.st_size} bytes)")
-        with open(path, "rb") as file:
-            return _read(without_side_data(file, status.st_size), at_least, reading, budget)
+        with open_regular(path) as file:
+            size, budget = os.fstat(file.fileno()).st_size, _budget(reading)
+            _check_cost(size, budget, f"File size ({size} bytes)")
+            return _read(without_side_data(file, size), at_least, reading, budget)
+    except NotRegularError as error:
+        raise BadImageError(f"{path}: is {error.kind}, not an image file") from error
     except Exception as error:  # a damaged image can raise nearly anything from Pillow's readers
         raise BadImageError(f"{path}: {_reason(error)}") from error
 
@@ -188,14 +187,3 @@ def _check_cost(cost: int, budget: int, what: str) -> None:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or first_line(error)
-
-
-def _kind(mode: int) -> str:
-    kinds = {
-        stat.S_IFDIR: "a directory",
-        stat.S_IFIFO: "a FIFO",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-        stat.S_IFSOCK: "a socket",
-    }
-    return kinds.get(stat.S_IFMT(mode), "no regular file")

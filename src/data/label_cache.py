@@ -14,6 +14,7 @@ import torch
 from src.data.coco import read_coco_labels
 from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, first_line
+from src.utils.digest import file_digest
 from src.utils.files import atomic_write
 
 VERSION = 1
@@ -50,11 +51,7 @@ def cached_coco_labels(path: Path, labels: Sequence[str], folder: Path) -> Label
 
 
 def _content_key(path: Path, labels: Sequence[str]) -> str:
-    digest = hashlib.sha256(json.dumps([VERSION, *labels]).encode())
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()[:32]
+    return hashlib.sha256(json.dumps([VERSION, file_digest(path), *labels]).encode()).hexdigest()[:32]
 
 
 def _save(path: Path, images: LabelledImages) -> None:

@@ -25,7 +25,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError, name_some
+from src.errors import UserError
 from src.utils.files import write_json
 from src.utils.json_files import read_json
 from src.utils.manifest import NAME as MANIFEST
@@ -88,15 +88,7 @@ class MetadataFolder:
         Args:
             paths: the files to write; None: those that are written for every data set.
         """
-        targets = [self.path / name for name in sorted(FILES)] if paths is None else sorted(paths)
-        foreign = [os.path.relpath(path, self.path) for path in self._manifest.foreign(targets)]
-        ways = {parent for path in targets for parent in path.parents if self.path in parent.parents}
-        foreign += [os.path.relpath(way, self.path) for way in sorted(ways) if way.is_symlink() or way.is_file()]
-        if foreign:
-            raise UserError(
-                f"--output {self.path}: {name_some(foreign)} would be replaced, but is not, or is no longer, what "
-                "prepare_data.py wrote; move it away, or choose another folder"
-            )
+        self._manifest.refuse_foreign([self.path / name for name in FILES] if paths is None else paths, "--output")
 
     def replace(
         self, write: Callable[[Path], None], describe: Callable[[str], dict[str, Any]], keep: Collection[Path] = ()

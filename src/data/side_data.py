@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import BinaryIO, NamedTuple
 
 from src.data.orientation import (
@@ -86,14 +87,17 @@ class _Spliced(io.RawIOBase):
         number = next(number for number, start in enumerate(self._starts) if start > self._place) - 1
         part, skipped = self._parts[number], self._place - self._starts[number]
         size = min(len(buffer), _length(part) - skipped)
-        piece = part[skipped : skipped + size] if isinstance(part, bytes) else self._read(part[0] + skipped, size)
+        piece = (
+            part[skipped : skipped + size] if isinstance(part, bytes) else _read_at(self._file, part[0] + skipped, size)
+        )
         buffer[: len(piece)] = piece
         self._place += len(piece)
         return len(piece)
 
-    def _read(self, place: int, size: int) -> bytes:
-        self._file.seek(place)
-        return self._file.read(size)
+
+def _read_at(file: BinaryIO, place: int, size: int) -> bytes:
+    file.seek(place)
+    return file.read(size)
 
 
 def _joined(parts: Sequence[Part]) -> list[Part]:
@@ -117,12 +121,7 @@ def without_side_data(file: BinaryIO, size: int) -> Pixels:
 
     Formats with other side data, or a structure that is not understood, are returned as they are.
     """
-
-    def read(place: int, count: int) -> bytes:
-        file.seek(place)
-        return file.read(count)
-
-    start = read(0, 12)
+    start = _read_at(file, 0, 12)
     if start.startswith(b"\xff\xd8\xff"):
         return _jpeg(file, size)
     if start.startswith(_PNG):
@@ -130,7 +129,7 @@ def without_side_data(file: BinaryIO, size: int) -> Pixels:
     if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return _tiff(file, size)
     if start[4:8] == b"ftyp":  # AVIF and HEIF, whose decoders read the whole file and turn the image by another box
-        return Pixels(io.BytesIO(_EXIF_ITEM.sub(rb"\1free", read(0, size))))
+        return Pixels(io.BytesIO(_EXIF_ITEM.sub(rb"\1free", _read_at(file, 0, size))))
     return Pixels(file)
 
 
@@ -249,11 +248,7 @@ def _png_text(name: bytes, chunk: bytes, limit: int) -> tuple[bytes, bytes]:
 
 def _tiff(file: BinaryIO, size: int) -> Pixels:
     """Put a directory with the tags that pixels depend on in the place of the first one."""
-
-    def read(place: int, count: int) -> bytes:
-        file.seek(place)
-        return file.read(count)
-
+    read = partial(_read_at, file)
     directory = read_directory(read)
     if directory is None:
         return Pixels(file)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from src.errors import UserError, first_line
-from src.inference.xmp import NEW_PACKET, BadPacketError, missing, with_keywords
+from src.inference.xmp import NEW_PACKET, missing, with_keywords
 from src.utils.files import atomic_write, full_disk
 from src.utils.optional import import_extra
+from src.utils.regular import read_regular
 
 _SUBJECT = "Xmp.dc.subject"
 _KEYWORDS = "Iptc.Application2.Keywords"
@@ -94,7 +94,7 @@ class SidecarWriter:
         del name  # that of a copy
         target = _sidecar_of(image)
         with _reported(image, f"{target.name} cannot take keywords"):
-            old = _regular_content(target) if os.path.lexists(target) else NEW_PACKET
+            old = read_regular(target, _MAX_SIDECAR) if os.path.lexists(target) else NEW_PACKET
             new = with_keywords(old, tags)
             if new != old or not target.exists():
                 with atomic_write(target) as stream:
@@ -106,15 +106,6 @@ def _sidecar_of(image: Path) -> Path:
     """Return the path of an image's XMP file; one that exists may end in capitals."""
     names = [image.with_name(f"{image.name}{suffix}") for suffix in (".xmp", ".XMP")]
     return next((path for path in names if os.path.lexists(path)), names[0])
-
-
-def _regular_content(path: Path) -> bytes:
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise BadPacketError("no regular file")
-    if status.st_size > _MAX_SIDECAR:
-        raise BadPacketError(f"{status.st_size:,} bytes are too many")
-    return path.read_bytes()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from src.errors import UserError, first_line
+from src.utils.regular import read_regular
 
 _MAX_BYTES = 1 << 26  # VOC's annotations have some kilobytes
 _MAX_DEPTH = 64
@@ -46,9 +47,7 @@ def read_annotation(path: Path) -> Annotation:
             without end (VOC has none), or a name or mark that is none.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{path}: has more than {_MAX_BYTES >> 20} MB; an annotation has some kilobytes")
-        content = path.read_bytes()
+        content = read_regular(path, _MAX_BYTES)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; copy or unpack it again") from error
     reader = _Reader(path)

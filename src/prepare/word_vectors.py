@@ -17,7 +17,8 @@ from src.data.metadata_folder import is_hidden_part
 from src.errors import UserError, name_some, prefix_errors
 from src.prepare.collected import Collected
 from src.prepare.files import read_names
-from src.utils.files import atomic_write, check_writable, refuse_inputs
+from src.utils.files import atomic_write
+from src.utils.outputs import Output, check_outputs
 from src.word_vectors.base import WordSource
 from src.word_vectors.encoders import open_encoder
 from src.word_vectors.lookup import LabelVectors, label_vectors, missing_message, read_aliases
@@ -125,11 +126,9 @@ def write_tag_vectors(
         raise UserError(f"--output {output}: with --tags, give the name of a .npy file")
     if vectors.extra_words or settings.official or settings.train_with_unseen != "keep":
         raise UserError("--extra-words, --official and --train-with-unseen are about metadata folders; leave them out")
-    refuse_inputs({"--output": output, "--output with .txt": words}, inputs)
-    for path in (output, words):
-        if path.exists() and not settings.overwrite:
-            raise UserError(f"--output {output}: {path} exists; choose another name or give --overwrite")
-        check_writable(path, "--output")
+    targets = {"--output": output, "--output with .txt": words}
+    outputs = {name: Output(path, lambda _: False) for name, path in targets.items()}  # any file may be a user's
+    check_outputs(outputs, inputs, overwrite=settings.overwrite)
     tags = read_names(tag_file, "--tags")
     found = look_up({tag: tag for tag in tags}, open_vectors(vectors))
     with atomic_write(words, "w") as text, atomic_write(output) as binary:

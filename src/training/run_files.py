@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from src.checkpoint.digest import SUFFIX, check_digest
 from src.config.recipes import SETTINGS_HEAD
 from src.config.train import OutputSettings, SelectionSettings
 from src.errors import UserError
 from src.models.state_files import read_state_file
+from src.utils.digest import SUFFIX, check_digest
 
 LOG, STATE, PREVIOUS = "log.jsonl", "state.pt", "state-previous.pt"
 SETTINGS, CURVES, REPORT = "settings.toml", "curves.png", "report.html"

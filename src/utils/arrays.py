@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from src.errors import UserError, first_line
 from src.text import shortened
+from src.utils.regular import open_regular
 
 MAGIC = b"\x93NUMPY"
 
@@ -19,10 +19,8 @@ def read_array(path: str | Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, damaged, cut short, of another format, or holds anything but real numbers.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"cannot read {path}: no regular file")
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             if stream.read(len(MAGIC)) != MAGIC:
                 raise UserError(f"{path} is no .npy file; save the array with numpy.save")
         # The map fails where the file is smaller than its header says

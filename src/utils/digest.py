@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from src.errors import UserError
+from src.utils.regular import open_regular
 
 SUFFIX = ".sha256"
 _BLOCK = 1 << 20  # bytes
@@ -79,23 +80,25 @@ def open_verified(path: str | Path) -> BinaryIO:
 
 
 def _open(path: str | Path) -> BinaryIO:
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a named pipe would wait for its writer
-        what = "a folder" if os.path.isdir(path) else "no regular file"
-        raise UserError(f"cannot read {path}: it is {what}; give the path of a file")
     try:
-        return open(path, "rb")
+        return open_regular(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {path}: {reason}; give the path of a file") from error
 
 
 def _digest_of(stream: BinaryIO, path: str | Path) -> str:
-    digest = hashlib.sha256()
     try:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
+        return stream_digest(stream)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; give the path of a file") from error
+
+
+def stream_digest(stream: BinaryIO) -> str:
+    """Compute the SHA-256 of the rest of a stream, in lower-case hexadecimal digits."""
+    digest = hashlib.sha256()
+    while block := stream.read(_BLOCK):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -58,7 +58,7 @@ def read_json_as(path: str | Path, form: type[_T], what: str, *, expected: str =
         more = f"; expected {expected}" if expected else ""
         raise UserError(f"{path} is no {what}: {first_line(error)}{more}") from error
     except UnicodeDecodeError as error:
-        line = _first_line_not_utf8(content)
+        line = content.count(b"\n", 0, _first_not_utf8(content)) + 1
         raise UserError(f"{path}, line {line}: not UTF-8 text; is it a JSON file? If so, save it as UTF-8") from error
     except msgspec.DecodeError as error:
         raise UserError(_describe(str(path), content, str(error))) from error
@@ -137,14 +137,10 @@ def _describe(path: str, content: bytearray, message: str) -> str:
     return f"{path}, line {line}, column {column}: not JSON: {reason} at {shown!r}; mend it there"
 
 
-def _first_line_not_utf8(content: bytearray) -> int:
-    """Return the number of the first line with a byte that is not UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    size = 1 << 20
-    for start in range(0, len(content), size):
-        pending = len(decoder.getstate()[0])
-        try:
-            decoder.decode(bytes(content[start : start + size]))
-        except UnicodeDecodeError as error:
-            return content.count(b"\n", 0, start - pending + error.start) + 1
-    return content.count(b"\n") + 1
+def _first_not_utf8(content: bytearray) -> int:
+    """Return the position of the first byte that is not UTF-8."""
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return len(content)

@@ -10,10 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from src.errors import UserError
+from src.utils.regular import UNFOLLOWED
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-# Neither wait for the other end of a FIFO nor follow a link; Windows lacks some of these
-UNFOLLOWED = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 def try_lock(descriptor: int) -> bool | None:

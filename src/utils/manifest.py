@@ -7,22 +7,21 @@ one that was recorded for its name: a file that the user put there, or edited si
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from src.errors import UserError, name_some
+from src.utils.digest import stream_digest
 from src.utils.files import noting
-from src.utils.locks import UNFOLLOWED, open_journal, open_locked
+from src.utils.locks import open_journal, open_locked
+from src.utils.regular import open_regular
 from src.utils.temporary import sweep_temporary
 
 NAME = ".sdl-manifest.jsonl"
-_BLOCK = 1 << 20  # bytes
 _MAX_LINE = 1 << 16  # bytes; longer ones were not written by this program
 
 
@@ -74,11 +73,19 @@ class Manifest:
         return [Path(path) for path in paths if os.path.lexists(path) and not self.owns(path)]
 
     def refuse_foreign(self, paths: Iterable[str | Path], flag: str) -> None:
-        """Raise a :class:`UserError` that begins with ``flag`` if :meth:`foreign` files are among ``paths``."""
-        if names := [path.name for path in self.foreign(paths)]:
+        """Check that nothing but this program's files lies at some paths, and no file or link on the way to them.
+
+        Raises:
+            UserError: something else does; the message begins with ``flag``.
+        """
+        targets = sorted(map(Path, paths))
+        ways = {parent for path in targets for parent in path.parents if self.folder in parent.parents}
+        foreign = [*self.foreign(targets), *(way for way in sorted(ways) if way.is_symlink() or way.is_file())]
+        if foreign:
+            names = name_some(list(map(self._name, foreign)))
             raise UserError(
-                f"{flag} {self.folder}: {name_some(names)} would be replaced, and this program did not write what is "
-                "there; move it away, or choose another folder"
+                f"{flag} {self.folder}: {names} would be replaced, but is not, or is no longer, what this program "
+                "wrote; move it away, or choose another folder"
             )
 
     def record(self, path: str | Path, digest: str) -> None:
@@ -180,24 +187,13 @@ def digest_of(path: str | Path) -> str:
     Raises:
         OSError: it cannot be read, or is no regular file.
     """
-    digest = hashlib.sha256()
-    with _open_regular(path) as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _open_regular(path: str | Path) -> IO[bytes]:
-    descriptor = os.open(path, os.O_RDONLY | UNFOLLOWED)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path} is no regular file")
-    return os.fdopen(descriptor, "rb")
+    with open_regular(path, follow_links=False) as stream:
+        return stream_digest(stream)
 
 
 def _entries(path: Path) -> Iterator[_Entry]:
     """Yield the entries of a manifest; lines that were cut or damaged are passed over."""
-    with _open_regular(path) as lines:
+    with open_regular(path, follow_links=False) as lines:
         while line := lines.readline(_MAX_LINE):
             with suppress(ValueError, RecursionError, KeyError, TypeError):
                 entry = json.loads(line)

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from src.utils.locks import UNFOLLOWED, is_same_file, try_lock
+from src.utils.locks import is_same_file, try_lock
+from src.utils.regular import UNFOLLOWED
 
 _PREFIX, _SUFFIX = ".sdl-", ".tmp"
 _NAME = re.compile(r"\.sdl-[a-z0-9_]{8}\.tmp")

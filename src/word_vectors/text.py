@@ -16,6 +16,7 @@ from itertools import islice
 import numpy as np
 
 from src.errors import UserError
+from src.text import shortened
 from src.word_vectors.base import WordSource, as_vector
 from src.word_vectors.streams import SAMPLE, ByteFile
 
@@ -142,5 +143,4 @@ class TextVectors(WordSource):
 
 
 def _shown(line: bytes) -> str:
-    text = line.decode("utf-8", errors="replace").strip()
-    return repr(text if len(text) <= 40 else text[:40] + "...")
+    return repr(shortened(line.decode("utf-8", errors="replace").strip(), 44))
