@@ -65,6 +65,12 @@ class ArgumentParser(argparse.ArgumentParser):
                 self._check_needs(action, words, namespace)
         return namespace, left
 
+    def add_subparsers(self, **options: Any) -> Any:
+        """Add sub-commands like argparse; what follows one is for its own parser to check."""
+        commands = super().add_subparsers(**options)
+        commands.type = str
+        return commands
+
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """Convert like argparse, which calls this for each flag of the command line, and note the flag."""
         if action.option_strings:

@@ -63,7 +63,7 @@ def write_metadata(
 def write_into(output: MetadataFolder, content: MetadataContent, *, official: bool = False) -> None:
     """Write into an open folder; see :func:`write_metadata`."""
     root = None if content.image_root is None else os.path.join(output.path, content.image_root)
-    draws = root is not None and any(_is_below(output.path / name, root) for name in content.files)
+    draws = root is not None and any(Path(root) in (output.path / name).parents for name in content.files)
 
     def write(folder: Path) -> None:
         _write_files(folder, content)
@@ -80,10 +80,6 @@ def write_into(output: MetadataFolder, content: MetadataContent, *, official: bo
             output.replace(write, describe, keep)
         except OSError as error:
             raise UserError(f"cannot be written: {error.strerror or error}") from error
-
-
-def _is_below(path: Path, folder: str) -> bool:
-    return Path(folder) in path.parents
 
 
 def _description(content: MetadataContent, prefix: str, image_prefix: str) -> dict[str, Any]:

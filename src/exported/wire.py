@@ -149,7 +149,7 @@ def _only(values: list[int | memoryview]) -> memoryview:
 
 
 def _text(fields: Fields, number: int) -> str:
-    return str(_bytes(fields[number][-1]), "utf-8", "surrogateescape") if number in fields else ""
+    return (_texts(fields, number) or ("",))[-1]
 
 
 def _texts(fields: Fields, number: int) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def _read_lines(source: Path, name: str) -> list[str]:
 
 
 def _numbers(line: str) -> list[int]:
-    """Return the numbers of a line, -1 for what is none or has more than 18 digits."""
+    """Return the numbers of a line, -1 for what is no number or has more than 18 digits."""
     return [int(part) if part.isascii() and part.isdigit() and len(part) <= 18 else -1 for part in line.split()]
 
 

@@ -44,7 +44,7 @@ def read_annotation(path: Path) -> Annotation:
     Raises:
         NoAnnotationError: the root of the file is another element.
         UserError: it cannot be read, is no complete XML, has a document type, which can define entities that grow
-            without end (VOC has none), or a name or mark that is none.
+            without end (VOC has none), or an object without a name or with another mark than 0 and 1.
     """
     try:
         content = read_regular(path, _MAX_BYTES)

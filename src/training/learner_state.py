@@ -53,7 +53,7 @@ def fit_learner(content: Mapping[str, Any], learner: Learner) -> LearnerState:
     """
     average = None if learner.average is None else learner.average.module
     if (content["average"] is None) != (average is None):
-        raise ValueError("a moving average too many, or none")
+        raise ValueError("a moving average where none is expected, or none where one is")
     return LearnerState(
         module=_weights(content["module"], learner.module, "weights"),
         average=None if average is None else _weights(content["average"], average, "moving average"),

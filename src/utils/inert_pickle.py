@@ -202,7 +202,7 @@ class InertUnpickler:
 
 
 def _instructions(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
-    """Yield name and argument of each instruction; other than pickletools, with all strings of Python 2 as Latin-1."""
+    """Yield name and argument of each instruction; unlike in pickletools, all strings of Python 2 are Latin-1."""
     name = ""
     while name != "STOP":
         code = stream.read(1)

@@ -99,7 +99,7 @@ def _decode(content: bytearray, form: type[_T]) -> _T:
 def _repair(content: bytearray) -> bool:
     """Replace what Python's json writes and reads beyond JSON, in place; return whether there was any.
 
-    A number that is none becomes an empty object, which stands for no value that any file has; half of a surrogate
+    NaN and infinity become an empty object, which no file has in place of a value; half of a surrogate
     pair becomes the replacement character. Lengths do not change, so places in messages stay right.
     """
     repaired = False

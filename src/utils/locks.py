@@ -86,4 +86,4 @@ def is_same_file(descriptor: int, path: str | Path) -> bool:
 
 
 def _no_file(path: Path) -> UserError:
-    return UserError(f"{path}: a link or another thing than a file lies where this program keeps its notes; remove it")
+    return UserError(f"{path}: a link, or something else than a file, is where this program keeps its notes; remove it")

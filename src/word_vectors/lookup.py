@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -83,6 +83,7 @@ def label_vectors(
     of_text = find_all(source, wanted, table, loose)
     found = {label: of_text[text] for label, text in texts.items() if text in of_text}
     missing = {label: text for label, text in texts.items() if text not in of_text}
+    repeats = [f"has words more than once, of which the first vector counts: {name_some(repeated)}"] if repeated else []
     columns = [of_label.vector for of_label in found.values()]
     vectors = np.stack(columns, axis=1) if columns else np.empty((source.dim, 0))
     return LabelVectors(
@@ -95,15 +96,10 @@ def label_vectors(
             if label in alias or of_label.how != texts[label]
         },
         suggestions=suggest(source, missing, table, loose) if missing and source.has_word_list else {},
-        notes=[f"{source.name}: {note}" for note in (*source.notes, *_repeated_note(repeated))],
+        notes=[f"{source.name}: {note}" for note in (*source.notes, *repeats)],
         source=source.name,
         where=source.where,
     )
-
-
-def _repeated_note(words: list[str]) -> Iterator[str]:
-    if words:
-        yield f"has words more than once, of which the first vector counts: {name_some(words)}"
 
 
 def frequent_words(source: WordSource, count: int, leave_out: Collection[str]) -> ExtraWords | None:
