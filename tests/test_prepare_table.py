@@ -458,7 +458,7 @@ def test_faults_of_a_table_are_named_and_nothing_is_written(tmp_path, photos, na
         (["--images", "unseen.txt"], ["--images", "no such folder"]),
         (["--path-column", "pic"], ["t.csv has no such column", "'path', 'tags', 'split'"]),
         (["--path-column", "tags"], ["one column cannot be several"]),
-        (["--tag-separator", ""], ["--tag-separator: is empty"]),
+        (["--tag-separator", ""], ["--tag-separator: '' is empty"]),
         (["--min-pictures", 2], ["--min-pictures 2: leaves 0 of 2 tags"]),
         (["--unseen-fraction", 0.5], ["--unseen-fraction", "not allowed with"]),
         (["--val-fraction", 0.5], ["--val-fraction", "not allowed with"]),

@@ -127,8 +127,8 @@ def test_vectors_and_words_of_two_runs_never_lie_together(tmp_path, monkeypatch)
 def test_mistakes_with_a_list_of_tags(tmp_path, flags, message):
     path = words_file(tmp_path, ("sea", "sun"), "vectors.txt")
     (tmp_path / "tags.txt").write_text("sea\n")
-    (tmp_path / "there.npy").touch()
-    (tmp_path / "beside.txt").touch()
+    (tmp_path / "there.npy").write_bytes(b"mine")
+    (tmp_path / "beside.txt").write_bytes(b"mine")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=message):
         run("--tags", tmp_path / "tags.txt", "--word-vectors", path, *(flag.format(tmp=tmp_path) for flag in flags))

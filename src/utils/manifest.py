@@ -82,9 +82,10 @@ class Manifest:
         ways = {parent for path in targets for parent in path.parents if self.folder in parent.parents}
         foreign = [*self.foreign(targets), *(way for way in sorted(ways) if way.is_symlink() or way.is_file())]
         if foreign:
-            names = name_some(list(map(self._name, foreign)))
+            inner = self.folder in foreign[0].parents
+            names = [os.path.relpath(path, self.folder) if inner else path.name for path in foreign]
             raise UserError(
-                f"{flag} {self.folder}: {names} would be replaced, but is not, or is no longer, what this program "
+                f"{flag} {self.folder}: {name_some(names)} would be replaced, but is not, or is no longer, what this program "
                 "wrote; move it away, or choose another folder"
             )
 
