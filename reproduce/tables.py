@@ -12,7 +12,8 @@ from typing import Any
 
 from src.config.recipes import effective_settings, parse_with_recipe
 from src.config.train_flags import train_parser
-from src.utils.files import atomic_write, read_json, write_json
+from src.utils.files import atomic_write, write_json
+from src.utils.json_files import read_json
 
 if sys.version_info >= (3, 11):
     import tomllib

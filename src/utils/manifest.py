@@ -85,8 +85,8 @@ class Manifest:
             inner = self.folder in foreign[0].parents
             names = [os.path.relpath(path, self.folder) if inner else path.name for path in foreign]
             raise UserError(
-                f"{flag} {self.folder}: {name_some(names)} would be replaced, but is not, or is no longer, what this program "
-                "wrote; move it away, or choose another folder"
+                f"{flag} {self.folder}: {name_some(names)} would be replaced, but is not, or is no longer, what this "
+                "program wrote; move it away, or choose another folder"
             )
 
     def record(self, path: str | Path, digest: str) -> None:
