@@ -178,6 +178,24 @@ def test_no_average_or_two_sets_of_weights_are_refused(state, tmp_path):
         loaded(tmp_path / "x.pth")
 
 
+def test_of_several_sets_of_weights_the_one_that_fits_is_taken(state, tmp_path):
+    critic = {f"layer{number}.weight": torch.ones(1) for number in range(len(state) + 1)}
+    torch.save({"model": critic, "encoder": state}, tmp_path / "x.pth")
+    assert same(loaded(tmp_path / "x.pth"), state)
+    torch.save({"last": state, "best": halved(state)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="several sets of weights that fit: last, best; keep one"):
+        loaded(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_a_plain_pickle_of_tensors_and_of_arrays_with_swapped_axes_is_read(protocol, state, tmp_path):
+    convolutions = {key for key, value in state.items() if value.ndim == 4}
+    arrays = {key: np.moveaxis(np.moveaxis(state[key].numpy(), 1, -1).copy(), -1, 1) for key in convolutions}
+    for content in (state, {**state, **arrays}):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(content, protocol))
+        assert same(loaded(tmp_path / "x.pkl"), state)
+
+
 @pytest.mark.parametrize("wrap", ["model.", "_orig_mod.", "net.module."])
 def test_a_wrapped_model_of_the_released_code_tags(wrap, tmp_path):
     torch.save({"state_dict": prefixed(golden_state(), wrap), "hyper_parameters": Config(a=1)}, tmp_path / "x.ckpt")

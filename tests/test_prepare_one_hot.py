@@ -280,3 +280,20 @@ def test_parquet_that_unfolds_far_beyond_its_size_is_refused(photos):
     assert source.stat().st_size < 100_000
     with pytest.raises(UserError, match=r"column 'tags' unfolds to more than 32 MB"):
         prepare(source)
+
+
+def test_numbers_that_are_nan_in_json_lines_are_unknown_or_not_read(photos):
+    rows = [{"file": name, "cat": float(number % 2), "sea": 1 - number % 2} for number, name in enumerate(NAMES)]
+    rows[3]["cat"] = rows[4]["area"] = float("nan")
+    (photos / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare(photos / "t.jsonl")
+    metadata = load_metadata(photos / "m")
+    images = [read_coco_labels(path, ("cat", "sea")) for path in (metadata.train, metadata.val)]
+    unknown = [
+        (name, row.index(-1))
+        for part in images
+        for name, row in zip(part.file_names, part.targets.dense().tolist(), strict=True)
+        if -1 in row
+    ]
+    assert unknown in ([(NAMES[3], 0)], [])  # an unseen label of a training image is hidden
+    assert judge([{}, 1, 0]).states == [EMPTY, PRESENT, ABSENT]

@@ -7,7 +7,7 @@ names. The rules go by the form of the file and by the keys that the model expec
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def find_weights(
         keys = name_some([shortened(str(key), 40) for key in content])
         raise UserError(f"{path} holds no state dict of tensors (its keys: {keys})")
     places, other_places = _plain_and_averages(list(found), use_ema)
-    place = _preferred(places, found)
+    place = _preferred(places, found, expected, path)
     state = _tensors(found[place], place, path)
     fitting = next(filter(None, (_prefixes(state, keys) for keys in expected)), [""])
     prefixes, other_prefixes = _plain_and_averages(fitting, use_ema)
@@ -111,8 +111,9 @@ def _plain_and_averages(names: Sequence[str], use_ema: bool) -> tuple[list[str],
     return plain, averages
 
 
-def _prefixes(state: Mapping[str, Tensor], expected: Collection[str]) -> list[str]:
-    """List the prefixes with which most of the expected keys are in the state dict."""
+def _prefixes(keys: Iterable[str], expected: Collection[str]) -> list[str]:
+    """List the prefixes with which most of the expected keys are among those of a state dict."""
+    state = dict.fromkeys(keys)
     fits: dict[str, int] = {}
     for marker in sorted(expected, key=lambda key: (key.count("."), len(key)), reverse=True)[:_MARKERS]:
         for key in state:
@@ -162,12 +163,31 @@ def _items(mapping: Any) -> Sequence[tuple[Any, Any]]:
     return list(mapping.items()) if isinstance(mapping, Mapping) else []
 
 
-def _preferred(places: Sequence[str], found: Mapping[str, Mapping[str, Any]]) -> str:
+def _preferred(
+    places: Sequence[str],
+    found: Mapping[str, Mapping[str, Any]],
+    expected: Sequence[Collection[str]],
+    path: str | Path,
+) -> str:
+    """Return the place of the weights that the model expects; of several, the one of the usual name.
+
+    Raises:
+        UserError: none has a usual name.
+    """
+
     def rank(place: str) -> tuple[int, int]:
         name = place.split(".", 1)[0]
         return _PREFERRED.index(name) if name in _PREFERRED else len(_PREFERRED), -len(found[place])
 
-    return min(places, key=rank)
+    fitting = [place for place in places if any(_prefixes(map(_unwrapped, found[place]), keys) for keys in expected)]
+    best = min(fitting or places, key=rank)
+    if len(fitting) > 1 and rank(best)[0] == len(_PREFERRED):
+        raise UserError(f"{path} holds several sets of weights that fit: {name_some(fitting)}; keep one of them")
+    return best
+
+
+def _unwrapped(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
 
 
 def _tensors(state: Mapping[str, Any], place: str, path: str | Path) -> dict[str, Tensor]:
@@ -175,7 +195,7 @@ def _tensors(state: Mapping[str, Any], place: str, path: str | Path) -> dict[str
     tensors: dict[str, Tensor] = {}
     problems = []
     for key, value in state.items():
-        name = ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+        name = _unwrapped(key)
         if isinstance(value, np.ndarray) and value.dtype.kind in "?biuf":
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
         if isinstance(value, Tensor):

@@ -108,6 +108,7 @@ class _Tensors:
             **NUMPY,
             **tensors,
             "torch._tensor._rebuild_from_type_v2": rebuild_with_attributes,
+            "torch.storage._load_from_bytes": _storage_of_bytes,
             "torch.Size": tuple,
         }
 
@@ -130,6 +131,11 @@ class _Tensors:
         if self.left < 0:
             raise PickleError("its tensors repeat the same numbers over and over")
         return flat.as_strided(shape, stride, offset)
+
+
+def _storage_of_bytes(content: bytes) -> Any:
+    """Read a storage within a plain pickle: a file of the older form, which holds nothing else."""
+    return _read_storages(io.BytesIO(content), len(content), {})
 
 
 def _read_pickle(stream: BinaryIO, builders: Builders, storage: Callable[[Any], Any] | None) -> Any:
@@ -203,7 +209,10 @@ def _storage_facts(identifier: Any) -> tuple[str, torch.dtype, int]:
 
 def _read_older(stream: BinaryIO, size: int) -> Any:
     """Read the form before PyTorch 1.6, one pickle after another and then the storages; or one plain pickle."""
-    builders = _Tensors(size).builders()
+    return _read_storages(stream, size, _Tensors(size).builders())
+
+
+def _read_storages(stream: BinaryIO, size: int, builders: Builders) -> Any:
     storages: dict[str, _Storage] = {}
     left = size
 

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
 from src.errors import UserError, first_line
 from src.utils.files import read_text
+from src.utils.json_files import decode_json
 from src.utils.optional import import_extra
 
 _MAX_CELL = 1 << 24  # characters; longer ones come from a quotation mark that is not closed
@@ -101,11 +100,10 @@ def _read_separated(path: Path) -> RawTable:
 
 def _read_json_lines(path: Path) -> RawTable:
     objects: dict[int, dict[str, Any]] = {}
-    decoder = msgspec.json.Decoder(dict[str, Any])
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             try:
-                objects[number] = decoder.decode(line)
+                objects[number] = decode_json(bytearray(line.encode()), dict[str, Any])
             except Exception as error:  # for instance msgspec's, of nesting, or of a lone surrogate
                 raise UserError(
                     f"--source {path}, line {number}: is no JSON object: {first_line(error)}; write one per line, "

@@ -78,8 +78,8 @@ def judge(values: Sequence[Any]) -> FlagColumn:
 
 
 def _state(value: Any) -> int | str | None:
-    """Return the state that a cell expresses; text if it expresses none."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    """Return the state that a cell expresses; text if it expresses none. ``{}`` stands for NaN in JSON."""
+    if value in (None, {}) or (isinstance(value, float) and math.isnan(value)):
         return EMPTY
     if not isinstance(value, str | bool | int | float):
         return "no flag"

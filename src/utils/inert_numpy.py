@@ -61,6 +61,12 @@ def array_of(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
+    """Make an array of protocol 5; since NumPy 2.3 ``axes`` says how the axes of one in another order were swapped."""
+    array = array_of(raw, dtype, shape, order)
+    return array if axes is None else array.transpose(axes)
+
+
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
     value = array_of(raw, dtype, (1,))[0]
     return value.item() if value.dtype.kind in "?biufcUS" else value
@@ -75,7 +81,7 @@ def _reconstruct(kind: Any, *_: Any) -> _Array:
 _OF_CORE: Builders = {
     "multiarray._reconstruct": _reconstruct,
     "multiarray.scalar": _scalar,
-    "numeric._frombuffer": array_of,
+    "numeric._frombuffer": _from_buffer,
 }
 NUMPY: Builders = {
     "numpy.dtype": _Dtype,

@@ -51,7 +51,7 @@ def read_json_as(path: str | Path, form: type[_T], what: str, *, expected: str =
     """
     try:
         content = _read(Path(path))
-        return _decode(content, form)
+        return decode_json(content, form)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except msgspec.ValidationError as error:
@@ -83,8 +83,8 @@ def _read(path: Path) -> bytearray:
     return content
 
 
-def _decode(content: bytearray, form: type[_T]) -> _T:
-    """Decode JSON, after a repair in place where it is needed."""
+def decode_json(content: bytearray, form: type[_T]) -> _T:
+    """Decode JSON, after a repair in place where it is needed; raise what msgspec raises."""
     text = memoryview(content)[len(_BOM) if content.startswith(_BOM) else 0 :]
     try:
         return msgspec.json.decode(text, type=form)
