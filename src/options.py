@@ -30,6 +30,8 @@ Selection = Literal["test", "seen", "held-out"]  # images that select the best e
 Truncated = Literal["refuse", "accept"]  # images that are cut short
 Unknown = Literal["negative", "ignore"]  # how the loss treats an unknown label
 
+MAX_INT = 2**31 - 1  # largest size or count that a flag takes
+
 AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 DATASET_KINDS: tuple[DatasetKind, ...] = get_args(DatasetKind)
 DEVICES: tuple[Device, ...] = get_args(Device)

@@ -30,7 +30,7 @@ from tests.test_tag_rule import save_calibrated
 LONG, HUGE = "a" * 300, "9" * 20
 _WORDS = ["", "x", "1,5", "0x10", "nan", LONG]
 _WHOLE = [*_WORDS, "1.5", "1e3", "inf", "-" + HUGE, HUGE]
-_REAL = [*_WORDS, "inf", "-inf", "1e999"]
+_REAL = [*_WORDS, "inf", "-inf", "1e39", "1e999"]
 _SHARE = [*_REAL, "-0.1", "1.1", HUGE]
 NUMBERS = {  # argparse type -> what it must refuse
     arguments.positive_int: [*_WHOLE, "0", "-1"],

@@ -181,6 +181,11 @@ def test_types(kind, good, bad, message):
         assert repr(text) in str(caught.value)
 
 
+def test_negative_numbers_in_scientific_notation_are_values_of_flags():
+    for text in ("-1e-3", "-2.5E4", "-.5"):
+        assert infer_parser("").parse_args(["--pic_path", "a", "--seen_bias", text]).seen_bias == float(text)
+
+
 @pytest.mark.parametrize(
     ("name", "main", "arguments", "words"),
     [

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.utils.files import atomic_write, check_writable, refuse_inputs, write_json
+from src.utils.files import atomic_write, check_writable, read_text, refuse_inputs, write_json
 from src.utils.json_files import read_json
 from src.utils.temporary import sweep_temporary
 from tests.conftest import ROOT
@@ -303,3 +303,10 @@ def test_two_outputs_are_no_one_file(tmp_path):
     with pytest.raises(UserError, match=r"--json and --csv .*link: the same file; give each its own"):
         refuse_inputs({"--json": tmp_path / "a.json", "--csv": tmp_path / "link"}, [])
     refuse_inputs({"--json": Path("/dev/null"), "--csv": Path("/dev/null")}, [])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no endless device here")
+def test_a_text_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr("src.utils.files._MAX_TEXT", 1000)
+    with pytest.raises(UserError, match="--tags_file /dev/zero: has more than 1,000 bytes"):
+        read_text("/dev/zero", "--tags_file")

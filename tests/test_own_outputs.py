@@ -105,6 +105,11 @@ def test_a_file_of_the_user_is_replaced_with_overwrite_only(place, flag, content
     succeeded(tag(flag, "mine"))  # which is an output now
 
 
+def test_links_in_a_circle_are_no_output(place):
+    os.symlink("loop", "loop")
+    assert "--json loop: cannot be written: Too many levels of symbolic links" in user_error(tag("--json", "loop"))
+
+
 @pytest.mark.parametrize(("form", "other"), [("json", "csv"), ("csv", "parquet"), ("parquet", "json")])
 def test_an_output_of_another_kind_is_not_replaced(place, form, other):
     if "parquet" in (form, other):
@@ -159,6 +164,16 @@ def test_a_page_is_recognised(tmp_path):
 
 
 # Folders
+
+
+def test_what_an_earlier_run_made_is_no_image_of_the_next(place):
+    shutil.copytree("in", "in/more")
+    for images in ("in", "in", "in/**/*.png"):
+        finished = succeeded(tag("--path_output", "in/out", images=(images,)))
+        assert len(list(Path("in/out").glob("*.png"))) == 6
+    assert "in/**/*.png: passed over 6 files that an earlier run made of images" in finished.stderr
+    shutil.copy("in/1.png", "in/out/0.png")  # the user's now
+    assert "would overwrite the image" in user_error(tag("--path_output", "in/out"))
 
 
 def test_files_of_the_user_in_a_folder_keep_their_names(place):

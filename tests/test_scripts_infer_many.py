@@ -391,7 +391,7 @@ FLAGS = [
     ("--tags_file {empty}", "--tags_file {empty}: holds no word; write one per line"),
     ("--top_k 15", "--top_k 15: must be from 1 to the number of labels, 14"),
     ("--only_tags --tags cat,dog --top_k 3", "--top_k 3: must be from 1 to the number of labels, 2"),
-    ("--threshold high", "'high' is neither a number nor 'fitted'"),
+    ("--threshold high", "'high' is neither 'fitted' nor a number"),
     ("--explain 0", "--explain: '0' is not a whole number from 1"),
     ("--num_threads 0", "--num_threads: '0' is not a whole number from 1"),
     ("--json {out}/r.html --html {out}/r.html", "--json and --html {out}/r.html: the same file"),

@@ -105,6 +105,9 @@ def test_encodings_are_kept(encoding):
         (body("").encode() + b"\xff", "utf-8"),
         (b'<?xml version="1.0" encoding="klingon"?>' + body("").encode(), "klingon"),
         (body("").replace('rdf:about=""', 'rdf:about="" dc:subject="x"').encode(), "attribute"),
+        (body('<dc:subject rdf:parseType="Resource"><rdf:value>x</rdf:value></dc:subject>').encode(), "no list"),
+        (body('<dc:subject rdf:resource="http://a/"/>').encode(), "no list"),
+        (b'<?xml version="1.0" encoding="punycode"?>' + body("").encode(), "no encoding of XML"),
     ],
 )
 def test_damaged_and_hostile_sidecars_are_refused_and_kept(tmp_path, packet, reason):
@@ -161,6 +164,26 @@ def test_sidecars_are_read_by_another_library(tmp_path):
         target = SidecarWriter().write(tmp_path / name, ["sea", "日本"])
         with pyexiv2.Image(str(target)) as metadata:
             assert metadata.read_xmp()["Xmp.dc.subject"] == expected
+
+
+def test_an_image_without_place_for_keywords_gets_its_sidecar(tmp_path):
+    pytest.importorskip("pyexiv2", reason="needs pyexiv2 (pip install pyexiv2)")
+    save_tiny(tmp_path / "m.ckpt", tiny_model())
+    Image.radial_gradient("L").save(tmp_path / "a.bmp")
+    flags = ("--no_picture", "--write_xmp", "--write_keywords", tmp_path / "out", "-j", 0)
+    finished = call(infer.main, "--model_path", tmp_path / "m.ckpt", "--pic_path", tmp_path / "a.bmp", *flags)
+    assert finished.returncode == 1
+    assert "a.bmp: cannot hold keywords" in finished.stderr
+    assert subjects((tmp_path / "a.bmp.xmp").read_bytes())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_sidecar_that_is_read_only_stays(tmp_path):
+    (tmp_path / "a.jpg.xmp").write_text(LIGHTROOM)
+    (tmp_path / "a.jpg.xmp").chmod(0o444)
+    with pytest.raises(KeywordsError, match="Permission denied"):
+        SidecarWriter().write(tmp_path / "a.jpg", ["sea"])
+    assert (tmp_path / "a.jpg.xmp").read_text() == LIGHTROOM
 
 
 def test_infer_writes_sidecars_and_leaves_the_images(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 import sys
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from src.errors import UserError
-from src.options import DEVICES, ENGINES, TRUNCATED
+from src.options import DEVICES, ENGINES, MAX_INT, TRUNCATED
 from src.text import shortened
 
 _MAX_NAME, _MAX_PATH = 255, 4095  # bytes of a file's name and of a path
-_MAX_INT = 2**31 - 1
 _MAX_THREADS = 1024
+_MAX_FLOAT = 3.4e38  # of float32, in which scores and weights are computed
+_NEGATIVE_NUMBER = re.compile(r"-((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)\Z", re.IGNORECASE)
 _LONG_FLAG = re.compile(r"(--[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
 
@@ -48,6 +48,7 @@ class ArgumentParser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
             **options,  # type: ignore[arg-type]
         )
+        self._negative_number_matcher = _NEGATIVE_NUMBER  # argparse's own takes -1e-3 for a flag
         self.register("type", Path, _path)
         self.register("type", None, _text)
         self.checks_needs = True  # see needing(); a recipe may hold settings of parts that it does not use
@@ -166,12 +167,12 @@ def _shown(text: str) -> str:
 
 def positive_int(text: str) -> int:
     """Argparse type: a whole number from 1 that 31 bits hold, which is what sizes and counts are made of."""
-    return _whole_number(text, 1, _MAX_INT)
+    return _whole_number(text, 1, MAX_INT)
 
 
 def non_negative_int(text: str) -> int:
     """Argparse type: a whole number from 0 that 31 bits hold."""
-    return _whole_number(text, 0, _MAX_INT)
+    return _whole_number(text, 0, MAX_INT)
 
 
 def seed_number(text: str) -> int:
@@ -201,12 +202,12 @@ def fraction(text: str) -> float:
 
 def finite_float(text: str) -> float:
     """Argparse type: a finite number."""
-    return _number(text, math.isfinite, "finite number")
+    return _number(text, lambda value: abs(value) <= _MAX_FLOAT, "finite number")
 
 
 def positive_float(text: str) -> float:
     """Argparse type: a finite number above 0."""
-    return _number(text, lambda value: 0 < value < math.inf, "number above 0")
+    return _number(text, lambda value: 0 < value <= _MAX_FLOAT, "number above 0")
 
 
 def _number(text: str, is_valid: Callable[[float], bool], meaning: str) -> float:

@@ -174,7 +174,7 @@ def fitted_or_float(text: str) -> float | str:
     try:
         return finite_float(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'fitted'") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'fitted' nor a number that float32 holds") from error
 
 
 def _add_model_flags(parser: ArgumentParser) -> None:

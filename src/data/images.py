@@ -21,7 +21,7 @@ from src.data.pixels import as_rgb
 from src.data.side_data import Pixels, without_side_data
 from src.data.truncated import complete, has_content
 from src.errors import first_line
-from src.options import DEFAULT_READING, Reading
+from src.options import DEFAULT_READING, MAX_INT, Reading
 from src.utils.regular import NotRegularError, open_regular
 
 _BYTES = 8  # of memory for each pixel that Reading.max_pixels admits: the decoded image, and its RGB form
@@ -179,10 +179,9 @@ def _budget(reading: Reading) -> int:
 
 def _check_cost(cost: int, budget: int, what: str) -> None:
     if cost > budget:
-        raise _RefusedError(
-            f"{what} exceeds limit of {budget // _BYTES} pixels, as a decompression bomb does; "
-            f"--max_pixels {-(-cost // _BYTES)} admits it"
-        )
+        needed = -(-cost // _BYTES)
+        advice = f"; --max_pixels {needed} admits it" if needed <= MAX_INT else ""
+        raise _RefusedError(f"{what} exceeds limit of {budget // _BYTES} pixels, as a decompression bomb does{advice}")
 
 
 def _reason(error: Exception) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import codecs
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from src.data.folders import EXCLUDED_FOLDERS, FolderWalk, matches
 from src.data.image_formats import SUFFIXES
 from src.errors import UserError
 
 _FLAG = "--pic_path"
+_Path = TypeVar("_Path", str, Path)
 
 
 def expand(
@@ -22,6 +23,7 @@ def expand(
     *,
     exclude: Sequence[str] = (),
     default_exclude: Sequence[str] = EXCLUDED_FOLDERS,
+    made: Collection[str] = (),
     notes: list[str] | None = None,
 ) -> list[Path]:
     """Return the images that the values of ``--pic_path`` name, in the order of the values, each once.
@@ -46,6 +48,8 @@ def expand(
         exclude: patterns of files and folders to leave out, below folders, of patterns and in lists; see
             :func:`src.data.folders.matches`.
         default_exclude: more of them, which do not apply to lists.
+        made: files, without links (``os.path.realpath``), that are passed over in folders and patterns: earlier runs
+            made them of images.
         notes: receives a line for each folder and reason to pass something over.
 
     Returns:
@@ -58,7 +62,7 @@ def expand(
     """
     if list(arguments).count("-") > 1:
         raise UserError(f"{_FLAG} -: standard input can be read once; give - once")
-    finder = _Finder(exclude, default_exclude)
+    finder = _Finder(exclude, default_exclude, made)
     paths: dict[str, Path] = {}
     here = os.getcwd()
     for argument in arguments:
@@ -72,8 +76,9 @@ def expand(
 class _Finder:
     """Expands values; ``notes`` tells what is passed over."""
 
-    def __init__(self, exclude: Sequence[str], default_exclude: Sequence[str]) -> None:
+    def __init__(self, exclude: Sequence[str], default_exclude: Sequence[str], made: Collection[str]) -> None:
         self.notes: list[str] = []
+        self._made = made
         self._exclude, self._exclude_below = exclude, [*exclude, *default_exclude]
 
     def expand(self, argument: str, stdin: TextIO, *, alone: bool) -> Iterable[str | Path]:
@@ -102,6 +107,7 @@ class _Finder:
         found = [os.path.join(root, name) for name in (*walk.images(), *walk.unreadable)]  # reading reports the latter
         notes = walk.notes()
         self.notes += [f"{root}: {note}" for note in notes]
+        found = self._not_made(root, found)
         if not found:
             raise UserError(
                 f"{_FLAG} {root}: no image in this folder or below it; give a folder that holds "
@@ -114,6 +120,7 @@ class _Finder:
         first, found = _matching(pattern)
         kept = [path for path in found if not _is_excluded(path.parts[first:], self._exclude_below)]
         self._note_excluded(pattern, len(found) - len(kept))
+        kept = self._not_made(pattern, kept)
         if not kept:
             raise UserError(f"{_FLAG} {pattern}: no file matches this pattern; check it, or give a folder or files")
         return sorted(map(str, kept))
@@ -121,6 +128,14 @@ class _Finder:
     def _of_list(self, paths: list[str], value: str) -> list[str]:
         kept = [path for path in paths if not _is_excluded(Path(path).parts, self._exclude)]
         self._note_excluded(value, len(paths) - len(kept))
+        return kept
+
+    def _not_made(self, value: str, paths: list[_Path]) -> list[_Path]:
+        kept = [path for path in paths if os.path.realpath(path) not in self._made] if self._made else paths
+        if len(kept) < len(paths):
+            self.notes.append(
+                f"{value}: passed over {len(paths) - len(kept):,} files that an earlier run made of images"
+            )
         return kept
 
     def _note_excluded(self, value: str, count: int) -> None:

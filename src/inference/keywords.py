@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,7 +95,7 @@ class SidecarWriter:
         del name  # that of a copy
         target = _sidecar_of(image)
         with _reported(image, f"{target.name} cannot take keywords"):
-            old = read_regular(target, _MAX_SIDECAR) if os.path.lexists(target) else NEW_PACKET
+            old = _old_packet(target) if os.path.lexists(target) else NEW_PACKET
             new = with_keywords(old, tags)
             if new != old or not target.exists():
                 with atomic_write(target) as stream:
@@ -106,6 +107,13 @@ def _sidecar_of(image: Path) -> Path:
     """Return the path of an image's XMP file; one that exists may end in capitals."""
     names = [image.with_name(f"{image.name}{suffix}") for suffix in (".xmp", ".XMP")]
     return next((path for path in names if os.path.lexists(path)), names[0])
+
+
+def _old_packet(path: Path) -> bytes:
+    content = read_regular(path, _MAX_SIDECAR)
+    if not os.access(path, os.W_OK):  # which a renamed file would not need
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return content
 
 
 @contextmanager

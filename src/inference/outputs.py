@@ -115,11 +115,7 @@ def write_image(
         with _of_one_image(path, "place on the page", problems):
             outputs.sheet.add(preview, tags, path)
     with _of_one_image(path, "keywords", problems):
-        try:
-            _write_keywords(image, names.copy, outputs)
-        except KeywordsError as error:
-            summary.without_keywords += 1
-            print(f"no keywords: {on_screen(error)}", file=sys.stderr)
+        summary.without_keywords += not _write_keywords(image, names.copy, outputs)
     if outputs.results is not None:  # last, so that an image in the record is done in all other ways too
         outputs.results.write(ImageResult(str(path), tags, None if annotated is None else str(annotated)))
     if not options.quiet:
@@ -130,12 +126,18 @@ def write_image(
     summary.unwritten += bool(problems)
 
 
-def _write_keywords(image: TaggedImage, name: str, outputs: Outputs) -> None:
+def _write_keywords(image: TaggedImage, name: str, outputs: Outputs) -> bool:
+    """Write the keywords of an image to its copy and its sidecar, the one even if not the other; returns whether."""
     labels = [tag.label for tag in image.tags]
-    if outputs.keywords is not None:
-        outputs.keywords.write(image.path, labels, name if outputs.copies is None else outputs.copies.place(name).name)
-    if outputs.sidecars is not None:
-        outputs.sidecars.write(image.path, labels)
+    is_whole = True
+    for writer in (outputs.keywords, outputs.sidecars):
+        try:
+            if writer is not None:
+                writer.write(image.path, labels, name if outputs.copies is None else outputs.copies.place(name).name)
+        except KeywordsError as error:
+            print(f"no keywords: {on_screen(error)}", file=sys.stderr)
+            is_whole = False
+    return is_whole
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from src.inference.outputs import Outputs, Summary, TaggedImage, write_image
 from src.inference.pipeline import Loading, parallel_calls, read_and_embed
 from src.inference.results import open_results
 from src.inference.tagger import Tagger
-from src.inference.targets import OutputFolder, TargetNames, check_files, check_images, target_names
+from src.inference.targets import OutputFolder, TargetNames, check_files, check_images, made_of_images, target_names
 from src.models.sdl_model import check_image_size
 from src.options import TagRule
 from src.text import on_screen, printable
@@ -96,7 +96,10 @@ def find_images(settings: InferSettings) -> list[Path]:
     """Expand ``--pic_path``, and report on standard error what is passed over and why."""
     notes: list[str] = []
     default = EXCLUDED_FOLDERS if settings.default_exclude else ()
-    paths = expand(settings.images, sys.stdin, exclude=settings.exclude, default_exclude=default, notes=notes)
+    made = made_of_images(settings.outputs)
+    paths = expand(
+        settings.images, sys.stdin, exclude=settings.exclude, default_exclude=default, made=made, notes=notes
+    )
     for note in notes:
         print(on_screen(note), file=sys.stderr)
     return paths

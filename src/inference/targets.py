@@ -79,6 +79,15 @@ def check_files(options: OutputOptions, reads: Sequence[tuple[str, Path]]) -> No
     check_outputs(outputs, reads, overwrite=options.overwrite)
 
 
+def made_of_images(options: OutputOptions) -> frozenset[str]:
+    """Return the files of the run's folders, without links, that earlier runs made of images: they are no photographs.
+
+    The folder of the outputs may lie among the images, where a second run would find them.
+    """
+    folders = [folder for folder in (options.path_output, options.write_keywords) if folder is not None]
+    return frozenset(os.path.realpath(path) for folder in folders for path in Manifest(folder).files())
+
+
 def check_images(options: OutputOptions, paths: Sequence[Path], names: Mapping[Path, TargetNames]) -> None:
     """Check that no file made of an image takes the place of an image, whether that was read already or not.
 

@@ -17,6 +17,8 @@ _SUBJECT = f"{_DC} subject"
 _PATH_LISTS = ("http://www.digikam.org/ns/1.0/ TagsList", "http://ns.adobe.com/lightroom/1.0/ hierarchicalSubject")
 _LISTS = (f"{_RDF} Bag", f"{_RDF} Seq", f"{_RDF} Alt")
 _TAG = re.compile(rb"""<([^\s/>]+)(?:[^>"']|"[^"]*"|'[^']*')*>""")
+# Python has more, of which punycode takes the square of the length
+_CODECS = re.compile("ascii|utf-|iso8859|cp|koi8|mac|gb|big5|euc_|shift_jis")
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, 2.2
 _MAX_DEPTH = 200
@@ -79,6 +81,8 @@ def _decoded(packet: bytes) -> tuple[bytes, str, str]:
     if not mark and (declared := re.match(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([\w.:-]+)", packet)):
         codec = declared[1].decode()
     try:
+        if not _CODECS.match(codecs.lookup(codec).name):
+            raise BadPacketError(f"{codec} is no encoding of XML")
         text = packet[len(mark) :].decode(codec)
         if text.encode(codec) != packet[len(mark) :]:
             raise BadPacketError(f"its text is not plain {codec}")
@@ -89,7 +93,7 @@ def _decoded(packet: bytes) -> tuple[bytes, str, str]:
 
 @dataclass
 class _Element:
-    """An element that is open: its name, the place of its start tag, and whether it has no child so far."""
+    """An element that is open: its name, the place of its start tag, and whether it can only hold text so far."""
 
     name: str
     start: int
@@ -136,7 +140,8 @@ class _Packet:
             self._open[-1].is_leaf = False
         if self._name in attributes and [one.name for one in self._open[-1:]] == [f"{_RDF} RDF"]:
             raise BadPacketError("its keywords are an attribute, which is no list")
-        self._open.append(_Element(name, self._parser.CurrentByteIndex))
+        is_leaf = not any(attribute.startswith(_RDF) for attribute in attributes)  # which say what it holds
+        self._open.append(_Element(name, self._parser.CurrentByteIndex, is_leaf))
 
     def _text(self, text: str) -> None:
         if self._open:
@@ -154,6 +159,8 @@ class _Packet:
         elif name == self._name and is_property and element.is_leaf:
             self.plain_at = self.plain_at or place
             self.items += filter(None, ["".join(element.text).strip()])
+        elif name == _SUBJECT == self._name and is_property and (self.list_at or (-1,))[0] < element.start:
+            raise BadPacketError("its keywords are no list")  # a second property would make it invalid
         elif name in _LISTS and above[:1] == [self._name]:
             self.list_at = self.list_at or place
         elif name == f"{_RDF} li" and above[1:2] == [self._name]:

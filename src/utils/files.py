@@ -19,6 +19,7 @@ from src.utils.streams import is_stream, write_through
 from src.utils.temporary import sweep_temporary, temporary_file
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_MAX_TEXT = 256 << 20  # bytes of a text file that is read at once; a device may have no end
 _noted: dict[Path, Callable[[Path, Path], None]] = {}  # folder -> what is told of each file that is about to appear
 
 
@@ -102,6 +103,8 @@ def check_writable(path: str | Path, flag: str) -> None:
     try:
         if os.path.exists(path) and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if os.path.islink(os.path.realpath(path)):  # a circle of links
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if not is_stream(path):
             folder = Path(os.path.realpath(path)).parent
             folder.mkdir(parents=True, exist_ok=True)
@@ -211,9 +214,12 @@ def read_text(path: str | Path, flag: str) -> str:
         UserError: the file cannot be read or is neither; the message begins with ``flag``.
     """
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as stream:
+            content = stream.read(_MAX_TEXT + 1)
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be read: {error.strerror or error}") from error
+    if len(content) > _MAX_TEXT:
+        raise UserError(f"{flag} {path}: has more than {_MAX_TEXT:,} bytes; is it the right file?")
     try:
         is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
