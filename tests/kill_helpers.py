@@ -1,102 +1,147 @@
-"""Runs that are killed before a call of the system, as forks of one process, which is faster than new processes."""
+"""Runs that can be killed: before a call of the system, at a moment, or by the test; see :mod:`tests.kill_driver`."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent  # the driver imports this file: without tests.conftest and its torch
-# The driver itself computes nothing: threads of PyTorch do not survive a fork.
-_DRIVER = """
-import importlib, json, os, signal, sys
-
-CALLS = ("chmod", "close", "dup", "fsync", "lseek", "mkdir", "open", "replace", "unlink", "write")
-
-def watch(name, moment, count):
-    original = getattr(os, name)
-    def watched(*arguments, **options):
-        count[0] += 1
-        if count[0] == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **options)
-    setattr(os, name, watched)
-
-module, *_ = map(importlib.import_module, sys.argv[1:])
-for line in sys.stdin:
-    argv, moment = json.loads(line)
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-        count, write = [0], os.write
-        for name in CALLS:
-            watch(name, moment, count)
-        status = module.main(argv)
-        sys.stdout.flush()
-        write(writer, b"%d" % count[0])
-        os._exit(status)
-    os.close(writer)
-    with open(reader) as pipe:
-        calls = pipe.read()
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), int(calls or 0)]), flush=True)
-"""
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Ended(NamedTuple):
-    """The exit status of a run, or the negative number of its signal, and the calls of the system that it made."""
+    """How a run ended.
+
+    Attributes:
+        status: its exit status, or the negative number of its signal.
+        calls: calls of the system that change files, if it was not killed.
+        seconds: from its start.
+    """
 
     status: int
     calls: int
+    seconds: float
+
+    @property
+    def is_killed(self) -> bool:
+        return self.status in (-signal.SIGKILL, -signal.SIGALRM)
 
 
-class KilledRuns:
-    """Start runs of a module's ``main``, one at a time.
+class KillableRuns:
+    """Start runs, one at a time, as forks of one process, because scripts take seconds to import.
 
     Args:
-        module: its name.
-        imports: names of modules that its ``main`` imports, which takes time.
+        imports: names of modules that the runs need.
     """
 
-    def __init__(self, module: str, *imports: str) -> None:
-        self._modules = (module, *imports)
+    def __init__(self, *imports: str) -> None:
+        self._imports = imports
 
-    def __enter__(self) -> KilledRuns:
+    def __enter__(self) -> KillableRuns:
+        self._home = tempfile.TemporaryDirectory()
         self._driver = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _DRIVER, *self._modules],
+            [sys.executable, "-W", "ignore", "-m", "tests.kill_driver", *self._imports],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
             cwd=ROOT,
-            env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         return self
 
     def __exit__(self, *error: object) -> None:
         self._driver.kill()
         self._driver.communicate()
+        self._home.cleanup()
 
-    def run(self, *arguments: object, kill_before: int = -1) -> Ended:
-        """Run ``main`` with arguments; it is killed before its ``kill_before``-th call of the system."""
+    def start(
+        self, target: str, *arguments: object, kill_before: int | None = None, kill_after: float | None = None
+    ) -> KillableRun:
+        """Start ``module:function`` with a list of arguments.
+
+        Args:
+            target: the function.
+            arguments: its arguments, as text.
+            kill_before: the run is killed before this call of the system that changes a file, counted from 1.
+            kill_after: seconds after which it is killed.
+        """
         assert self._driver.stdin is not None
-        assert self._driver.stdout is not None
-        self._driver.stdin.write(json.dumps([[str(argument) for argument in arguments], kill_before]) + "\n")
+        out, err = (os.path.join(self._home.name, name) for name in ("out", "err"))
+        order = {
+            "target": target,
+            "argv": [str(argument) for argument in arguments],
+            "kill_before": kill_before,
+            "kill_after": kill_after,
+            "out": out,
+            "err": err,
+        }
+        self._driver.stdin.write(json.dumps(order) + "\n")
         self._driver.stdin.flush()
-        return Ended(*json.loads(self._driver.stdout.readline()))
+        return KillableRun(self._answer("pid")[0], self._answer, Path(err))
+
+    def run(self, target: str, *arguments: object, **kill: Any) -> Ended:
+        """Start a run and wait for its end; see :meth:`start`."""
+        return self.start(target, *arguments, **kill).wait()
+
+    def errors(self) -> str:
+        """Return what the last run wrote to its standard error."""
+        return Path(self._home.name, "err").read_text(encoding="utf-8")
+
+    def _answer(self, name: str) -> list[Any]:
+        """Read an answer; the end of a run that a failed test did not wait for is passed over."""
+        assert self._driver.stdout is not None
+        kind, *values = json.loads(self._driver.stdout.readline())
+        while name == "pid" and kind == "ended":
+            kind, *values = json.loads(self._driver.stdout.readline())
+        assert kind == name, values
+        return values
 
 
-def write_file(argv: list[str]) -> int:
-    """Write ``new`` to a file, recorded in the manifest of a folder: argv is (folder, file)."""
-    from src.utils.files import atomic_write
-    from src.utils.manifest import Manifest
+class KillableRun:
+    """A run that :class:`KillableRuns` has started."""
 
-    folder, path = argv
-    with Manifest(Path(folder)).recording(), atomic_write(path) as stream:
-        stream.write(b"new")
-    return 0
+    def __init__(self, pid: int, answer: Callable[[str], list[Any]], errors: Path) -> None:
+        self._pid, self._answer, self._errors = pid, answer, errors
 
+    def wait(self) -> Ended:
+        return Ended(*self._answer("ended"))
 
-main = write_file
+    def kill(self) -> Ended:
+        """Kill the run unless it has just ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        return self.wait()
+
+    def signal_all(self, number: int) -> None:
+        """Signal the run and its children, as a terminal does."""
+        os.killpg(self._pid, number)
+
+    def children(self) -> list[int]:
+        text = "".join(path.read_text() for path in Path(f"/proc/{self._pid}/task").glob("*/children"))
+        return [int(word) for word in text.split()]
+
+    def kill_child(self) -> None:
+        os.kill(self.children()[0], signal.SIGKILL)
+
+    def errors(self) -> str:
+        """Return what it wrote to its standard error."""
+        return self._errors.read_text(encoding="utf-8")
+
+    def wait_until(self, done: Callable[[], bool], seconds: float = 120) -> None:
+        """Wait until ``done()``, the end of the run, or a timeout."""
+        end = time.monotonic() + seconds
+        while not done() and time.monotonic() < end and self._is_running():
+            time.sleep(0.001)
+
+    def _is_running(self) -> bool:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return False

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from src.data.split import make_split
 from src.errors import UserError
 from src.prepare.run import prepare
 from src.utils.manifest import NAME
+from tests.kill_helpers import Ended, KillableRuns
 from tests.prepare_helpers import prepare_sample
 from tests.script_helpers import call
 
@@ -165,72 +164,60 @@ def test_two_runs_at_once(tmp_path):
     assert seen_by_a_reader(tmp_path / "m") == "old"
 
 
-# System calls before which a run is killed: those that change names, and further ones.
-NAMING = ("replace", "rename", "unlink", "mkdir", "rmdir", "link")
-ALL = (*NAMING, "open", "write", "fsync", "scandir", "chmod")
-
-
-def killed_before(call_number: int, run: Callable[[], None], calls: tuple[str, ...]) -> bool:
-    """Run in a fork that is killed before its n-th system call of some kinds; return whether it was."""
-    pid = os.fork()
-    if pid == 0:
-        count = 0
-
-        def counting(real: Callable[..., object]) -> Callable[..., object]:
-            def counted(*arguments: object, **options: object) -> object:
-                nonlocal count
-                count += 1
-                if count == call_number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*arguments, **options)
-
-            return counted
-
-        for name in calls:
-            setattr(os, name, counting(getattr(os, name)))
-        status = 1
-        try:
-            run()
-            status = 0
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert status in (0, -signal.SIGKILL)
-    return status != 0
-
-
-@pytest.mark.parametrize(
-    ("earlier", "links", "calls", "step"),
-    [(False, True, NAMING, 2), (True, True, NAMING, 1), (True, True, ALL, 9), (True, False, ALL, 11)],
-    ids=["new folder", "overwrite", "overwrite, other calls", "overwrite without hard links"],
-)  # fmt: skip
-def test_killed_before_every_system_call(tmp_path, monkeypatch, earlier, links, calls, step):
-    """A reader finds the old or the new data set whole, nothing of the user's is lost, the next run ends the matter."""
-    torch.set_num_threads(1)  # forks must not wait for threads
+def written(argv: list[str]) -> int:
+    """Write in a process that may be killed: argv is (folder, name, whether to overwrite, whether there are links)."""
+    folder, name, overwrite, links = argv
 
     def no_links(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    if not links:
-        monkeypatch.setattr(os, "link", no_links)
+    if links == "False":
+        os.link = no_links
+    write(Path(folder), name, overwrite=overwrite == "True")
+    return 0
+
+
+@pytest.fixture(scope="module")
+def runs():
+    with KillableRuns("tests.test_metadata_folder") as runs:
+        yield runs
+
+
+@pytest.mark.parametrize(
+    ("earlier", "links", "kills"),
+    [(False, True, 9), (True, True, 14), (True, False, 9)],
+    ids=["new folder", "overwrite", "overwrite without hard links"],
+)
+def test_killed_before_any_call_of_the_system(runs, tmp_path, earlier, links, kills):
+    """A reader finds the old or the new data set whole, nothing of the user's is lost, the next run ends the matter."""
     before = tmp_path / "before"
     if earlier:
         write(before, "old")
         add_mine(before)
     mine = MINE if earlier else {}
     expected = {**whole("new", tmp_path / "fresh"), **mine}
-    home, number, states = tmp_path / "home", 0, []
-    killed = True
-    while killed:
-        number += step
+    home, states = tmp_path / "home", []
+
+    def start_over() -> None:
+        shutil.rmtree(home, ignore_errors=True)
         home.mkdir()
         if earlier:
             shutil.copytree(before, home / "m")
-        killed = killed_before(number, lambda: write(home / "m", "new", overwrite=earlier), calls)
+
+    def killed_before(number: int | None, overwrite: bool) -> Ended:
+        return runs.run("tests.test_metadata_folder:written", home / "m", "new", overwrite, links, kill_before=number)
+
+    start_over()
+    status, calls, _ = killed_before(None, earlier)
+    assert status == 0
+    for number in (1 + calls * kill // kills for kill in range(kills + 1)):
+        start_over()
+        killed = killed_before(number, earlier).is_killed
+        assert killed == (number <= calls)
         states.append(seen_by_a_reader(home / "m"))
         assert below(home).items() >= {f"m/{name}": data for name, data in mine.items()}.items()
-        if number % 7 == 0 and killed:  # the next run is killed too
-            killed_before(number // 2, lambda: write(home / "m", "new", overwrite=True), calls)
+        if len(states) % 4 == 0 and killed:  # the next run is killed too
+            killed_before(number // 2, True)
             assert seen_by_a_reader(home / "m") in ("old" if earlier else None, "new")
         # A new folder that is not complete may be written again without --overwrite
         write(home / "m", "new", overwrite=seen_by_a_reader(home / "m") is not None)
@@ -238,8 +225,6 @@ def test_killed_before_every_system_call(tmp_path, monkeypatch, earlier, links, 
         assert seen_by_a_reader(home / "m") == "new"
         assert [entry.name for entry in home.iterdir()] == ["m"]
         assert [entry.name for entry in (home / "m").iterdir() if entry.name.startswith(".")] == [NAME]
-        shutil.rmtree(home)
-    assert len(states) > 10
     assert states == sorted(states, key=["old" if earlier else None, "new"].index)
     assert set(states) == {"old" if earlier else None, "new"}
 

@@ -21,7 +21,6 @@ from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.training.resume import read_state
 from src.utils.digest import SUFFIX, check_digest
-from tests.fork_helpers import Forks
 from tests.script_helpers import (
     FULL,
     RUN_FILES,
@@ -42,6 +41,7 @@ from tests.script_helpers import (
     user_error,
     weights_of,
 )
+from tests.training_kills import TrainingRuns
 
 RUN = ("-b", 5, "--num-epochs", 3, "--lr", 1e-3)
 STEPS = 5  # an epoch of the 24 training images
@@ -299,7 +299,7 @@ def test_second_ctrl_c_stops_at_once(uninterrupted, sample, tmp_path):
 def forks(tmp_path_factory):
     if not Path("/proc/self/task").is_dir():
         pytest.skip("finds the processes of a run in Linux's /proc")
-    with Forks(tmp_path_factory.mktemp("forks")) as forks:
+    with TrainingRuns(tmp_path_factory.mktemp("forks")) as forks:
         yield forks
 
 
@@ -313,12 +313,12 @@ def long_run(data: Path, folder: Path, *flags: object) -> tuple[object, ...]:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_to_all_processes_lets_workers_finish_the_step(forks, sample, tmp_path, number, status):
-    run = forks.start(*long_run(sample, tmp_path / "out", "-j", 2))
+    run = forks.begin(*long_run(sample, tmp_path / "out", "-j", 2))
     run.wait_for_step(7)
-    assert len(run.children()) >= 2
-    run.signal_all(number)
+    assert len(run.process.children()) >= 2
+    run.process.signal_all(number)
     assert run.wait() == status
-    assert run.errors().strip().splitlines() == [
+    assert run.process.errors().strip().splitlines() == [
         "stopping after this step; interrupt again to stop at once",
         f"train.py: stopped ({number.name}); resume with the same command and --resume",
     ]
@@ -326,12 +326,12 @@ def test_signal_to_all_processes_lets_workers_finish_the_step(forks, sample, tmp
 
 
 def test_dead_worker_is_a_user_error(forks, sample, tmp_path):
-    run = forks.start(*long_run(sample, tmp_path / "out", "-j", 2))
+    run = forks.begin(*long_run(sample, tmp_path / "out", "-j", 2))
     run.wait_for_step(7)
-    run.kill_child()
+    run.process.kill_child()
     assert run.wait() == 2
     # Python prints exceptions in destructors, and PyTorch raises this one anywhere
-    (line,) = (line for line in run.errors().splitlines() if line.startswith("train.py"))
+    (line,) = (line for line in run.process.errors().splitlines() if line.startswith("train.py"))
     assert line.startswith("train.py: error: --workers: a worker process died")
     assert "-j 0" in line
     steps = stored(tmp_path / "out" / "state.pt")["scheduler"]["last_epoch"]
@@ -344,12 +344,12 @@ def test_dead_worker_is_a_user_error(forks, sample, tmp_path):
 def test_second_run_is_refused_and_a_killed_one_leaves_the_folder_free(forks, sample, tmp_path):
     """Also where the first one has workers, which outlive it for a moment."""
     folder = tmp_path / "out"
-    run = forks.start(*long_run(sample, folder, "-j", 2))
+    run = forks.begin(*long_run(sample, folder, "-j", 2))
     run.wait_for_step(7)
     for flags in ((), ("--resume",), ("--overwrite",)):
         message = user_error(attempt(sample, folder, *LONG, *flags))
         assert f"--path_output {folder}: another run is writing this folder" in message
-    assert run.kill() == -signal.SIGKILL
+    assert run.kill().status == -signal.SIGKILL
     with logged_by(StopAt(8)):
         assert attempt(sample, folder, *LONG, "-j", 0, "--resume").returncode == 130
 
@@ -364,15 +364,15 @@ def test_run_killed_twenty_times_equals_uninterrupted_run(forks, sample, tmp_pat
     moments, kills = random.Random(5), 0
     saved = 0
     while kills < 20:
-        run = forks.start(*command)
+        run = forks.begin(*command)
         run.wait_for_states(folder, moments.choice((0, 1, 1)))
         run.wait_at_most(moments.uniform(0, 0.15))
-        if run.kill() == 0:
+        if run.kill().status == 0:
             break  # it has finished
         kills += 1
         saved = after_a_kill(folder, run.steps(), saved)
     assert kills > 10
-    assert forks.start(*command).wait() == 0
+    assert forks.begin(*command).wait() == 0
     train_here(sample, tmp_path / "uninterrupted", *KILLED)
     same_run(folder, tmp_path / "uninterrupted")
     assert {path.name for path in folder.iterdir()} == RUN_FILES
@@ -386,7 +386,7 @@ def test_run_killed_before_any_change_of_a_file_equals_uninterrupted_run(forks, 
     command = ("--data", sample, *TINY, *flags, "--path_output", folder, "--resume", "--save-steps", SAVE_STEPS)
     saved = 0
     for call in itertools.count(1, 4):  # each one was tried once
-        run = forks.start(*command, die_before=call)
+        run = forks.begin(*command, kill_before=call)
         if run.wait() == 0:
             break
         saved = after_a_kill(folder, run.steps(), saved)
