@@ -385,7 +385,7 @@ def test_run_killed_before_any_change_of_a_file_equals_uninterrupted_run(forks, 
     train_here(sample, tmp_path / "uninterrupted", *flags)
     command = ("--data", sample, *TINY, *flags, "--path_output", folder, "--resume", "--save-steps", SAVE_STEPS)
     saved = 0
-    for call in itertools.count(1, 4):  # each one was tried once
+    for call in itertools.count(1, 9):
         run = forks.begin(*command, kill_before=call)
         if run.wait() == 0:
             break
