@@ -48,8 +48,8 @@ _IMPORTS = {
 }
 _HIDDEN = re.compile(r"(^|/)\.sdl-")
 _GROWING = re.compile(r"\.record\.jsonl$|^run/tensorboard/")
-# These go before the file that they belong to is replaced
-_FLEETING = re.compile(rf"{re.escape(SUFFIX)}$|(^|/)(state\.pt|vectors\.txt)$")
+# These go before the file that they belong to is replaced, or, with train.py --overwrite, before the new run begins
+_FLEETING = re.compile(rf"{re.escape(SUFFIX)}$|^vectors\.txt$|^run/")
 # An epoch replaces the files of the one before; split.json may name the new files in the hidden folder for a moment
 _VERSIONS = re.compile(r"^run/|^data/split\.json$")
 
@@ -283,7 +283,8 @@ class Kills:
             yield f"{type(error).__name__}: {error}"
             return
         for name in self._old.keys() & self._new.keys():
-            if name not in now and not _FLEETING.search(name) and not name.endswith(("/", "/*")):
+            may_go = _FLEETING.search(name) and name not in self._mine
+            if name not in now and not may_go and not name.endswith(("/", "/*")):
                 yield f"{name} is gone"
         for name, content in now.items():
             if _HIDDEN.search(name) or _GROWING.search(name) or name.endswith("/"):
