@@ -28,9 +28,9 @@ from typing import Any
 
 import torch
 
-from src.checkpoint.digest import SUFFIX, check_digest
 from src.data.coco import read_coco_labels
 from src.data.metadata import load_metadata
+from src.utils.digest import SUFFIX, check_digest
 from src.utils.manifest import NAME as MANIFEST
 from tests.helpers import save_tiny, tiny_model, write_images
 from tests.kill_helpers import Ended, KillableRuns
