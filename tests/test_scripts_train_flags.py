@@ -226,6 +226,7 @@ MISTAKES = [
     ("--data {sample} --model-name test_vit --model-path none --image-size 50", ["--image-size 50", "leave the flag"]),
     ("--data {sample} --model-name test_vit --model-path none --inplace-abn", ["--inplace-abn"]),
     ("--data {sample} --lr 0", ["--lr", "'0'", "above 0"]),
+    ("--data {sample} --lr 1e38", ["--lr 1e+38", "above 1e+30"]),
     ("--data {sample} --lr fast", ["--lr", "'fast'"]),
     ("--data {sample} --var_weight 2", ["--var_weight", "'2'", "from 0 to 1"]),
     ("--data {sample} --cutout 1.5", ["--cutout", "'1.5'"]),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config.settings import settings_of
+from src.errors import UserError
 from src.options import (
     Augmentation,
     Device,
@@ -25,6 +26,7 @@ from src.options import (
 )
 
 IMAGE_SIZE = 224
+MAX_LR = 1e30
 LR_FINE_TUNING = 2.5e-5  # the released COCO script
 LR_FROZEN = 1e-3  # a fresh head on fixed features takes a larger one (chosen on Corel5k, docs/results.md)
 
@@ -158,7 +160,16 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def train_settings(args: argparse.Namespace) -> TrainSettings:
-    """Group the parsed flags."""
+    """Group the parsed flags.
+
+    Raises:
+        UserError: a learning rate with which Adam's step leaves the range of float32.
+    """
+    if args.lr * max(1.0, args.lr_backbone_scale) > MAX_LR:
+        raise UserError(
+            f"--lr {args.lr:g}: times --lr-backbone-scale {args.lr_backbone_scale:g} it is above {MAX_LR:g}; give a "
+            "smaller one"
+        )
     return TrainSettings(
         data=settings_of(DataSettings, args),
         model=settings_of(ModelSettings, args),
