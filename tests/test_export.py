@@ -213,7 +213,8 @@ def test_graph_that_differs_is_refused_and_nothing_is_written(plain, tmp_path, m
         src.exported.graph, "trace", lambda module, outputs, size: onnx.load(plain)
     )  # of the model of seed 0
     (tmp_path / "m.onnx").write_bytes(b"the file that stood here")
-    message = user_error(call(export.main, "--model_path", tmp_path / "m.ckpt", "--output", tmp_path / "m.onnx"))
+    flags = ("--model_path", tmp_path / "m.ckpt", "--output", tmp_path / "m.onnx", "--overwrite")
+    message = user_error(call(export.main, *flags))
     assert "differs from PyTorch" in message
     assert "nothing is written" in message
     assert (tmp_path / "m.onnx").read_bytes() == b"the file that stood here"

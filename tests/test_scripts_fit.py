@@ -365,7 +365,7 @@ MISTAKES = [
     ("--fit-share nan", ["--fit-share", "'nan'"]),
     ("--fit-bias both", ["--fit-bias", "'both'", "gap"]),
     ("--seed -1", ["--seed", "'-1'"]),
-    ("--seed 99999999999999999999", ["--seed 99999999999999999999"]),
+    ("--seed 99999999999999999999", ["--seed", "99999999999999999999"]),
     ("--fit-thresholds {trained}", ["--fit-thresholds {trained}", "is the checkpoint itself", "another name"]),
     ("--fit-thresholds {link}", ["--fit-thresholds {link}", "is the checkpoint itself"]),
     ("--fit-thresholds {tmp}", ["--fit-thresholds {tmp}", "is a folder"]),

@@ -567,7 +567,7 @@ def test_many_images_are_annotated_on_demand_only(tmp_path, monkeypatch):
     assert finished.stderr == "3 images: none is annotated unless you give --annotate\n"
     assert saved == []
     assert "saved" not in finished.stdout
-    assert succeeded(tag(*out, "--no_picture", images=images)).stderr == ""
+    assert succeeded(tag("--no_picture", images=images)).stderr == ""
     finished = succeeded(tag(*out, "--annotate", *to(tmp_path, "json"), images=images))
     assert finished.stderr == ""
     assert saved == ["p00.jpg", "p03.png", "p06.jpg"]

@@ -31,10 +31,11 @@ from tests.script_helpers import (
 
 STEPS = 5  # an epoch of the 24 training images, five a batch
 EPOCHS = 3
-RUN = (*FULL, "-b", 5, "--num-epochs", EPOCHS, "--lr", 1e-3)
+SHORT = ("-b", 5, "--num-epochs", EPOCHS, "--lr", 1e-3)
+RUN = (*FULL, *SHORT)
 EVERYTHING = (
     "--ema", 0.8, "--accumulate", 2, "--clip-grad-norm", 0.5, "--schedule", "cosine", "--optimizer", "adamw",
-    "--lr-backbone-scale", 0.1, "--save-epochs", 1,
+    "--save-epochs", 1,
 )  # fmt: skip
 
 
@@ -96,8 +97,8 @@ def test_resume_with_frozen_features_and_without_a_seed(sample, tmp_path):
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_resume_with_dropout_average_accumulation_clipping_and_cosine(dropout, sample, tmp_path, frozen):
-    cached = ("--freeze-backbone", "--feature-cache", tmp_path / "cache")
-    flags = (*RUN, *EVERYTHING, *(cached if frozen else ()))
+    cached = (*SHORT, "--freeze-backbone", "--feature-cache", tmp_path / "cache")
+    flags = (*EVERYTHING, *(cached if frozen else (*RUN, "--lr-backbone-scale", 0.1)))
     train_here(sample, tmp_path / "uninterrupted", *flags)
     stop_and_go(sample, tmp_path / "out", [2, 3, 8], *flags)  # three steps an epoch
     same_run(tmp_path / "out", tmp_path / "uninterrupted")
@@ -164,7 +165,7 @@ def test_resume_leaves_a_finished_run_unchanged(uninterrupted, sample, tmp_path)
 def test_resume_accepts_flags_that_change_no_number(uninterrupted, sample, tmp_path):
     with logged_by(StopAt(7)):
         attempt(sample, tmp_path / "out", *RUN, "--save-steps", 2)
-    others = ("-j", 1, "--device", "cpu", "--save-steps", 3, "--keep", 2, "--max_bad_images", 4)
+    others = ("-j", 1, "--device", "cpu", "--save-steps", 3, "--max_bad_images", 4)
     train_here(sample, tmp_path / "out", *RUN, "--resume", *others)
     same_run(tmp_path / "out", uninterrupted)
 

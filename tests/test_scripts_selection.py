@@ -31,7 +31,20 @@ from tests.script_helpers import (
 )
 
 EPOCHS = 4
-HELD = ("--val-share", 0.25, "--held-out-labels", 0.4, "--num-epochs", EPOCHS, "--lr", 0.01)  # 6 images, 5 labels
+HELD = {
+    name: (
+        "--select-on",
+        name,
+        *labels,
+        "--val-share",
+        0.25,
+        "--num-epochs",
+        EPOCHS,
+        "--lr",
+        0.01,
+    )  # 6 images, 5 labels
+    for name, labels in {"seen": (), "held-out": ("--held-out-labels", 0.4)}.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +57,7 @@ def cache(tmp_path_factory):
 def chosen(request, sample, cache, tmp_path_factory):
     """A run that selects on held-out images."""
     folder = tmp_path_factory.mktemp("chosen") / "out"
-    finished = train_frozen(sample, folder, cache, 3, *HELD, "--select-on", request.param)
+    finished = train_frozen(sample, folder, cache, 3, *HELD[request.param])
     return {"name": request.param, "folder": folder, "finished": finished, "entries": log_of(folder)}
 
 
@@ -127,7 +140,7 @@ def test_evaluation_images_do_not_affect_the_selection(chosen, cache, sample, tm
 
     edit_json(data / "val.json", shifted)
     name = chosen["name"]
-    train_frozen(data, tmp_path / "out", cache, 3, *HELD, "--select-on", name)
+    train_frozen(data, tmp_path / "out", cache, 3, *HELD[name])
     entries = log_of(tmp_path / "out")
     assert [entry["metrics"] for entry in entries] != [entry["metrics"] for entry in chosen["entries"]]
     assert [entry["selection"] for entry in entries] == [entry["selection"] for entry in chosen["entries"]]
@@ -137,14 +150,14 @@ def test_evaluation_images_do_not_affect_the_selection(chosen, cache, sample, tm
 
 
 def test_select_on_test_holds_nothing_out(sample, cache, tmp_path):
-    train_frozen(sample, tmp_path / "out", cache, 3, "--num-epochs", 1, "--select-on", "test", "--val-share", 0.25)
+    train_frozen(sample, tmp_path / "out", cache, 3, "--num-epochs", 1, "--select-on", "test")
     (entry,) = log_of(tmp_path / "out")
     assert "selection" not in entry
     assert entry["train"]["num_images"] == 24  # nothing is held back
 
 
 def test_images_are_held_out_without_a_frozen_backbone_too(sample, tmp_path, division_of):
-    train_here(sample, tmp_path / "out", *HELD, "--num-epochs", 1, "--select-on", "held-out")
+    train_here(sample, tmp_path / "out", *HELD["held-out"], "--num-epochs", 1)
     (entry,) = log_of(tmp_path / "out")
     assert entry["train"]["num_images"] == len(division_of("held-out").train_rows)
     assert 0 <= entry["selection"]["value"] <= 100

@@ -141,7 +141,7 @@ def test_a_repeated_word_is_given_again_and_each_scan_starts_at_the_front(tmp_pa
         ("this is a text file\nwith words in it\n", 1, "not 'word number number ...' but 'this is a text file'"),
         ("a\n", 1, "not 'word number number ...' but 'a'"),
         ("3 0\na\n", 2, "not 'word number number ...' but 'a'"),
-        ("\n\n" + "x" * 50 + "\n", 3, f"but '{'x' * 40}...'"),
+        ("\n\n" + "x" * 50 + "\n", 3, f"but '{'x' * 40} ...'"),
     ],
 )
 @pytest.mark.parametrize("name", ["vectors.txt", "vectors.txt.gz", "vectors.zip"])

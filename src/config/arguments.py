@@ -31,6 +31,12 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return action.help if is_empty else super()._get_help_string(action)
 
 
+_STATUSES = (
+    "exit status: 0 done, 1 some images could not be read or written, 2 a mistake,\n"
+    "3 the loss is not finite, 70 a bug, 130 Ctrl-C, 141 closed output, 143 SIGTERM"
+)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse that accepts ``-`` and ``_`` alike within flags, and raises errors as :class:`UserError`.
 
@@ -40,10 +46,9 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, description: str | None = None, **options: object) -> None:
         if sys.version_info >= (3, 14):
             options.setdefault("color", False)
+        options.setdefault("epilog", _STATUSES)
         super().__init__(
             description=description,
-            epilog="exit status: 0 done, 1 some images could not be read or written, 2 a mistake,\n"
-            "3 the loss is not finite, 70 a bug, 130 Ctrl-C, 141 closed output, 143 SIGTERM",
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
             **options,  # type: ignore[arg-type]

@@ -57,7 +57,14 @@ def signal_received() -> int:
 
 def _receive(number: int, frame: FrameType | None) -> None:
     _received.append(number)
+    if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
+        _send_again()  # an exception within the C++ code of PyTorch's import would abort the process
+        return
     raise KeyboardInterrupt
+
+
+def _send_again() -> None:
+    threading.Timer(0.05, os.kill, (os.getpid(), signal_received() or signal.SIGINT)).start()
 
 
 def _send_interrupt_again(hook: Any) -> Any:
@@ -65,7 +72,7 @@ def _send_interrupt_again(hook: Any) -> Any:
 
     def send(dropped: Any) -> None:
         if issubclass(dropped.exc_type, KeyboardInterrupt):
-            threading.Timer(0.05, os.kill, (os.getpid(), signal_received() or signal.SIGINT)).start()
+            _send_again()
         else:
             hook(dropped)
 
