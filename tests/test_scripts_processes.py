@@ -163,7 +163,9 @@ def test_mistake_that_one_process_finds_is_one_line(data, tmp_path):
     process = torchrun(data, tmp_path)
     _, err = process.communicate(timeout=300)
     assert process.returncode != 0
-    (line,) = (line for line in err.splitlines() if line.startswith("train.py: "))
+    lines = [line for line in err.splitlines() if line.startswith("train.py: ")]
+    assert len(lines) == 1, lines
+    (line,) = lines
     assert "report.html would be replaced" in line
     assert "Connection closed" not in err
 

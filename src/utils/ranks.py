@@ -11,9 +11,14 @@ from src.errors import UserError
 QUIET = 2  # exit status of a process that leaves the message to another
 
 
+def is_one_of_many() -> bool:
+    """Return whether this is one of several processes of torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def is_other_rank() -> bool:
     """Return whether this is a process of torchrun, but not its first."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
+    return is_one_of_many() and os.environ.get("RANK", "0") != "0"
 
 
 @contextmanager

@@ -84,6 +84,10 @@ def _status(name: str, step: Callable[[], int]) -> int:
 
 
 def _stopped(name: str, number: int) -> int:
+    from src.utils.ranks import is_one_of_many
+
+    if number == 15 and is_one_of_many():  # torchrun ends them all when one has failed, which says why
+        return 128 + number
     print(f"{name}: {'terminated' if number == 15 else 'interrupted'}", file=sys.stderr)
     return 128 + (number or 2)
 
