@@ -55,7 +55,7 @@ def export(settings: ExportSettings) -> None:
     from src.text import on_screen
     from src.utils.digest import file_digest
     from src.utils.files import atomic_write
-    from src.utils.outputs import Output, check_outputs
+    from src.utils.outputs import Output, check_outputs, recording
 
     paths = calibration_paths(settings)
     outputs = {"--output": Output(settings.output, is_export)}
@@ -83,7 +83,7 @@ def export(settings: ExportSettings) -> None:
             print(f"skipped: {on_screen(message)}", file=sys.stderr)
         used = len(paths) - len(bad)
         lines.append(f"8 bits, calibrated on {used} images: embeddings differ by {error:.1%}; check with validate.py")
-    with atomic_write(settings.output) as stream:
+    with recording([settings.output]), atomic_write(settings.output) as stream:
         stream.write(content)
     print("\n  ".join([f"{on_screen(settings.output)}: {len(content) / 1e6:.1f} MB", *lines]))
 

@@ -29,7 +29,7 @@ from src.text import printable
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.files import write_json
 from src.utils.json_files import read_json
-from src.utils.outputs import Output, check_outputs
+from src.utils.outputs import Output, check_outputs, recording
 from src.utils.progress import warn_about_bad_images
 from src.utils.streams import is_stream, messages_beside
 
@@ -49,7 +49,8 @@ def validate(settings: ValidateSettings) -> int:
     """
     outputs = outputs_of(settings)
     check_outputs(outputs, settings.reads, overwrite=settings.overwrite)
-    with messages_beside({flag: output.path for flag, output in outputs.items()}):
+    paths = {flag: output.path for flag, output in outputs.items()}
+    with messages_beside(paths), recording(paths.values()):
         return _validate(settings, outputs)
 
 

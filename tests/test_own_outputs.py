@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 import infer
+import src.utils.manifest
 from src.checkpoint.__main__ import main as checkpoint_main
 from src.checkpoint.outputs import checkpoint_outputs, is_average, is_calibrated
 from src.errors import UserError
@@ -23,8 +25,10 @@ from src.inference.contact_sheet import is_contact_sheet, open_contact_sheet
 from src.inference.formats import IS_OWN
 from src.inference.targets import OutputFolder, target_names
 from src.utils.digest import side_file
+from src.utils.files import write_json
 from src.utils.manifest import NAME
-from src.utils.outputs import Output, check_outputs, is_foreign
+from src.utils.outputs import NAME as OUTPUTS
+from src.utils.outputs import Output, check_outputs, is_foreign, recording
 from tests.conftest import ROOT
 from tests.helpers import save_tiny, tiny_model, write_images
 from tests.script_helpers import Finished, call, snapshot, succeeded, user_error
@@ -99,10 +103,47 @@ def test_no_output_of_average_is_an_input(place):
 def test_a_file_of_the_user_is_replaced_with_overwrite_only(place, flag, content):
     Path("mine").write_text(content)
     message = user_error(tag(flag, "mine"))
-    assert f"{flag} mine: exists, and is no earlier output of this kind; choose another file, or give --over" in message
+    assert f"{flag} mine: exists, and is not, or is no longer, an earlier output of this kind; choose an" in message
     assert Path("mine").read_text() == content
     succeeded(tag(flag, "mine", "--overwrite"))
     succeeded(tag(flag, "mine"))  # which is an output now
+
+
+@pytest.mark.parametrize("flag", ["--json", "--csv", "--parquet", "--html"])
+def test_an_output_that_the_user_changed_is_the_users(place, flag):
+    if flag == "--parquet":
+        pytest.importorskip("pyarrow")
+    Path("sub").mkdir()
+    os.symlink("sub/tags", "tags")  # its folder holds the record
+    for _ in range(2):
+        succeeded(tag(flag, "tags"))
+    written = Path("sub/tags").read_bytes()
+    changed = written.replace(b"0.png", b"9.png", 1)
+    assert changed != written
+    Path("sub/tags").write_bytes(changed)
+    assert f"{flag} tags: exists, and is not, or is no longer" in user_error(tag(flag, "tags"))
+    assert Path("sub/tags").read_bytes() == changed
+    succeeded(tag(flag, "tags", "--overwrite"))
+    assert Path("sub/tags").read_bytes() == written
+    assert sorted(os.listdir("sub")) == [OUTPUTS, "tags"]
+
+
+def test_outputs_beside_the_record_of_another_user_are_written_but_not_recorded(place, monkeypatch):
+    def denied(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(src.utils.manifest, "open_journal", denied)
+    succeeded(tag("--html", "page.html"))
+    assert OUTPUTS not in os.listdir()
+    assert "--html page.html: exists" in user_error(tag("--html", "page.html"))
+    succeeded(tag("--html", "page.html", "--overwrite"))
+
+
+def test_a_planted_link_in_place_of_the_record_is_not_followed(place):
+    Path("notes").write_text("mine")
+    os.symlink("notes", OUTPUTS)
+    assert f"{OUTPUTS}: it is a link; choose another folder" in user_error(tag("--html", "page.html", "--top_k", 999))
+    assert Path("notes").read_text() == "mine"
 
 
 def test_links_in_a_circle_are_no_output(place):
@@ -133,7 +174,8 @@ def test_an_empty_file_is_nobodys(tmp_path):
 
 
 def test_own_files_in_a_folder_that_is_read_are_replaced_and_others_never(tmp_path):
-    (tmp_path / "r.json").write_text("mine")
+    with recording([tmp_path / "r.json"]):
+        write_json(tmp_path / "r.json", {})
     for is_own in (True, False):
         outputs = {"--json": Output(tmp_path / "r.json", lambda _, own=is_own: own)}
         if is_own:
@@ -146,7 +188,7 @@ def test_own_files_in_a_folder_that_is_read_are_replaced_and_others_never(tmp_pa
 def test_a_trained_checkpoint_is_no_output_of_fit_or_average(place):
     for is_own in (is_average, is_calibrated):
         outputs = checkpoint_outputs("--output", Path("m.ckpt"), is_own)
-        assert [flag for flag, output in outputs.items() if is_foreign(output)] == ["--output"]
+        assert [flag for flag, output in outputs.items() if is_foreign(output)] == ["--output", "--output, its digest"]
     finished = call(checkpoint_main, "average", "m.ckpt", "--output", "mean.ckpt")
     succeeded(finished)
     succeeded(call(checkpoint_main, "average", "m.ckpt", "--output", "mean.ckpt"))

@@ -30,6 +30,7 @@ from src.data.transforms import eval_transform
 from src.inference.tagger import Tagger
 from src.metrics import DEFAULT_PROTOCOL
 from src.options import FitOptions
+from src.utils.outputs import NAME as OUTPUTS
 from src.visualize import save_reliability
 from tests.script_helpers import (
     PLAIN,
@@ -172,6 +173,7 @@ def test_written_files_are_printed_and_no_other_exists(run):
     path, finished, report = run
     plot = path.with_name("fitted-reliability.png")
     assert sorted(entry.name for entry in path.parent.iterdir()) == [
+        OUTPUTS,
         plot.name,
         path.name,
         f"{path.name}.sha256",
@@ -226,7 +228,8 @@ def test_a_child_process_fits_beside_its_own_folder(trained, tmp_path):
         child("validate.py", "--model-path", trained, "-j", 0, "--fit-thresholds", "new.ckpt", cwd=tmp_path)
     )
     assert finished.stderr == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new-reliability.png", "new.ckpt", "new.ckpt.sha256"]
+    names = [OUTPUTS, "new-reliability.png", "new.ckpt", "new.ckpt.sha256"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert "written to new.ckpt; plot: new-reliability.png" in finished.stdout
     assert calibration_of(tmp_path / "new.ckpt").num_images == 24
 
@@ -370,7 +373,7 @@ MISTAKES = [
     ("--fit-thresholds {link}", ["--fit-thresholds {link}", "is the checkpoint itself"]),
     ("--fit-thresholds {tmp}", ["--fit-thresholds {tmp}", "is a folder"]),
     ("--fit-thresholds {trained}/x.ckpt", ["--fit-thresholds {trained}/x.ckpt", "cannot be written"]),
-    ("--fit-thresholds {there}", ["--fit-thresholds", "is no earlier output of this kind", "--overwrite"]),
+    ("--fit-thresholds {there}", ["--fit-thresholds", "no longer, an earlier output of this kind", "--overwrite"]),
     ("--model-path gone.ckpt --fit-thresholds {there} --overwrite", ["--model-path", "gone.ckpt", "no such file"]),
     ("--json {tmp}/x.ckpt", ["--json", "--fit-thresholds", "the same file"]),
 ]

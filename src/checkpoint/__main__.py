@@ -13,7 +13,7 @@ from src.config.arguments import ArgumentParser, file_name, positive_float
 from src.errors import UserError, raise_collected
 from src.text import on_screen
 from src.utils.digest import check_digest, side_file
-from src.utils.outputs import check_outputs
+from src.utils.outputs import check_outputs, recording
 from src.utils.script import run_script
 
 PROGRAM = "python -m src.checkpoint"
@@ -104,7 +104,8 @@ def _average(args: argparse.Namespace) -> int:
     check_outputs(outputs, [("the input", file) for file in files], overwrite=args.overwrite)
     from src.checkpoint.average import average_checkpoints  # PyTorch takes a second to import
 
-    settings = average_checkpoints(args.files, args.output, args.weights)
+    with recording(output.path for output in outputs.values()):
+        settings = average_checkpoints(args.files, args.output, args.weights)
     total = sum(source["weight"] for source in settings["averaged"])
     for source in settings["averaged"]:
         print(f"{source['weight'] / total:.4f} of {on_screen(source['file'])}")

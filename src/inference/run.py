@@ -31,6 +31,7 @@ from src.options import TagRule
 from src.text import on_screen, printable
 from src.utils.device import choose_device
 from src.utils.digest import file_digest
+from src.utils.outputs import recording
 from src.utils.streams import messages_beside
 
 DEFAULT_TOP_K = 10
@@ -46,7 +47,7 @@ def run(settings: InferSettings) -> int:
     Raises:
         UserError: a file cannot be read or written, does not fit, or no image can be read.
     """
-    with messages_beside(settings.outputs.files):
+    with messages_beside(settings.outputs.files), recording(settings.outputs.files.values()):
         return _run(settings)
 
 

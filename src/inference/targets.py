@@ -75,7 +75,7 @@ def check_files(options: OutputOptions, reads: Sequence[tuple[str, Path]]) -> No
         outputs["--html"] = Output(options.html, is_contact_sheet)
     for form, path in options.results.items():
         if not is_stream(path):
-            outputs[f"--{form}, its record"] = Output(record_path(path), is_record)
+            outputs[f"--{form}, its record"] = Output(record_path(path), is_record, grows=True)
     check_outputs(outputs, reads, overwrite=options.overwrite)
 
 

@@ -20,7 +20,7 @@ from src.utils.temporary import sweep_temporary, temporary_file
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _MAX_TEXT = 256 << 20  # bytes of a text file that is read at once; a device may have no end
-_noted: dict[Path, Callable[[Path, Path], None]] = {}  # folder -> what is told of each file that is about to appear
+_noted: list[tuple[Path, Callable[[Path, Path], None]]] = []  # place -> what is told of files that will appear there
 
 
 @contextmanager
@@ -68,25 +68,26 @@ def _write_and_rename(path: Path, mode: str) -> Iterator[IO[Any]]:
             stream.flush()
             os.fsync(stream.fileno())
         _give_mode(temporary, target)
-        for folder, note in list(_noted.items()):
-            if folder in target.parents:
+        for place, note in list(_noted):
+            if place == target or place in target.parents:
                 note(Path(temporary), target)
         os.replace(temporary, target)
 
 
 @contextmanager
-def noting(folder: Path, note: Callable[[Path, Path], None]) -> Iterator[None]:
-    """Call ``note(temporary, target)`` before :func:`atomic_write` renames anything below a folder; see the manifest.
+def noting(place: Path, note: Callable[[Path, Path], None]) -> Iterator[None]:
+    """Call ``note(temporary, target)`` before :func:`atomic_write` renames anything to a place; see the manifest.
 
     Args:
-        folder: without links (``os.path.realpath``).
+        place: a file, or a folder with all files below it; without links (``os.path.realpath``).
         note: called with the finished temporary file, and the file that it will replace.
     """
-    _noted[folder] = note
+    entry = (place, note)
+    _noted.append(entry)
     try:
         yield
     finally:
-        del _noted[folder]
+        _noted.remove(entry)
 
 
 def check_writable(path: str | Path, flag: str) -> None:

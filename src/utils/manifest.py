@@ -38,14 +38,15 @@ class Manifest:
 
     Args:
         folder: need not exist; nothing is written until the first :meth:`record`.
+        name: of the manifest.
 
     Raises:
         UserError: the manifest cannot be read.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, name: str = NAME) -> None:
         self.folder = Path(os.path.realpath(folder))
-        self.path = self.folder / NAME
+        self.path = self.folder / name
         self._journal: int | None = None
         self._read()
 
