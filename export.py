@@ -46,6 +46,7 @@ def export(settings: ExportSettings) -> None:
         UserError: a file cannot be read, or the graph differs from PyTorch.
     """
     from src.checkpoint import load_checkpoint
+    from src.checkpoint.digest import unchanged
     from src.data.transforms import eval_transform
     from src.errors import prefix_errors
     from src.exported.facts import ExportFacts, is_export, to_metadata
@@ -53,7 +54,6 @@ def export(settings: ExportSettings) -> None:
     from src.exported.int8 import calibration_batches, to_int8
     from src.models.sdl_model import check_image_size
     from src.text import on_screen
-    from src.utils.digest import file_digest
     from src.utils.files import atomic_write
     from src.utils.outputs import Output, check_outputs, recording
 
@@ -61,9 +61,8 @@ def export(settings: ExportSettings) -> None:
     outputs = {"--output": Output(settings.output, is_export)}
     read = [*inputs_of(settings), *(("the image", path) for path in paths)]
     check_outputs(outputs, read, overwrite=settings.overwrite)
-    with prefix_errors("--model_path"):
+    with prefix_errors("--model_path"), unchanged(settings.model_path) as digest:
         model, info = load_checkpoint(settings.model_path)
-        digest = file_digest(settings.model_path)
     info = with_labels(info, settings)
     assert info.split is not None
     image_size = settings.image_size or info.config.image_size

@@ -26,6 +26,7 @@ from src.metrics import format_report
 from src.models.sdl_model import check_image_size
 from src.options import Reading, Runtime
 from src.text import printable
+from src.utils.digest import file_digest
 from src.utils.distributed import Processes, device_of, joined
 from src.utils.files import write_json
 from src.utils.json_files import read_json
@@ -71,6 +72,7 @@ def _validate(settings: ValidateSettings, outputs: Mapping[str, Output]) -> int:
         device = device_of(str(settings.runtime.device), processes)
         runtime = replace(settings.runtime, device=device)
         with prefix_errors("--model-path"):
+            digest = file_digest(settings.model_path) if settings.fit_thresholds is not None else None
             opened = open_model(settings.model_path, runtime, settings.expected)
         with prefix_errors("--metadata"):
             metadata = _find_metadata(settings.images, opened.info)
@@ -110,7 +112,7 @@ def _validate(settings: ValidateSettings, outputs: Mapping[str, Output]) -> int:
     }
     if settings.fit_thresholds is not None:
         fitted = fit_and_measure(embedded.outputs, split, truth, settings.fit, protocol)
-        _save_fit(settings.model_path, settings.fit_thresholds, fitted)
+        _save_fit(settings.model_path, settings.fit_thresholds, fitted, digest)
         content["calibration"] = {"protocol": {"images": protocol.images, "ECE": "all-images"}, **fitted.metrics}
     if settings.json is not None:
         write_json(settings.json, content)
@@ -174,11 +176,11 @@ def _images_of_training(metadata: Metadata, info: CheckpointInfo) -> str | None:
     return recorded if same and recorded is not None and Path(recorded).is_dir() else None
 
 
-def _save_fit(checkpoint: Path, target: Path, fitted: FittedCalibration) -> None:
-    """Write a copy of a checkpoint with a calibration, and the reliability plot beside it; print the metrics."""
+def _save_fit(checkpoint: Path, target: Path, fitted: FittedCalibration, digest: str | None) -> None:
+    """Write a copy of a checkpoint of this digest with a calibration, and the plot beside it; print the metrics."""
     from src.visualize import save_reliability  # matplotlib is slow to import
 
-    save_with_calibration(checkpoint, target, fitted.calibration)
+    save_with_calibration(checkpoint, target, fitted.calibration, digest)
     plot = ""
     if not is_stream(target):
         save_reliability(fitted.curve, _plot_of(target))

@@ -9,6 +9,7 @@ Running batch-norm statistics are averaged like weights; unless batch norms were
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.checkpoint.digest import save_with_digest
+from src.checkpoint.digest import save_with_digest, unchanged
 from src.checkpoint.info import package_versions
 from src.checkpoint.own import read_own
 from src.errors import UserError, name_some
 from src.models.layouts import tensors_of
 from src.models.state_files import check_finite
-from src.utils.digest import file_digest
 
 
 def average_checkpoints(
@@ -95,10 +95,13 @@ def _add(state: Mapping[str, Tensor], share: float, mean: dict[str, Tensor]) -> 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Read and check a checkpoint of this project; return its content, state dict and digest."""
-    content = read_own(path, "be averaged")
+    if not os.path.isfile(path):
+        raise UserError(f"no such file: {path}; give the path of a checkpoint")
+    with unchanged(path) as digest:
+        content = read_own(path, "be averaged")
     state = tensors_of({"state_dict": content.pop("state_dict", None)}, path)
     check_finite(state, path)
-    return content, state, file_digest(path)
+    return content, state, digest
 
 
 def _check_same_task(ours: Mapping[str, Any], theirs: Mapping[str, Any], problem: str) -> None:

@@ -1,17 +1,22 @@
 """Write files together with their SHA-256 side files (:mod:`src.utils.digest`).
 
-A save removes the old side file before it replaces the checkpoint: a run that is killed in between leaves a good
-checkpoint without a side file, never one beside a stale digest.
+A save removes the old side file before it replaces the checkpoint, and writes the new one last: a run that is killed
+in between leaves a good checkpoint without a side file, never one beside a stale digest. Of two runs that save to one
+file at the same time, one waits until both files of the other are in place.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from src.utils.digest import file_digest, side_file
+from src.errors import UserError
+from src.utils.digest import file_digest, side_file, stream_digest
 from src.utils.files import atomic_write
 from src.utils.streams import is_stream
+from src.utils.temporary import turn_to_write
 
 
 def write_digest(path: str | Path) -> str:
@@ -22,8 +27,21 @@ def write_digest(path: str | Path) -> str:
     """
     digest = file_digest(path)
     with atomic_write(side_file(path)) as stream:
-        stream.write(os.fsencode(f"{digest}  {Path(path).name}\n"))  # sha256sum looks for these very bytes
+        stream.write(_line(digest, path))
     return digest
+
+
+@contextmanager
+def unchanged(path: str | Path) -> Iterator[str]:
+    """Yield the digest of a file that the block reads in its own way.
+
+    Raises:
+        UserError: the file cannot be read, or another program replaced it during the block.
+    """
+    digest = file_digest(path)
+    yield digest
+    if file_digest(path) != digest:
+        raise UserError(f"{path} was replaced while it was read; run this again when no other run writes to it")
 
 
 def save_with_digest(path: str | Path, content: object) -> None:
@@ -34,10 +52,19 @@ def save_with_digest(path: str | Path, content: object) -> None:
     """
     import torch  # it takes a second to import, and verify needs no PyTorch
 
-    with atomic_write(path) as stream:
+    if is_stream(path):
+        with atomic_write(path) as stream:
+            torch.save(content, stream)
+        return
+    with ExitStack() as turn, atomic_write(side_file(path)) as side, atomic_write(path) as stream:
         torch.save(content, stream)
         stream.flush()
-        if not is_stream(path):
-            side_file(path).unlink(missing_ok=True)
-    if not is_stream(path):
-        write_digest(path)
+        with open(stream.fileno(), "rb", closefd=False) as written:
+            written.seek(0)
+            side.write(_line(stream_digest(written), path))
+        turn.enter_context(turn_to_write(path))  # until both files are renamed: the checkpoint, then its side file
+        Path(os.path.realpath(side_file(path))).unlink(missing_ok=True)
+
+
+def _line(digest: str, path: str | Path) -> bytes:
+    return os.fsencode(f"{digest}  {Path(path).name}\n")  # sha256sum looks for these very bytes

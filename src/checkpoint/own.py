@@ -24,6 +24,7 @@ from src.models.inplace_abn import plain_state_dict
 from src.models.state_files import read_state_file
 from src.options import ExpectedModel
 from src.text import shortened
+from src.utils.digest import file_digest
 
 
 def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, half: bool = False) -> None:
@@ -49,13 +50,27 @@ def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, 
     save_with_digest(path, content)
 
 
-def save_with_calibration(source: str | Path, target: str | Path, calibration: Calibration) -> None:
+def save_with_calibration(
+    source: str | Path, target: str | Path, calibration: Calibration, digest: str | None = None
+) -> None:
     """Copy a checkpoint of this project, replacing its calibration; all else stays as it is, bit for bit.
 
+    Args:
+        source: the checkpoint.
+        target: the file to write.
+        calibration: the calibration.
+        digest: SHA-256 of the checkpoint that it was fitted to; None does not compare.
+
     Raises:
-        UserError: ``source`` is no checkpoint of this project, or ``target`` cannot be written.
+        UserError: ``source`` is no checkpoint of this project, or is another one by now, or ``target`` cannot be
+            written.
     """
     content = read_own(source, "hold a calibration")
+    if digest is not None and file_digest(source) != digest:
+        raise UserError(
+            f"{source} was replaced while the calibration was fitted to it; nothing is written: run this again when "
+            "no other run writes to it"
+        )
     save_with_digest(target, {**content, "calibration": calibration.to_dict()})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from src.prepare.collected import Collected
 from src.prepare.files import read_names
 from src.utils.files import atomic_write
 from src.utils.outputs import Output, check_outputs
+from src.utils.temporary import turn_to_write
 from src.word_vectors.base import WordSource
 from src.word_vectors.encoders import open_encoder
 from src.word_vectors.lookup import LabelVectors, label_vectors, missing_message, read_aliases
@@ -131,10 +133,12 @@ def write_tag_vectors(
     check_outputs(outputs, inputs, overwrite=settings.overwrite)
     tags = read_names(tag_file, "--tags")
     found = look_up({tag: tag for tag in tags}, open_vectors(vectors))
-    with atomic_write(words, "w") as text, atomic_write(output) as binary:
+    with ExitStack() as turn, atomic_write(words, "w") as text, atomic_write(output) as binary:
         text.writelines(f"{label}\n" for label in found.labels)
         np.save(binary, found.vectors.t().contiguous().numpy(), allow_pickle=False)
-        # Vectors and words of two runs never lie together: the words go first and come last
+        # Vectors and words of two runs never lie together: one run waits for the other, and the words go first and
+        # come last, so that a run that is killed leaves no list of words
+        turn.enter_context(turn_to_write(output))
         Path(os.path.realpath(words)).unlink(missing_ok=True)
     dim, count = found.vectors.shape
     return [f"{count:,} vectors of length {dim} from {found.source}, words in {words}", *vector_notes(found)]

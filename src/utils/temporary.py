@@ -6,6 +6,7 @@ locked was left by a run that was killed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -16,12 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from src.utils.locks import is_same_file, try_lock
+from src.errors import UserError
+from src.utils.locks import is_same_file, open_locked, try_lock
 from src.utils.regular import UNFOLLOWED
 
 _PREFIX, _SUFFIX = ".sdl-", ".tmp"
 _NAME = re.compile(r"\.sdl-[a-z0-9_]{8}\.tmp")
 _swept: set[Path] = set()
+_PATIENCE = 60.0  # seconds to wait for another run, which only renames its files
+_POLL = 0.02  # seconds
 _OLD = 24 * 3600.0  # seconds without a change, after which a file counts as dead where there are no locks
 
 
@@ -57,6 +61,35 @@ def temporary_file(folder: Path) -> Iterator[tuple[int, str]]:
     finally:
         if lock is not None:
             os.close(lock)
+
+
+@contextmanager
+def turn_to_write(path: str | Path) -> Iterator[None]:
+    """Let no other process replace an output during the block, which renames files that belong together.
+
+    Waits for the others. The lock is on a file beside the output that looks like a temporary one: what a killed run
+    leaves of it is swept. Where there are no locks (:func:`src.utils.locks.try_lock`), nobody is kept out.
+
+    Raises:
+        OSError: nothing can be written beside the output.
+        UserError: another process keeps its turn for a minute.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    target = Path(os.path.realpath(path))
+    place = target.with_name(f"{_PREFIX}{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}{_SUFFIX}")
+    end = time.monotonic() + _PATIENCE
+    while (descriptor := open_locked(place)) is None:
+        if time.monotonic() > end:
+            raise UserError(f"cannot write {path}: another run is writing it (it holds {place}); try again later")
+        time.sleep(_POLL)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(place)  # before the lock is let go: whoever waits for it sees that the file is another
+        os.close(descriptor)
 
 
 def sweep_temporary(folder: str | Path) -> None:
