@@ -1,8 +1,10 @@
 """Cached labels equal the file's, follow its content, and can be deleted or damaged at any time."""
 
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,6 +94,40 @@ def test_a_damaged_file_is_reported_and_made_anew(tmp_path, reads, capsys, damag
     assert "reading train.json again" in capsys.readouterr().err
     assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
     assert len(reads) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("offsets", lambda array: array[:-1]),
+        ("offsets", lambda array: array[::-1]),
+        ("offsets", lambda array: array * 2),
+        ("columns", lambda array: array + 7),
+        ("columns", lambda array: array - 7),
+        ("columns", lambda array: array[::-1]),
+        ("columns", lambda array: array.astype(np.int64)),
+        ("values", lambda array: array[1:]),
+        ("values", lambda array: array * 0 - 128),
+        ("unlisted", lambda array: array + 1),
+        ("unlisted", lambda array: array[:, None]),
+        ("image_ids", lambda array: np.frombuffer(b"[1]", np.uint8)),
+        ("image_ids", lambda array: np.frombuffer(json.dumps([1] * 12).encode(), np.uint8)),
+        ("file_names", lambda array: np.frombuffer(json.dumps([None] * 12).encode(), np.uint8)),
+    ],
+)
+def test_arrays_of_another_form_are_read_anew(tmp_path, reads, capsys, name, change):
+    path = tmp_path / "train.json"
+    write_coco_labels(path, images(), LABELS)
+    cached_coco_labels(path, LABELS, tmp_path / "cache")
+    (cached,) = (tmp_path / "cache").iterdir()
+    with np.load(cached) as content:
+        arrays = dict(content)
+    np.savez(cached, **{**arrays, name: change(arrays[name])})
+    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
+    assert "reading train.json again" in capsys.readouterr().err
+    np.savez_compressed(cached, **arrays)  # which may grow to any size
+    assert_equal(cached_coco_labels(path, LABELS, tmp_path / "cache"), images())
+    assert "its arrays are packed" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_made_is_reported_and_the_labels_are_read(tmp_path, capsys):

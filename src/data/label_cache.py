@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,10 +66,20 @@ def _save(path: Path, images: LabelledImages) -> None:
 
 
 def _load(path: Path, num_labels: int) -> LabelledImages:
+    """Read a cache file; one that is damaged raises an exception of any kind."""
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("its arrays are packed")  # a packed one may grow to any size
     with np.load(path, allow_pickle=False) as content:
         arrays = {name: torch.from_numpy(content[name]) for name in _ARRAYS}
         image_ids, file_names = (json.loads(content[name].tobytes()) for name in ("image_ids", "file_names"))
-    return LabelledImages(tuple(image_ids), tuple(file_names), LabelMatrix(**arrays, num_labels=num_labels))
+    targets = LabelMatrix(**arrays, num_labels=num_labels)
+    targets.check()
+    if not set(map(type, image_ids)) <= {int, str} or not set(map(type, file_names)) <= {str}:
+        raise ValueError("names that are no text")
+    if not len(image_ids) == len(file_names) == len(targets) == len(set(image_ids)):
+        raise ValueError("another number of images than of rows")
+    return LabelledImages(tuple(image_ids), tuple(file_names), targets)
 
 
 def _as_bytes(values: Sequence[int | str]) -> np.ndarray:

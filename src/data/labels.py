@@ -69,6 +69,25 @@ class LabelMatrix:
         unlisted = torch.zeros(targets.shape[0], dtype=torch.int8)
         return cls.from_entries(rows, columns, targets[rows, columns], unlisted=unlisted, num_labels=targets.shape[1])
 
+    def check(self) -> None:
+        """Raise ValueError unless the arrays are of the form above, as those that come from a file may not be."""
+        kinds = {"offsets": torch.int64, "columns": torch.int32, "values": torch.int8, "unlisted": torch.int8}
+        if any(getattr(self, name).dtype != kind or getattr(self, name).ndim != 1 for name, kind in kinds.items()):
+            raise ValueError("arrays of other types")
+        if not len(self.columns) == len(self.values) or len(self.offsets) != len(self) + 1:
+            raise ValueError("arrays of other lengths")
+        ends_fit = self.offsets[0] == 0 and self.offsets[-1] == len(self.columns)
+        if not (ends_fit and bool((self.offsets.diff() >= 0).all())):
+            raise ValueError("rows that are no part of the entries")
+        rows, columns, values = self.entries()
+        within = bool(((columns >= 0) & (columns < self.num_labels)).all())
+        if not (within and bool(((rows.diff() > 0) | (columns.diff() > 0)).all())):
+            raise ValueError("columns that are outside or out of order")
+        if not (
+            bool(((values >= -1) & (values <= 1)).all()) and bool(((self.unlisted == 0) | (self.unlisted == -1)).all())
+        ):
+            raise ValueError("labels that are none of 1, 0 and -1")
+
     def __len__(self) -> int:
         return len(self.unlisted)
 

@@ -78,7 +78,8 @@ def read_table(settings: TableSettings) -> Table:
         raise UserError(f"--source {path}: one column cannot be several of path, tags and split; name different ones")
     paths = _cells(raw, image, path, "path")
     splits = None if split is None else _cells(raw, split, path, "split")
-    unused = [name for column, name in enumerate(raw.names) if column not in (*used, *one_hot)]
+    known = {*used, *one_hot}
+    unused = [name for column, name in enumerate(raw.names) if column not in known]
     if tags is not None:
         return Table(path, raw.unit, raw.numbers, paths, _cells(raw, tags, path, "tags"), splits, unused, [])
     columns = {raw.names[column].strip(): flags[column] for column in one_hot}

@@ -5,11 +5,23 @@ from __future__ import annotations
 from functools import cache
 
 from tests.fuzz.harness import Target
-from tests.fuzz.targets import checkpoints, images, labels, metadata, models, pickles, tables, texts, vectors
+from tests.fuzz.targets import (
+    checkpoints,
+    folders,
+    images,
+    labels,
+    metadata,
+    models,
+    outputs,
+    pickles,
+    tables,
+    texts,
+    vectors,
+)
 
 
 @cache
 def all_targets() -> tuple[Target, ...]:
     """Return every reader, in a fixed order."""
-    modules = (checkpoints, images, labels, metadata, models, pickles, tables, texts, vectors)
+    modules = (checkpoints, folders, images, labels, metadata, models, outputs, pickles, tables, texts, vectors)
     return tuple(target for module in modules for target in module.targets())

@@ -7,6 +7,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import safetensors.torch
 import torch
 
 from src.checkpoint import load_checkpoint
@@ -40,6 +41,7 @@ def targets() -> tuple[Target, ...]:
         Target("checkpoint", "m.ckpt", (content,), load_checkpoint, _torch),
         Target("checkpoint-bytes", "m.ckpt", (_torch(weights), _torch(side)), read_state_file),
         Target("checkpoint-inspect", "m.ckpt", (side | weights,), inspect_file, _torch),
+        Target("safetensors", "m.safetensors", (safetensors.torch.save(weights["state_dict"]),), read_state_file),
         Target("state-dict", "m.pth", (weights, weights["state_dict"]), _tensors, _torch),
     )
 

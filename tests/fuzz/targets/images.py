@@ -29,8 +29,11 @@ def targets() -> tuple[Target, ...]:
     lossy += [_saved("AVIF")] if features.check("avif") else []
     lossless = [_saved("PNG"), _saved("PNG", "P"), _saved("PNG", "I;16"), _saved("GIF", "P"), _saved("BMP")]
     deep = [_saved("TIFF"), _saved("TIFF", "F"), _saved("TIFF", "I;16"), _saved("PPM"), _saved("TGA"), _saved("ICO")]
+    rare = [_saved("PCX"), _saved("SGI"), _saved("XBM", "1"), _saved("ICNS"), _saved("DIB"), _saved("GIF", "P")]
+    rare += [_saved("JPEG2000")] if features.check("jpg_2000") else []
     return (
         Target("jpeg", "a.jpg", tuple(lossy), read_image),
         Target("png", "a.png", tuple(lossless), read_image),
         Target("tiff", "a.tif", tuple(deep), read_image),
+        Target("rare-images", "a.pcx", tuple(rare), read_image),
     )

@@ -10,6 +10,7 @@ import lzma
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,9 +42,43 @@ def _word2vec() -> bytes:
     )
 
 
+_FASTTEXT = {
+    "start": [793712314, 12, 4, 5, 1, 1, 0, 1, 3, 2, 5, 2, 3, 100],  # magic, version, dim, ..., buckets, minn, maxn
+    "counts": [3, 3, 0, 9, -1],  # entries, words, labels, tokens, pruned
+    "entries": list(_WORDS),
+    "matrix": [False, 8, 4],  # quantised, rows, columns
+    "numbers": np.linspace(-1, 1, 32, dtype=np.float32),
+}
+
+
+def _fasttext(tree: dict[str, Any]) -> bytes:
+    entries = b"".join(word.encode() + b"\0" + struct.pack("<qb", 1, 0) for word in tree["entries"])
+    return b"".join(
+        (
+            struct.pack("<14id", *tree["start"], 1e-4),
+            struct.pack("<3i2q", *tree["counts"]),
+            entries,
+            struct.pack("<?2q", *tree["matrix"]),
+            np.asarray(tree["numbers"]).tobytes(),
+        )
+    )
+
+
+def _word2vec_of(tree: list[Any]) -> bytes:
+    return f"{tree[0]} {tree[1]}\n".encode() + b"".join(
+        word.encode() + b" " + np.asarray(row).tobytes() + b"\n" for word, row in tree[2:]
+    )
+
+
 def _array() -> bytes:
     stream = io.BytesIO()
     np.save(stream, _VECTORS)
+    return stream.getvalue()
+
+
+def _arrays(tree: dict[str, np.ndarray]) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **tree)
     return stream.getvalue()
 
 
@@ -54,6 +89,7 @@ def _listed(path: Path) -> object:
 
 def targets() -> tuple[Target, ...]:
     """Return the readers of word vectors."""
+    arrays = {"words": np.array(_WORDS), "vectors": _VECTORS}
     wink = {
         "dimensions": 4,
         "words": list(_WORDS),
@@ -68,6 +104,17 @@ def targets() -> tuple[Target, ...]:
             _scan,
         ),
         Target("vectors-word2vec", "v.bin", (_word2vec(),), _scan),
+        Target(
+            "vectors-word2vec-fields",
+            "v.bin",
+            ([3, 4, *zip(_WORDS, _VECTORS, strict=True)],),
+            _scan,
+            _word2vec_of,
+        ),
+        Target("vectors-fasttext", "v.bin", (_FASTTEXT,), _scan, _fasttext),
+        Target("vectors-fasttext-bytes", "v.bin", (_fasttext(_FASTTEXT),), _scan),
+        Target("vectors-npz", "v.npz", (arrays,), _scan, _arrays),
+        Target("vectors-npz-bytes", "v.npz", (_arrays(arrays),), _scan),
         Target("vectors-npy", "v.npy", (_array(),), _listed),
         Target("vectors-wink", "v.json", (wink,), _scan, lambda tree: json.dumps(tree).encode()),
         Target("vectors-wink-bytes", "v.json", (json.dumps(wink).encode(),), _scan),
