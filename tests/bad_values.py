@@ -116,8 +116,10 @@ def bad_values(action: argparse.Action) -> list[str]:
         return ["=x"]
     if action.choices is not None:
         return ["", "nonsense", LONG, *(NUMBERS[action.type] if action.type is int else [])]
-    if action.type is Path or action.type is arguments.file_name:
+    if action.type in (Path, arguments.file_name):
         return [*_PATHS, *PATHS[name]]
+    if action.type is arguments.output_file:
+        return [*_PATHS, *PATHS[name], "new/"]
     if action.type is None:
         return [""] if name in (*_ANY_TEXT, "tags", "alias") else ["", LONG]
     return NUMBERS[action.type]

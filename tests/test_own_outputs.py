@@ -146,6 +146,13 @@ def test_a_planted_link_in_place_of_the_record_is_not_followed(place):
     assert Path("notes").read_text() == "mine"
 
 
+@pytest.mark.parametrize("flag", ["--json", "--csv", "--html"])
+def test_a_file_is_not_named_like_a_folder(place, flag):
+    message = user_error(tag(flag, "new/"))
+    assert f"argument {flag}: 'new/' is a folder; add the name of a file" in message
+    assert not Path("new").exists()
+
+
 def test_links_in_a_circle_are_no_output(place):
     os.symlink("loop", "loop")
     assert "--json loop: cannot be written: Too many levels of symbolic links" in user_error(tag("--json", "loop"))

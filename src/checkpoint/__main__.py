@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.checkpoint.outputs import checkpoint_outputs, is_average
-from src.config.arguments import ArgumentParser, file_name, positive_float
+from src.config.arguments import ArgumentParser, file_name, output_file, positive_float
 from src.errors import UserError, raise_collected
 from src.text import on_screen
 from src.utils.digest import check_digest, side_file
@@ -42,7 +42,7 @@ def parser() -> ArgumentParser:
     average.add_argument(
         "files", nargs="+", type=file_name, metavar="FILE", help="checkpoints of this project with the same labels"
     )
-    average.add_argument("--output", type=file_name, required=True, metavar="FILE", help="checkpoint to write")
+    average.add_argument("--output", type=output_file, required=True, metavar="FILE", help="checkpoint to write")
     average.add_argument(
         "--weights", nargs="+", type=positive_float, metavar="W", help="weight of each file (default: all alike)"
     )
@@ -99,7 +99,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _average(args: argparse.Namespace) -> int:
-    outputs = checkpoint_outputs("--output", Path(args.output), is_average)
+    outputs = checkpoint_outputs("--output", args.output, is_average)
     files = [Path(file) for name in args.files for file in (name, side_file(name))]
     check_outputs(outputs, [("the input", file) for file in files], overwrite=args.overwrite)
     from src.checkpoint.average import average_checkpoints  # PyTorch takes a second to import

@@ -157,6 +157,13 @@ def file_name(text: str) -> str:
     return text
 
 
+def output_file(text: str) -> Path:
+    """Argparse type: the path of a file to write; one that ends as a folder does is refused."""
+    if text.endswith(tuple(filter(None, (os.sep, os.altsep)))):
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is a folder; add the name of a file")
+    return _path(text)
+
+
 def _path(text: str) -> Path:
     return Path(file_name(text))
 

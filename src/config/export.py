@@ -14,6 +14,7 @@ from src.config.arguments import (
     add_workers_flag,
     file_name,
     needing,
+    output_file,
     positive_int,
     seed_number,
     thread_count,
@@ -29,7 +30,7 @@ class ExportSettings:
     """Settings of one export; the fields are the flags of the same names."""
 
     model_path: Path = flag(type=Path, metavar="FILE", help="checkpoint of train.py or of the released code")
-    output: Path = flag(type=Path, metavar="FILE.onnx", help="ONNX file to write")
+    output: Path = flag(type=output_file, metavar="FILE.onnx", help="ONNX file to write")
     overwrite: bool = flag(
         False, action="store_true", help="let --output replace an existing file that export.py did not write"
     )

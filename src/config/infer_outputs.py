@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.config.arguments import positive_int
+from src.config.arguments import output_file, positive_int
 from src.config.settings import flag
 from src.options import OUTPUT_FORMATS, OutputFormat
 
@@ -16,10 +16,10 @@ from src.options import OUTPUT_FORMATS, OutputFormat
 class OutputOptions:
     """Outputs of infer.py; the fields are the flags of the same names."""
 
-    json: Path | None = flag(None, type=Path, metavar="FILE", help="write tags as JSON")
-    csv: Path | None = flag(None, type=Path, metavar="FILE", help="write tags as CSV, one row per tag")
+    json: Path | None = flag(None, type=output_file, metavar="FILE", help="write tags as JSON")
+    csv: Path | None = flag(None, type=output_file, metavar="FILE", help="write tags as CSV, one row per tag")
     parquet: Path | None = flag(
-        None, type=Path, metavar="FILE", help="write tags as Parquet, one row per tag; needs pyarrow"
+        None, type=output_file, metavar="FILE", help="write tags as Parquet, one row per tag; needs pyarrow"
     )
     resume: bool = flag(
         False,
@@ -34,7 +34,7 @@ class OutputOptions:
         "not write",
     )
     html: Path | None = flag(
-        None, type=Path, metavar="FILE", help="write a web page of thumbnails that can be filtered by tag"
+        None, type=output_file, metavar="FILE", help="write a web page of thumbnails that can be filtered by tag"
     )
     write_keywords: Path | None = flag(
         None,

@@ -18,6 +18,7 @@ from src.config.arguments import (
     finite_float,
     fraction,
     needing,
+    output_file,
     positive_int,
     seed_number,
 )
@@ -134,7 +135,7 @@ def _add_measure_flags(parser: ArgumentParser) -> None:
         metavar="SCORE",
         help="also report P/R/F1 of the labels with a raw score above this one",
     )
-    add("--json", type=Path, metavar="FILE", help="write protocol and metrics to this JSON file")
+    add("--json", type=output_file, metavar="FILE", help="write protocol and metrics to this JSON file")
     add(
         "--overwrite",
         action="store_true",
@@ -142,7 +143,7 @@ def _add_measure_flags(parser: ArgumentParser) -> None:
     )
     add(
         "--fit-thresholds",
-        type=Path,
+        type=output_file,
         metavar="FILE",
         help="fit per-label thresholds, probabilities and the bias of seen labels on a part of the images, measure "
         "them on the rest, and write them to a copy of the checkpoint, with a reliability plot beside it",
