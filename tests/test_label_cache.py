@@ -107,7 +107,7 @@ def test_a_damaged_file_is_reported_and_made_anew(tmp_path, reads, capsys, damag
         ("columns", lambda array: array[::-1]),
         ("columns", lambda array: array.astype(np.int64)),
         ("values", lambda array: array[1:]),
-        ("values", lambda array: array * 0 - 128),
+        ("values", lambda array: np.full_like(array, -128)),
         ("unlisted", lambda array: array + 1),
         ("unlisted", lambda array: array[:, None]),
         ("image_ids", lambda array: np.frombuffer(b"[1]", np.uint8)),
