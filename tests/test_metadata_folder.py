@@ -116,6 +116,17 @@ def test_files_that_the_user_changed_are_refused_by_name_and_nothing_changes(tmp
     assert (below(tmp_path), sorted(tmp_path.rglob("*"))) == (before, entries)
 
 
+def test_folders_that_a_killed_run_emptied_are_removed(tmp_path):
+    write(tmp_path / "m", "old", official=True)
+    for file in (tmp_path / "m" / "official").glob("**/*.*"):
+        file.unlink()
+    assert {path.is_dir() for path in (tmp_path / "m" / "official").glob("**/*")} == {True}
+    (tmp_path / "m" / "mine").mkdir()
+    write(tmp_path / "m", "new", overwrite=True)
+    assert not (tmp_path / "m" / "official").exists()
+    assert (tmp_path / "m" / "mine").is_dir()
+
+
 @pytest.mark.parametrize("name", ["images", "official"])
 def test_a_sub_folder_that_is_now_a_link_or_a_file_is_refused(tmp_path, name):
     write(tmp_path / "m", "old", official=True)

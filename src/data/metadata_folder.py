@@ -166,6 +166,10 @@ class MetadataFolder:
             is_metadata = path.name in FILES if path.parent == self.path else first in _SUBFOLDERS
             if is_metadata and path not in new and not any(folder in path.parents for folder in keep):
                 self._remove_files([path])
+        for folder in self._manifest.folders():  # also those that a killed run emptied
+            if folder.relative_to(self.path).parts[0] in _SUBFOLDERS and os.path.realpath(folder) == str(folder):
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
 
     def _remove_files(self, paths: Collection[Path]) -> None:
         """Remove those files that are ours, and the folders that become empty."""

@@ -69,6 +69,11 @@ class Manifest:
         """Return the files that this program wrote and nobody changed since, sorted."""
         return sorted(self.folder / name for name in self._digests if self._owns(name))
 
+    def folders(self) -> list[Path]:
+        """Return the folders below this one that this program ever wrote files into, inner ones first."""
+        parents = {parent for name in self._digests for parent in PurePosixPath(name).parents if parent.parts}
+        return [self.folder / parent for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True)]
+
     def foreign(self, paths: Iterable[str | Path]) -> list[Path]:
         """Return those of some paths at which something lies that is not this program's."""
         return [Path(path) for path in paths if os.path.lexists(path) and not self.owns(path)]
