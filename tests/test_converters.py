@@ -255,7 +255,7 @@ def test_the_weights_of_another_backbone_are_refused_with_the_keys(tmp_path):
     ("content", "message"),
     [
         ({"epoch": 3, "arch": "resnet"}, "holds no state dict of tensors"),
-        ([torch.zeros(1)], "holds a list, not a checkpoint"),
+        ([torch.zeros(1)], "is no checkpoint: it holds one value of type list"),
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(content, message, tmp_path):

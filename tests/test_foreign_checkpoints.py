@@ -6,6 +6,7 @@ import argparse
 import collections
 import pickle
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +24,7 @@ from src.config.train import ModelSettings
 from src.errors import UserError
 from src.models import SDLModel
 from src.models.backbones import load_backbone
+from src.models.layouts import find_weights
 from src.models.state_files import read_state_file
 from src.training.initial_model import initial_model
 from tests.helpers import TINY, golden_state, tiny_model
@@ -241,7 +243,8 @@ def test_weights_that_cannot_be_right_are_refused(key, change, message, state, t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it is empty"),
+        (b"", "it is empty$"),
+        (bytes(10240), "begins with zeros only"),  # also the end mark of a tar archive
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "run git lfs pull"),
         (b"<!DOCTYPE html><html></html>", "it is a web page"),
         (b"\x1f\x8b\x08\x00", "compressed with gzip"),
@@ -251,4 +254,38 @@ def test_weights_that_cannot_be_right_are_refused(key, change, message, state, t
 def test_other_files_are_recognised(content, message, tmp_path):
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(UserError, match=message):
+        read_state_file(tmp_path / "x.pth")
+
+
+def quantised() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8)
+
+
+@pytest.mark.parametrize("in_zip", [True, False])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (quantised, "conv.weight is torch._utils._rebuild_qtensor; .*dequantize"),
+        (lambda: (quantised(), None), "conv.weight holds torch._utils._rebuild_qtensor; .*dequantize"),
+        (lambda: torch.eye(3).to_sparse(), "conv.weight is torch._utils._rebuild_sparse_tensor; .*to_dense"),
+    ],
+)
+def test_tensors_that_are_not_plain_are_named(value, message, in_zip, tmp_path):
+    content = {"scale": torch.ones(2), "conv.weight": value(), "bias": torch.zeros(3)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.save({"state_dict": content}, tmp_path / "x.pth", _use_new_zipfile_serialization=in_zip)
+    read = read_state_file(tmp_path / "x.pth")["state_dict"]
+    assert torch.equal(read["scale"], torch.ones(2))
+    assert torch.equal(read["bias"], torch.zeros(3))
+    with pytest.raises(UserError, match=rf"x\.pth: holds other objects than plain tensors: {message}"):
+        find_weights(read, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("value", [5, None, "weights", [torch.ones(1)], torch.ones(1)])
+def test_files_of_one_value_are_no_checkpoints(value, tmp_path):
+    torch.save(value, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=rf"is no checkpoint: it holds one value of type {type(value).__name__} "):
         read_state_file(tmp_path / "x.pth")

@@ -18,7 +18,7 @@ from src.checkpoint.digest import save_with_digest
 from src.checkpoint.form import storable
 from src.checkpoint.info import FORMAT, CheckpointInfo, info_of_dict, info_to_dict
 from src.checkpoint.released import build_model, load_released
-from src.errors import UserError
+from src.errors import UserError, name_some
 from src.models import SDLModel
 from src.models.inplace_abn import plain_state_dict
 from src.models.state_files import read_state_file
@@ -130,11 +130,13 @@ def load_checkpoint(
 def _load_own(content: Mapping[str, Any], path: str | Path) -> tuple[SDLModel, CheckpointInfo]:
     info = info_of_dict(content, str(path))
     state = content.get("state_dict")
-    if not isinstance(state, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
+    if not isinstance(state, Mapping):
+        raise UserError(f"{path} is an incomplete checkpoint of this project: it has no state_dict")
+    others = [str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if others:
         raise UserError(
-            f"{path} is an incomplete checkpoint of this project: its state_dict holds no tensors, or others"
+            f"{path} is an incomplete checkpoint of this project: its state_dict holds other objects than plain "
+            f"tensors: {name_some([shortened(key, 80) for key in others])}"
         )
     state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     return build_model(info.config, state, path), info

@@ -82,7 +82,7 @@ def quantise(graph: Any, batches: Iterable[np.ndarray]) -> Any:
     with tempfile.TemporaryDirectory() as folder, quiet():
         plain, prepared, small = (Path(folder) / name for name in ("plain.onnx", "prepared.onnx", "int8.onnx"))
         onnx.save(graph, plain)
-        preparation.quant_pre_process(plain, prepared)
+        preparation.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
             prepared,
             small,

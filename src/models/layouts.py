@@ -73,7 +73,7 @@ def find_weights(
     """
     found = dict(_state_dicts(content, ""))
     if not found:
-        keys = name_some([shortened(str(key), 40) for key in content])
+        keys = name_some([shortened(str(key), 40) for key in content]) or "none"
         raise UserError(f"{path} holds no state dict of tensors (its keys: {keys})")
     places, other_places = _plain_and_averages(list(found), use_ema)
     place = _preferred(places, found, expected, path)
@@ -143,8 +143,12 @@ def _state_dicts(content: Any, place: str) -> Iterator[tuple[str, Mapping[str, A
 
 
 def _may_be_weight(value: Any) -> bool:
-    is_unread = isinstance(value, Foreign) and value.name.startswith(("torch._utils._rebuild", "torch._tensor."))
-    return is_unread or isinstance(value, (Tensor, np.ndarray))
+    return _is_unread(value) or isinstance(value, (Tensor, np.ndarray))
+
+
+def _is_unread(value: Any) -> bool:
+    """Return whether a value stands for a tensor of a kind that is not built: quantised, sparse, nested."""
+    return isinstance(value, Foreign) and value.name.startswith(("torch._utils._rebuild", "torch._tensor."))
 
 
 def _module_state(module: Foreign, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -204,9 +208,12 @@ def _tensors(state: Mapping[str, Any], place: str, path: str | Path) -> dict[str
             tensors[name] = value
         elif isinstance(value, Foreign) and not name.endswith("_extra_state") and name != "_metadata":
             problems.append(f"{shortened(key, 80)} is {shortened(str(value), 120)}")
+        elif isinstance(value, (tuple, list)) and (unread := [one for one in value if _is_unread(one)]):
+            problems.append(f"{shortened(key, 80)} holds {shortened(str(unread[0]), 120)}")  # packed parameters
     if problems:
         where = f"{path}, {place}" if place else str(path)
         raise UserError(
-            f"{where}: holds other objects than plain tensors: {name_some(problems, 3)}; save plain tensors"
+            f"{where}: holds other objects than plain tensors: {name_some(problems, 3)}; save plain "
+            "tensors (of tensor.dequantize() or tensor.to_dense())"
         )
     return tensors

@@ -50,15 +50,17 @@ def read_state_file(path: str | Path, *, verify: bool = True) -> dict[str, Any]:
     if isinstance(content, Foreign):  # a whole model, or a dict of another class
         return {"model": content} if content.state is not None else dict(content)
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+        raise UserError(
+            f"{path} is no checkpoint: it holds one value of type {type(content).__name__} instead of a dict"
+        )
     return dict(content)
 
 
 def _what_is_wrong(path: str | Path, error: Exception) -> str:
     with open(path, "rb") as stream:
         start = stream.read(64).lstrip()
-    if not start:
-        return "it is empty"
+    if not start.strip(b"\0"):
+        return "it is empty, or begins with zeros only; copy or download it again" if start else "it is empty"
     for sign, meaning in _OTHER_FILES.items():
         if start.startswith(sign):
             return meaning

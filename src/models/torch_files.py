@@ -44,6 +44,10 @@ _DTYPES = {
     "Bool": torch.bool,
     "ComplexDouble": torch.complex128,
     "ComplexFloat": torch.complex64,
+    # Quantised tensors are not built, but their bytes are passed over, and so the file's reader can name them
+    "QInt8": torch.qint8,
+    "QUInt8": torch.quint8,
+    "QInt32": torch.qint32,
 }
 _CONSTANTS: dict[str, torch.dtype] = {
     **{f"torch.{name}Storage": dtype for name, dtype in _DTYPES.items()},
