@@ -52,8 +52,7 @@ def _main(argv: Sequence[str] | None) -> int:
         ):
             components, state = build_components(settings, folder, processes, stop)
             if processes.is_first:
-                with prefix_errors("--path_output"):
-                    write_settings(folder.path, parser, args)
+                folder.when_begun(prefix_errors("--path_output")(lambda: write_settings(folder.path, parser, args)))
             train(settings, components, state, processes, stop)
     except NonFiniteRunError as error:
         advice = "lower --lr, or give --precision float32"
@@ -61,7 +60,8 @@ def _main(argv: Sequence[str] | None) -> int:
         return NOT_FINITE
     except StoppedBySignalError as stopped:
         if not is_other_rank():
-            print(f"train.py: stopped ({stopped}); resume with the same command and --resume", file=sys.stderr)
+            way = "--resume in place of --overwrite" if settings.output.overwrite else "--resume"
+            print(f"train.py: stopped ({stopped}); resume with the same command and {way}", file=sys.stderr)
         return stopped.status
     return 0
 
@@ -83,6 +83,7 @@ def train(
     events = folder.path / EVENTS if settings.output.tensorboard and processes.is_first else None
     with Logger(events, folder.record_events) as logger:
         logger.settings(components.identity.settings)
+        folder.when_begun(logger.hold())
         trainer = Trainer(settings.run, components, state, processes, stop, logger)
         trainer.run()
     embedded = trainer.final_embeddings()

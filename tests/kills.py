@@ -4,6 +4,7 @@
 of a run, and at random moments. After each kill:
 
 - every file is whole, old or new, and no file of the user's is gone or changed;
+- the folder of a training run holds the earlier run with all its files, or a state of the new one to resume from;
 - the documented continuation (``--resume``, or the same command again) ends as a run that nobody disturbed: the same
   files with the same content, nothing doubled, nothing left hidden.
 
@@ -30,6 +31,8 @@ import torch
 
 from src.data.coco import read_coco_labels
 from src.data.metadata import load_metadata
+from src.training.resume import read_state
+from src.training.run_files import STATE
 from src.utils.digest import SUFFIX, check_digest
 from src.utils.manifest import NAME as MANIFEST
 from src.utils.outputs import NAME as OUTPUTS
@@ -70,6 +73,7 @@ class Writer:
         finish: flags to add where the same command answers that it needs them.
         status: exit status of an undisturbed run.
         check: checks the folder of a killed run.
+        decides: file that says, by its content, whether the old outputs are there, all of them, or the new ones.
     """
 
     target: str
@@ -79,6 +83,7 @@ class Writer:
     finish: str = ""
     status: int = 0
     check: Callable[[Path], None] = field(default=lambda home: None)
+    decides: str = ""
 
 
 def _readable(home: Path) -> None:
@@ -92,6 +97,13 @@ def _readable(home: Path) -> None:
             images = read_coco_labels(path, metadata.split.labels)
             assert all((metadata.image_root / name).exists() for name in images.file_names)
         assert f"{len(images.file_names):,} images" in (metadata.train.parent / "report.txt").read_text()
+
+
+def _resumable(home: Path) -> None:
+    """Check that the folder of a run holds one that can be resumed, and never the earlier one's backup alone."""
+    stored = read_state(home / "run")
+    assert stored is not None
+    assert stored.progress.seed == 3 or stored.path.name == STATE
 
 
 _TRAIN = " ".join(
@@ -145,6 +157,8 @@ WRITERS: Mapping[str, Writer] = {
         "train:main",
         f"{_TRAIN} --seed 3 --path_output {{home}}/run --overwrite",
         (f"{_TRAIN} --seed 4 --path_output {{home}}/run --ema 0.9 --tensorboard",),
+        check=_resumable,
+        decides=f"run/{STATE}",
     ),
     "export": Writer("export:main", _EXPORT.format(model=0)),
     "export-again": Writer("export:main", _EXPORT.format(model=1), (_EXPORT.format(model=0),)),
@@ -180,7 +194,7 @@ def _summary(value: Any) -> Any:
         value = value.contiguous()
         return f"{value.dtype} {list(value.shape)} {hashlib.sha256(value.view(-1).numpy().tobytes()).hexdigest()}"
     if isinstance(value, dict):
-        return {key: _summary(inner) for key, inner in value.items() if key not in ("seconds", "resume")}
+        return {key: _summary(inner) for key, inner in value.items() if key not in ("seconds", "resume", "overwrite")}
     if isinstance(value, (list, tuple)):
         return [_summary(inner) for inner in value]
     return repr(value)
@@ -269,11 +283,18 @@ class Kills:
         return self._runs.run(self._writer.target, *argv.format(**{"in": self._in}, home=self._home).split(), **kill)
 
     def _continue(self, **kill: Any) -> Ended:
-        writer = self._writer
-        ended = self._run(f"{writer.argv} {writer.resume}", **kill)
+        writer, argv = self._writer, self._writer.argv
+        if writer.decides and not self._holds_old():
+            argv = argv.replace("--overwrite", "--resume")
+        ended = self._run(f"{argv} {writer.resume}", **kill)
         if ended.status == 2 and writer.finish and writer.finish in self._runs.errors():
             ended = self._run(f"{writer.argv} {writer.finish}", **kill)
         return ended
+
+    def _holds_old(self) -> bool:
+        name = self._writer.decides
+        path = self._home / name
+        return path.exists() and content_of(path, name) == self._old[name]
 
     def _differences(self) -> Iterator[str]:
         """Yield what is neither old nor new after a kill."""
@@ -283,6 +304,9 @@ class Kills:
         except Exception as error:  # noqa: BLE001 -- whatever a reader says is a finding
             yield f"{type(error).__name__}: {error}"
             return
+        if self._writer.decides and self._holds_old():
+            changed = {name for name in now.keys() | self._old.keys() if now.get(name) != self._old.get(name)}
+            yield from (f"{name} is not the old one" for name in sorted(changed) if not _HIDDEN.search(name))
         for name in self._old.keys() & self._new.keys():
             may_go = _FLEETING.search(name) and name not in self._mine
             if name not in now and not may_go and not name.endswith(("/", "/*")):

@@ -44,6 +44,13 @@ class Run:
         self._open.close()
         return self
 
+    def save(self) -> Run:
+        """Save the first state, with which the folder holds this run."""
+        with atomic_write(self.path / "state.pt") as stream:
+            stream.write(b"state of the new run")
+        self.folder.begin()
+        return self
+
     def record(self, epoch: int, ema: dict[str, float] | None = None, **choices: float) -> list[str]:
         self.entries.append({"epoch": epoch})
         candidates = [
@@ -116,9 +123,83 @@ def test_earlier_run_is_replaced_only_with_overwrite(tmp_path):
     with pytest.raises(UserError, match=r"--path_output .* holds a training run already; .*--resume .*--overwrite"):
         Run(tmp_path)
     assert (tmp_path / "log.jsonl").read_bytes() == before
-    run = Run(tmp_path, overwrite=True)
+    run = Run(tmp_path, overwrite=True).save()
     assert (tmp_path / "log.jsonl").read_text() == ""
     assert run.record(7, seen=1.0) == ["seen"]  # the old run's best does not count
+
+
+def whole(folder: Path) -> dict[str, Any]:
+    """Return the files of a folder with their content, but for the record of what the program wrote."""
+    return {name: content for name, content in snapshot(folder).items() if not Path(name).name.startswith(".sdl-")}
+
+
+@pytest.mark.parametrize("flags", [{"overwrite": True}, {"resume": True, "resumed": Path("state.pt")}])
+def test_earlier_run_stays_whole_until_the_new_one_has_a_state(flags, tmp_path):
+    before = whole(earlier_run(tmp_path, every=1))
+    written = []
+    run = Run(tmp_path, overwrite=True)
+    run.folder.when_begun(lambda: written.append("settings"))
+    run.end()
+    assert whole(tmp_path) == before
+    assert written == []
+    run = Run(tmp_path, **flags)  # it stays what it was for the next run
+    assert whole(tmp_path) == before
+    run.folder.when_begun(lambda: written.append("settings"))
+    assert written == (["settings"] if "resume" in flags else [])
+    if "overwrite" in flags:
+        run.save()
+        assert run.files() == ["log.jsonl", "state.pt"]
+        assert written == ["settings"]
+    run.end()
+    assert sorted(path.name for path in tmp_path.glob(".sdl-*")) == [MANIFEST]
+
+
+def test_run_killed_between_its_first_state_and_the_removal_of_the_earlier_one_removes_it_when_resumed(tmp_path):
+    earlier_run(tmp_path, every=1)
+    run = Run(tmp_path, overwrite=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    run.folder.begin = lambda: None
+    run.save().end()
+    assert "model-epoch-0001.ckpt" in run.files()
+    assert not run.folder.awaits_first_state()
+    run = Run(tmp_path, resume=True, resumed=tmp_path / "state.pt")
+    assert run.files() == ["notes.txt", "state.pt"]
+    assert (tmp_path / "state.pt").read_bytes() == b"state of the new run"
+
+
+def test_restart_of_a_run_that_had_no_state_yet_does_not_resume_the_one_it_is_to_replace(tmp_path):
+    earlier_run(tmp_path)
+    Run(tmp_path, overwrite=True).end()
+    again = RunFolder(tmp_path)
+    assert again.awaits_first_state()
+    with again.locked():
+        again.check(PLANNED, resume=True, overwrite=True)
+        again.start(resumed=None)
+        assert again.holds_earlier_run
+    assert (tmp_path / "state.pt").exists()
+
+
+def test_note_about_an_earlier_run_that_a_stranger_made_removes_nothing(tmp_path):
+    earlier_run(tmp_path)
+    (tmp_path / "mine.json").write_text('{"state": "x", "files": ["model-last.ckpt", "../mine", 3]}')
+    (tmp_path / ".sdl-earlier-run.json").symlink_to("mine.json")
+    before = snapshot(tmp_path)
+    Run(tmp_path, resume=True, resumed=tmp_path / "state.pt").end()
+    assert snapshot(tmp_path) == before
+    with pytest.raises(UserError, match=r"--path_output .*: \.sdl-earlier-run\.json would be replaced"):
+        Run(tmp_path, overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_checkpoints_without_state_and_log_are_an_earlier_run_too(tmp_path):
+    earlier_run(tmp_path)
+    for name in ("state.pt", "state-previous.pt", "log.jsonl"):
+        (tmp_path / name).unlink()
+    before = whole(tmp_path)
+    for flags in ({}, {"resume": True}):
+        with pytest.raises(UserError, match=r"holds a training run .*--overwrite"):
+            Run(tmp_path, **flags)
+        assert whole(tmp_path) == before
 
 
 MINE = (
@@ -142,8 +223,8 @@ def test_overwrite_removes_files_of_the_earlier_run_and_nothing_else(tmp_path):
     for name in (*MINE, "tensorboard/steps/events.out.tfevents.2"):
         (tmp_path / name).write_text("mine")
     events.write_text("first step, second step")
-    Run(tmp_path, overwrite=True)
-    assert files(tmp_path) == sorted([*MINE, "log.jsonl", "tensorboard"])
+    Run(tmp_path, overwrite=True).save()
+    assert files(tmp_path) == sorted([*MINE, "log.jsonl", "state.pt", "tensorboard"])
     assert [path.name for path in events.parent.iterdir()] == ["events.out.tfevents.2"]
 
 
@@ -183,7 +264,7 @@ def test_damaged_state_is_put_aside(flags, tmp_path):
     assert list(Run(tmp_path, **flags).folder.foreign_states()) == []
     assert (tmp_path / "state-damaged-1.pt").read_text() == "damaged"
     assert not (tmp_path / "state.pt").exists()
-    assert (tmp_path / "state-previous.pt").exists() == ("resume" in flags)
+    assert (tmp_path / "state-previous.pt").exists()
 
 
 def test_input_of_the_run_is_not_replaced(tmp_path):
@@ -263,7 +344,8 @@ def test_run_of_an_earlier_version_is_replaced_by_what_its_files_hold(tmp_path):
     folder_of_an_earlier_version(tmp_path)
     with pytest.raises(UserError, match=r"holds a training run already"):
         Run(tmp_path)
-    assert Run(tmp_path, overwrite=True).files() == ["holiday.png", "log.jsonl", "model-best-mine.ckpt"]
+    run = Run(tmp_path, overwrite=True).save()
+    assert run.files() == ["holiday.png", "log.jsonl", "model-best-mine.ckpt", "state.pt"]
 
 
 @pytest.mark.parametrize("name", ["report.html", "log.jsonl", "model-last.ckpt", "state.pt"])

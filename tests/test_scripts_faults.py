@@ -98,6 +98,21 @@ def test_mistake_costs_no_earlier_run(uninterrupted, sample, tmp_path, mistake):
     assert snapshot(folder) == before
 
 
+def test_run_that_fails_before_its_first_state_costs_no_earlier_run(uninterrupted, sample, tmp_path):
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "out"))
+    before = snapshot(folder)
+    failed = attempt(sample, folder, *RUN, "--lr", 1e20, "--overwrite", "--tensorboard")
+    assert failed.returncode == 3
+    after = snapshot(folder)
+    assert {name: after[name] for name in before if not name.startswith(".sdl-")} == {
+        name: facts for name, facts in before.items() if not name.startswith(".sdl-")
+    }
+    assert all(name.startswith(".sdl-") for name in after.keys() - before.keys())
+    train_here(sample, folder, *RUN, "--resume")  # it had finished
+    assert log_of(folder) == log_of(uninterrupted)
+    assert not (folder / ".sdl-earlier-run.json").exists()
+
+
 class Killed(BaseException):
     """Stand-in for SIGKILL: nothing catches it."""
 
@@ -114,7 +129,7 @@ def test_run_killed_while_replacing_another_does_not_resume_it(uninterrupted, sa
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", mortal)
         with pytest.raises(Killed):
-            attempt(sample, folder, *RUN, "--overwrite")
+            attempt(sample, folder, *RUN, "--num-epochs", 1, "--overwrite")
     train_here(sample, folder, *RUN, "--num-epochs", 1, "--resume")
     assert {path.name for path in folder.iterdir()} == RUN_FILES - {"curves.png"}  # which are not drawn here
     for path in folder.glob("*.ckpt"):

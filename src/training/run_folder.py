@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from src.checkpoint import CheckpointInfo, save_checkpoint
 from src.config.train import OutputSettings
 from src.errors import UserError
 from src.models import SDLModel
+from src.training.earlier_run import EarlierRun
 from src.training.run_files import (
     LOG,
     PREVIOUS,
@@ -50,17 +51,26 @@ class RunFolder:
     ``log.jsonl``: one JSON line per epoch; ``model-last.ckpt``: the last epoch; ``model-best-<criterion>.ckpt``: the
     best epoch by each criterion; ``model-epoch-0005.ckpt``: further epochs; ``-ema`` in a name: the moving average.
 
+    An earlier run that is replaced stays whole until the new run has saved its first state, before which it writes
+    nothing else. From then on the folder holds the new run.
+
     Args:
         path: the folder.
         half: store weight matrices in half precision.
         every: keep the checkpoint of every N-th epoch; None: of none.
         keep: number of these to keep, the latest; None: all.
+
+    Attributes:
+        holds_earlier_run: whether it still holds the run that this one replaces.
     """
 
     def __init__(self, path: Path, *, half: bool = False, every: int | None = None, keep: int | None = None) -> None:
         self.path = path
         self.manifest = Manifest(path)
         self._half, self._every, self._keep = half, every, keep
+        self._earlier = EarlierRun(self.manifest)
+        self.holds_earlier_run = False
+        self._awaiting: list[Callable[[], object]] = []
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -115,11 +125,7 @@ class RunFolder:
         if self._has_no_records():
             for name in files_of_earlier_version(self.path):
                 self.manifest.record(self.path / name, digest_of(self.path / name))
-        # An empty log belongs to a run that stopped in its first epoch
-        holds_a_run = any((self.path / name).is_file() and self.owns(name) for name in (STATE, PREVIOUS)) or (
-            (self.path / LOG).is_file() and (self.path / LOG).stat().st_size > 0 and self.owns(LOG)
-        )
-        if holds_a_run and resumed is None and not overwrite:
+        if resumed is None and not overwrite and self._holds_a_run():
             what = "without a state to resume from" if resume else "already"
             way = "" if resume else "--resume to resume it, or "
             raise UserError(
@@ -143,30 +149,60 @@ class RunFolder:
         return name in (STATE, PREVIOUS) and self.manifest.knows(self.path / name) and not self.owns(name)
 
     def start(self, *, resumed: Path | None) -> None:
-        """Make room for the run: remove the files of an earlier one, or put a state aside that cannot be resumed from.
+        """Make room for the run: put damaged files aside, and remove what a run without results left.
 
-        The state is removed first: if this run is killed now, it must not resume the earlier one.
+        What an earlier run has that is of use stays for :meth:`begin`.
         """
         remove_old_temporary(self.path)
         for name in (STATE, PREVIOUS):
             is_unfit = resumed is not None and name == STATE and name != resumed.name
             if is_unfit or self._will_be_put_aside(name):
                 self._put_aside(self.path / name)
-        if resumed is not None:
-            return
-        names = list(run_files(self.path))
-        self._remove(name for name in names if name in (STATE, PREVIOUS))
-        self.write_log([])
-        self._remove(name for name in names if name not in (STATE, PREVIOUS, LOG))
+        self.holds_earlier_run = resumed is None and self._holds_a_run()
+        if self.holds_earlier_run:
+            self._earlier.note(filter(self.owns, run_files(self.path)))
+        else:
+            self._remove(self._earlier.left_over() if resumed is not None else list(run_files(self.path)))
+            self._earlier.forget()
+        if resumed is None and not self.holds_earlier_run:
+            self.write_log([])
+
+    def begin(self) -> None:
+        """Remove the earlier run, whose place the state of this run has taken; of use after the first state alone."""
+        if self.holds_earlier_run:
+            self.holds_earlier_run = False
+            self._remove(self._earlier.left_over())
+            self._earlier.forget()
+            self.write_log([])
+            for action in self._awaiting:
+                action()
+
+    def when_begun(self, action: Callable[[], object]) -> None:
+        """Call a function that writes files of this run: now, or once the folder holds it."""
+        if self.holds_earlier_run:
+            self._awaiting.append(action)
+        else:
+            action()
+
+    def awaits_first_state(self) -> bool:
+        """Return whether the last run here was to replace another, and stopped before its first state."""
+        return self._earlier.is_there()
+
+    def _holds_a_run(self) -> bool:
+        """Return whether a run left more here than an empty log: what it is of use for."""
+        return any(
+            name.endswith((STATE, PREVIOUS, ".ckpt", LOG)) and (self.path / name).stat().st_size and self.owns(name)
+            for name in run_files(self.path)
+        )
+
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            if self.owns(name):
+                (self.path / name).unlink()
         for folder in {(self.path / name).parent for name in names if is_event_file(name)}:
             with suppress(OSError):  # something else is in it
                 folder.rmdir()
                 folder.parent.rmdir()
-
-    def _remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            if self.owns(name):
-                (self.path / name).unlink()
 
     def _put_aside(self, path: Path) -> None:
         """Rename a state that cannot be used: somebody may have a use for it, and it must not become the backup."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from src.checkpoint import CheckpointInfo, ModelConfig
-from src.config.train import DataSettings, LossSettings, OptimSettings, TrainSettings
+from src.config.train import DataSettings, LossSettings, OptimSettings, OutputSettings, TrainSettings
 from src.config.train_flags import train_parser
 from src.data.metadata import Metadata, detect_kind, load_metadata
 from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
@@ -64,7 +64,7 @@ def build_components(
 ) -> tuple[TrainComponents, TrainState]:
     """Build everything that the trainer needs, and restore the state of a run that is resumed.
 
-    An earlier run in the output folder is removed at the end, when no mistake in the settings is left to be found.
+    The output folder is changed at the end, when no mistake in the settings is left to be found.
 
     Args:
         settings: of the run.
@@ -77,9 +77,7 @@ def build_components(
     """
     device = device_of(settings.device, processes)
     data = load_data(settings.data)
-    stored = processes.from_first(
-        read_state(folder.path, folder.foreign_states()) if settings.output.resume and processes.is_first else None
-    )
+    stored = processes.from_first(_read_stored(folder, settings.output) if processes.is_first else None)
     seed = processes.from_first(secrets.randbelow(2**31) if settings.seed is None else settings.seed)
     seed = seed if stored is None else stored.progress.seed
     settings = replace(settings, seed=seed)
@@ -118,6 +116,13 @@ def build_components(
     max_bad = _max_bad_images(settings, data)
     components = TrainComponents(model, learner, source, evaluator, folder, identity, describe_checkpoint, max_bad)
     return components, state
+
+
+def _read_stored(folder: RunFolder, output: OutputSettings) -> StoredState | None:
+    """Read the state to resume from; a restart by torchrun has no use for that of the run it is to replace."""
+    if not output.resume or (output.overwrite and folder.awaits_first_state()):
+        return None
+    return read_state(folder.path, folder.foreign_states())
 
 
 def _loss(settings: LossSettings, split: ZeroShotSplit) -> SDLLoss:

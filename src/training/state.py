@@ -114,7 +114,13 @@ def data_facts(training: TrainingSet, split: ZeroShotSplit) -> dict[str, Any]:
 
 
 def save_state(
-    folder: Path, learner: Learner, state: TrainState, identity: RunIdentity, manifest: Manifest | None = None
+    folder: Path,
+    learner: Learner,
+    state: TrainState,
+    identity: RunIdentity,
+    manifest: Manifest | None = None,
+    *,
+    replaces: bool = False,
 ) -> None:
     """Write ``state.pt``; the file that was there becomes ``state-previous.pt`` before, so that one is always whole.
 
@@ -122,6 +128,7 @@ def save_state(
         folder: of the run.
         learner, state, identity: to save.
         manifest: of the folder, where the new name is recorded.
+        replaces: the file that is there is another run's, and is replaced in one step.
 
     Raises:
         UserError: it cannot be written.
@@ -138,7 +145,7 @@ def save_state(
         "data": dict(identity.data),
     }
     path = folder / STATE
-    if path.exists():
+    if path.exists() and not replaces:
         if manifest is not None:
             manifest.record(folder / PREVIOUS, digest_of(path))
         os.replace(path, folder / PREVIOUS)

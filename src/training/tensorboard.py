@@ -52,13 +52,16 @@ class Logger:
         self._folder, self._on_file = folder or Path(), on_file
         self._writers: dict[str, SummaryWriter] = {}  # each is opened when it is first needed
         self._settings = ""
+        self._held: list[Callable[[], None]] | None = None  # steps that wait for the folder
         if folder is not None:
             self._make_writer = import_extra("torch.utils.tensorboard", "tensorboard", "--tensorboard").SummaryWriter
             check_writable(folder / "events", "--tensorboard")
 
     def step(self, global_step: int, scalars: Mapping[str, float]) -> None:
         """Log numbers of an optimisation step, counted over all epochs, such as ``train/loss`` and ``lr/head``."""
-        if self.active:
+        if self._held is not None:
+            self._held.append(lambda: self.step(global_step, scalars))
+        elif self.active:
             with self._at("steps", global_step) as writer:
                 for name, value in scalars.items():
                     writer.add_scalar(name, value, global_step)
@@ -67,7 +70,9 @@ class Logger:
         """Log the distribution of ``values`` (any shape) at a step, without those that are not finite."""
         values = values.detach().float().flatten()
         values = values[values.isfinite()]
-        if self.active and len(values):  # TensorBoard rejects an empty histogram
+        if self._held is not None:
+            self._held.append(lambda: self.histogram(global_step, name, values))
+        elif self.active and len(values):  # TensorBoard rejects an empty histogram
             with self._at("steps", global_step) as writer:
                 writer.add_histogram(name, values, global_step)
 
@@ -102,6 +107,16 @@ class Logger:
         cells = {name: printable(str(value)).replace("|", "\\|").replace("`", "'") for name, value in settings.items()}
         rows = "".join(f"|{name}|`{cell}`|\n" for name, cell in cells.items())
         self._settings = f"|setting|value|\n|---|---|\n{rows}"
+
+    def hold(self) -> Callable[[], None]:
+        """Write no steps until the function that this returns is called; those that came before are written then."""
+        self._held = [] if self.active else None
+        return self._release
+
+    def _release(self) -> None:
+        held, self._held = self._held or [], None
+        for write in held:
+            write()
 
     def close(self) -> None:
         """Flush everything to disk; nothing is written afterwards."""

@@ -266,7 +266,9 @@ class Trainer:
         saved = replace(state, sums=self._total_sums())
         if processes.is_first:
             folder = self._parts.folder
-            save_state(folder.path, learner, saved, self._parts.identity, folder.manifest)
+            replaces = folder.holds_earlier_run
+            save_state(folder.path, learner, saved, self._parts.identity, folder.manifest, replaces=replaces)
+            folder.begin()
 
 
 def steps_per_epoch(count: int, settings: RunSettings, processes: Processes) -> int:
