@@ -85,6 +85,40 @@ SPELLINGS: dict[str, Cell] = {
 }
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            "WAHR FALSCH",
+            "Vrai Faux",
+            "VERDADERO FALSO",
+            "vero falso",
+            "VERDADEIRO FALSO",
+            "WAAR ONWAAR",
+            "PRAWDA FAŁSZ",
+        ),
+        *("SANT FALSKT", "ИСТИНА ЛОЖЬ", "DOĞRU YANLIŞ", "doğru yanlış", "IGAZ HAMIS", "TOSI EPÄTOSI", "ΑΛΗΘΗΣ ΨΕΥΔΗΣ"),
+        *(
+            "ja nein",
+            "Ja Nee",
+            "OUI NON",
+            "sí no",
+            "si\u0301 no",
+            "Sì No",
+            "sim não",
+            "tak nie",
+            "да нет",
+            "是 否",
+            "Y N",
+        ),
+        *("✓ ✗", "✔ ✘", "✔\ufe0f ❌", "☑ ☐", "☒ ☐", "on off", "1,0 0,0", "1,00 0", "+1 0"),
+    ],
+)
+def test_truth_values_of_other_languages(words):
+    yes, no = words.split()
+    assert judge([yes, no, f" {yes} ", no.upper(), ""]).states == [PRESENT, ABSENT, PRESENT, ABSENT, EMPTY]
+
+
 @pytest.mark.parametrize("cell", SPELLINGS.values(), ids=SPELLINGS)
 def test_every_spelling_in_any_order_of_rows_and_columns(photos, cell):
     chance = random.Random(str(cell(True)))
@@ -267,7 +301,7 @@ def test_names_of_the_column_of_paths(photos, name):
 def test_states_of_cells():
     words = ["1", 1, True, 1.0, "Yes", "0", 0, False, "no", "-1", -1, -1.0, "NaN", "", None, float("nan"), " "]
     assert judge(words).states == [*[PRESENT] * 5, *[ABSENT] * 4, *[UNKNOWN] * 4, *[EMPTY] * 4]
-    for stranger in ("2", "ja", 0.5, [], {"a": 1}, 10**30, "1e999", b"1"):
+    for stranger in ("2", "jain", 0.5, [], {"a": 1}, 10**30, "1e999", b"1"):
         assert judge([1, 0, stranger, 1, 0, 0]).stranger == (2, stranger)
 
 

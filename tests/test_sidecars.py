@@ -136,6 +136,50 @@ def test_sidecar_is_found_in_capitals_and_through_a_link(tmp_path):
     assert subjects((tmp_path / "real.xmp").read_bytes())[-1] == "sea"
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "A B.c.JPG", "ü.png"])
+@pytest.mark.parametrize("suffix", [".xmp", ".XMP"])
+def test_what_a_sidecar_of_adobe_holds_goes_into_the_new_one(tmp_path, name, suffix):
+    image = tmp_path / name
+    image.touch()
+    image.with_suffix(".txt").write_text("a caption")
+    adobe = image.with_suffix(suffix)
+    adobe.write_text(LIGHTROOM)
+    adobe.chmod(0o444)  # it is not written to
+    target = SidecarWriter().write(image, ["sea"])
+    assert target.name == f"{name}.xmp"
+    assert target.read_bytes() == with_keywords(LIGHTROOM.encode(), ["sea"])
+    assert adobe.read_text() == LIGHTROOM
+    SidecarWriter().write(image, ["boat"])
+    assert subjects(target.read_bytes()) == ["Sky", "Caf\u00e9 & bar", "sea", "boat"]
+    assert adobe.read_text() == LIGHTROOM
+
+
+@pytest.mark.parametrize("other", ["a.CR2", "A.png", "a.mp4", "a.x3f"])
+def test_a_sidecar_that_may_be_of_another_file_is_left_out(tmp_path, other):
+    for name in ("a.jpg", other):
+        (tmp_path / name).touch()
+    (tmp_path / "a.xmp").write_text(LIGHTROOM)
+    assert subjects(SidecarWriter().write(tmp_path / "a.jpg", ["sea"]).read_bytes()) == ["sea"]
+
+
+@pytest.mark.parametrize(("extension", "expected"), [("NEF", ["sea"]), ("JPG", ["Sky", "Caf\u00e9 & bar", "sea"])])
+def test_a_sidecar_says_which_file_it_is_of(tmp_path, extension, expected):
+    packet = LIGHTROOM.replace("crs:Look=", f'photoshop:SidecarForExtension="{extension}" crs:Look=', 1)
+    (tmp_path / "a.xmp").write_text(packet.replace("xmlns:crs", 'xmlns:photoshop="p" xmlns:crs', 1))
+    (tmp_path / "a.jpg").touch()
+    assert subjects(SidecarWriter().write(tmp_path / "a.jpg", ["sea"]).read_bytes()) == expected
+
+
+def test_a_damaged_sidecar_of_adobe_is_named_and_not_hidden(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "a.xmp").write_text("damaged")
+    with pytest.raises(KeywordsError, match=r"a\.jpg: a\.xmp cannot take keywords"):
+        SidecarWriter().write(tmp_path / "a.jpg", ["sea"])
+    assert not (tmp_path / "a.jpg.xmp").exists()
+    (tmp_path / "b.xmp").mkdir()  # no sidecar
+    assert subjects(SidecarWriter().write(tmp_path / "b.jpg", ["sea"]).read_bytes()) == ["sea"]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
 def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "a.jpg.xmp")

@@ -762,6 +762,33 @@ def test_the_only_file_of_an_archive(tmp_path):
     assert_holds_the_words(archive(tmp_path, one=TEXT))
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        *(
+            "__MACOSX/._vectors.txt",
+            ".DS_Store",
+            "folder/.DS_Store",
+            "._vectors.txt",
+            "Thumbs.db",
+            "a/desktop.ini",
+            "empty/",
+        ),
+        *("@eaDir/vectors.txt", "a/__MACOSX/x", "a\\.DS_Store", ".gitignore"),
+    ],
+)
+def test_what_systems_add_to_an_archive_is_no_file(tmp_path, beside):
+    path = write(tmp_path, TEXT, "v.zip")
+    with zipfile.ZipFile(path, "a") as written:
+        written.writestr(beside, b"\0\0")
+    assert_holds_the_words(path)
+    assert_holds_the_words(path / "vectors.txt")
+    np.savez(tmp_path / "v.npz", words=np.array([f"w{row}" for row in range(len(MATRIX))]), vectors=MATRIX)
+    with zipfile.ZipFile(tmp_path / "v.npz", "a") as written:
+        written.writestr(beside, b"\0\0")
+    np.testing.assert_allclose(read(tmp_path / "v.npz")[1], MATRIX)
+
+
 def test_a_file_of_an_archive_that_is_named(tmp_path):
     path = archive(tmp_path, other="x 1\n", folder__one=TEXT)
     assert_holds_the_words(path / "folder" / "one.txt")

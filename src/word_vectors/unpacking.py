@@ -25,6 +25,8 @@ _CHUNK = 1 << 15  # packed bytes that are read at once
 _XZ_MEMORY = 256 << 20  # bytes; the strongest preset, -9, needs 65 million
 _MOST_EXPANSION = 200  # fold; text of numbers shrinks to a third, and to a hundredth where nearly all are zero
 _FREE_BYTES = 64 << 20  # unpacked bytes to which no limit applies
+# Names of what macOS, Windows, and file servers add to folders
+_OF_SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
@@ -104,6 +106,13 @@ def check_expansion(packed: int, written: int) -> None:
     """Raise :class:`ExpansionError` if so many unpacked bytes from so many packed ones can be no word vectors."""
     if written > max(_FREE_BYTES, _MOST_EXPANSION * packed):
         raise ExpansionError(f"{packed:,} packed bytes give more than {written:,}, which no word vectors do")
+
+
+def is_content(member: str) -> bool:
+    """Return whether a member of an archive is a file that somebody put there, not a system's own beside it."""
+    *folders, name = member.replace("\\", "/").split("/")
+    hidden = name.startswith(".") or name.casefold() in _OF_SYSTEMS
+    return bool(name) and not hidden and not _OF_SYSTEMS & set(map(str.casefold, folders))
 
 
 def check_member(member: zipfile.ZipInfo, size: int, where: str) -> None:

@@ -166,7 +166,7 @@ def mutate_tree(draw: Callable[[Any], Any], tree: Any) -> Any:
         return type(tree)(items) if type(tree) in (list, tuple) else items
     if isinstance(tree, torch.Tensor) and draw(st.booleans()):
         return _odd_tensor(draw, tree)
-    if isinstance(tree, np.ndarray) and draw(st.booleans()):
+    if isinstance(tree, np.ndarray) and tree.dtype.kind in "biuf" and draw(st.booleans()):
         return _odd_tensor(draw, torch.from_numpy(tree.copy())).numpy()
     if isinstance(tree, str) and draw(st.booleans()):
         return draw(st.sampled_from((tree * 2, tree[:-1], tree.upper(), f" {tree}", f"../{tree}", tree + "\n")))
