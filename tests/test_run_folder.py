@@ -26,6 +26,7 @@ class Run:
     """A run folder with its log and its best epochs."""
 
     def __init__(self, path: Path, **options: Any) -> None:
+        entries = options.pop("entries", ())
         flags = {name: options.pop(name) for name in ("resume", "overwrite", "resumed", "inputs") if name in options}
         self.path = path
         self.folder = RunFolder(path, half=True, **options)
@@ -33,7 +34,7 @@ class Run:
         self._open.enter_context(self.folder.locked())
         try:
             self.folder.check(PLANNED, **flags)
-            self.folder.start(resumed=flags.get("resumed"))
+            self.folder.start(resumed=flags.get("resumed"), entries=entries)
         except UserError:
             self._open.close()
             raise
@@ -128,12 +129,15 @@ def test_earlier_run_is_replaced_only_with_overwrite(tmp_path):
     assert run.record(7, seen=1.0) == ["seen"]  # the old run's best does not count
 
 
-def whole(folder: Path) -> dict[str, Any]:
+def whole(folder: Path) -> dict[str, bytes]:
     """Return the files of a folder with their content, but for the record of what the program wrote."""
-    return {name: content for name, content in snapshot(folder).items() if not Path(name).name.startswith(".sdl-")}
+    return {name: (folder / name).read_bytes() for name in snapshot(folder) if not Path(name).name.startswith(".sdl-")}
 
 
-@pytest.mark.parametrize("flags", [{"overwrite": True}, {"resume": True, "resumed": Path("state.pt")}])
+RESUMED = {"resume": True, "resumed": Path("state.pt"), "entries": [{"epoch": 1}]}
+
+
+@pytest.mark.parametrize("flags", [{"overwrite": True}, RESUMED])
 def test_earlier_run_stays_whole_until_the_new_one_has_a_state(flags, tmp_path):
     before = whole(earlier_run(tmp_path, every=1))
     written = []
@@ -163,7 +167,7 @@ def test_run_killed_between_its_first_state_and_the_removal_of_the_earlier_one_r
     assert "model-epoch-0001.ckpt" in run.files()
     assert not run.folder.awaits_first_state()
     run = Run(tmp_path, resume=True, resumed=tmp_path / "state.pt")
-    assert run.files() == ["notes.txt", "state.pt"]
+    assert run.files() == ["log.jsonl", "notes.txt", "state.pt"]
     assert (tmp_path / "state.pt").read_bytes() == b"state of the new run"
 
 
@@ -183,12 +187,12 @@ def test_note_about_an_earlier_run_that_a_stranger_made_removes_nothing(tmp_path
     earlier_run(tmp_path)
     (tmp_path / "mine.json").write_text('{"state": "x", "files": ["model-last.ckpt", "../mine", 3]}')
     (tmp_path / ".sdl-earlier-run.json").symlink_to("mine.json")
-    before = snapshot(tmp_path)
-    Run(tmp_path, resume=True, resumed=tmp_path / "state.pt").end()
-    assert snapshot(tmp_path) == before
+    before = whole(tmp_path)
+    Run(tmp_path, **RESUMED).end()
+    assert whole(tmp_path) == before
     with pytest.raises(UserError, match=r"--path_output .*: \.sdl-earlier-run\.json would be replaced"):
         Run(tmp_path, overwrite=True)
-    assert snapshot(tmp_path) == before
+    assert whole(tmp_path) == before
 
 
 def test_checkpoints_without_state_and_log_are_an_earlier_run_too(tmp_path):
@@ -200,6 +204,35 @@ def test_checkpoints_without_state_and_log_are_an_earlier_run_too(tmp_path):
         with pytest.raises(UserError, match=r"holds a training run .*--overwrite"):
             Run(tmp_path, **flags)
         assert whole(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", ["", "{\n", '{"epoch": 1}\nmy notes'])
+def test_damaged_log_is_put_aside_and_written_again_from_the_state(damage, tmp_path):
+    earlier_run(tmp_path)
+    (tmp_path / "log.jsonl").write_text(damage)
+    with pytest.raises(UserError, match=r"holds a training run already; .*--resume .*--overwrite"):
+        Run(tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == damage
+    Run(tmp_path, resumed=tmp_path / "state.pt", resume=True, entries=[{"epoch": 1}]).end()
+    assert (tmp_path / "log.jsonl").read_text() == '{"epoch": 1}\n'
+    (tmp_path / "log.jsonl").write_text("mine")
+    Run(tmp_path, overwrite=True).save()
+    assert (tmp_path / "log.jsonl").read_text() == ""
+    aside = sorted(path.read_text() for path in tmp_path.glob("log-damaged-*.jsonl"))
+    assert aside == sorted([damage, "mine"] if damage else ["mine"])  # a log is empty before its first line
+
+
+@pytest.mark.parametrize("name", ["report.html", "model-last.ckpt"])
+def test_message_advises_overwrite_only_where_that_would_be_accepted(name, tmp_path):
+    earlier_run(tmp_path)
+    (tmp_path / name).write_text("annotated by hand")
+    for flags in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(UserError, match=rf"{name} would be replaced.*; move it away, or choose another folder"):
+            Run(tmp_path, **flags)
+    (tmp_path / name).rename(tmp_path / "mine")
+    with pytest.raises(UserError, match=r"holds a training run already; .*--overwrite"):
+        Run(tmp_path)
+    Run(tmp_path, overwrite=True).save()
 
 
 MINE = (

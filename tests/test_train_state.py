@@ -125,7 +125,7 @@ def test_damaged_state_is_reported_and_the_previous_one_used(tmp_path, capsys, k
     assert message.startswith(f"resuming from {tmp_path / PREVIOUS}: {state} ")
     (tmp_path / PREVIOUS).write_bytes(b"y")
     with pytest.raises(
-        UserError, match=r"--resume: no state in .* can be read .*; give --overwrite to start a new run"
+        UserError, match=r"--resume: no state in .* can be read .*; to start a new run, move these .* give --overwrite"
     ):
         read_state(tmp_path)
 

@@ -73,7 +73,7 @@ def test_state_without_a_part_falls_back_and_says_so(part, whole, tmp_path, caps
     assert resumed(tmp_path) == PREVIOUS
     assert f"resuming from {tmp_path / PREVIOUS}: {tmp_path / STATE} is no whole" in capsys.readouterr().err
     (tmp_path / PREVIOUS).unlink()
-    with pytest.raises(UserError, match=rf"--resume: no state in .*\(.*no {part}\); give --overwrite to start a new"):
+    with pytest.raises(UserError, match=rf"--resume: no state in .*\(.*no {part}\); to start a new run, "):
         read_state(tmp_path)
 
 

@@ -59,7 +59,8 @@ def read_state(folder: Path, unfit: Mapping[str, str] = MappingProxyType({})) ->
 
 def _none_left(folder: Path, problems: list[str]) -> UserError:
     return UserError(
-        f"--resume: no state in {folder} can be read ({'; '.join(problems)}); give --overwrite to start a new run"
+        f"--resume: no state in {folder} can be read ({'; '.join(problems)}); to start a new run, move "
+        "these files away and give --overwrite, or choose another --path_output"
     )
 
 

@@ -125,6 +125,9 @@ class RunFolder:
         if self._has_no_records():
             for name in files_of_earlier_version(self.path):
                 self.manifest.record(self.path / name, digest_of(self.path / name))
+        # First what is in the way of every run, --overwrite or not
+        paths = [self.path / name for name in planned if not self._will_be_put_aside(name)]
+        self.manifest.refuse_foreign(paths, "--path_output")
         if resumed is None and not overwrite and self._holds_a_run():
             what = "without a state to resume from" if resume else "already"
             way = "" if resume else "--resume to resume it, or "
@@ -132,8 +135,6 @@ class RunFolder:
                 f"--path_output {self.path} holds a training run {what}; choose another folder, or give {way}"
                 "--overwrite to replace it"
             )
-        paths = [self.path / name for name in planned if not self._will_be_put_aside(name)]
-        self.manifest.refuse_foreign(paths, "--path_output")
         replaced = {*planned, *(run_files(self.path) if resumed is None else ())}
         refuse_inputs({f"--path_output ({name})": self.path / name for name in sorted(replaced)}, inputs)
 
@@ -145,16 +146,20 @@ class RunFolder:
         return self.manifest.owns(path)
 
     def _will_be_put_aside(self, name: str) -> bool:
-        """Return whether a file is a state of this folder's run that is damaged, or was replaced."""
-        return name in (STATE, PREVIOUS) and self.manifest.knows(self.path / name) and not self.owns(name)
+        """Return whether a file is a state or log of this folder's run that is damaged, or was replaced."""
+        return name in (STATE, PREVIOUS, LOG) and self.manifest.knows(self.path / name) and not self.owns(name)
 
-    def start(self, *, resumed: Path | None) -> None:
+    def start(self, *, resumed: Path | None, entries: Sequence[dict[str, Any]] = ()) -> None:
         """Make room for the run: put damaged files aside, and remove what a run without results left.
 
         What an earlier run has that is of use stays for :meth:`begin`.
+
+        Args:
+            resumed: state that the run goes on from, if any.
+            entries: the log in it, which ``log.jsonl`` becomes.
         """
         remove_old_temporary(self.path)
-        for name in (STATE, PREVIOUS):
+        for name in (STATE, PREVIOUS, LOG):
             is_unfit = resumed is not None and name == STATE and name != resumed.name
             if is_unfit or self._will_be_put_aside(name):
                 self._put_aside(self.path / name)
@@ -164,8 +169,7 @@ class RunFolder:
         else:
             self._remove(self._earlier.left_over() if resumed is not None else list(run_files(self.path)))
             self._earlier.forget()
-        if resumed is None and not self.holds_earlier_run:
-            self.write_log([])
+            self.write_log(entries)
 
     def begin(self) -> None:
         """Remove the earlier run, whose place the state of this run has taken; of use after the first state alone."""
@@ -173,7 +177,7 @@ class RunFolder:
             self.holds_earlier_run = False
             self._remove(self._earlier.left_over())
             self._earlier.forget()
-            self.write_log([])
+            self.write_log(())
             for action in self._awaiting:
                 action()
 
@@ -205,7 +209,7 @@ class RunFolder:
                 folder.parent.rmdir()
 
     def _put_aside(self, path: Path) -> None:
-        """Rename a state that cannot be used: somebody may have a use for it, and it must not become the backup."""
+        """Rename a file that cannot be used: somebody may have a use for it, and a state must not become the backup."""
         number = 1
         while (aside := path.with_name(f"{path.stem}-damaged-{number}{path.suffix}")).exists():
             number += 1
@@ -242,7 +246,7 @@ class RunFolder:
                 improved.append(criterion)
         return improved
 
-    def write_log(self, entries: list[dict[str, Any]]) -> None:
+    def write_log(self, entries: Sequence[dict[str, Any]]) -> None:
         """Write ``log.jsonl``."""
         with atomic_write(self.path / LOG, "w") as stream:
             stream.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)

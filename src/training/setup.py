@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from src.checkpoint import CheckpointInfo, ModelConfig
-from src.config.train import DataSettings, LossSettings, OptimSettings, OutputSettings, TrainSettings
+from src.checkpoint import ModelConfig
+from src.config.train import LossSettings, OptimSettings, OutputSettings, TrainSettings
 from src.config.train_flags import train_parser
-from src.data.metadata import Metadata, detect_kind, load_metadata
-from src.data.parts import EvaluationSet, TrainingSet, load_evaluation_set, load_training_set
 from src.data.split import ZeroShotSplit
 from src.data.transforms import eval_transform, train_transform
 from src.embedding import LoaderConfig
-from src.errors import UserError, prefix_errors
+from src.errors import prefix_errors
 from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.options import Precision, Reading
 from src.training.batches import BatchSource, FeatureBatches, FeatureOptions, ImageBatches, ImageOptions
+from src.training.descriptions import describe_checkpoint, describe_start
 from src.training.engine import Learner
 from src.training.epoch_evaluation import EpochEvaluator
 from src.training.feature_cache import FeatureSettings
@@ -33,6 +30,7 @@ from src.training.model_selection import TrainValSplit, split_training_set
 from src.training.optim import MovingAverage, make_optimizer, make_schedule, parameter_groups
 from src.training.progress import TrainState, is_finished
 from src.training.resume import planned_epochs, read_state, restore_latest
+from src.training.run_data import Data, load_data
 from src.training.run_files import planned_files
 from src.training.run_folder import RunFolder
 from src.training.state import RunIdentity, StoredState, data_facts
@@ -41,22 +39,7 @@ from src.utils.device import seed_everything
 from src.utils.distributed import Processes, device_of
 from src.utils.signals import StopRequest
 
-OFFICIAL_METADATA = Path("data/COCO")
 MIN_BAD_IMAGES = 10  # unreadable images that are tolerated in small data sets
-
-
-@dataclass(frozen=True)
-class Data:
-    """Labels and images of a run.
-
-    Attributes:
-        metadata: the metadata folder.
-        training, evaluation: the images of both parts.
-    """
-
-    metadata: Metadata
-    training: TrainingSet
-    evaluation: EvaluationSet
 
 
 def build_components(
@@ -91,7 +74,7 @@ def build_components(
     loader = LoaderConfig(batch_size, workers, device, DTYPES[precision], processes, on_batch=stop.check)
     if processes.is_first:
         _check_folder(folder, settings, data, stored)
-        print(describe(data, train_val, config, loader))
+        print(describe_start(data, train_val, config, loader))
     source = _build_source(settings, data, model, config, train_val, loader)
     num_steps = steps_per_epoch(source.count, settings.run, processes)
     planned = planned_epochs(stored, settings.run.num_epochs)
@@ -109,12 +92,12 @@ def build_components(
             state.finished = is_finished(state, len(state.entries), run.num_epochs, run.early_stopping)
     if processes.is_first:
         with prefix_errors("--path_output"):
-            folder.start(resumed=None if stored is None else stored.path)
+            folder.start(resumed=None if stored is None else stored.path, entries=state.entries)
     split = train_val.trained(data.metadata.split)
     evaluator = EpochEvaluator(source, train_val, data.evaluation, split, settings.selection, device, processes)
-    describe_checkpoint = functools.partial(_checkpoint_info, identity.settings, data.metadata, split, config)
+    describe = functools.partial(describe_checkpoint, identity.settings, data.metadata, split, config)
     max_bad = _max_bad_images(settings, data)
-    components = TrainComponents(model, learner, source, evaluator, folder, identity, describe_checkpoint, max_bad)
+    components = TrainComponents(model, learner, source, evaluator, folder, identity, describe, max_bad)
     return components, state
 
 
@@ -164,41 +147,6 @@ def _check_folder(folder: RunFolder, settings: TrainSettings, data: Data, stored
         resume=output.resume,
         overwrite=output.overwrite,
     )
-
-
-def load_data(settings: DataSettings) -> Data:
-    """Load the labels, and find the images of both parts.
-
-    Raises:
-        UserError: something is missing or does not fit.
-    """
-    with prefix_errors("--metadata"):
-        metadata = load_metadata(_find_metadata(settings))
-        if settings.wordvec_dim not in (None, metadata.split.wordvec_dim):
-            raise UserError(
-                f"--wordvec_dim {settings.wordvec_dim}: the word vectors in {metadata.folder} have length "
-                f"{metadata.split.wordvec_dim}; leave the flag out"
-            )
-        return Data(metadata, load_training_set(metadata, settings.data), load_evaluation_set(metadata, settings.data))
-
-
-def _find_metadata(settings: DataSettings) -> Path:
-    """Find the metadata folder: ``--metadata``, else ``--data`` if it is one, else the released script's default.
-
-    Raises:
-        UserError: there is none.
-    """
-    if settings.metadata is not None:
-        return Path(settings.metadata)
-    if settings.data is not None and detect_kind(Path(settings.data)) is not None:
-        return Path(settings.data)
-    if detect_kind(OFFICIAL_METADATA) is None:
-        given = "" if settings.data is None else f"--data {settings.data} is no metadata folder, and "
-        raise UserError(
-            f"--metadata is needed: {given}there is none at ./{OFFICIAL_METADATA}; make one with prepare_data.py and "
-            "give --metadata DIR"
-        )
-    return OFFICIAL_METADATA
 
 
 def _build_source(
@@ -268,40 +216,3 @@ def build_learner(
         forward=forward,
         ddp=ddp,
     )
-
-
-def _checkpoint_info(
-    flags: Mapping[str, Any],
-    metadata: Metadata,
-    split: ZeroShotSplit,
-    config: ModelConfig,
-    epoch: int,
-    metrics: Mapping[str, float],
-) -> CheckpointInfo:
-    """Describe the checkpoint of an epoch."""
-    settings = {**flags, "metadata": str(metadata.folder), "epoch": epoch}
-    info = CheckpointInfo("sdl", config, split, metrics=dict(metrics), settings=settings)
-    if metadata.extra_words is not None:
-        info.extra_words, info.extra_vectors = metadata.extra_words.words, metadata.extra_words.vectors
-    return info
-
-
-def describe(data: Data, train_val: TrainValSplit, config: ModelConfig, loader: LoaderConfig) -> str:
-    """Describe the data and the model of a run in a few lines."""
-    split, training = data.metadata.split, data.training
-    left_out = f" ({training.num_without_label} without a seen label left out)" if training.num_without_label else ""
-    lines = [
-        f"{split.name}: {len(split.seen)} seen and {len(split.unseen)} unseen labels, word vectors of length "
-        f"{split.wordvec_dim}",
-        f"{len(training.paths):,} training images{left_out}, {len(data.evaluation.paths):,} evaluation images",
-    ]
-    if len(train_val.val_rows):
-        labels = len(train_val.val.split.unseen)
-        pseudo_unseen = f" and {labels} labels are pseudo-unseen" if labels else ""
-        lines.append(f"to select an epoch {len(train_val.val_rows):,} training images are held out{pseudo_unseen}")
-    together = f" in {loader.processes.count} processes" if loader.processes.count > 1 else ""
-    lines.append(
-        f"{config.model_name}, M = {config.num_rows}, {config.image_size} x {config.image_size} pixels, on "
-        f"{loader.device}{together}"
-    )
-    return "\n".join(lines)
