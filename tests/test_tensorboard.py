@@ -1,7 +1,9 @@
 """TensorBoard files: scalars, histograms, images and settings, read back; errors of the disk."""
 
 import io
+import resource
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -159,3 +161,54 @@ def test_full_disk_is_a_user_error(tmp_path, accumulator, monkeypatch, method):
         Logger(tmp_path) as logger,
     ):
         logger.step(1, {"train/loss": 1.0})
+
+
+def log_epochs(logger: Logger, count: int) -> None:
+    for epoch in range(1, count + 1):
+        logger.epoch(epoch, {"zero_shot.F1@3": 1.0})
+
+
+def test_full_disk_in_the_thread_that_writes_is_one_user_error_and_no_traceback(tmp_path, accumulator, monkeypatch):
+    heard: list[threading.ExceptHookArgs] = []
+    hook = heard.append
+    monkeypatch.setattr(threading, "excepthook", hook)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with (
+            pytest.raises(UserError, match=r"^--tensorboard: cannot write .*; choose another output folder, or leave"),
+            Logger(tmp_path) as logger,
+        ):
+            log_epochs(logger, 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert heard == []
+    assert threading.excepthook is hook
+
+
+def test_error_of_another_thread_is_still_reported(tmp_path, accumulator, monkeypatch):
+    heard: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", heard.append)
+    with Logger(tmp_path):
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+    assert [one.exc_type for one in heard] == [ZeroDivisionError]
+
+
+def test_steps_that_were_held_back_are_written_when_the_folder_is_the_runs_own(tmp_path, read):
+    with Logger(tmp_path) as logger:
+        release = logger.hold()
+        logger.settings({"lr": 1})
+        logger.histogram(1, "train/omega", torch.ones(2))
+        logger.step(1, {"train/loss": 3.0})
+        assert list(tmp_path.iterdir()) == []
+        release()
+        logger.step(2, {"train/loss": 2.0})
+    steps = read(tmp_path, "steps")
+    assert scalars(steps, "train/loss") == [(1, 3.0), (2, 2.0)]
+    assert [event.step for event in steps.Histograms("train/omega")] == [1]
+    with Logger(tmp_path / "other") as logger:
+        logger.hold()
+        logger.step(1, {"train/loss": 3.0})
+    assert list((tmp_path / "other").iterdir()) == []

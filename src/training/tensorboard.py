@@ -6,8 +6,9 @@ Steps and epochs are two TensorBoard runs, ``steps`` and ``epochs``, because the
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -120,17 +121,26 @@ class Logger:
 
     def close(self) -> None:
         """Flush everything to disk; nothing is written afterwards."""
-        with self._disk():
+        with self._disk(), ExitStack() as stack:  # which closes all of them, also if one fails
             while self._writers:
-                self._writers.popitem()[1].close()
+                stack.callback(self._writers.popitem()[1].close)
 
     def __enter__(self) -> Logger:
+        self._hook, threading.excepthook = threading.excepthook, self._hear
         return self
+
+    def _hear(self, failed: threading.ExceptHookArgs) -> None:
+        """Print nothing about a thread of TensorBoard, whose error the next call raises; pass others on."""
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            self._hook(failed)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        finally:
+            threading.excepthook = self._hook
 
     @contextmanager
     def _at(self, axis: Literal["steps", "epochs"], place: int) -> Iterator[SummaryWriter]:
