@@ -133,12 +133,14 @@ def pairs() -> Iterator[tuple[str, list[str]]]:
             if rule is None:
                 continue
             number = "0.5" if action.type in (share, arguments.fraction) else "2"
-            good = [] if action.nargs == 0 else [str((action.choices or [number])[0])]
+            choices = [choice for choice in action.choices or [number] if choice not in rule.harmless]
+            good = [] if action.nargs == 0 else [str(choices[0])]
             if rule.flags:
                 yield script, [action.option_strings[-1], *good]
             for other in rule.excluded:
-                value = ["open_clip:a/b"] if other == "--encoder" else []
-                yield script, [action.option_strings[-1], *good, other, *value]
+                flag, _, values = other.partition(" ")
+                value = ["open_clip:a/b"] if other == "--encoder" else values.split("|")[:1] if values else []
+                yield script, [action.option_strings[-1], *good, flag, *value]
 
 
 def name_of(action: argparse.Action) -> str:

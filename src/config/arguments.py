@@ -93,7 +93,9 @@ class ArgumentParser(argparse.ArgumentParser):
             raise UserError(f"{shown}: has no effect without {needed}; give that too, or no {flag}")
         for other in rule.excluded:
             if self._is_set(other, namespace):
-                raise UserError(f"{shown}: has no effect with {other}; leave one of the two out")
+                name, _, values = other.partition(" ")
+                value = f" {getattr(namespace, self._option_string_actions[name].dest)}" if values else ""
+                raise UserError(f"{shown}: has no effect with {name}{value}; leave one of the two out")
 
     def _is_set(self, condition: str, namespace: argparse.Namespace) -> bool:
         name, _, values = condition.partition(" ")
@@ -132,7 +134,7 @@ def needing(
     Args:
         action: the flag.
         flags: one of these must be set: ``--flag``, or ``--flag value|value``.
-        excluded: none of these may be set.
+        excluded: none of these may be set, in the same form.
         harmless: values that say what holds anyway.
     """
     action.needs = _Needs(flags, tuple(excluded), tuple(harmless))  # type: ignore[attr-defined]

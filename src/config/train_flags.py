@@ -33,6 +33,8 @@ from src.options import (
 )
 
 _FROZEN = ("--freeze-backbone",)
+_FIXED_BN = (*_FROZEN, "--freeze-bn")
+_NO_FILE = ("--model-path none|timm",)
 
 
 def lambda_or_none(text: str) -> float | None:
@@ -108,18 +110,15 @@ def _add_model_flags(parser: ArgumentParser) -> None:
         "in ./ or ./models/; timm: download; none: random"
     )
     add("--model-path", type=file_name, default="auto", metavar="FILE", help=path_help)
-    add(
-        "--use-ema",
-        action="store_true",
-        help="take the moving average of the weights in --model-path, which timm and other tools save beside them",
-    )
+    average_help = "take the moving average of the weights in --model-path, which timm and other tools save beside them"
+    needing(add("--use-ema", action="store_true", help=average_help), excluded=_NO_FILE)
     pretrain_help = (
         "1: take only the backbone of --model-path and add a new head; 0: continue training an SDL model (default: "
         "detected from the file)"
     )
-    add("--pretrain-backbone", type=int, choices=(0, 1), help=pretrain_help)
+    needing(add("--pretrain-backbone", type=int, choices=(0, 1), help=pretrain_help), excluded=["--model-path none"])
     classes_help = "expected number of classes of the backbone file's own classifier, which is not used"
-    add("--num-classes", type=positive_int, metavar="N", help=classes_help)
+    needing(add("--num-classes", type=positive_int, metavar="N", help=classes_help), excluded=_NO_FILE)
     rows_help = "number of principal vectors M (default: 2, or that of the SDL checkpoint in --model-path)"
     add("--num_rows", type=positive_int, metavar="M", help=rows_help)
     freeze_help = "train only the head, on features that are computed once, without augmentation"
@@ -188,17 +187,20 @@ def _add_speed_flags(parser: ArgumentParser) -> None:
     )
     add("--precision", choices=PRECISIONS, help=precision_help)
     autocast_help = "flag of the released code: 0 makes float32 the default of --precision"
-    add("--autocast-enabled", type=int, choices=(0, 1), default=1, help=autocast_help)
+    autocast = add("--autocast-enabled", type=int, choices=(0, 1), default=1, help=autocast_help)
+    needing(autocast, excluded=["--precision bf16|fp16"], harmless=[1])
     channels_help = "use the channels-last memory layout: faster on most machines; results differ by rounding"
     add("--channels-last", action="store_true", help=channels_help)
     compile_help = "compile the model with torch.compile: slow start, faster steps; results differ by rounding"
     add("--compile", action="store_true", help=compile_help)
-    add("--sync-bn", action="store_true", help="synchronise batch norm over all processes (torchrun, GPUs only)")
+    sync_help = "synchronise batch norm over all processes (torchrun, GPUs only)"
+    needing(add("--sync-bn", action="store_true", help=sync_help), excluded=_FIXED_BN)
     dist_help = (
         "how to make running batch-norm statistics equal in all processes of torchrun before evaluating and saving: "
         "their mean, or those of the first process"
     )
-    add("--dist-bn", choices=DIST_BNS, default="reduce", help=dist_help)
+    dist = add("--dist-bn", choices=DIST_BNS, default="reduce", help=dist_help)
+    needing(dist, excluded=_FIXED_BN, harmless=["reduce"])
 
 
 def _add_selection_flags(parser: ArgumentParser) -> None:
