@@ -247,9 +247,12 @@ class RunFolder:
         return improved
 
     def write_log(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Write ``log.jsonl``."""
-        with atomic_write(self.path / LOG, "w") as stream:
-            stream.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
+        """Write ``log.jsonl``, unless it holds these entries already."""
+        path = self.path / LOG
+        content = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries).encode()
+        if not path.is_file() or path.read_bytes() != content:
+            with atomic_write(path) as stream:
+                stream.write(content)
 
     def record_events(self, path: Path) -> None:
         """Note a file of TensorBoard, which grows during the run."""
