@@ -351,6 +351,38 @@ def test_progressive_jpeg_without_its_last_scans_is_cut_short(tmp_path):
         read(tmp_path / "a.jpg", jpeg[: jpeg.rindex(b"\xff\xc4")])
 
 
+def of_many_scans(size: tuple[int, int], number: int, between: bytes = b"", **options: object) -> bytes:
+    """A progressive JPEG whose last scan is repeated, which changes nothing but the time that decoding takes."""
+    jpeg = encoded(Image.new("RGB", size, "red"), "JPEG", progressive=True, **options)[:-2]
+    last = jpeg[jpeg.rindex(b"\xff\xda") :]
+    return jpeg + (between + last) * (number - jpeg.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("between", [b"", b"\xff" * 5, b"\xff\xfe\x00\x06\xff\xd9\xff\xd9", b"\xff\xe1\x00\x02"])
+def test_jpeg_of_very_many_scans_is_refused(tmp_path, between):
+    assert read(tmp_path / "a.jpg", of_many_scans((64, 48), 200, between)).size == (64, 48)
+    for at_least in (None, 6):
+        with pytest.raises(BadImageError, match="a JPEG of more than 200 scans"):
+            read(tmp_path / "a.jpg", of_many_scans((64, 48), 201, between), at_least=at_least)
+    with pytest.raises(BadImageError, match="more than 200 scans"):  # without its end marker
+        read(tmp_path / "a.jpg", of_many_scans((64, 48), 5000, between)[:-2], reading=Reading(truncated="accept"))
+
+
+def test_scans_of_a_large_jpeg_are_limited_by_its_pixels(tmp_path):
+    limit = Reading(max_pixels=4 * 64 * 48)
+    for number in (11, 64):
+        read(tmp_path / "a.jpg", of_many_scans((64, 48), number), reading=limit)
+    with pytest.raises(BadImageError, match=r"3072 pixels in 65 scans.*--max_pixels 12480 admits it"):
+        read(tmp_path / "a.jpg", of_many_scans((64, 48), 65), reading=limit)
+    read(tmp_path / "a.jpg", of_many_scans((64, 48), 65), reading=Reading(max_pixels=12480))
+
+
+def test_only_the_scans_of_the_image_itself_count(tmp_path):
+    more = of_many_scans((64, 48), 300)  # a preview of a camera, or the film of a moving photograph
+    for jpeg in (JPEGS["progressive"], encoded(Image.fromarray(NOISE), "JPEG")):
+        assert read(tmp_path / "a.jpg", jpeg + more).size == (64, 48)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TGA", "PPM", "TIFF"])
 def test_other_formats_cut_short(tmp_path, kind):
     content = encoded(Image.fromarray(NOISE), kind)

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 from src.data.image_formats import open_image
 from src.data.orientation import exif_orientation, upright, xmp_orientation
 from src.data.pixels import as_rgb
-from src.data.side_data import Pixels, without_side_data
+from src.data.side_data import MOST_SCANS, Pixels, without_side_data
 from src.data.truncated import complete, has_content
 from src.errors import first_line
 from src.options import DEFAULT_READING, MAX_INT, Reading
@@ -27,6 +27,7 @@ from src.utils.regular import NotRegularError, open_regular
 _BYTES = 8  # of memory for each pixel that Reading.max_pixels admits: the decoded image, and its RGB form
 # Bytes that decoders which need more take for each pixel, with the RGB form (measured)
 _DECODER_BYTES = {"WEBP": 17, "JPEG2000": 20, "AVIF": 14, "HEIF": 12}
+_SCANS = 16  # of a JPEG of max_pixels: each goes over all pixels, which takes time; a smaller one may have more
 _LARGE = 256 << 20  # bytes; images that take more are decoded one at a time
 
 # What Pillow says about odd side data, sizes and palettes is of no use here, and is printed with lines of its source
@@ -111,8 +112,13 @@ def _read(pixels: Pixels, at_least: int | None, reading: Reading, budget: int) -
     _draft(image, at_least)
     cost = image.width * image.height * _DECODER_BYTES.get(image.format or "", _BYTES)
     cost += int(width * height * pixels.coefficients)
+    if pixels.scans > MOST_SCANS:
+        raise _RefusedError(f"is a JPEG of more than {MOST_SCANS} scans, which no encoder writes")
     memory = f", which take {cost >> 20:,} MB" if cost > _BYTES * width * height else ""
     _check_cost(cost, budget, f"Image size ({width * height} pixels{memory})")
+    if pixels.scans > 1:
+        work = width * height * pixels.scans * _BYTES // _SCANS
+        _check_cost(work, budget, f"Image size ({width * height} pixels in {pixels.scans} scans)")
     with _one_large if cost > _LARGE else nullcontext():
         decoded = _decoded(image, pixels, at_least, reading)
         turned = upright(decoded, _orientation(decoded) if pixels.orientation is None else pixels.orientation)

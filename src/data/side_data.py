@@ -28,6 +28,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
+# A marker of a JPEG, but for restarts, and what may be its length; in data, FF is followed by 00
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])(..)", re.DOTALL)
+_BLOCK = 1 << 18  # bytes of scans that are read at once
+MOST_SCANS = 200  # of a JPEG: encoders write about ten
 _TEXT_LIMIT = 4 << 20  # bytes of text in which an orientation is looked for
 # Tags that a TIFF decoder needs: TIFF 6.0 without resolutions, texts, thumbnails, EXIF, GPS and private tags
 _TIFF_PIXELS = (
@@ -48,12 +52,14 @@ class Pixels(NamedTuple):
         stream: the file.
         orientation: the orientation that the file states; None: none, or one that its decoder knows.
         coefficients: bytes of memory that a JPEG decoder needs for each pixel of the full size, whatever it decodes.
+        scans: how often a JPEG decoder goes over all pixels; counted up to one more than :data:`MOST_SCANS`.
         has_end: whether a JPEG has an end marker; decoders fill what is missing before one.
     """
 
     stream: BinaryIO
     orientation: int | None = None
     coefficients: float = 0.0
+    scans: int = 1
     has_end: bool = True
 
 
@@ -165,8 +171,23 @@ def _jpeg(file: BinaryIO, size: int) -> Pixels:
         _spliced(file, parts),
         xmp_orientation(xmp) if orientation is None else orientation,
         0.0 if has_one_scan else 2.0 * sum(sampling) / max(1, *sampling),
+        1 if has_one_scan else _count_scans(file, place, size),
         _has_end_marker(file, place, size),
     )
+
+
+def _count_scans(file: BinaryIO, place: int, size: int) -> int:
+    """Count the scans from ``place`` to the end marker as a decoder does, up to one more than :data:`MOST_SCANS`."""
+    count = 0
+    while place < size and count <= MOST_SCANS:
+        block, at = _read_at(file, place, _BLOCK), 0
+        while count <= MOST_SCANS and (match := _MARKER.search(block, at)):
+            if match[1] == b"\xd9":
+                return count
+            count += match[1] == b"\xda"
+            at = match.start(2) + (0 if match[1] == b"\xd8" else int.from_bytes(match[2], "big"))
+        place += max(at, len(block) - 3, 1)  # the last bytes may be the first of a marker
+    return count
 
 
 def _has_end_marker(file: BinaryIO, place: int, size: int) -> bool:
