@@ -27,12 +27,15 @@ def _main(argv: Sequence[str] | None) -> int:
     from src.config.train import complete, train_settings
     from src.config.train_flags import train_parser
     from src.errors import NonFiniteRunError, prefix_errors
+    from src.utils.optional import import_extra
     from src.utils.ranks import is_other_rank, told_by_first
 
     with told_by_first():
         parser = train_parser(__doc__)
         args = complete(parse_with_recipe(parser, argv))
         settings = train_settings(args)
+        if settings.output.tensorboard:  # before anything is written
+            import_extra("torch.utils.tensorboard", "tensorboard", "--tensorboard")
 
     from src.data.dataset import guard_workers
     from src.training.run_folder import open_run_folder

@@ -48,7 +48,7 @@ class UnreadableFormatError(Exception):
 def _register() -> None:
     """Load all decoders."""
     Image.init()
-    with suppress(ImportError):
+    with suppress(Exception):  # missing, or built for another system: all other images are read without it
         import pillow_heif
 
         pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)

