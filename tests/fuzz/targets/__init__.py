@@ -14,6 +14,7 @@ from tests.fuzz.targets import (
     models,
     outputs,
     pickles,
+    states,
     tables,
     texts,
     vectors,
@@ -23,5 +24,5 @@ from tests.fuzz.targets import (
 @cache
 def all_targets() -> tuple[Target, ...]:
     """Return every reader, in a fixed order."""
-    modules = (checkpoints, folders, images, labels, metadata, models, outputs, pickles, tables, texts, vectors)
+    modules = (checkpoints, folders, images, labels, metadata, models, outputs, pickles, states, tables, texts, vectors)
     return tuple(target for module in modules for target in module.targets())
