@@ -30,6 +30,8 @@ from tests.test_prepare_voc import WORDS as VOC_WORDS
 from tests.test_prepare_voc import write_year
 from tests.test_word_vector_encoders import FakeSentenceTransformer
 
+Places = dict[str, Path | str]
+
 BASE = {
     "coco": "--source {coco} --word-vectors {vectors}",
     "nus-wide": "--source {nus} --unseen {nus_unseen} --word-vectors {vectors}",
@@ -197,15 +199,9 @@ def write_tables(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def places(tmp_path_factory) -> dict[str, Path | str]:
-    """The files that the flags in the tables name."""
-    home = tmp_path_factory.mktemp("places")
-    places: dict[str, Any] = {"nowhere": home / "nowhere", "prompt": "photo:{}"}
-    places["vectors"] = write_vectors(home / "vectors.txt", seed=0)
-    places["other_vectors"] = write_vectors(home / "other_vectors.txt", seed=1)
-    places["aliases"] = write_lines(home / "aliases", "sea=night")
-    # COCO
+def _coco_places(home: Path) -> Places:
+    """Write folders of COCO."""
+    places: Places = {}
     places["coco"] = make_source(home / "coco")
     write_instances(instances(home / "coco", "train"), IMAGES["train"], release="train2014", crowd_every=2)
     places["coco_without_one"] = make_source(home / "coco_without_one")
@@ -218,7 +214,12 @@ def places(tmp_path_factory) -> dict[str, Path | str]:
     places["coco_unseen"] = write_lines(home / "coco_unseen", "cat", "dog")
     places["coco_seen"] = write_lines(home / "coco_seen", "person", "bicycle")
     places["coco_ids"] = write_lines(home / "coco_ids", "42", "74")
-    # NUS-WIDE
+    return places
+
+
+def _nus_wide_places(home: Path) -> Places:
+    """Write folders of NUS-WIDE."""
+    places: Places = {}
     places["nus"] = Distribution().write(home / "nus")
     for name in (*TRAIN, *TEST):
         for copy in ("nus_images", "nus_images_without_one"):
@@ -227,7 +228,12 @@ def places(tmp_path_factory) -> dict[str, Path | str]:
     (home / "nus_images_without_one" / TRAIN[0]).unlink()
     places["nus_unseen"] = write_lines(home / "nus_unseen", "sky", "zebra")
     places["nus_other_unseen"] = write_lines(home / "nus_other_unseen", "sky", "cat")
-    # Open Images
+    return places
+
+
+def _open_images_places(home: Path) -> Places:
+    """Write folders of Open Images."""
+    places: Places = {}
     places["open_images"] = write_classes(home / "open_images")
     write_rows(home / "open_images" / file_of("train"), OPEN_IMAGES_TRAIN)
     write_rows(home / "open_images" / file_of("train", "machine"), [(0xA1, "/m/0bt9lr", "0.7")])
@@ -241,7 +247,12 @@ def places(tmp_path_factory) -> dict[str, Path | str]:
     (home / "open_images_without_one" / f"{0xA1:016x}.jpg").unlink()
     places["open_images_seen"] = write_lines(home / "open_images_seen", "/m/0bt9lr", "/m/01h44")
     places["open_images_unseen"] = write_lines(home / "open_images_unseen", "/m/01yrx", "/m/06rrc")
-    # VOC
+    return places
+
+
+def _voc_places(home: Path) -> Places:
+    """Write folders of VOC."""
+    places: Places = {}
     for name in ("voc", "voc_without_one"):
         places[name] = home / name
         for year in (2007, 2012):
@@ -256,18 +267,42 @@ def places(tmp_path_factory) -> dict[str, Path | str]:
         for folder in ("voc_own", "voc_own_images"):
             write_lines(home / folder / f"{number}.jpg")
     places["voc_own"], places["voc_own_images"] = home / "voc_own", home / "voc_own_images"
-    # Corel5k and tables
+    return places
+
+
+def _table_places(home: Path, vectors: Path) -> Places:
+    """Write folders of Corel5k and tables."""
+    places: Places = {}
     places["corel"] = write_corel(home / "corel")
     places["corel_unseen"] = write_lines(home / "corel_unseen", "jet", "sky")
     places["corel_metadata"] = home / "corel_metadata"
     prepare_data.main(
         ["corel5k", "--source", str(places["corel"]), "--output", str(home / "corel_metadata"), "--word-vectors",
-         str(places["vectors"])]
+         str(vectors)]
     )  # fmt: skip
     places["table"] = write_tables(home / "table")
     places["table_images"] = write_tables(home / "table_images")
     places["table_unseen"] = write_lines(home / "table_unseen", "sea", "cat")
     return places
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Places:
+    """The files that the flags in the tables name."""
+    home = tmp_path_factory.mktemp("places")
+    vectors = write_vectors(home / "vectors.txt", seed=0)
+    return {
+        "nowhere": home / "nowhere",
+        "prompt": "photo:{}",
+        "vectors": vectors,
+        "other_vectors": write_vectors(home / "other_vectors.txt", seed=1),
+        "aliases": write_lines(home / "aliases", "sea=night"),
+        **_coco_places(home),
+        **_nus_wide_places(home),
+        **_open_images_places(home),
+        **_voc_places(home),
+        **_table_places(home, vectors),
+    }
 
 
 @pytest.fixture(scope="module")

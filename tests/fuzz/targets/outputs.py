@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from src.exported.facts import FORMAT, is_export
+from src.inference.contact_sheet import GENERATOR, is_contact_sheet
 from src.inference.formats import IS_OWN, WRITERS, ImageResult, RunFacts
 from src.inference.keywords import KeywordsError, KeywordWriter, SidecarWriter
 from src.inference.results import is_record
@@ -19,6 +21,8 @@ from tests.fuzz.harness import Target
 
 _RESULTS = (ImageResult("a.jpg", [Tag("sea", 1.5, False)]),)
 _RECORD = b'{"settings":{"model":"m","top_k":2}}\n{"finished":true}\n'
+_PAGE = f'<!doctype html><meta name="generator" content="{GENERATOR}">'.encode()
+_EXPORT = b"\x08\x09:\x00sdl.checkpoint_sha256\x12" + FORMAT.encode()
 
 
 def _written(form: OutputFormat) -> bytes:
@@ -59,6 +63,8 @@ def targets() -> tuple[Target, ...]:
     return (
         *map(_own, IS_OWN),
         Target("own-record", "r.jsonl", (_RECORD,), lambda path: is_foreign(Output(path, is_record))),
+        Target("own-page", "a.html", (_PAGE,), lambda path: is_foreign(Output(path, is_contact_sheet))),
+        Target("own-export", "m.onnx", (_EXPORT,), lambda path: is_foreign(Output(path, is_export))),
         Target("sidecar", "a.jpg.xmp", (_PACKET,), _tagged_beside, errors=(KeywordsError,)),
         *((copies,) if find_spec("pyexiv2") else ()),
     )
