@@ -112,6 +112,16 @@ def test_vectors_and_words_of_two_runs_never_lie_together(tmp_path, monkeypatch)
     assert [word for word, _ in open_word_vectors(output).scan(lambda word: True)] == ["sun"]
 
 
+def test_list_of_words_in_json_is_never_taken_for_that_of_new_vectors(tmp_path):
+    path = words_file(tmp_path, ("sea", "sun"), "vectors.txt")
+    (tmp_path / "tags.txt").write_text("sea\n")
+    (tmp_path / "mine.json").write_text('["sun"]')
+    arguments = ["--tags", tmp_path / "tags.txt", "--word-vectors", path, "--output", tmp_path / "mine.npy"]
+    with pytest.raises(UserError, match=r"--output .*mine\.npy: mine\.json beside it would be taken for the list"):
+        run(*arguments, "--overwrite")
+    assert not (tmp_path / "mine.npy").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

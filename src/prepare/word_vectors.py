@@ -128,6 +128,11 @@ def write_tag_vectors(
         raise UserError(f"--output {output}: with --tags, give the name of a .npy file")
     if vectors.extra_words or settings.official or settings.train_with_unseen != "keep":
         raise UserError("--extra-words, --official and --train-with-unseen are about metadata folders; leave them out")
+    if os.path.lexists(other := output.with_suffix(".json")):
+        raise UserError(
+            f"--output {output}: {other.name} beside it would be taken for the list of its words; remove it, or choose "
+            "another name"
+        )
     targets = {"--output": output, "--output with .txt": words}
     outputs = {name: Output(path, lambda _: False) for name, path in targets.items()}  # any file may be a user's
     check_outputs(outputs, inputs, overwrite=settings.overwrite)
