@@ -12,6 +12,7 @@ from src.utils.script import NOT_FINITE, run_script
 if TYPE_CHECKING:
     from src.config.train import TrainSettings
     from src.training.progress import TrainState
+    from src.training.run_folder import RunFolder
     from src.training.trainer import TrainComponents
     from src.utils.distributed import Processes
     from src.utils.signals import StopRequest
@@ -44,6 +45,7 @@ def _main(argv: Sequence[str] | None) -> int:
     from src.utils.distributed import joined
     from src.utils.signals import StoppedBySignalError, listening
 
+    folder = None
     try:
         # Outermost, since PyTorch reports a dead worker wherever this process happens to be
         with (
@@ -63,10 +65,18 @@ def _main(argv: Sequence[str] | None) -> int:
         return NOT_FINITE
     except StoppedBySignalError as stopped:
         if not is_other_rank():
-            way = "--resume in place of --overwrite" if settings.output.overwrite else "--resume"
-            print(f"train.py: stopped ({stopped}); resume with the same command and {way}", file=sys.stderr)
+            print(f"train.py: stopped ({stopped}); {_way_on(settings, folder)}", file=sys.stderr)
         return stopped.status
     return 0
+
+
+def _way_on(settings: TrainSettings, folder: RunFolder | None) -> str:
+    """Say how a run that was stopped goes on."""
+    if not settings.output.overwrite:
+        return "resume with the same command and --resume"
+    if folder is not None and folder.has_begun:
+        return "resume with the same command and --resume in place of --overwrite"
+    return "nothing was replaced; to start again, repeat the command"
 
 
 def train(

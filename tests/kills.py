@@ -52,7 +52,7 @@ _IMPORTS = {
 }
 _HIDDEN = re.compile(r"(^|/)\.sdl-")
 _GROWING = re.compile(r"\.record\.jsonl$|^run/tensorboard/")
-# These go before the file that they belong to is replaced, or, with train.py --overwrite, before the new run begins
+# These go before the file that they belong to is replaced, or, with train.py --overwrite, when the new run has a state
 _FLEETING = re.compile(rf"{re.escape(SUFFIX)}$|^vectors\.txt$|^run/")
 # An epoch replaces the files of the one before; split.json may name the new files in the hidden folder for a moment
 _VERSIONS = re.compile(r"^run/|^data/split\.json$")

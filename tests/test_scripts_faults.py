@@ -21,6 +21,7 @@ from src.loss_functions.SDL_loss import SDLLoss
 from src.models import SDLModel
 from src.training.resume import read_state
 from src.utils.digest import SUFFIX, check_digest
+from src.utils.signals import StoppedBySignalError
 from tests.script_helpers import (
     FULL,
     RUN_FILES,
@@ -111,6 +112,38 @@ def test_run_that_fails_before_its_first_state_costs_no_earlier_run(uninterrupte
     train_here(sample, folder, *RUN, "--resume")  # it had finished
     assert log_of(folder) == log_of(uninterrupted)
     assert not (folder / ".sdl-earlier-run.json").exists()
+
+
+def test_restart_by_torchrun_before_the_first_state_does_not_resume_the_run_to_be_replaced(
+    uninterrupted, sample, tmp_path, monkeypatch
+):
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "out"))
+    command = (*RUN, "--num-epochs", 1, "--overwrite")
+    assert attempt(sample, folder, *command, "--lr", 1e20).returncode == 3
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train_here(sample, folder, *command)
+    assert len(log_of(folder)) == 1
+    before = snapshot(folder)
+    train_here(sample, folder, *command)  # now it has a state of its own
+    assert snapshot(folder)["model-last.ckpt"] == before["model-last.ckpt"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_advice_after_ctrl_c_fits_what_the_folder_holds(uninterrupted, sample, tmp_path, monkeypatch, begun):
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "out"))
+    before = snapshot(folder)
+
+    def stop(*arguments, **options):
+        raise StoppedBySignalError(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        if not begun:
+            patch.setattr("src.training.setup.build_model", stop)
+        with logged_by(StopAt(1)):
+            stopped = attempt(sample, folder, *RUN, "--overwrite")
+    assert stopped.returncode == 130
+    assert ("--resume in place of --overwrite" if begun else "repeat the command") in stopped.stderr
+    assert (snapshot(folder) == before) != begun
 
 
 class Killed(BaseException):

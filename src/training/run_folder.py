@@ -62,6 +62,7 @@ class RunFolder:
 
     Attributes:
         holds_earlier_run: whether it still holds the run that this one replaces.
+        has_begun: whether it holds this run.
     """
 
     def __init__(self, path: Path, *, half: bool = False, every: int | None = None, keep: int | None = None) -> None:
@@ -69,7 +70,7 @@ class RunFolder:
         self.manifest = Manifest(path)
         self._half, self._every, self._keep = half, every, keep
         self._earlier = EarlierRun(self.manifest)
-        self.holds_earlier_run = False
+        self.holds_earlier_run = self.has_begun = False
         self._awaiting: list[Callable[[], object]] = []
 
     @contextmanager
@@ -170,11 +171,12 @@ class RunFolder:
             self._remove(self._earlier.left_over() if resumed is not None else list(run_files(self.path)))
             self._earlier.forget()
             self.write_log(entries)
+            self.has_begun = True
 
     def begin(self) -> None:
         """Remove the earlier run, whose place the state of this run has taken; of use after the first state alone."""
         if self.holds_earlier_run:
-            self.holds_earlier_run = False
+            self.holds_earlier_run, self.has_begun = False, True
             self._remove(self._earlier.left_over())
             self._earlier.forget()
             self.write_log(())
