@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,8 +108,14 @@ def _flag_columns(raw: RawTable, settings: TableSettings, split: int | None) -> 
 
 
 def _column_numbers(raw: RawTable, settings: TableSettings) -> list[int]:
-    asked = settings.tag_columns or []
-    return list(dict.fromkeys(_find_column("--tag-columns", name, raw, settings.source) for name in asked))
+    columns_of: dict[str, list[int]] = defaultdict(list)  # thousands of names are not compared with each other
+    for column, name in enumerate(raw.names):
+        columns_of[name.strip().casefold()].append(column)
+    found: dict[int, None] = {}
+    for name in settings.tag_columns or []:
+        columns = columns_of.get(name.strip().casefold(), [])
+        found[columns[0] if len(columns) == 1 else _find_column("--tag-columns", name, raw, settings.source)] = None
+    return list(found)
 
 
 def _one_hot_columns(raw: RawTable, settings: TableSettings, flags: dict[int, FlagColumn], image: int) -> list[int]:
