@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
+from src.utils.strict_xml import RefusedXmlError, strict_parser
+
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC = "http://purl.org/dc/elements/1.1/"
 _SUBJECT = f"{_DC} subject"
@@ -118,24 +120,18 @@ class _Packet:
         self.description_at: tuple[int, int] | None = None
         self.rdf_at: tuple[int, int] | None = None
         self._name, self._open = name, list[_Element]()
-        self._parser = expat.ParserCreate("utf-8", " ")
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
-        self._parser.CharacterDataHandler = self._text
-        self._parser.StartDoctypeDeclHandler = self._doctype
+        handlers = (self._start, self._end, self._text)
+        self._parser = strict_parser(*handlers, levels=_MAX_DEPTH, encoding="utf-8", separator=" ")
         try:
             self._parser.Parse(content, True)
+        except RefusedXmlError as error:
+            raise BadPacketError(str(error)) from error
         except expat.ExpatError as error:
             raise BadPacketError(f"not well-formed XML: {error}") from error
         if self.rdf_at is None:
             raise BadPacketError("no XMP: it has no rdf:RDF")
 
-    def _doctype(self, *_: object) -> None:
-        raise BadPacketError("it has a document type, which XMP has not")
-
     def _start(self, name: str, attributes: dict[str, str]) -> None:
-        if len(self._open) == _MAX_DEPTH:
-            raise BadPacketError("its elements are nested too deep")
         if self._open:
             self._open[-1].is_leaf = False
         if self._name in attributes and [one.name for one in self._open[-1:]] == [f"{_RDF} RDF"]:

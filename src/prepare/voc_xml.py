@@ -7,10 +7,10 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.parsers import expat
 
 from src.errors import UserError, first_line
 from src.utils.regular import read_regular
+from src.utils.strict_xml import RefusedXmlError, strict_parser
 
 _MAX_BYTES = 1 << 26  # VOC's annotations have some kilobytes
 _MAX_DEPTH = 64
@@ -55,6 +55,8 @@ def read_annotation(path: Path) -> Annotation:
         reader.read(content)
     except UserError:
         raise
+    except RefusedXmlError as error:
+        raise UserError(f"{path}: is no annotation of VOC: {error}; copy or unpack it again") from error
     except Exception as error:  # expat's, and others for encodings that it does not know
         raise UserError(f"{path}: is not complete XML: {first_line(error)}; copy or unpack it again") from error
     return reader.annotation
@@ -80,22 +82,13 @@ class _Reader:
             with suppress(LookupError):
                 if codecs.lookup(declared[1].decode()).name in _DECODED:
                     content, encoding = content.decode(declared[1].decode()).encode(), "utf-8"
-        parser = expat.ParserCreate(encoding)
-        parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._characters
-        parser.StartDoctypeDeclHandler = self._refuse_doctype
+        parser = strict_parser(self._start, self._end, self._characters, levels=_MAX_DEPTH, encoding=encoding)
         parser.Parse(content, True)
 
     def _start(self, name: str, _: object) -> None:
         if not self._open and name != "annotation":
             raise NoAnnotationError(f"{self._path}: is no annotation of VOC, but <{name[:40]}>")
         self._open.append(name)
-        if len(self._open) > _MAX_DEPTH:
-            raise UserError(
-                f"{self._path}: elements are nested more than {_MAX_DEPTH} deep; it is no annotation of VOC"
-            )
         if tuple(self._open) in self._WANTED:
             self._text, self._length = [], 0
         elif len(self._open) == 2 and name == "object":
@@ -126,6 +119,3 @@ class _Reader:
         if not name:
             raise UserError(f"{self._path}: an object's name is {name!r}; write the class of every object")
         return name, _YES.fullmatch(self._object.get("difficult", "")) is not None
-
-    def _refuse_doctype(self, *_: object) -> None:
-        raise UserError(f"{self._path}: has a document type, which no file of VOC has; copy or unpack it again")
