@@ -16,6 +16,7 @@ from src.data.metadata import load_metadata
 from src.data.parts import load_evaluation_set, load_training_set
 from src.errors import UserError
 from src.prepare.sample import LABELS
+from src.utils.digest import file_digest
 from src.word_vectors.source import open_word_vectors
 from tests.prepare_helpers import prepare_source
 
@@ -110,6 +111,25 @@ def test_vectors_and_words_of_two_runs_never_lie_together(tmp_path, monkeypatch)
     monkeypatch.undo()
     run(*arguments)
     assert [word for word, _ in open_word_vectors(output).scan(lambda word: True)] == ["sun"]
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "mine.npy"])
+def test_words_or_vectors_of_another_run_are_noticed(tmp_path, name):
+    path = words_file(tmp_path, ("sea", "sun"), "vectors.txt")
+    arguments = ["--tags", tmp_path / "tags.txt", "--word-vectors", path, "--output", tmp_path / "mine.npy"]
+    (tmp_path / "tags.txt").write_text("sea\n")
+    run(*arguments)
+    stale = (tmp_path / name).read_bytes()
+    (tmp_path / "tags.txt").write_text("sun\n")
+    run(*arguments, "--overwrite")
+    (tmp_path / name).write_bytes(stale)
+    with pytest.raises(UserError, match=rf"{name} is not the file that mine\.npy\.sha256 names"):
+        open_word_vectors(tmp_path / "mine.npy")
+    (tmp_path / "mine.npy.sha256").unlink()
+    open_word_vectors(tmp_path / "mine.npy")
+    run(*arguments, "--overwrite")
+    digests = [f"{file_digest(tmp_path / one)}  {one}\n" for one in ("mine.npy", "mine.txt")]
+    assert (tmp_path / "mine.npy.sha256").read_text() == "".join(digests)
 
 
 def test_list_of_words_in_json_is_never_taken_for_that_of_new_vectors(tmp_path):

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from src.errors import UserError
-from src.utils.digest import file_digest, side_file, stream_digest
+from src.utils.digest import file_digest, side_file, side_line, written_digest
 from src.utils.files import atomic_write
 from src.utils.streams import is_stream
 from src.utils.temporary import turn_to_write
@@ -27,7 +27,7 @@ def write_digest(path: str | Path) -> str:
     """
     digest = file_digest(path)
     with atomic_write(side_file(path)) as stream:
-        stream.write(_line(digest, path))
+        stream.write(side_line(digest, path))
     return digest
 
 
@@ -58,13 +58,6 @@ def save_with_digest(path: str | Path, content: object) -> None:
         return
     with ExitStack() as turn, atomic_write(side_file(path)) as side, atomic_write(path) as stream:
         torch.save(content, stream)
-        stream.flush()
-        with open(stream.fileno(), "rb", closefd=False) as written:
-            written.seek(0)
-            side.write(_line(stream_digest(written), path))
+        side.write(side_line(written_digest(stream), path))
         turn.enter_context(turn_to_write(path))  # until both files are renamed: the checkpoint, then its side file
         Path(os.path.realpath(side_file(path))).unlink(missing_ok=True)
-
-
-def _line(digest: str, path: str | Path) -> bytes:
-    return os.fsencode(f"{digest}  {Path(path).name}\n")  # sha256sum looks for these very bytes

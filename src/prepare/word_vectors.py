@@ -18,6 +18,7 @@ from src.data.metadata_folder import is_hidden_part
 from src.errors import UserError, name_some, prefix_errors
 from src.prepare.collected import Collected
 from src.prepare.files import read_names
+from src.utils.digest import is_side_file, side_file, side_line, written_digest
 from src.utils.files import atomic_write
 from src.utils.outputs import Output, check_outputs
 from src.utils.temporary import turn_to_write
@@ -135,12 +136,20 @@ def write_tag_vectors(
         )
     targets = {"--output": output, "--output with .txt": words}
     outputs = {name: Output(path, lambda _: False) for name, path in targets.items()}  # any file may be a user's
+    outputs["--output with .npy.sha256"] = Output(side_file(output), is_side_file)
     check_outputs(outputs, inputs, overwrite=settings.overwrite)
     tags = read_names(tag_file, "--tags")
     found = look_up({tag: tag for tag in tags}, open_vectors(vectors))
-    with ExitStack() as turn, atomic_write(words, "w") as text, atomic_write(output) as binary:
+    with (
+        ExitStack() as turn,
+        atomic_write(words, "w") as text,
+        atomic_write(side_file(output)) as side,
+        atomic_write(output) as binary,
+    ):
         text.writelines(f"{label}\n" for label in found.labels)
         np.save(binary, found.vectors.t().contiguous().numpy(), allow_pickle=False)
+        for path, stream in ((output, binary), (words, text)):
+            side.write(side_line(written_digest(stream), path))
         # Vectors and words of two runs never lie together: one run waits for the other, and the words go first and
         # come last, so that a run that is killed leaves no list of words
         turn.enter_context(turn_to_write(output))

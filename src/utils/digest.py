@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from src.errors import UserError
 from src.utils.regular import open_regular
@@ -21,6 +22,11 @@ _DIGEST = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
 def side_file(path: str | Path) -> Path:
     """Return the path of the side file of ``path``."""
     return Path(f"{path}{SUFFIX}")
+
+
+def side_line(digest: str, path: str | Path) -> bytes:
+    """Return the line of a side file, in the very bytes that ``sha256sum`` looks for."""
+    return os.fsencode(f"{digest}  {Path(path).name}\n")
 
 
 def is_side_file(path: Path) -> bool:
@@ -50,6 +56,24 @@ def check_digest(path: str | Path) -> tuple[str, bool | None]:
     digest = file_digest(path)
     recorded = _recorded(path)
     return digest, None if recorded is None else digest in recorded
+
+
+def check_named(side: Path, paths: Iterable[Path]) -> None:
+    """Compare files with the lines of a side file that name them; files that it does not name are not compared.
+
+    Raises:
+        UserError: one differs, or cannot be read.
+    """
+    with _open(side) as stream:
+        lines = [line.split(maxsplit=1) for line in stream.read(_MOST_TEXT).splitlines()]
+    recorded = {line[1].lstrip(b"*"): line[0].lower() for line in lines if len(line) == 2}
+    for path in paths:
+        digest = recorded.get(os.fsencode(path.name))
+        if digest is not None and digest != file_digest(path).encode():
+            raise UserError(
+                f"{path} is not the file that {side.name} names: it belongs to others, or is damaged; copy all again, "
+                f"or delete {side.name} if you changed the file yourself"
+            )
 
 
 def open_verified(path: str | Path) -> BinaryIO:
@@ -94,6 +118,14 @@ def _digest_of(stream: BinaryIO, path: str | Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror or error}; give the path of a file") from error
 
 
+def written_digest(stream: IO[Any]) -> str:
+    """Compute the SHA-256 of what was written to a file that is still open, and can be read too."""
+    stream.flush()
+    with open(stream.fileno(), "rb", closefd=False) as written:
+        written.seek(0)
+        return stream_digest(written)
+
+
 def stream_digest(stream: BinaryIO) -> str:
     """Compute the SHA-256 of the rest of a stream, in lower-case hexadecimal digits."""
     digest = hashlib.sha256()
@@ -107,8 +139,13 @@ def _recorded(path: str | Path) -> set[str] | None:
     side = side_file(path)
     if not side.is_file():
         return None
-    with _open(side) as stream:
-        text = stream.read(_MOST_TEXT).decode("utf-8", errors="replace")
+    try:
+        with _open(side) as stream:
+            text = stream.read(_MOST_TEXT).decode("utf-8", errors="replace")
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None  # another run has just removed it, to replace the file
+        raise
     return {digest.lower() for digest in _DIGEST.findall(text)}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from src.data.metadata import load_metadata
 from src.errors import UserError, first_line, prefix_errors
 from src.utils.arrays import read_array
+from src.utils.digest import check_named, side_file
 from src.utils.json_files import read_json_as
 from src.utils.optional import import_extra
 from src.word_vectors.base import WordSource, as_vector
@@ -40,7 +41,8 @@ class ArrayVectors(WordSource):
 def open_array(path: Path, flag: str) -> ArrayVectors:
     """Open a ``.npy`` file, [V, D] or [D, V], beside a list of its V words: ``.txt``, one per line, or ``.json``.
 
-    The rows of a square matrix belong to the words.
+    The rows of a square matrix belong to the words. Where there is ``FILE.npy.sha256``, the files that it names are
+    compared with it, as equally many words may be those of other vectors.
 
     Raises:
         UserError: a file is missing or damaged, or the counts fit neither way.
@@ -49,6 +51,8 @@ def open_array(path: Path, flag: str) -> ArrayVectors:
     with prefix_errors(where):
         array = read_array(path)
         words = _words_beside(path, array.shape)
+        if (side := side_file(path)).is_file():
+            check_named(side, (path, *filter(Path.is_file, _lists_beside(path))))
         return ArrayVectors(words, _as_rows(array, len(words), path.name), path.name, where)
 
 
@@ -103,9 +107,13 @@ def _as_words(array: np.ndarray) -> list[str]:
         raise UserError(f"the list of words is damaged: {first_line(error)}") from error
 
 
+def _lists_beside(path: Path) -> tuple[Path, Path]:
+    return path.with_suffix(".txt"), path.with_suffix(".json")
+
+
 def _words_beside(path: Path, shape: tuple[int, ...]) -> list[str]:
     """Read the list of words beside an array: a line or an entry each, and further blank lines at the end."""
-    text, as_json = path.with_suffix(".txt"), path.with_suffix(".json")
+    text, as_json = _lists_beside(path)
     if text.is_file() == as_json.is_file():
         found = "both" if text.is_file() else "neither"
         raise UserError(f"{found} of {text.name} and {as_json.name} exist; put the list of words in one")
