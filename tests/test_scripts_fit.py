@@ -374,7 +374,7 @@ MISTAKES = [
     ("--fit-thresholds {tmp}", ["--fit-thresholds {tmp}", "is a folder"]),
     ("--fit-thresholds {trained}/x.ckpt", ["--fit-thresholds {trained}/x.ckpt", "cannot be written"]),
     ("--fit-thresholds {there}", ["--fit-thresholds", "no longer, an earlier output of this kind", "--overwrite"]),
-    ("--model-path gone.ckpt --fit-thresholds {there} --overwrite", ["--model-path", "gone.ckpt", "no such file"]),
+    ("--model-path gone.ckpt --fit-thresholds {there} --overwrite", ["--model-path", "gone.ckpt", "No such file"]),
     ("--json {tmp}/x.ckpt", ["--json", "--fit-thresholds", "the same file"]),
 ]
 

@@ -17,6 +17,7 @@ from src.checkpoint import load_checkpoint
 from src.data.images import read_image
 from src.data.transforms import eval_transform
 from src.utils.manifest import NAME
+from src.utils.outputs import NAME as OUTPUTS
 from tests.conftest import GOLDEN
 from tests.golden.fill_weights import fill
 from tests.script_helpers import (
@@ -118,7 +119,8 @@ def test_child_process_prints_saves_and_writes_the_same_tags(model, images, tmp_
             annotated.load()
         assert f"saved {result['annotated']}" in finished.stdout
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
-        "tags.json", "tags.json.record.jsonl", f"tagged/{NAME}", *(f"tagged/{path.name}" for path in images[:2]),
+        OUTPUTS, "tags.json", "tags.json.record.jsonl",
+        f"tagged/{NAME}", *(f"tagged/{path.name}" for path in images[:2]),
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from src.checkpoint import load_checkpoint
 from src.data.images import read_image
 from src.data.labels import LabelMatrix
 from src.data.transforms import eval_transform
+from src.utils.outputs import NAME as OUTPUTS
 from tests.script_helpers import (
     PLAIN,
     TINY,
@@ -112,7 +113,7 @@ def test_validate_alone_finds_its_data_and_repeats_the_log(trained, last, tmp_pa
     assert content["protocol"]["images"] == "positive-only"
     assert content["checkpoint"] == str(last)
     assert {"torch", "timm", "python"} <= content["versions"].keys()
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [OUTPUTS, "report.json"]
     assert finished.stderr == ""
 
 
