@@ -36,6 +36,7 @@ def parser() -> ArgumentParser:
         own = sub_commands.add_parser(name, help=read_published(name).title, description=__doc__)
         add_data_flags(own, EXPERIMENTS[name])
         own.set_defaults(output=Path("outputs") / "reproduce" / f"ablation_{name}")
+        own.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the training runs")
         own.add_argument("--rows", type=positive_int, nargs="*", default=[1, 2, 4, 7], metavar="M", help="values of M")
         own.add_argument(
             "--lambdas",
@@ -84,10 +85,9 @@ def _main(argv: Sequence[str]) -> int:
     found = {}
     runs = variants(recipe, args.rows, args.lambdas)
     for name, settings in runs.items():
-        flags = [f"--{key}={'none' if value is None else value}" for key, value in settings.items()]
-        stages = Stages(output / name)
-        run, files, train_args = trained(stages, recipe, published, data_flags, args.seed, [*for_train, *flags])
-        found[name] = results(published, recipe, run, files, train_args)
+        changed = [f"--{key}={'none' if value is None else value}" for key, value in settings.items()]
+        run = trained(Stages(output / name), recipe, published, data_flags, args.seed, [*for_train, *changed])
+        found[name] = results(published, recipe, [run])
     text = as_markdown(published, runs, found)
     write_json(output / "ablation.json", {"variants": runs, "results": found})
     write_text(output / "ablation.md", text)
@@ -108,15 +108,16 @@ def as_markdown(
     titles = [f"{SETTINGS[setting]} {metric}" for setting, _, metric in (key.partition(".") for key in keys)]
     rows = [[published.whose, "", "", "", *(f"{value:g}" for value in published.metrics().values())]]
     for name, settings in runs.items():
-        measured = [next(iter(row["measured"].values())) for row in found[name]["rows"]]
+        of_run = {row["key"]: next(iter(row["measured"].values())) for row in found[name]["rows"]}
+        measured = [of_run[key] for key in keys]
         cells = ["none" if settings[setting] is None else f"{settings[setting]}" for setting in VARIED]
         rows.append([name, *cells, *("-" if value is None else f"{value:.2f}" for value in measured)])
     recipe = found["recipe"]
     reasons = differences(recipe)
     notes = [
         f"- {published.whose.capitalize()}, for the recipe's settings: {published.source}.",
-        f"- Protocol: {published.images}; last epoch; one run per row, seed {recipe['seed']}. One run does not tell "
-        "a small difference from chance.",
+        f"- Protocol: {published.images}; last epoch; one run per row, seed {recipe['seeds'][0]}. One run does not "
+        "tell a small difference from chance.",
         *([f"- **Not the setting of the reference:** {'; '.join(reasons)}."] if reasons else []),
     ]
     table = markdown_table(["run", *VARIED.values(), *titles], rows)

@@ -2,9 +2,11 @@
 
     OUTPUT/metadata/       prepare_data.py
     OUTPUT/run/            train.py with a recipe
-    OUTPUT/validate*.json  validate.py under the protocol of the paper
+    OUTPUT/validate*.json  validate.py under the protocol of the paper, and under the other one
     OUTPUT/results.md      the table, published beside measured, and results.json
     OUTPUT/stages.json     the finished stages with their arguments: they are not run again
+
+Several seeds have run/, validate*.json and stages.json in OUTPUT/seed_N each.
 
 A script that was stopped continues where it stopped: preparation writes its folder completely or not at all, and
 training resumes.
@@ -23,9 +25,9 @@ import prepare_data
 import train
 import validate
 from reproduce.experiments import EXPERIMENTS, Experiment
-from reproduce.tables import Published, read_published, results, write_results
-from src.config.arguments import ArgumentParser
-from src.config.prepare import SOURCES, VectorSettings
+from reproduce.tables import Published, Run, read_published, results, write_results
+from src.config.arguments import ArgumentParser, file_name
+from src.config.prepare import SOURCES, OutputSettings, VectorSettings
 from src.config.recipes import parse_with_recipe
 from src.config.settings import add_flags
 from src.config.train_flags import train_parser
@@ -119,12 +121,12 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     for argument in for_train:
         flag = argument.partition("=")[0].replace("_", "-")
         if flag in SET_HERE:
-            raise UserError(f"{flag} after --: the script sets it; see its --help for --data, --output and --seed")
+            raise UserError(f"{flag} after --: the script sets it; see its own flags of this kind in its --help")
     return own, for_train
 
 
 def add_data_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
-    """Add ``--data``, ``--images``, ``--word-vectors``, ``--output``, ``--seed`` and the flags of the data set."""
+    """Add ``--data``, ``--images``, ``--output`` and the flags of prepare_data.py."""
     add = parser.add_argument
     data_help = f"{experiment.data_help}, or a metadata folder that prepare_data.py made of it"
     add("--data", required=True, metavar="DIR", help=data_help)
@@ -132,10 +134,10 @@ def add_data_flags(parser: argparse.ArgumentParser, experiment: Experiment) -> N
     words_help = "word vectors, as for prepare_data.py; needed unless --data is a metadata folder"
     add("--word-vectors", metavar="PATH", help=words_help)
     add_flags(parser, VectorSettings, only=("missing",))
+    add_flags(parser, OutputSettings, only=("train_with_unseen",))
     add_flags(parser, SOURCES[experiment.source], only=experiment.flags)
     output = Path("outputs") / "reproduce" / experiment.name
     add("--output", type=Path, default=output, metavar="DIR", help="folder for everything; a second call resumes there")
-    add("--seed", type=int, default=0, metavar="N", help="random seed of the training run")
     parser.set_defaults(**experiment.defaults)
 
 
@@ -143,11 +145,13 @@ def prepared(stages: Stages, experiment: Experiment, args: argparse.Namespace) -
     """Make the metadata folder, unless ``--data`` is one; return the flags for train.py and validate.py.
 
     Raises:
-        UserError: word vectors are needed and not given.
+        UserError: word vectors are needed and not given, or flags have no effect.
         StageFailedError: preparing failed.
     """
     images = [] if args.images is None else [os.path.abspath(args.images)]
+    names = ("missing", "train_with_unseen", *experiment.flags)
     if detect_kind(Path(args.data)) is not None:
+        _check_unused(("word_vectors", *names), experiment, args)
         return ["--metadata", os.path.abspath(args.data), *(part for path in images for part in ("--data", path))]
     if args.word_vectors is None:
         raise UserError("--word-vectors is needed: --data is no metadata folder; see docs/data.md for the choices")
@@ -158,7 +162,7 @@ def prepared(stages: Stages, experiment: Experiment, args: argparse.Namespace) -
     argv = [experiment.source, "--source", data, "--output", str(folder), "--word-vectors", words]
     images = images or [data] * experiment.images_in_data
     argv += [part for path in images for part in ("--images", path)]
-    for name in ("missing", *experiment.flags):
+    for name in names:
         value = getattr(args, name)
         if value is not None:
             argv += [f"--{name.replace('_', '-')}", os.path.abspath(value) if isinstance(value, Path) else value]
@@ -168,29 +172,39 @@ def prepared(stages: Stages, experiment: Experiment, args: argparse.Namespace) -
     return ["--metadata", str(folder)]
 
 
+def _check_unused(names: Sequence[str], experiment: Experiment, args: argparse.Namespace) -> None:
+    """Raise a :class:`UserError` if a flag of prepare_data.py is given although its folder is made already."""
+    parser = ArgumentParser(add_help=False)
+    add_data_flags(parser, experiment)
+    for name in names:
+        if getattr(args, name) != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag}: --data {args.data} is a metadata folder, made already; leave {flag} out")
+
+
 def trained(
     stages: Stages, recipe: str, published: Published, data_flags: list[str], seed: int, for_train: list[str]
-) -> tuple[Path, dict[str, Path], argparse.Namespace]:
-    """Train and validate; return the run folder, validate.py's file of each checkpoint, and the flags of train.py.
+) -> Run:
+    """Train and validate.
 
     Raises:
         UserError: a flag of train.py is wrong, or the folder holds another run.
         StageFailedError: training or validating failed.
     """
-    run = stages.folder / "run"
-    argv = ["--recipe", recipe, *data_flags, "--path_output", str(run), "--seed", str(seed), *for_train]
+    folder = stages.folder / "run"
+    argv = ["--recipe", recipe, *data_flags, "--path_output", str(folder), "--seed", str(seed), *for_train]
     args = parse_with_recipe(train_parser(None), argv)
-    stages.run("train", "train.py", train.main, argv, run / CHECKPOINTS["last epoch"], once=["--resume"])
+    stages.run("train", "train.py", train.main, argv, folder / CHECKPOINTS["last epoch"], once=["--resume"])
     files = {}
     for name, checkpoint in CHECKPOINTS.items():
-        if not (run / checkpoint).exists():
+        if not (folder / checkpoint).exists():
             continue
         files[name] = stages.folder / ("validate.json" if name == "last epoch" else "validate-ema.json")
-        argv = ["--model-path", str(run / checkpoint), *data_flags, "--images", published.images]
+        argv = ["--model-path", str(folder / checkpoint), *data_flags, "--images", published.images]
         argv += ["--top_k", *map(str, published.ks), "--json", str(files[name])]
         argv += ["--device", args.device, "--workers", str(args.workers)]
         stages.run(f"validate, {name}", "validate.py", validate.main, argv, files[name])
-    return run, files, args
+    return Run(folder, files, args)
 
 
 def run_reproduction(name: str, description: str, argv: Sequence[str] | None = None) -> int:
@@ -201,18 +215,30 @@ def run_reproduction(name: str, description: str, argv: Sequence[str] | None = N
 def _reproduce(name: str, description: str, argv: Sequence[str]) -> int:
     experiment, published = EXPERIMENTS[name], read_published(name)
     own, for_train = split_arguments(argv)
+    parser = _reproduction_parser(experiment, description)
+    args = parser.parse_args(own)
+    parse_with_recipe(train_parser(None), ["--recipe", args.recipe, *for_train])  # before hours of preparing
+    output = Path(os.path.abspath(args.output))
+    data_flags = prepared(Stages(output), experiment, args)
+    runs = []
+    for seed in args.seed:
+        stages = Stages(output / f"seed_{seed}" if len(args.seed) > 1 else output)
+        runs.append(trained(stages, args.recipe, published, data_flags, seed, for_train))
+    print(write_results(output, results(published, experiment.recipe, runs)))
+    return 0
+
+
+def _reproduction_parser(experiment: Experiment, description: str) -> ArgumentParser:
     parser = ArgumentParser(
-        prog=f"reproduce/{name}.py", description=description, epilog="Flags of train.py go after --."
+        prog=f"reproduce/{experiment.name}.py", description=description, epilog="Flags of train.py go after --."
     )
     add_data_flags(parser, experiment)
-    args = parser.parse_args(own)
-    parse_with_recipe(train_parser(None), ["--recipe", name, *for_train])  # before hours of preparing
-    output = Path(os.path.abspath(args.output))
-    stages = Stages(output)
-    data_flags = prepared(stages, experiment, args)
-    run, files, train_args = trained(stages, name, published, data_flags, args.seed, for_train)
-    print(write_results(output, results(published, name, run, files, train_args)))
-    return 0
+    add = parser.add_argument
+    recipe_help = "recipe of the training runs, a name from recipes/ or a TOML file; the table lists what differs"
+    add("--recipe", type=file_name, default=experiment.recipe, metavar="NAME", help=recipe_help)
+    seed_help = "random seeds of the training runs; the table of several has means and standard deviations"
+    add("--seed", type=int, nargs="+", default=[0], metavar="N", help=seed_help)
+    return parser
 
 
 def run_stages(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:

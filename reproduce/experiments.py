@@ -10,13 +10,14 @@ class Experiment:
     """A table of a paper.
 
     Attributes:
-        name: of its entry in published.toml, its recipe and its script.
+        name: of its entry in published.toml and of its script.
         source: sub-command of prepare_data.py.
         data_help: content of the ``--data`` folder.
         flags: flags of that sub-command that the script has too.
         defaults: defaults of the script's flags, where they are not those of prepare_data.py.
         fixed: further arguments of that sub-command.
         images_in_data: whether the images lie below ``--data``, unless ``--images`` names another folder.
+        recipe_of: the experiment whose recipe it shares, if it has none of its own.
     """
 
     name: str
@@ -26,7 +27,15 @@ class Experiment:
     defaults: dict[str, str] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
     images_in_data: bool = False
+    recipe_of: str | None = None
 
+    @property
+    def recipe(self) -> str:
+        """Return the name of the recipe of the published setting."""
+        return self.recipe_of or self.name
+
+
+COCO_HELP = "folder of MS-COCO, or a part of it (annotations/, train2014/, val2014/)"
 
 EXPERIMENTS = {
     experiment.name: experiment
@@ -47,9 +56,18 @@ EXPERIMENTS = {
         Experiment(
             "coco_48_17",
             "coco",
-            "folder of MS-COCO (annotations/, train2014/, val2014/)",
+            COCO_HELP,
             flags=("year", "test_ids", "missing_pictures"),
             defaults={"year": "2014"},
+        ),
+        Experiment(
+            "coco_65_15",
+            "coco",
+            COCO_HELP,
+            flags=("year", "missing_pictures"),
+            defaults={"year": "2014"},
+            fixed=("--split", "65_15"),
+            recipe_of="coco_48_17",
         ),
         Experiment(
             "corel5k",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,56 +53,103 @@ class Published:
     generalized: dict[str, float]
 
     def metrics(self) -> dict[str, float]:
-        """Return key of validate.py -> percent."""
+        """Return key of validate.py -> percent, of what is published."""
         return {
             f"{setting}.{metric}": value
             for setting, values in (("zero_shot", self.zero_shot), ("generalized", self.generalized))
             for metric, value in values.items()
         }
 
+    def shown(self) -> list[str]:
+        """Return the keys of the metrics in a table: P/R/F1@K, mAP, and what else is published."""
+        usual = [*(f"{metric}@{k}" for k in self.ks for metric in ("P", "R", "F1")), "mAP"]
+        return [
+            f"{setting}.{metric}"
+            for setting, values in (("zero_shot", self.zero_shot), ("generalized", self.generalized))
+            for metric in dict.fromkeys([*usual, *values])
+        ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        folder: its folder.
+        files: checkpoint -> validate.py's file about it; the first one is compared with the reference.
+        args: its flags of train.py.
+    """
+
+    folder: Path
+    files: Mapping[str, Path]
+    args: argparse.Namespace
+
 
 def read_published(name: str) -> Published:
     """Read an entry of published.toml."""
     entry = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))[name]
-    return Published(**{"generalized": {}, **entry})
+    return Published(**{"zero_shot": {}, "generalized": {}, **entry})
 
 
-def results(
-    published: Published, recipe: str, run: Path, files: Mapping[str, Path], args: argparse.Namespace
-) -> dict[str, Any]:
+def results(published: Published, recipe: str, runs: Sequence[Run]) -> dict[str, Any]:
     """Collect the content of a table as plain values; percentages are not rounded.
 
     Args:
         published: the reference.
-        recipe: its name.
-        run: folder of the training run.
-        files: checkpoint -> validate.py's file about it; the first one is compared with the reference.
-        args: flags of train.py.
+        recipe: name of the recipe of the reference.
+        runs: they differ in their seed only; the table has their means.
     """
-    reports = {name: read_json(file) for name, file in files.items()}
-    metrics = {name: report["metrics"] for name, report in reports.items()}
-    first = next(iter(metrics.values()))
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    counts = {key: {"whole": whole, "found": first.get(key)} for key, whole in published.counts.items()}
+    reports = {name: [read_json(run.files[name]) for run in runs] for name in runs[0].files}
+    measured = {name: [report["metrics"] for report in own] for name, own in reports.items()}
+    first = next(iter(reports.values()))
+    metrics, args = first[0]["metrics"], runs[0].args
+    # a file of an earlier version has the protocol of the paper only
+    others = {
+        name: [report["other_protocols"][name] for report in first] for name in first[0].get("other_protocols", ())
+    }
+    logs = [_log(run) for run in runs]
+    reference = published.metrics()
     return {
         "title": published.title,
         "whose": published.whose,
         "source": published.source,
         "rows": [
-            {"key": key, "reference": value, "measured": {name: own.get(key) for name, own in metrics.items()}}
-            for key, value in published.metrics().items()
+            {
+                "key": key,
+                "reference": reference.get(key),
+                "measured": {name: _mean(key, own) for name, own in measured.items()},
+                "deviation": {name: _deviation(key, own) for name, own in measured.items()},
+                "best_possible": metrics.get(key.replace(".", ".ceiling.")),
+                "other_protocols": {name: _mean(key, own) for name, own in others.items()},
+            }
+            for key in published.shown()
+            if key in reference or key in metrics
         ],
         "protocol": {"images": published.images, "known": published.protocol.strip()},
-        "images": {setting: _images(setting, published, first) for setting in SETTINGS},
-        "counts": counts,
-        "checkpoint": {"rule": "last epoch", "epoch": log[-1]["epoch"], "num_epochs": args.num_epochs},
-        "recipe": recipe,
+        "images": {setting: _images(setting, published, metrics) for setting in SETTINGS},
+        "counts": {key: {"whole": whole, "found": metrics.get(key)} for key, whole in published.counts.items()},
+        "checkpoint": {"rule": "last epoch", "epoch": logs[0][-1]["epoch"], "num_epochs": args.num_epochs},
+        "recipe": args.recipe,
         "other_than_recipe": other_than_recipe(recipe, args),
-        "seed": args.seed,
-        "training_seconds": round(sum(entry["seconds"] for entry in log), 1),
-        "bad_images": len(next(iter(reports.values()))["bad_images"]),
-        "versions": next(iter(reports.values()))["versions"],
+        "seeds": [run.args.seed for run in runs],
+        "training_seconds": round(sum(entry["seconds"] for log in logs for entry in log), 1),
+        "bad_images": len(first[0]["bad_images"]),
+        "versions": first[0]["versions"],
     }
+
+
+def _log(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _mean(key: str, metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """Return the mean of a metric over the seeds, or None if the data set lacks it."""
+    return statistics.mean(own[key] for own in metrics) if key in metrics[0] else None
+
+
+def _deviation(key: str, metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """Return the standard deviation of a metric over the seeds (n - 1), or None if there is none."""
+    return statistics.stdev(own[key] for own in metrics) if key in metrics[0] and len(metrics) > 1 else None
 
 
 def _images(setting: str, published: Published, metrics: Mapping[str, float]) -> dict[str, float | None]:
@@ -149,27 +197,46 @@ def differences(found: Mapping[str, Any]) -> list[str]:
 
 def as_markdown(found: Mapping[str, Any]) -> str:
     """Format the table, with notes below it that qualify the comparison."""
-    names = list(found["rows"][0]["measured"])
-    recipe, checkpoint, reasons = found["recipe"], found["checkpoint"], differences(found)
+    names, others = (list(found["rows"][0][kind]) for kind in ("measured", "other_protocols"))
+    recipe, checkpoint, reasons, seeds = found["recipe"], found["checkpoint"], differences(found), found["seeds"]
     header = ["setting", "metric", found["whose"], *(f"measured, {name}" for name in names), "difference"]
-    rows = []
-    for row in found["rows"]:
-        setting, _, metric = row["key"].partition(".")
-        measured = [row["measured"][name] for name in names]
-        gap = "-" if measured[0] is None else f"{measured[0] - row['reference']:+.2f}"
-        rows.append([SETTINGS[setting], metric, f"{row['reference']:g}", *map(_percent, measured), gap])
+    header += ["best possible", *(f"{names[0]}, {name}" for name in others)]
     notes = [
         f"{found['whose'].capitalize()}: {found['source']}.",
         f"Protocol: {found['protocol']['images']}, micro P/R/F1@K. {' '.join(found['protocol']['known'].split())}",
         *(_images_line(SETTINGS[setting], of_setting) for setting, of_setting in found["images"].items()),
         f"Checkpoint: epoch {checkpoint['epoch']} of {checkpoint['num_epochs']}, the last one, not the best.",
-        f"Recipe: {recipe}, seed {found['seed']}; {found['training_seconds']:,.0f} s in its epochs. "
-        f"recipes/{recipe}.toml marks what is published and what was chosen.",
+        f"Recipe: {recipe}, {_seeds(seeds)}; {found['training_seconds']:,.0f} s in its epochs. "
+        f"The recipe's file marks what is published and what was chosen.",
         "No difference from the setting of the reference is known, except those that the recipe lists."
         if not reasons
         else "**Not the setting of the reference:** " + "; ".join(reasons) + ".",
     ]
-    return "\n".join([f"# {found['title']}", "", markdown_table(header, rows), "", *(f"- {note}" for note in notes)])
+    table = markdown_table(header, [_row(row) for row in found["rows"]])
+    return "\n".join([f"# {found['title']}", "", table, "", *(f"- {note}" for note in notes)])
+
+
+def _row(row: Mapping[str, Any]) -> list[str]:
+    """Format the cells of a metric."""
+    setting, _, metric = row["key"].partition(".")
+    reference, measured = row["reference"], row["measured"]
+    first = next(iter(measured.values()))
+    return [
+        SETTINGS[setting],
+        metric,
+        "-" if reference is None else f"{reference:g}",
+        *(_percent(value, row["deviation"][name]) for name, value in measured.items()),
+        "-" if first is None or reference is None else f"{first - reference:+.2f}",
+        _percent(row["best_possible"]),
+        *map(_percent, row["other_protocols"].values()),
+    ]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Name the seeds, and what ± means if there are several."""
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    return f"mean and standard deviation of the seeds {', '.join(map(str, seeds))}"
 
 
 def _images_line(setting: str, of_setting: Mapping[str, float | None]) -> str:
@@ -185,8 +252,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _percent(value: float | None, deviation: float | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if deviation is None else f"{value:.2f} ± {deviation:.2f}"
 
 
 def _count(value: float | None) -> str:

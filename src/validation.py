@@ -24,7 +24,7 @@ from src.evaluation import evaluate
 from src.exported.engines import Opened, open_model
 from src.metrics import format_report
 from src.models.sdl_model import check_image_size
-from src.options import Reading, Runtime
+from src.options import IMAGES, Reading, Runtime
 from src.text import printable
 from src.utils.digest import file_digest
 from src.utils.distributed import Processes, device_of, joined
@@ -115,6 +115,10 @@ def _validate(settings: ValidateSettings, outputs: Mapping[str, Output]) -> int:
         _save_fit(settings.model_path, settings.fit_thresholds, fitted, digest)
         content["calibration"] = {"protocol": {"images": protocol.images, "ECE": "all-images"}, **fitted.metrics}
     if settings.json is not None:
+        others = [replace(protocol, images=images) for images in IMAGES if images != protocol.images]
+        content["other_protocols"] = {
+            other.images: evaluate(embedded.outputs, split, truth, other, device=device) for other in others
+        }
         write_json(settings.json, content)
     return 1 if embedded.bad else 0
 

@@ -11,7 +11,7 @@ from src.config.recipes import effective_settings, parse_with_recipe, read_recip
 from src.config.train_flags import train_parser
 from src.errors import UserError
 
-NAMES = ("coco_48_17", "corel5k", "nus_wide", "open_images")
+NAMES = ("coco_48_17", "coco_small", "corel5k", "nus_wide", "open_images")
 
 
 def parse(*arguments: object) -> argparse.Namespace:
@@ -179,7 +179,7 @@ def test_paths_are_recorded_and_not_applied(tmp_path):
 
 def test_an_unknown_recipe_lists_the_names(tmp_path):
     assert message("--recipe", "coco") == (
-        "--recipe coco: no such recipe; choose from coco_48_17, corel5k, nus_wide, open_images, or give a .toml file"
+        f"--recipe coco: no such recipe; choose from {', '.join(NAMES)}, or give a .toml file"
     )
     assert message("--recipe", tmp_path / "x.toml") == (
         f"--recipe {tmp_path / 'x.toml'}: cannot be read: No such file or directory"

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 import train
-from reproduce import ablation_rows, coco_48_17, common, corel5k, nus_wide, open_images, tables
+from reproduce import ablation_rows, coco_48_17, coco_65_15, common, corel5k, nus_wide, open_images, tables
 from reproduce.common import Stages
+from reproduce.experiments import EXPERIMENTS
 from src.data.metadata import load_metadata
 from src.prepare.nus_wide import CONCEPTS_81
 from tests.coco_helpers import file_name_of, write_instances, write_word_vectors
@@ -104,6 +105,7 @@ def make_corel5k(folder: Path) -> list[object]:
 MAKERS = {
     "nus_wide": (nus_wide, make_nus_wide),
     "coco_48_17": (coco_48_17, make_coco),
+    "coco_65_15": (coco_65_15, make_coco),
     "open_images": (open_images, make_open_images),
     "corel5k": (corel5k, make_corel5k),
 }
@@ -133,9 +135,13 @@ def test_table_has_published_and_measured_numbers(whole):
     published = tables.read_published(whole.name)
     metrics = validated(whole.home)["metrics"]
     rows = {row["key"]: row for row in whole.found["rows"]}
-    assert {key: row["reference"] for key, row in rows.items()} == published.metrics()
+    assert {key: row["reference"] for key, row in rows.items() if row["reference"] is not None} == published.metrics()
+    assert {"zero_shot.mAP", "generalized.mAP", f"zero_shot.P@{published.ks[0]}"} <= set(rows)
+    others = validated(whole.home)["other_protocols"]["all-images"]
     for key, row in rows.items():
         assert row["measured"]["last epoch"] == metrics.get(key), key
+        assert row["other_protocols"] == {"all-images": others.get(key)}
+        assert row["best_possible"] == metrics.get(key.replace(".", ".ceiling.")), key
     for setting in ("zero_shot", "generalized"):
         images = whole.found["images"][setting]
         for name in ("num_images", "labels_per_image"):
@@ -146,7 +152,8 @@ def test_table_has_published_and_measured_numbers(whole):
     for key, row in rows.items():
         setting, _, metric = key.partition(".")
         measured = "-" if row["measured"]["last epoch"] is None else f"{row['measured']['last epoch']:.2f}"
-        assert f"| {tables.SETTINGS[setting]} | {metric} | {row['reference']:g} | {measured} |" in text
+        reference = "-" if row["reference"] is None else f"{row['reference']:g}"
+        assert f"| {tables.SETTINGS[setting]} | {metric} | {reference} | {measured} |" in text
     assert published.source in text
     assert "positive-only" in text
     assert "epoch 1 of 1, the last one" in text
@@ -194,7 +201,8 @@ def test_another_seed_needs_another_folder(whole):
 def test_split_of_each_data_set(whole):
     split = load_metadata(whole.home / "out" / "metadata").split
     assert (len(split.seen), len(split.unseen)) == {
-        "nus_wide": (925, 81), "coco_48_17": (48, 17), "open_images": (15, 22), "corel5k": (2, 4),
+        "nus_wide": (925, 81), "coco_48_17": (48, 17), "coco_65_15": (65, 15), "open_images": (15, 22),
+        "corel5k": (2, 4),
     }[whole.name]  # fmt: skip
 
 
@@ -218,6 +226,53 @@ def coco(tmp_path_factory):
     flags = make_coco(home / "source")
     succeeded(run(coco_48_17, *flags, "--output", home / "out", *FAST))
     return SimpleNamespace(home=home, flags=flags)
+
+
+def test_several_seeds_have_means_and_deviations(coco):
+    flags = [*coco.flags, "--output", coco.home / "seeds", "--seed", 0, 4, *FAST]
+    finished = succeeded(run(coco_48_17, *flags))
+    found = json.loads((coco.home / "seeds" / "results.json").read_text())
+    reports = [
+        json.loads((coco.home / folder / "validate.json").read_text()) for folder in ("seeds/seed_0", "seeds/seed_4")
+    ]
+    assert found["seeds"] == [0, 4]
+    alone = json.loads((coco.home / "out" / "validate.json").read_text())
+    assert reports[0]["metrics"] == pytest.approx(alone["metrics"], abs=1e-4)
+    for row in found["rows"]:
+        one, other = (report["metrics"][row["key"]] for report in reports)
+        assert row["measured"]["last epoch"] == pytest.approx((one + other) / 2)
+        assert row["deviation"]["last epoch"] == pytest.approx(abs(one - other) / 2**0.5)
+        one, other = (report["other_protocols"]["all-images"][row["key"]] for report in reports)
+        assert row["other_protocols"]["all-images"] == pytest.approx((one + other) / 2)
+    row = found["rows"][0]
+    assert f"| {row['measured']['last epoch']:.2f} ± {row['deviation']['last epoch']:.2f} |" in finished.stdout
+    assert "mean and standard deviation of the seeds 0, 4" in finished.stdout
+    again = succeeded(run(coco_48_17, *flags))
+    assert "train: python train.py" not in again.stdout
+
+
+def test_another_recipe_is_named_with_what_differs(coco, tmp_path):
+    flags = ("--data", coco.home / "out" / "metadata", "--images", coco.home / "source", "--output", tmp_path / "out")
+    finished = succeeded(run(coco_48_17, *flags, "--recipe", "coco_small", *FAST))
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["recipe"] == "coco_small"
+    assert found["other_than_recipe"]["freeze-backbone"] == [False, True]  # the recipe of the published setting
+    assert "Recipe: coco_small, seed 0" in finished.stdout
+    assert "--freeze-backbone True instead of False" in finished.stdout
+
+
+def test_images_with_unseen_objects_can_be_left_out_of_training(coco, tmp_path):
+    counts = {}
+    for choice, folder in (("keep", coco.home / "out"), ("drop", tmp_path / "out")):
+        if choice == "drop":
+            succeeded(run(coco_48_17, *coco.flags, "--train-with-unseen", "drop", "--output", folder, *FAST))
+        counts[choice] = len(json.loads((folder / "metadata" / "train.json").read_text())["images"])
+    assert 0 < counts["drop"] < counts["keep"]
+
+
+def test_flags_of_preparing_are_refused_for_a_prepared_folder(coco):
+    flags = ("--data", coco.home / "out" / "metadata", "--train-with-unseen", "drop", *FAST)
+    assert "--train-with-unseen: --data" in user_error(run(coco_48_17, *flags))
 
 
 def test_stopped_call_is_resumed(coco):
@@ -359,7 +414,7 @@ def test_every_entry_has_a_recipe_and_a_script():
     assert set(entries) == set(MAKERS)
     for name, entry in entries.items():
         assert len(entry["source"].split()) > 5
-        assert (common.ROOT / "recipes" / f"{name}.toml").exists()
+        assert (common.ROOT / "recipes" / f"{EXPERIMENTS[name].recipe}.toml").exists()
         assert (common.ROOT / "reproduce" / f"{name}.py").exists()
 
 

@@ -193,9 +193,11 @@ def test_all_images_counts_images_without_an_unseen_label(sample, last, tmp_path
     with_unseen = len({image for image, _ in positives})
     assert with_unseen < 16  # else the protocols could not differ
     some, every = (
-        metrics_of("--model-path", last, "--images", images, json_file=tmp_path / "r.json")
+        metrics_of("--model-path", last, "--images", images, json_file=tmp_path / f"{images}.json")
         for images in ("positive-only", "all-images")
     )
+    for images, other, metrics in (("positive-only", "all-images", every), ("all-images", "positive-only", some)):
+        assert json.loads((tmp_path / f"{images}.json").read_text())["other_protocols"] == {other: metrics}
     assert (some["zero_shot.num_images"], every["zero_shot.num_images"]) == (with_unseen, 16)
     assert some["zero_shot.num_positives"] == every["zero_shot.num_positives"] == len(positives)
     assert every["zero_shot.labels_per_image"] == pytest.approx(len(positives) / 16)
