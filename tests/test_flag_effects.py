@@ -57,6 +57,7 @@ TRAIN = {
     "batch-size": Effect("-b 6", "numbers"),
     "best-metric": Effect("--best-metric mAP", "output"),
     "channels-last": Effect("--channels-last", "layout"),
+    "class-words": Effect("--class-words 6", "status", base="--model-path {classifier}"),
     "clip-grad-norm": Effect("--clip-grad-norm 1e-3", "numbers"),
     "compile": Effect("--compile", "compiled"),
     "cutout": Effect("--cutout 0.5", "numbers"),

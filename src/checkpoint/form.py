@@ -27,6 +27,7 @@ class StoredConfig(msgspec.Struct, forbid_unknown_fields=True):
     wordvec_dim: Annotated[int, Meta(ge=1, le=1 << 16)]
     image_size: Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIZE)]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    num_class_words: Annotated[int, Meta(ge=0, le=1 << 16)] = 0
 
 
 class StoredSplit(msgspec.Struct, forbid_unknown_fields=True):

@@ -33,6 +33,7 @@ class ModelConfig:
         wordvec_dim: D.
         image_size: side of the square that images are squashed to, in pixels.
         interpolation: Pillow's resize filter, ``bilinear`` or ``bicubic``.
+        num_class_words: number of classes of the backbone's own classifier that the head knows as words.
     """
 
     model_name: str
@@ -40,6 +41,7 @@ class ModelConfig:
     wordvec_dim: int
     image_size: int
     interpolation: str = "bilinear"
+    num_class_words: int = 0
 
     def check(self, expected: ExpectedModel, path: str | Path) -> None:
         """Raise a :class:`UserError` if the model in ``path`` is not the expected one."""

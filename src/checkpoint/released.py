@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +99,24 @@ def build_model(config: ModelConfig, state: Mapping[str, Tensor], path: str | Pa
     Raises:
         UserError: they do not fit the configuration, or are not finite.
     """
-    name, sizes = config.model_name, (config.num_rows, config.wordvec_dim)
+    name = config.model_name
+    build = partial(
+        create_model,
+        name,
+        config.num_rows,
+        config.wordvec_dim,
+        num_class_words=config.num_class_words,
+        image_size=config.image_size,
+    )
     try:
         with torch.device("meta"):
-            empty = create_model(name, *sizes, image_size=config.image_size)
+            empty = build()
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"{path}: {name} cannot be built for images of {config.image_size} pixels ({first_line(error)})"
         ) from error
     load_strictly(empty, state, path)
-    model = create_model(name, *sizes, image_size=config.image_size)
+    model = build()
     load_strictly(model, state, path)
     return model
 

@@ -56,6 +56,7 @@ class ModelSettings:
     pretrain_backbone: int | None = None
     num_classes: int | None = None
     num_rows: int | None = None
+    class_words: float | None = None
     image_size: int | None = None
     freeze_backbone: bool = False
     feature_cache: Path | None = None

@@ -121,6 +121,11 @@ def _add_model_flags(parser: ArgumentParser) -> None:
     needing(add("--num-classes", type=positive_int, metavar="N", help=classes_help), excluded=_NO_FILE)
     rows_help = "number of principal vectors M (default: 2, or that of the SDL checkpoint in --model-path)"
     add("--num_rows", type=positive_int, metavar="M", help=rows_help)
+    words_help = (
+        "also score labels by the classes of the backbone file's own classifier, as words, with this weight (6, say); "
+        "the metadata folder needs their word vectors (prepare_data.py --extra-words). Not part of the paper"
+    )
+    needing(add("--class-words", type=positive_float, metavar="BETA", help=words_help), excluded=_NO_FILE)
     freeze_help = "train only the head, on features that are computed once, without augmentation"
     add("--freeze-backbone", action="store_true", help=freeze_help)
     cache_help = "folder where --freeze-backbone stores features (default: feature_cache in the metadata folder)"

@@ -2,7 +2,8 @@
 
 The score of a label is linear in the pooled features, s_c = <A[:, m], w_c> with A = W mean_xy F(x, y), so the class
 activation map h_c(x, y) = <W_m F(x, y), w_c> of the best principal vector m is exact: its mean over the image is the
-score.
+score. Class words add a part that is not linear. The map then follows the gradient g_c of the score, and what the
+gradient leaves of the score is spread evenly; the mean of the map is the score again.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from src.errors import UserError
 from src.exported.engines import Embedder
-from src.scoring import principal_vectors, score_labels
+from src.scoring import principal_vectors
 from src.tags import Explanation
 
 if TYPE_CHECKING:
     from src.models import SDLModel
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def explain(model: Embedder, image: Tensor, word_vectors: Tensor) -> Explanation:
     """Explain the scores of labels for an image.
 
@@ -35,16 +36,17 @@ def explain(model: Embedder, image: Tensor, word_vectors: Tensor) -> Explanation
     """
     model = _with_weights(model)
     features = feature_map(model, image.unsqueeze(0))[0]  # [F, h, w]
-    words = word_vectors.to(features)
-    embedding = model.embedding(features.mean(dim=(1, 2)).unsqueeze(0))  # [1, D*M]
-    winners = (principal_vectors(embedding, model.wordvec_dim)[0] @ words).argmax(dim=0)  # [M, K] -> [K]
-    head = model.embedding.weight.view(model.wordvec_dim, model.num_rows, -1)  # [D, M, F]
-    # h_c(x, y) = <W_m F(x, y), w_c> = <W_m^T w_c, F(x, y)>
-    directions = torch.einsum("dkf,dk->kf", head[:, winners], words)  # [K, F]
-    maps = torch.einsum("kf,fhw->khw", directions, features)
-    return Explanation(
-        score_labels(embedding, words)[0], winners, maps, torch.bincount(winners, minlength=model.num_rows)
-    )
+    with torch.inference_mode(False), torch.enable_grad():  # copies, as tensors of inference mode have no gradient
+        words = word_vectors.to(features).clone()
+        pooled = features.mean(dim=(1, 2)).clone().requires_grad_()  # [F]
+        vectors = principal_vectors(model.embedding(pooled.unsqueeze(0)), model.wordvec_dim)[0]  # [M, D]
+        scores, winners = (vectors @ words).max(dim=0)  # [K]: s_c, and the m that gives it
+        each = torch.eye(len(scores), device=scores.device)
+        (directions,) = torch.autograd.grad(scores, pooled, each, is_grads_batched=True)  # [K, F]: g_c
+    # h_c(x, y) = <g_c, F(x, y)> + s_c - <g_c, mean F>; the last two cancel for the paper's head, where g_c = W_m^T w_c
+    rest = scores.detach() - directions @ pooled.detach()
+    maps = torch.einsum("kf,fhw->khw", directions, features) + rest[:, None, None]
+    return Explanation(scores.detach(), winners, maps, torch.bincount(winners, minlength=model.num_rows))
 
 
 def feature_map(model: Embedder, images: Tensor) -> Tensor:

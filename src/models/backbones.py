@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from src.errors import UserError
@@ -17,7 +18,7 @@ from src.models.converters import (
     convert_released_tresnet,
     is_released_tresnet,
 )
-from src.models.layouts import find_weights
+from src.models.layouts import FoundWeights, find_weights
 from src.models.sdl_model import SDLModel
 from src.models.state_files import load_strictly, read_state_file
 
@@ -79,14 +80,11 @@ def load_backbone(
         UserError: the file cannot be read or does not fit, or holds no moving average.
     """
     expected = model.backbone.state_dict()
-    known = (expected, *RELEASED_KEYS, [_LITE_KEY])
-    found = find_weights(read_state_file(path), path, known, use_ema=use_ema)
+    found = _find_weights(model, path, use_ema=use_ema)
     state = found.state
-    timm_config: Any = model.backbone.pretrained_cfg
-    classifier = timm_config.get("classifier") or ()  # its name or names: head.fc, classifier, ...
-    prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    prefixes = _classifier_prefixes(model)
     if num_classes is not None:
-        _check_classifier(state, num_classes, ("_fc.", *prefixes), path)
+        _check_classifier(state, num_classes, prefixes, path)
     if is_released_tresnet(state):
         state = convert_released_tresnet(state)
     elif _LITE_KEY in state:
@@ -96,6 +94,37 @@ def load_backbone(
             raise UserError(f"{path} does not fit {model_name}: {error}") from error
     load_strictly(model.backbone, {key: tensor for key, tensor in state.items() if not key.startswith(prefixes)}, path)
     return found.note
+
+
+def read_classifier(model: SDLModel, path: str | Path, *, use_ema: bool = False) -> tuple[Tensor, Tensor]:
+    """Read the classification layer that :func:`load_backbone` leaves out.
+
+    Returns:
+        (weight [K, F], bias [K]) float32.
+
+    Raises:
+        UserError: the file cannot be read, or has no linear classifier on the backbone's F features.
+    """
+    state = _find_weights(model, path, use_ema=use_ema).state
+    for prefix in _classifier_prefixes(model):
+        weight, bias = state.get(f"{prefix}weight"), state.get(f"{prefix}bias")
+        if weight is not None and weight.ndim == 2 and weight.shape[1] == model.num_features:
+            bias = torch.zeros(len(weight)) if bias is None else bias
+            if bias.shape == weight.shape[:1] and weight.isfinite().all() and bias.isfinite().all():
+                return weight.float(), bias.float()
+    raise UserError(f"{path} has no linear classifier on {model.num_features} features")
+
+
+def _find_weights(model: SDLModel, path: str | Path, *, use_ema: bool) -> FoundWeights:
+    known = (model.backbone.state_dict(), *RELEASED_KEYS, [_LITE_KEY])
+    return find_weights(read_state_file(path), path, known, use_ema=use_ema)
+
+
+def _classifier_prefixes(model: SDLModel) -> tuple[str, ...]:
+    """Return how keys of a classification layer begin: that of the packages, and timm's (head.fc, classifier, ...)."""
+    config: Any = model.backbone.pretrained_cfg
+    names = config.get("classifier") or ()
+    return "_fc.", *(f"{name}." for name in ([names] if isinstance(names, str) else names))
 
 
 def _check_classifier(state: Mapping[str, Tensor], num_classes: int, prefixes: Sequence[str], path: str | Path) -> None:

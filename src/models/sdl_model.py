@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import UserError, first_line
+from src.models.class_words import PrincipalHead
 
 
 class SDLModel(nn.Module):
     """Map images [B, 3, H, W] in [0, 1] to principal embedding matrices, flattened to [B, D*M].
 
-    The backbone's pooled features pass through one linear layer without bias. The model applies the normalisation that
-    its backbone was trained with (none for TResNet, that of timm's configuration for others).
+    The backbone's pooled features pass through the head (:class:`src.models.class_words.PrincipalHead`). The model
+    applies the normalisation that its backbone was trained with (none for TResNet, that of timm's configuration for
+    others).
 
     Args:
         backbone: a module that maps images to pooled features [B, F].
@@ -23,6 +25,7 @@ class SDLModel(nn.Module):
         num_rows: M, the number of principal vectors.
         wordvec_dim: D, the length of a word vector.
         mean, std: normalisation of the backbone, one number per channel, in units of the [0, 1] image.
+        num_class_words: number of classes of the backbone's own classifier that the head knows as words.
     """
 
     mean: Tensor
@@ -36,13 +39,14 @@ class SDLModel(nn.Module):
         wordvec_dim: int,
         mean: tuple[float, ...] = (0.0, 0.0, 0.0),
         std: tuple[float, ...] = (1.0, 1.0, 1.0),
+        num_class_words: int = 0,
     ) -> None:
         super().__init__()
         self.num_rows = num_rows
         self.wordvec_dim = wordvec_dim
         self.num_features = num_features
         self.backbone = backbone
-        self.embedding = nn.Linear(num_features, wordvec_dim * num_rows, bias=False)
+        self.embedding = PrincipalHead(num_features, wordvec_dim, num_rows, num_class_words)
         # Not part of the state dict: they follow from the name of the backbone.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -78,6 +82,7 @@ def create_model(
     num_rows: int = 7,
     wordvec_dim: int = 300,
     *,
+    num_class_words: int = 0,
     image_size: int | None = None,
     pretrained: bool = False,
     grad_checkpointing: bool = False,
@@ -90,6 +95,7 @@ def create_model(
         model_name: ``tresnet_m`` (the paper's), ``tresnet_l``, ``tresnet_xl``, or the name of any timm model.
         num_rows: M, the number of principal vectors.
         wordvec_dim: D, the length of a word vector.
+        num_class_words: number of classes of the backbone's own classifier that the head knows as words.
         image_size: side of the square input in pixels, for backbones that are built for one size (vision transformers).
         pretrained: download timm's weights from its hub.
         grad_checkpointing: recompute activations in the backward pass: less memory, more time, equal loss and
@@ -124,7 +130,8 @@ def create_model(
         use_inplace_abn(backbone, model_name)
     num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     config = backbone.pretrained_cfg
-    return SDLModel(backbone, num_features, num_rows, wordvec_dim, mean=tuple(config["mean"]), std=tuple(config["std"]))
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    return SDLModel(backbone, num_features, num_rows, wordvec_dim, mean, std, num_class_words)
 
 
 def _is_known(model_name: str) -> bool:

@@ -14,10 +14,12 @@ from src.config.train import IMAGE_SIZE, ModelSettings
 from src.data.metadata import Metadata
 from src.errors import UserError
 from src.models import SDLModel, create_model
-from src.models.backbones import find_backbone_weights, load_backbone
+from src.models.backbones import find_backbone_weights, load_backbone, read_classifier
+from src.models.class_words import PrincipalHead
 from src.models.inplace_abn import use_inplace_abn
 from src.models.sdl_model import check_image_size, enable_grad_checkpointing
 from src.models.state_files import load_strictly, read_state_file
+from src.training.class_words import set_class_words
 from src.training.mixed_precision import use_sync_bn
 from src.utils.distributed import Processes
 
@@ -33,6 +35,8 @@ def build_model(
     model, config, info = initial_model(settings, metadata.split.wordvec_dim)
     if info is not None:
         check_same_space(info, metadata.split, metadata.folder)
+    if settings.class_words is not None:
+        model, config = _with_class_words(model, config, settings, metadata, is_new=info is None)
     check_image_size(model, config.image_size, "--image-size")
     if settings.grad_checkpointing:
         enable_grad_checkpointing(model.backbone, config.model_name)
@@ -84,6 +88,31 @@ def initial_model(settings: ModelSettings, wordvec_dim: int) -> tuple[SDLModel, 
     return model, config, None
 
 
+def _with_class_words(
+    model: SDLModel, config: ModelConfig, settings: ModelSettings, metadata: Metadata, *, is_new: bool
+) -> tuple[SDLModel, ModelConfig]:
+    """Put a new head with class words on a backbone.
+
+    Raises:
+        UserError: the head is not new, or the file has no classifier whose classes have names and vectors.
+    """
+    scale, path = settings.class_words, settings.model_path
+    assert scale is not None
+    if not is_new:
+        raise UserError(
+            f"--class-words {scale:g}: {path} has a head already, which keeps the class words that it has; leave the "
+            "flag out"
+        )
+    classifier = read_classifier(model, find_backbone_weights(config.model_name) if path == "auto" else path)
+    config = replace(config, num_class_words=len(classifier[0]))
+    head = PrincipalHead(model.num_features, config.wordvec_dim, config.num_rows, config.num_class_words)
+    head.weight = model.embedding.weight  # the random numbers of a run without class words
+    model.embedding = head
+    found, count = set_class_words(model, classifier, scale, metadata)
+    print(f"--class-words: {found:,} of the {count:,} classes of the backbone have a word vector", file=sys.stderr)
+    return model, config
+
+
 def _from_sdl_checkpoint(
     settings: ModelSettings, wordvec_dim: int
 ) -> tuple[SDLModel, ModelConfig, CheckpointInfo | None]:
@@ -98,7 +127,7 @@ def _from_sdl_checkpoint(
         config = replace(config, interpolation="bilinear")
     if not fresh_head:
         return source, config, info
-    config = replace(config, num_rows=rows or config.num_rows, wordvec_dim=wordvec_dim)
+    config = replace(config, num_rows=rows or config.num_rows, wordvec_dim=wordvec_dim, num_class_words=0)
     model = create_model(config.model_name, config.num_rows, wordvec_dim, image_size=config.image_size)
     load_strictly(model.backbone, source.backbone.state_dict(), path)  # made for one image size, it may not fit
     return model, config, None
