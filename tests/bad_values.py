@@ -60,7 +60,7 @@ PATHS = {  # flag -> what it must refuse besides names that no file has
     "train": FILE_IN, "val": FILE_IN, "unseen": FILE_IN, "seen": FILE_IN, "test-ids": FILE_IN, "tags": FILE_IN,
     "data": FOLDER_IN, "metadata": FOLDER_IN, "DATA": FOLDER_IN, "dataset-path": FOLDER_IN, "images": FOLDER_IN,
     "source": ["{missing}", "{empty}"], "pic-path": ["{missing}", "{empty}"], "word-vectors": ["{missing}", "{empty}"],
-    "FILE": ["{missing}", "{folder}"],
+    "FILE": ["{missing}", "{folder}"], "DIR": FOLDER_IN,
 }  # fmt: skip
 _ANY_TEXT = ("exclude", "tag-separator", "encoder-prompt", "tag-columns")  # patterns, separators, lists: not LONG
 
@@ -79,6 +79,7 @@ BASE = {
     "validate.py": ["--model-path", "{tagger}", "--metadata", "{sample}", "-j", "0"],
     "export.py": ["--model_path", "{tagger}", "--output", "{out}/m.onnx"],
     "prepare_data.py": ["--output", "{out}/m"],
+    "prepare_data.py combine": ["--output", "{out}/m", "{sample}", "{other}"],
     "python -m src.checkpoint average": ["--output", "{out}/a.ckpt", "{tagger}"],
     "python -m src.checkpoint inspect": ["{tagger}"],
     "python -m src.checkpoint verify": ["{tagger}"],
@@ -160,8 +161,9 @@ def rows() -> Iterator[Row]:
 
 def make_places(home: Path) -> dict[str, Path]:
     """Make the files that the table names, and an empty folder ``out``."""
-    places = {name: home / name for name in ("sample", "photos", "folder", "file", "empty", "missing", "out")}
+    places = {name: home / name for name in ("sample", "other", "photos", "folder", "file", "empty", "missing", "out")}
     prepare_sample(places["sample"], num_train=8, num_val=6)
+    prepare_sample(places["other"], num_train=2, num_val=1, seed=1)
     write_images(places["photos"], 2)
     for name in ("folder", "out"):
         places[name].mkdir()

@@ -41,6 +41,7 @@ BASE = {
     "table": "--source {table}/tags.csv --missing drop --word-vectors {vectors}",
     "sample": "--train-images 4 --val-images 3",
     "word-vectors": "--word-vectors {vectors}",
+    "combine": "{corel_metadata} {table_metadata}",
 }
 SHARED = {
     "alias": Effect("--alias sea=night", "content"),
@@ -130,6 +131,11 @@ TABLES = {
     "word-vectors": {
         "metadata": Effect("--metadata {corel_metadata}", "status"),
         "tags": Effect("--tags {coco_unseen} --output {out}/words.npy", "status"),
+    },
+    "combine": {
+        "same": Effect("--same jet=cat", "content"),
+        "unseen": Effect("--unseen none", "content"),
+        "word-vectors": Effect("--word-vectors {other_vectors}", "content"),
     },
 }
 CASES = [(source, flag) for source, table in TABLES.items() for flag in table] + [("table", flag) for flag in SHARED]
@@ -281,6 +287,11 @@ def _table_places(home: Path, vectors: Path) -> Places:
          str(vectors)]
     )  # fmt: skip
     places["table"] = write_tables(home / "table")
+    places["table_metadata"] = home / "table_metadata"
+    prepare_data.main(
+        ["table", "--source", str(home / "table" / "tags.csv"), "--output", str(home / "table_metadata"),
+         "--word-vectors", str(vectors)]
+    )  # fmt: skip
     places["table_images"] = write_tables(home / "table_images")
     places["table_unseen"] = write_lines(home / "table_unseen", "sea", "cat")
     return places

@@ -122,17 +122,18 @@ def _measure(
 
 
 def format_fit(fitted: FittedCalibration) -> str:
-    """Format the metrics as a table that names its protocol."""
+    """Format the metrics as a table that names its protocol; about stacking only where labels are unseen."""
     metrics, ks = fitted.metrics, fitted.protocol.ks
+    stacks = any("stacked" in name for name in metrics)
     columns = {
         "images": "num_images",
         **{f"top {k}": f"F1@{k}" for k in ks},
         "fitted thresholds": "F1@fitted",
-        **{f"stacked top {k}": f"stacked_F1@{k}" for k in ks},
+        **{f"stacked top {k}": f"stacked_F1@{k}" for k in ks if stacks},
     }
     rows = [["labels", *columns]]
     for side, name in (("seen", "seen"), ("unseen", "unseen"), ("generalized", "both")):
-        if f"{side}.F1@fitted" in metrics:
+        if f"{side}.F1@fitted" in metrics and (side != "generalized" or stacks):
             values = [metrics.get(f"{side}.{key}") for key in columns.values()]
             cells = ["-" if value is None else f"{value:.2f}" for value in values]
             rows.append([name, f"{metrics[f'{side}.num_images']:.0f}", *cells[1:]])
@@ -141,7 +142,8 @@ def format_fit(fitted: FittedCalibration) -> str:
         *align(rows),
         f"protocol: {fitted.protocol.images}; micro-F1 in percent",
         f"expected calibration error of the probabilities of all measured images, in points: {', '.join(errors)}",
-        f"stacking subtracts {fitted.calibration.seen_bias:.3f} from the scores of seen labels",
     ]
+    if stacks:
+        lines.append(f"stacking subtracts {fitted.calibration.seen_bias:.3f} from the scores of seen labels")
     fitting, rest = metrics["num_fitted_on"], metrics["num_measured_on"]
     return "\n  ".join([f"calibration fitted on {fitting:.0f} images, measured on the other {rest:.0f}", *lines])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from src.config.arguments import fraction, seed_number
 from src.config.settings import flag
@@ -21,12 +21,13 @@ class SourceSettings:
     Attributes:
         summary: line for the list of sources.
         reader: module of ``src.prepare`` whose ``collect(settings)`` reads the source.
-        needs_vectors: the flags name the word vectors; else they come with the source.
+        vectors: where word vectors come from: ``flags`` name them; the source brings its ``own``; or ``either``, where
+            the flags are optional.
     """
 
     summary: ClassVar[str]
     reader: ClassVar[str]
-    needs_vectors: ClassVar[bool] = True
+    vectors: ClassVar[Literal["flags", "own", "either"]] = "flags"
 
 
 def optional_path(metavar: str, meaning: str, exclusive: str | None = None) -> Any:
@@ -72,7 +73,7 @@ class CocoSettings(SourceSettings):
         "48_17", exclusive="split", choices=("48_17", "65_15"), help="seen and unseen labels among COCO's 80 classes"
     )
     unseen: Path | None = optional_path(
-        "FILE", "labels to hold out of training, one per line, instead of --split", exclusive="split"
+        "FILE", "labels to hold out of training, one per line, or none, instead of --split", exclusive="split"
     )
     seen: Path | None = optional_path("FILE", "seen labels, one per line; with --unseen, if not all others are seen")
     test_ids: Path | None = optional_path("FILE", "validate on these images only, one image id per line")
@@ -115,7 +116,7 @@ class NusWideSettings(SourceSettings):
         "<id>.jpg or <concept>_<id>_<secret>_m.jpg; if left out, names are recorded as the lists have them",
     )
     unseen: Path | None = optional_path(
-        "FILE", "labels to hold out of training, one per line; default: the 81 concepts"
+        "FILE", "labels to hold out of training, one per line, or none; default: the 81 concepts"
     )
     missing_pictures: str = missing_pictures_flag("--images")
 
@@ -150,7 +151,7 @@ class OpenImagesSettings(SourceSettings):
         help="for classes that nobody verified, take machine-generated labels of at least this confidence as present",
     )
     seen: Path | None = optional_path("FILE", "other seen classes, a MID or unique name per line")
-    unseen: Path | None = optional_path("FILE", "other unseen classes, a MID or unique name per line")
+    unseen: Path | None = optional_path("FILE", "other unseen classes, a MID or unique name per line, or none")
     missing_pictures: str = missing_pictures_flag("--images")
 
 
@@ -211,14 +212,14 @@ class VocSettings(SourceSettings):
         help="share of your own images for validation, where neither lists nor folders say which; default: 0.2",
     )
     unseen: Path | None = optional_path(
-        "FILE", "classes to hold out, one per line; required for the 20 classes of VOC", exclusive="unseen"
+        "FILE", "classes to hold out, one per line, or none; required for the 20 classes of VOC", exclusive="unseen"
     )
     unseen_fraction: float | None = flag(
         None,
         exclusive="unseen",
         type=fraction,
         metavar="SHARE",
-        help="share of your own classes to hold out of training; default: 0.2",
+        help="share of your own classes to hold out of training, 0 for none; default: 0.2",
     )
     seed: int | None = flag(
         None, type=seed_number, help="random seed of the chosen classes and images of your own; default: 0"
@@ -247,5 +248,5 @@ class Corel5kSettings(SourceSettings):
 
     source: Path = flag(type=Path, metavar="DIR", help="folder with words, training_label, test_label and images/")
     unseen: Path | None = optional_path(
-        "FILE", "labels to hold out of training, one per line; default: those among NUS-WIDE's 81 concepts"
+        "FILE", "labels to hold out of training, one per line, or none; default: those among NUS-WIDE's 81 concepts"
     )

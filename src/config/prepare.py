@@ -3,9 +3,10 @@
 # ruff: noqa: RUF009 -- flag() declares a dataclass field, as dataclasses.field() does
 from __future__ import annotations
 
+import argparse
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from src.config.arguments import ArgumentParser, file_name, non_negative_int
@@ -92,18 +93,34 @@ def prepare_parser() -> ArgumentParser:
         command = commands.add_parser(name, help=settings.summary, description=inspect.getdoc(settings))
         add_flags(command, settings)
         add_flags(command, OutputSettings)
-        if settings.needs_vectors:
+        if settings.vectors != "own":
             add_flags(command, VectorSettings)
     return parser
 
 
 def parse(argv: Sequence[str] | None) -> tuple[SourceSettings, VectorSettings | None, OutputSettings]:
-    """Parse the command line of prepare_data.py; sources that bring their own word vectors have no vector settings.
+    """Parse the command line of prepare_data.py; there are no vector settings where the source brings word vectors.
 
     Raises:
         UserError: a flag is missing or wrong.
     """
     args = prepare_parser().parse_args(argv)
     source = SOURCES[args.source_name]
-    vectors = settings_of(VectorSettings, args) if source.needs_vectors else None
+    vectors = settings_of(VectorSettings, args) if _names_vectors(source, args) else None
     return settings_of(source, args), vectors, settings_of(OutputSettings, args)
+
+
+def _names_vectors(source: type[SourceSettings], args: argparse.Namespace) -> bool:
+    """Return whether the flags say where word vectors come from; where they need not, and do not, no other is of use.
+
+    Raises:
+        UserError: a flag about word vectors has no effect.
+    """
+    if source.vectors != "either":
+        return source.vectors == "flags"
+    if args.word_vectors is not None or args.encoder is not None:
+        return True
+    for one in fields(VectorSettings):
+        if getattr(args, one.name) != one.default:
+            raise UserError(f"--{one.name.replace('_', '-')}: has no effect without --word-vectors or --encoder")
+    return False

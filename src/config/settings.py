@@ -18,6 +18,7 @@ def flag(
     exclusive: str | None = None,
     needs: Sequence[str] = (),
     excluded: Sequence[str] = (),
+    positional: bool = False,
     **options: Any,
 ) -> Any:
     """Declare a dataclass field that is a flag of the same name.
@@ -27,11 +28,19 @@ def flag(
         short: further spelling, such as ``-b``.
         exclusive: name of a group of flags that exclude each other.
         needs, excluded: see :func:`src.config.arguments.needing`.
+        positional: the values stand on the command line without a flag.
         options: keywords of ``ArgumentParser.add_argument``.
     """
     needed = (tuple(needs), tuple(excluded))
     return field(
-        default=default, metadata={"short": short, "exclusive": exclusive, "needed": needed, "options": options}
+        default=default,
+        metadata={
+            "short": short,
+            "exclusive": exclusive,
+            "needed": needed,
+            "positional": positional,
+            "options": options,
+        },
     )
 
 
@@ -47,6 +56,9 @@ def add_flags(
         if group is not None and group not in groups:
             groups[group] = parser.add_mutually_exclusive_group()
         options = dict(one.metadata["options"])
+        if one.metadata["positional"]:
+            parser.add_argument(one.name, **options)
+            continue
         options |= {"required": True} if one.default is MISSING else {"default": one.default}
         long = f"--{one.name.replace('_', separator)}"
         action = groups.get(group, parser).add_argument(*one.metadata["short"], long, **options)

@@ -91,10 +91,14 @@ class TableSettings(SourceSettings):
         help="column that says train, val, validation or test, instead of --val-fraction",
     )
     unseen_fraction: float = flag(
-        0.2, exclusive="unseen", type=fraction, metavar="SHARE", help="share of the tags to hold out of training"
+        0.2,
+        exclusive="unseen",
+        type=fraction,
+        metavar="SHARE",
+        help="share of the tags to hold out of training; 0 for none",
     )
     unseen: Path | None = optional_path(
-        "FILE", "tags to hold out of training, one per line, instead of --unseen-fraction", exclusive="unseen"
+        "FILE", "tags to hold out of training, one per line, or none, instead of --unseen-fraction", exclusive="unseen"
     )
     seed: int = flag(0, type=seed_number, help="random seed of the chosen tags and images")
     min_pictures: int = flag(1, type=positive_int, metavar="N", help="leave out tags of fewer than N images")
@@ -112,7 +116,7 @@ class SampleSettings(SourceSettings):
 
     summary = "drawn landscapes, no download"
     reader = "sample"
-    needs_vectors = False
+    vectors = "own"
 
     train_images: int = flag(200, type=positive_int, metavar="N", help="number of training images to draw")
     val_images: int = flag(100, type=positive_int, metavar="N", help="number of validation images to draw")
@@ -138,6 +142,43 @@ class WordVectorsSettings(SourceSettings):
             raise UserError("give --metadata DIR or --tags FILE: a metadata folder, or a list of tags")
 
 
+@dataclass(frozen=True, kw_only=True)
+class CombineSettings(SourceSettings):
+    """One data set from several metadata folders that prepare_data.py made, combinations included.
+
+    The labels are those of the first folder, then the new ones of the next, and so on. Labels that differ only in
+    case, blanks, - or _ are one label, and --same joins others. An image's label is unknown where its folder does not
+    have that label: give train.py --unknown ignore, as it takes unknown labels for absent otherwise.
+
+    Training images are put together, and validation images. An image file that several folders list is one image with
+    the labels of all: present where any says so, else absent where any says so, else unknown. An image that is for
+    validation in any folder is never a training image.
+
+    A label that is unseen in one folder is unseen here, and hidden in the training images of all, unless --unseen says
+    otherwise. The training images of a folder are never evidence about a label that was hidden there.
+
+    Image folders have to be recorded, as they are where images were given with --images or --source. The word vectors
+    are those of the folders if they agree; else name others with --word-vectors.
+    """
+
+    summary = "several metadata folders as one data set; labels that a folder lacks are unknown there"
+    reader = "combine"
+    vectors = "either"
+
+    folders: list[Path] = flag(
+        positional=True, type=Path, nargs="+", metavar="DIR", help="metadata folders that prepare_data.py made"
+    )
+    same: list[str] | None = flag(
+        None,
+        action="append",
+        metavar="OTHER=LABEL",
+        help="take the label OTHER of any folder as LABEL, such as cars=car; may be repeated",
+    )
+    unseen: Path | None = optional_path(
+        "FILE", "labels to hold out of training, one per line, or none; default: those unseen in any folder"
+    )
+
+
 SOURCES: dict[str, type[SourceSettings]] = {
     "coco": CocoSettings,
     "nus-wide": NusWideSettings,
@@ -147,4 +188,5 @@ SOURCES: dict[str, type[SourceSettings]] = {
     "table": TableSettings,
     "sample": SampleSettings,
     "word-vectors": WordVectorsSettings,
+    "combine": CombineSettings,
 }

@@ -60,6 +60,7 @@ class Metadata:
         val_unseen: the released code's separate list of zero-shot test images, or None.
         image_root: the image folder that prepare_data.py recorded, or None.
         extra_words: words beyond the labels, or None.
+        word_vector_source: origin of the vectors, for people; empty where it is not recorded.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class Metadata:
     val_unseen: Path | None = None
     image_root: Path | None = None
     extra_words: ExtraWords | None = None
+    word_vector_source: str = ""
 
 
 def detect_kind(folder: Path) -> str | None:
@@ -124,6 +126,7 @@ class _SplitFile(Struct):
     val: str | None = None
     images: str | None = None
     extra_words: _ExtraFiles | None = None
+    word_vector_source: str = ""
 
 
 def _load_own(folder: Path) -> Metadata:
@@ -167,6 +170,7 @@ def _load_once(folder: Path) -> Metadata:
         val=_named_file(folder, content.val),
         image_root=folder / content.images if content.images else None,
         extra_words=_load_extra(folder, content.extra_words, split),
+        word_vector_source=content.word_vector_source,
     )
 
 

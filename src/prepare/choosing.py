@@ -25,7 +25,7 @@ def unseen_by_clusters(labels: Sequence[str], vectors: Tensor, fraction: float, 
     Args:
         labels: C names, unique. Their order does not matter for the choice.
         vectors: [D, C], a column per label.
-        fraction: share of the labels; exactly ``round(fraction * C)`` are held out.
+        fraction: share of the labels; exactly ``round(fraction * C)`` are held out; 0 for none.
         seed: random seed of the clusters and of the draw.
 
     Returns:
@@ -34,6 +34,8 @@ def unseen_by_clusters(labels: Sequence[str], vectors: Tensor, fraction: float, 
     Raises:
         UserError: ``fraction`` leaves no label unseen or none seen, or scikit-learn is not installed.
     """
+    if fraction == 0:
+        return []
     count = len(labels)
     held = _part_of(count, fraction, "--unseen-fraction", "labels")
     k_means = import_extra("sklearn.cluster", "scikit-learn", f"--unseen-fraction {fraction}").KMeans

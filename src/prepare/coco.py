@@ -15,7 +15,15 @@ from src.prepare.coco_facts import SPLITS, TEST_LIST, compare_images, compare_la
 from src.prepare.coco_files import LabelFile, label_files, read_parts
 from src.prepare.coco_images import CocoImages, identity
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, ImageListing, differences, keep_apart, list_images, read_label_names
+from src.prepare.files import (
+    ImageFilter,
+    ImageListing,
+    differences,
+    keep_apart,
+    list_images,
+    read_label_names,
+    read_unseen,
+)
 from src.utils.files import read_lines
 
 
@@ -65,10 +73,10 @@ def _sides(settings: CocoSettings, labels: Sequence[str]) -> tuple[Sequence[str]
             apart = differences(COCO_CLASSES, labels, "COCO", "the label file")
             raise UserError(
                 f"--split {settings.split} is about COCO's 80 classes, which these are not ({apart}); "
-                "give the labels to hold out with --unseen FILE"
+                "give the labels to hold out with --unseen FILE, or --unseen none"
             )
         return SPLITS[settings.split]
-    unseen = read_label_names(settings.unseen, "--unseen", labels)
+    unseen = read_unseen(settings.unseen, labels)
     if settings.seen is None:
         return None, unseen
     seen = read_label_names(settings.seen, "--seen", labels)

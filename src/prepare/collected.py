@@ -9,6 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from src.data.labels import LabelledImages
+from src.data.metadata import ExtraWords
+from src.word_vectors.lookup import LabelVectors
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Collected:
         parts: ``train`` and ``val`` images with all their labels.
         image_root: the image folder, or None.
         seen, unseen: the labels of each side; a label may be on neither. ``seen`` of None: all that are not unseen.
+        own_vectors: used where no flag names word vectors: returns those that the source brings, and further words.
         choose_unseen: used where ``unseen`` is None: (labels, their vectors [D, C]) -> the unseen labels.
         texts: label -> text to look up instead of the label itself.
         notes: findings, repairs and omissions for the report, one line each.
@@ -34,6 +37,7 @@ class Collected:
     image_root: str | Path | None
     unseen: Sequence[str] | None = None
     seen: Sequence[str] | None = None
+    own_vectors: Callable[[], tuple[LabelVectors, ExtraWords | None]] | None = None
     choose_unseen: Callable[[Sequence[str], Tensor], Sequence[str]] | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -12,7 +12,7 @@ from src.config.data_sets import Corel5kSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.files import read_label_names
+from src.prepare.files import read_unseen
 from src.prepare.nus_wide import CONCEPTS_81
 from src.utils.files import read_lines
 
@@ -30,7 +30,7 @@ def collect(settings: Corel5kSettings) -> Collected:
     if settings.unseen is None:
         unseen = [word for word in words if word in CONCEPTS_81]
     else:
-        unseen = read_label_names(settings.unseen, "--unseen", words)
+        unseen = read_unseen(settings.unseen, words)
     parts, notes = {}, []
     for part, name in (("train", "training_label"), ("val", "test_label")):
         parts[part], repeated = _read_part(source, name, words)

@@ -47,6 +47,20 @@ def read_label_names(path: Path, flag: str, labels: Sequence[str]) -> list[str]:
     return names
 
 
+def holds_out_none(unseen: Path | None) -> bool:
+    """Return whether ``--unseen`` is the word ``none``; a file of that name has to be given with its folder."""
+    return unseen == Path("none")
+
+
+def read_unseen(path: Path, labels: Sequence[str]) -> list[str]:
+    """Read the labels that ``--unseen`` holds out: those that a file lists, or ``none``.
+
+    Raises:
+        UserError: as :func:`read_label_names`.
+    """
+    return [] if holds_out_none(path) else read_label_names(path, "--unseen", labels)
+
+
 def differences(one: Sequence[str], other: Sequence[str], name: str, other_name: str) -> str:
     """Describe the names that only one of two lists has."""
     only = ((name, set(one) - set(other), one), (other_name, set(other) - set(one), other))

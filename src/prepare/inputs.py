@@ -14,16 +14,19 @@ from src.data.metadata_folder import FILES
 from src.errors import UserError
 
 
-def named_inputs(settings: SourceSettings, vectors: VectorSettings) -> Iterator[tuple[str, Path]]:
+def named_inputs(settings: SourceSettings, vectors: VectorSettings | None) -> Iterator[tuple[str, Path]]:
     """Yield the flags of a run that name files or folders to read, with these."""
-    for part in (settings, vectors):
+    parts: list[SourceSettings | VectorSettings] = [settings] if vectors is None else [settings, vectors]
+    for part in parts:
         for field in fields(part):
             value = getattr(part, field.name)
-            if isinstance(value, Path) or (field.name == "word_vectors" and value is not None):
+            if isinstance(value, list):
+                yield from (("combine", path) for path in value if isinstance(path, Path))
+            elif isinstance(value, Path) or (field.name == "word_vectors" and value is not None):
                 yield f"--{field.name.replace('_', '-')}", Path(value)
 
 
-def refuse_replaced_inputs(settings: SourceSettings, vectors: VectorSettings, output: Path) -> None:
+def refuse_replaced_inputs(settings: SourceSettings, vectors: VectorSettings | None, output: Path) -> None:
     """Raise :class:`UserError` if the metadata folder would replace what it is made of.
 
     ``word-vectors --metadata DIR`` may write into that same folder: giving it other vectors is what it is for.
@@ -33,7 +36,7 @@ def refuse_replaced_inputs(settings: SourceSettings, vectors: VectorSettings, ou
     is_update = isinstance(settings, WordVectorsSettings) and Path(os.path.realpath(settings.metadata or "")) == folder
     for flag, path in named_inputs(settings, vectors):
         real = Path(os.path.realpath(path))
-        is_metadata = flag in ("--metadata", "--word-vectors") and real == folder and not is_update
+        is_metadata = flag in ("--metadata", "--word-vectors", "combine") and real == folder and not is_update
         if is_metadata or replaced.intersection((real, *real.parents)):
             raise UserError(
                 f"{flag} {path}: --output {output} would replace it while it is read; choose another output folder"

@@ -20,8 +20,8 @@ from src.prepare.files import (
     keep_apart,
     list_files,
     pick_files,
-    read_label_names,
     read_names,
+    read_unseen,
 )
 from src.prepare.image_names import searched
 from src.prepare.nus_wide_files import Integers, find_photos, read_flags, read_image_list
@@ -60,7 +60,7 @@ def collect(settings: NusWideSettings) -> Collected:
         _check_official(settings.source, tags, concepts)
         unseen = concepts
     else:
-        unseen = read_label_names(settings.unseen, "--unseen", labels)
+        unseen = read_unseen(settings.unseen, labels)
     notes = [f"{len({*tags} & {*concepts})} of the {len(concepts)} concepts are tags too: they have their ground truth"]
     parts: dict[str, LabelledImages] = {}
     for part in FILES_OF:

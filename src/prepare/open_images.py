@@ -17,7 +17,7 @@ from src.data.labels import LabelledImages, LabelMatrix
 from src.data.official import read_array_pickle
 from src.errors import UserError, name_some, raise_collected
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, images_below, list_files, pick_files, read_names
+from src.prepare.files import ImageFilter, holds_out_none, images_below, list_files, pick_files, read_names
 from src.prepare.image_names import ImageNames
 from src.prepare.open_images_files import Verdicts, read_verdicts
 from src.utils.files import read_lines
@@ -144,6 +144,8 @@ def _classes(settings: OpenImagesSettings, files: Mapping[str, Path]) -> tuple[C
             sides.append(_mids(read(files), name_of, f"--source {settings.source}, {side} classes"))
             compared = ", as published" if len(sides[-1]) == published else f"; published: {published:,}"
             notes.append(f"{len(sides[-1]):,} {side} classes{compared}")
+        elif side == "unseen" and holds_out_none(own):
+            sides.append([])
         else:
             sides.append(_mids(read_names(own, f"--{side}"), name_of, f"--{side} {own}"))
     seen, unseen = sides

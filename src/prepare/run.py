@@ -21,7 +21,6 @@ from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
 from src.prepare.inputs import named_inputs, refuse_replaced_inputs
-from src.prepare.sample import WORDS
 from src.prepare.word_vectors import OpenVectors, look_up, open_vectors, vector_notes, write_tag_vectors
 from src.text import printable
 from src.word_vectors.lookup import LabelVectors, frequent_words
@@ -32,7 +31,7 @@ def prepare(settings: SourceSettings, vectors: VectorSettings | None, output: Ou
 
     Args:
         settings: the source, and how to read it.
-        vectors: source of the word vectors; None for the sample, which brings its own.
+        vectors: source of the word vectors; None: the data source brings its own.
         output: the folder to make.
 
     Returns:
@@ -41,19 +40,22 @@ def prepare(settings: SourceSettings, vectors: VectorSettings | None, output: Ou
     Raises:
         UserError: something is missing, malformed or contradictory; nothing is written then.
     """
-    vectors = vectors or VectorSettings(word_vectors=str(WORDS))
     if isinstance(settings, WordVectorsSettings) and settings.tags is not None:
+        assert vectors is not None
         return write_tag_vectors(settings.tags, vectors, output, named_inputs(settings, vectors))
     refuse_replaced_inputs(settings, vectors, output.output)
     with open_output(output.output, output.overwrite) as folder:
-        opened = open_vectors(vectors)  # before the source is read, so that a misspelt path does not cost minutes
+        # Before the source is read, so that a misspelt path does not cost minutes.
+        opened = None if vectors is None else open_vectors(vectors)
         collected: Collected = import_module(f"src.prepare.{settings.reader}").collect(settings)
         content, report = content_of(collected, opened, output)
         write_into(folder, content, official=output.official)
     return report
 
 
-def content_of(collected: Collected, vectors: OpenVectors, output: OutputSettings) -> tuple[MetadataContent, list[str]]:
+def content_of(
+    collected: Collected, vectors: OpenVectors | None, output: OutputSettings
+) -> tuple[MetadataContent, list[str]]:
     """Return the content of the metadata folder, and the report, one line per finding.
 
     Unseen labels of training images are hidden: ``train.json`` does not have them.
@@ -64,7 +66,7 @@ def content_of(collected: Collected, vectors: OpenVectors, output: OutputSetting
     repeated = [label for label, count in Counter(collected.labels).items() if count > 1]
     if repeated:
         raise UserError(f"{collected.name}: repeated labels: {name_some(repeated)}")
-    found = look_up({label: collected.texts.get(label, label) for label in collected.labels}, vectors)
+    found, own_words = _vectors(collected, vectors)
     split = _split(collected, found)
     notes = vector_notes(found)
     columns = columns_of(split.labels, collected.labels, collected.name)
@@ -74,7 +76,9 @@ def content_of(collected: Collected, vectors: OpenVectors, output: OutputSetting
     if "train" in parts:
         parts["train"], train_notes = _hide_unseen(parts["train"], split, output.train_with_unseen == "keep")
         notes += train_notes
-    extra = frequent_words(vectors.source, vectors.settings.extra_words, split.labels)
+    extra = own_words
+    if vectors is not None:
+        extra = frequent_words(vectors.source, vectors.settings.extra_words, split.labels)
     report = [*_describe(split, parts, extra, found.source), *collected.notes, *notes]
     texts = {"report.txt": report, "missing_pictures.txt": collected.missing_pictures}
     files = {name: printable("".join(f"{line}\n" for line in lines)).encode() for name, lines in texts.items() if lines}
@@ -87,6 +91,14 @@ def content_of(collected: Collected, vectors: OpenVectors, output: OutputSetting
         files={**collected.files, **files},
     )
     return content, report
+
+
+def _vectors(collected: Collected, vectors: OpenVectors | None) -> tuple[LabelVectors, ExtraWords | None]:
+    """Return the vectors of the labels, from the flags or else the source's own, and the words that these bring."""
+    if vectors is not None:
+        return look_up({label: collected.texts.get(label, label) for label in collected.labels}, vectors), None
+    assert collected.own_vectors is not None
+    return collected.own_vectors()
 
 
 def _recorded_root(root: str | Path | None, output: Path) -> str | Path | None:

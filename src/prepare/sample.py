@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 from src.config.sources import SampleSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.prepare.collected import Collected
+from src.word_vectors.lookup import LabelVectors, label_vectors
+from src.word_vectors.source import open_word_vectors
 
 WORDS = Path(__file__).with_name("sample_words.txt")  # their vectors
 WIDTH, HEIGHT, HORIZON = 160, 120, 70
@@ -182,4 +184,9 @@ def collect(settings: SampleSettings) -> Collected:
             targets[row, [LABELS.index(label) for label in labels]] = 1
         names = tuple(f"{number:05d}.jpg" for number in ids)
         parts[part] = LabelledImages(tuple(ids), names, LabelMatrix.from_dense(targets))
-    return Collected("sample", LABELS, parts, image_root="images", unseen=UNSEEN, files=files)
+    return Collected("sample", LABELS, parts, image_root="images", unseen=UNSEEN, own_vectors=_vectors, files=files)
+
+
+def _vectors() -> tuple[LabelVectors, None]:
+    """Return the vectors of the labels, which ship with the code."""
+    return label_vectors(open_word_vectors(str(WORDS)), LABELS), None

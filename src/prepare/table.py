@@ -15,7 +15,7 @@ from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
 from src.prepare.choosing import stratified_validation, unseen_by_clusters
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, read_names
+from src.prepare.files import ImageFilter, holds_out_none, read_names
 from src.prepare.table_files import PART_OF_SPLIT, Table, read_folder, read_table
 from src.prepare.table_images import Located, locate
 from src.prepare.table_tags import Tagging, join_tags, same_tag_key, split_cells
@@ -65,7 +65,7 @@ def collect_table(table: Table, settings: TableSettings) -> Collected:
         *rare,
         *division,
     ]
-    unseen = None if settings.unseen is None else _named_unseen(settings.unseen, labels)
+    unseen = None if settings.unseen is None else named_unseen(settings.unseen, labels)
     if unseen is not None:
         notes.append(_unseen_note(unseen))
 
@@ -195,9 +195,15 @@ def _overview(table: Table, images: LabelledImages, labels: Sequence[str]) -> li
     return notes
 
 
-def _named_unseen(path: Path, labels: Sequence[str]) -> list[str]:
-    """Read the tags that a file names, in any spelling."""
+def named_unseen(path: Path, labels: Sequence[str]) -> list[str]:
+    """Read the tags that ``--unseen`` holds out, in any spelling, or ``none``.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or names no tag.
+    """
     label_of = {same_tag_key(label): label for label in labels}
+    if holds_out_none(path):
+        return []
     names = read_names(path, "--unseen")
     strangers = [name for name in names if same_tag_key(name) not in label_of]
     if strangers:
@@ -206,4 +212,4 @@ def _named_unseen(path: Path, labels: Sequence[str]) -> list[str]:
 
 
 def _unseen_note(unseen: Sequence[str]) -> str:
-    return f"unseen tags: {name_some(list(unseen), 40)}"
+    return f"unseen tags: {name_some(list(unseen), 40) if unseen else 'none'}"

@@ -13,7 +13,7 @@ from src.config.data_sets import VocSettings
 from src.data.labels import LabelledImages, LabelMatrix
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
-from src.prepare.files import ImageFilter, list_files, read_label_names
+from src.prepare.files import ImageFilter, list_files, read_unseen
 from src.prepare.voc_files import (
     ForeignClassError,
     ImageList,
@@ -86,9 +86,9 @@ def _collect_official(settings: VocSettings) -> Collected:
     if settings.unseen is None:
         raise UserError(
             "--unseen is needed: no division of VOC's classes is a standard for tagging; give a file with the classes "
-            f"to hold out, one per line, out of: {', '.join(CLASSES)}"
+            f"to hold out, one per line, or none, out of: {', '.join(CLASSES)}"
         )
-    unseen = read_label_names(settings.unseen, "--unseen", CLASSES)
+    unseen = read_unseen(settings.unseen, CLASSES)
     folders = folders_of_years(settings.source)
     years = sorted(folders if settings.year is None else set(settings.year))
     absent = [str(year) for year in years if year not in folders]

@@ -13,7 +13,8 @@ import numpy as np
 from src.config.prepare import OutputSettings, VectorSettings
 from src.config.sources import WordVectorsSettings
 from src.data.coco import read_coco_labels
-from src.data.metadata import load_metadata
+from src.data.labels import LabelledImages
+from src.data.metadata import Metadata, load_metadata
 from src.data.metadata_folder import is_hidden_part
 from src.errors import UserError, name_some, prefix_errors
 from src.prepare.collected import Collected
@@ -89,16 +90,8 @@ def collect(settings: WordVectorsSettings) -> Collected:
     """Read a metadata folder that prepare_data.py made; raise :class:`UserError` if it is of another form."""
     assert settings.metadata is not None
     with prefix_errors(f"--metadata {settings.metadata}"):
-        metadata = load_metadata(settings.metadata, kind="SDL")
-        split = metadata.split
-        files = {"train": metadata.train, "val": metadata.val}
-        parts = {part: read_coco_labels(path, split.labels) for part, path in files.items() if path is not None}
-    root = metadata.image_root
-    if root is not None and is_hidden_part(root):
-        raise UserError(
-            f"--metadata {settings.metadata}: a run of prepare_data.py that was killed left its images half-way; "
-            "run it again first"
-        )
+        metadata, parts = read_made_folder(settings.metadata)
+    split, root = metadata.split, metadata.image_root
     return Collected(
         split.name.removesuffix(f"_{len(split.seen)}_{len(split.unseen)}"),
         split.labels,
@@ -107,6 +100,22 @@ def collect(settings: WordVectorsSettings) -> Collected:
         seen=split.names(split.seen),
         unseen=split.names(split.unseen),
     )
+
+
+def read_made_folder(folder: Path) -> tuple[Metadata, dict[str, LabelledImages]]:
+    """Read a metadata folder and the label files in it.
+
+    Raises:
+        UserError: prepare_data.py did not make it, a file is missing or wrong, or its images were left half-way.
+    """
+    metadata = load_metadata(folder, kind="SDL")
+    files = {"train": metadata.train, "val": metadata.val}
+    parts = {part: read_coco_labels(path, metadata.split.labels) for part, path in files.items() if path is not None}
+    if metadata.image_root is not None and is_hidden_part(metadata.image_root):
+        raise UserError(
+            f"{folder}: a run of prepare_data.py that was killed left its images half-way; run it again first"
+        )
+    return metadata, parts
 
 
 def write_tag_vectors(

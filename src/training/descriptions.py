@@ -9,11 +9,14 @@ from src.checkpoint import CheckpointInfo, ModelConfig
 from src.data.metadata import Metadata
 from src.data.split import ZeroShotSplit
 from src.embedding import LoaderConfig
+from src.options import Unknown
 from src.training.model_selection import TrainValSplit
 from src.training.run_data import Data
 
 
-def describe_start(data: Data, train_val: TrainValSplit, config: ModelConfig, loader: LoaderConfig) -> str:
+def describe_start(
+    data: Data, train_val: TrainValSplit, config: ModelConfig, loader: LoaderConfig, unknown: Unknown
+) -> str:
     """Describe the data and the model of a run in a few lines."""
     split, training = data.metadata.split, data.training
     left_out = f" ({training.num_without_label} without a seen label left out)" if training.num_without_label else ""
@@ -22,6 +25,9 @@ def describe_start(data: Data, train_val: TrainValSplit, config: ModelConfig, lo
         f"{split.wordvec_dim}",
         f"{len(training.paths):,} training images{left_out}, {len(data.evaluation.paths):,} evaluation images",
     ]
+    if (num_unknown := training.targets.num_unknown()) > 0:
+        treated = "left out" if unknown == "ignore" else "taken as absent; --unknown ignore leaves them out"
+        lines.append(f"{num_unknown:,} labels of training images are unknown: {treated}")
     if len(train_val.val_rows):
         labels = len(train_val.val.split.unseen)
         pseudo_unseen = f" and {labels} labels are pseudo-unseen" if labels else ""

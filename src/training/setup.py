@@ -74,7 +74,7 @@ def build_components(
     loader = LoaderConfig(batch_size, workers, device, DTYPES[precision], processes, on_batch=stop.check)
     if processes.is_first:
         _check_folder(folder, settings, data, stored)
-        print(describe_start(data, train_val, config, loader))
+        print(describe_start(data, train_val, config, loader, settings.loss.unknown))
     source = _build_source(settings, data, model, config, train_val, loader)
     num_steps = steps_per_epoch(source.count, settings.run, processes)
     planned = planned_epochs(stored, settings.run.num_epochs)
