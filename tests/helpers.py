@@ -86,12 +86,14 @@ def live_norms(model: nn.Module) -> None:
             layer.running_var.uniform_(0.5, 1.5)
 
 
-def save_tiny(path: Path, model: SDLModel | None = None, *, name: str = TINY, **facts: object) -> SDLModel:
+def save_tiny(
+    path: Path, model: SDLModel | None = None, *, name: str = TINY, half: bool = False, **facts: object
+) -> SDLModel:
     """A checkpoint of a small model."""
     model = tiny_model(name) if model is None else model
     config = ModelConfig(name, model.num_rows, model.wordvec_dim, SIZE)
     facts.setdefault("split", make_toy_split(dim=model.wordvec_dim))
-    save_checkpoint(path, model, CheckpointInfo("sdl", config, **facts))
+    save_checkpoint(path, model, CheckpointInfo("sdl", config, **facts), half=half)
     return model
 
 

@@ -38,11 +38,12 @@ ODD_VALUES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture(scope="module", params=[False, True], ids=["full", "half"])
+def content(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("own") / "x.ckpt"
     save_tiny(
         path,
+        half=request.param,
         extra_words=("sea", "sun"),
         extra_vectors=torch.randn(4, 2, generator=torch.Generator().manual_seed(1)),
         calibration=CALIBRATION,

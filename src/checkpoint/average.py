@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from src.checkpoint.digest import save_with_digest, unchanged
+from src.checkpoint.further_words import read_words, same_vectors
 from src.checkpoint.info import package_versions
 from src.checkpoint.own import read_own
 from src.errors import UserError, name_some
@@ -115,9 +116,9 @@ def _check_same_task(ours: Mapping[str, Any], theirs: Mapping[str, Any], problem
     for what, same in (
         ("labels", one["labels"] == two["labels"]),
         ("seen and unseen labels", (one["seen"], one["unseen"]) == (two["seen"], two["unseen"])),
-        ("word vectors", _same_vectors(one["word_vectors"], two["word_vectors"])),
-        ("further words", ours["extra_words"] == theirs["extra_words"]),
-        ("vectors of further words", _same_vectors(ours["extra_vectors"], theirs["extra_vectors"])),
+        ("word vectors", same_vectors((one["word_vectors"], None), (two["word_vectors"], None))),
+        ("further words", read_words(ours["extra_words"]) == read_words(theirs["extra_words"])),
+        ("vectors of further words", same_vectors(_further_vectors(ours), _further_vectors(theirs))),
     ):
         if not same:
             raise UserError(f"{problem} {what}; average models of one task")
@@ -135,8 +136,5 @@ def _check_same_tensors(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
         raise UserError(f"{problem}: shapes or kinds differ for {name_some(unlike)}")
 
 
-def _same_vectors(a: Tensor | None, b: Tensor | None) -> bool:
-    """Compare vectors, at half precision if one of the files stores them so."""
-    if a is None or b is None:
-        return a is b
-    return torch.equal(a, b) if a.dtype == b.dtype else torch.equal(a.half(), b.half())
+def _further_vectors(content: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    return content["extra_vectors"], content.get("extra_scales")

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
+import torch
 from msgspec import Meta
 from torch import Tensor
 
+from src.checkpoint.further_words import check_form, count_words
 from src.utils.inert_values import Foreign
 
 MAX_IMAGE_SIZE = 4096  # pixels; the pixels of one image take 200 MB
@@ -52,11 +54,12 @@ class Stored(msgspec.Struct):
 
     config: StoredConfig
     split: StoredSplit
-    extra_words: list[str]
+    extra_words: str | list[str]
     extra_vectors: Any
     metrics: Any
     settings: Any
     versions: Any
+    extra_scales: Any = None
     calibration: Any = None
     space: Any = None
 
@@ -70,12 +73,16 @@ def stored_form(content: Mapping[str, Any]) -> Stored:
     named = {key: value for key, value in content.items() if key != "state_dict"}
     for key in ("config", "split", "extra_words"):  # msgspec would try a tensor as a sequence, with PyTorch's warnings
         named[key] = _without_tensors(named[key], kept="word_vectors")
+    if isinstance(content["extra_words"], Tensor):  # which would be a text by now
+        raise ValueError("its further words are a tensor")
     stored = msgspec.convert(named, Stored)
     _check_vectors(stored.split.word_vectors, len(stored.split.labels), "word vectors")
     if stored.extra_vectors is not None:
-        _check_vectors(stored.extra_vectors, len(stored.extra_words), "vectors of further words")
+        words = count_words(stored.extra_words)
+        _check_vectors(stored.extra_vectors, words, "vectors of further words", (torch.int8,))
         if not stored.extra_vectors.isfinite().all():
             raise ValueError("its vectors of further words are NaN or infinite")
+    check_form(stored.extra_words, stored.extra_vectors, stored.extra_scales)
     return stored
 
 
@@ -95,8 +102,9 @@ def storable(content: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _check_vectors(vectors: Any, count: int, what: str) -> None:
-    if not (isinstance(vectors, Tensor) and vectors.is_floating_point() and vectors.ndim == 2):
+def _check_vectors(vectors: Any, count: int, what: str, integers: tuple[torch.dtype, ...] = ()) -> None:
+    is_matrix = isinstance(vectors, Tensor) and vectors.ndim == 2
+    if not (is_matrix and (vectors.is_floating_point() or vectors.dtype in integers)):
         raise ValueError(f"its {what} are no matrix of numbers")
     if vectors.shape[1] != count:
         raise ValueError(f"its {what} are {vectors.shape[1]} for {count} words")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from src.calibration.thresholds import Calibration
 from src.checkpoint.form import numbers_of, plain_of, stored_form, stored_space
+from src.checkpoint.further_words import read_vectors, read_words, stored_further_words
 from src.data.split import ZeroShotSplit, make_split
 from src.errors import UserError, first_line, name_some
 from src.options import ExpectedModel
@@ -64,7 +65,7 @@ class CheckpointInfo:
         split: labels, seen, unseen and word vectors; None for the released code's files (``bare`` has no labels,
             ``release`` no word vectors).
         labels: label names in column order; empty for ``bare``.
-        extra_words: further words, most frequent first.
+        extra_words: further words; those of a list first, each part with the most frequent first.
         extra_vectors: their vectors [D, V] float32, or None.
         calibration: thresholds and probabilities fitted on labelled images, or None.
         space: fingerprint of the word-vector space, or None without word vectors.
@@ -92,17 +93,21 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__), "timm": timm}
 
 
-def info_to_dict(info: CheckpointInfo, *, half: bool = False) -> dict[str, Any]:
+def info_to_dict(
+    info: CheckpointInfo, *, dtype: torch.dtype = torch.float32, further: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """Convert to tensors and builtin containers; :func:`info_of_dict` reads them back.
 
     Args:
-        info: ``info.split`` is required; ``kind``, ``versions`` and ``space`` are filled in.
-        half: store word vectors in half precision.
+        info: ``info.split`` is required; ``kind``, ``versions`` and a missing ``space`` are filled in.
+        dtype: type of the labels' word vectors.
+        further: type of the vectors of further words; ``torch.int8`` for :mod:`src.checkpoint.further_words`' form.
     """
     if info.split is None:
         raise ValueError("a checkpoint needs a split: labels without word vectors cannot be scored")
-    split, extra = info.split, info.extra_vectors
-    dtype = torch.float16 if half else torch.float32
+    split, words, vectors = info.split, info.extra_words, info.extra_vectors
+    # Rounding changes signs, by which spaces are told apart: what was read is kept
+    space = info.space or _space_of(split, words, vectors)
     return {
         "format": FORMAT,
         "config": asdict(info.config),
@@ -113,10 +118,9 @@ def info_to_dict(info: CheckpointInfo, *, half: bool = False) -> dict[str, Any]:
             "unseen": list(split.unseen),
             "word_vectors": split.word_vectors.cpu().to(dtype).contiguous(),
         },
-        "extra_words": list(info.extra_words),
-        "extra_vectors": None if extra is None else extra.cpu().to(dtype).contiguous(),
+        **stored_further_words(words, vectors, further),
         "calibration": None if info.calibration is None else info.calibration.to_dict(),
-        "space": asdict(_space_of(split, info.extra_words, extra)),
+        "space": asdict(space),
         "metrics": dict(info.metrics),
         "settings": dict(info.settings),
         "versions": package_versions(),
@@ -137,7 +141,8 @@ def info_of_dict(content: Mapping[str, Any], source: str) -> CheckpointInfo:
     config = ModelConfig(**msgspec.structs.asdict(stored.config))
     vectors = stored.split.word_vectors.float()
     split = make_split(**{**msgspec.structs.asdict(stored.split), "word_vectors": vectors}, source=source)
-    extra = None if stored.extra_vectors is None else stored.extra_vectors.float()
+    words = read_words(stored.extra_words)
+    extra = None if stored.extra_vectors is None else read_vectors(stored.extra_vectors, stored.extra_scales)
     lengths = {split.wordvec_dim, *(() if extra is None else extra.shape[:1])}
     if lengths != {config.wordvec_dim}:
         raise UserError(f"{source}: its word vectors have lengths {lengths}, its model has D = {config.wordvec_dim}")
@@ -153,10 +158,10 @@ def info_of_dict(content: Mapping[str, Any], source: str) -> CheckpointInfo:
         config=config,
         split=split,
         labels=split.labels,
-        extra_words=tuple(stored.extra_words),
+        extra_words=words,
         extra_vectors=extra,
         calibration=calibration,
-        space=_space_of(split, stored.extra_words, extra) if space is None else Space(space.dim, space.probes),
+        space=_space_of(split, words, extra) if space is None else Space(space.dim, space.probes),
         metrics=numbers_of(stored.metrics),
         settings=plain_of(stored.settings),
         versions=plain_of(stored.versions),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from src.calibration.thresholds import Calibration
@@ -34,8 +35,9 @@ def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, 
         path: the file.
         model: the model; InPlaceABN scales are stored as those of plain batch normalisation.
         info: the rest; ``info.split`` is required; ``kind``, ``versions`` and ``space`` are filled in.
-        half: store weight matrices and word vectors in half precision. Scales, biases and batch statistics stay
-            float32: a running variance can exceed the range of half precision.
+        half: store weight matrices and the labels' word vectors in half precision, and vectors of further words in 8
+            bits. Scales, biases and batch statistics stay float32: a running variance can exceed the range of half
+            precision.
 
     Raises:
         UserError: the file cannot be written.
@@ -45,7 +47,7 @@ def save_checkpoint(path: str | Path, model: SDLModel, info: CheckpointInfo, *, 
         tensor = tensor.detach().cpu().contiguous()
         return tensor.half() if half and tensor.is_floating_point() and tensor.ndim >= 2 else tensor
 
-    content = info_to_dict(info, half=half)
+    content = info_to_dict(info, dtype=torch.float16, further=torch.int8) if half else info_to_dict(info)
     content["state_dict"] = {key: shrink(tensor) for key, tensor in plain_state_dict(model).items()}
     save_with_digest(path, content)
 

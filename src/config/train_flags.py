@@ -251,4 +251,8 @@ def _add_output_flags(parser: ArgumentParser) -> None:
     )
     add("--max_bad_images", type=non_negative_int, metavar="N", help=bad_help)
     add("--tensorboard", action="store_true", help="write TensorBoard events; needs the tensorboard package")
-    add("--half-weights", action="store_true", help="store weight matrices of checkpoints in half precision")
+    add(
+        "--half-weights",
+        action="store_true",
+        help="store weight matrices of checkpoints in half precision, and vectors of further words in 8 bits",
+    )

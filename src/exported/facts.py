@@ -19,8 +19,10 @@ from typing import Annotated, Literal
 import msgspec
 import torch
 from msgspec import Meta
+from torch import Tensor
 
 from src.checkpoint.form import MAX_IMAGE_SIZE
+from src.checkpoint.further_words import is_exact
 from src.checkpoint.info import CheckpointInfo, info_of_dict, info_to_dict, package_versions
 from src.errors import UserError, first_line
 from src.models.torch_files import read_torch_file
@@ -130,10 +132,14 @@ def of_metadata(metadata: Mapping[str, str], source: str | Path) -> tuple[Checkp
 
 
 def _packed(info: CheckpointInfo) -> str:
-    """Encode everything as base64; word vectors in half precision if that is exact, as for ``--half-weights``."""
+    """Encode everything as base64; word vectors in the smallest type that is exact, that of ``--half-weights``."""
     assert info.split is not None
-    vectors = [info.split.word_vectors] + ([] if info.extra_vectors is None else [info.extra_vectors])
-    is_exact = all(torch.equal(array.half().float(), array.float()) for array in vectors)
+    dtype = _smallest(info.split.word_vectors, torch.float16)
+    further = torch.float32 if info.extra_vectors is None else _smallest(info.extra_vectors, torch.int8, torch.float16)
     stream = io.BytesIO()
-    torch.save(info_to_dict(info, half=is_exact), stream)
+    torch.save(info_to_dict(info, dtype=dtype, further=further), stream)
     return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _smallest(vectors: Tensor, *dtypes: torch.dtype) -> torch.dtype:
+    return next((dtype for dtype in dtypes if is_exact(vectors.float(), dtype)), torch.float32)

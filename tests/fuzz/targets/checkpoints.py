@@ -25,20 +25,20 @@ def _torch(tree: object) -> bytes:
 
 
 @cache
-def _checkpoint() -> bytes:
+def _checkpoint(half: bool = False) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.ckpt"
-        save_tiny(path)
+        save_tiny(path, half=half, extra_words=("sea", "sun"), extra_vectors=torch.eye(4, 2))
         return path.read_bytes()
 
 
 def targets() -> tuple[Target, ...]:
     """Return the readers of checkpoints."""
-    content = torch.load(io.BytesIO(_checkpoint()), weights_only=True)
+    content, compact = (torch.load(io.BytesIO(_checkpoint(half)), weights_only=True) for half in (False, True))
     side = {name: value for name, value in content.items() if name != "state_dict"}
     weights = {"state_dict": {"conv.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}, "epoch": 3, "arch": "resnet"}
     return (
-        Target("checkpoint", "m.ckpt", (content,), load_checkpoint, _torch),
+        Target("checkpoint", "m.ckpt", (content, compact), load_checkpoint, _torch),
         Target("checkpoint-bytes", "m.ckpt", (_torch(weights), _torch(side)), read_state_file),
         Target("checkpoint-inspect", "m.ckpt", (side | weights,), inspect_file, _torch),
         Target("safetensors", "m.safetensors", (safetensors.torch.save(weights["state_dict"]),), read_state_file),
