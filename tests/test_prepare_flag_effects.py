@@ -51,6 +51,8 @@ SHARED = {
         "--encoder-prompt {prompt}", "content", "--encoder sentence-transformers:model", "--word-vectors {vectors}"
     ),
     "extra-words": Effect("--extra-words 2", "content"),
+    "extra-words-file": Effect("--extra-words-file {words}", "content"),
+    "extra-words-limit": Effect("--extra-words-limit 1", "content", base="--extra-words-file {words}"),
     "forms": Effect("--forms strict", "content", base="--source {table}/plural.csv"),
     "missing": Effect("--missing error", "status", base="--source {table}/plural.csv --forms strict"),
     "official": Effect("--official", "files"),
@@ -308,6 +310,7 @@ def places(tmp_path_factory) -> Places:
         "vectors": vectors,
         "other_vectors": write_vectors(home / "other_vectors.txt", seed=1),
         "aliases": write_lines(home / "aliases", "sea=night"),
+        "words": write_lines(home / "words", "city", "jet", "mountain sky"),
         **_coco_places(home),
         **_nus_wide_places(home),
         **_open_images_places(home),

@@ -24,7 +24,8 @@ from src.data.split import make_split
 from src.errors import UserError
 from src.word_vectors import streams, unpacking
 from src.word_vectors.fasttext_bin import bucket_hash, character_ngrams
-from src.word_vectors.lookup import LabelVectors, frequent_words, label_vectors
+from src.word_vectors.further import frequent_words
+from src.word_vectors.lookup import LabelVectors, label_vectors
 from src.word_vectors.source import open_word_vectors
 from src.word_vectors.word2vec import is_word2vec_binary
 from tests.helpers import write_folder

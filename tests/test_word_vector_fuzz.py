@@ -16,7 +16,8 @@ import torch
 
 from src.data.official import read_coco_split, read_nus_wide_split
 from src.errors import UserError
-from src.word_vectors.lookup import frequent_words, label_vectors
+from src.word_vectors.further import frequent_words
+from src.word_vectors.lookup import label_vectors
 from src.word_vectors.source import open_word_vectors
 from src.word_vectors.space import check_space, space_of
 from tests.test_word_vector_files import MATRIX, TEXT, WINK, WORDS, binary_rows, hand_made_model, npy, zipped

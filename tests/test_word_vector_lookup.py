@@ -14,7 +14,8 @@ from src.word_vectors.arrays import ArrayVectors
 from src.word_vectors.encoders import TextEncoder
 from src.word_vectors.finding import nearest_spellings
 from src.word_vectors.forms import other_number
-from src.word_vectors.lookup import frequent_words, label_vectors, missing_message, read_aliases
+from src.word_vectors.further import frequent_words
+from src.word_vectors.lookup import label_vectors, missing_message, read_aliases
 from src.word_vectors.source import open_word_vectors
 
 

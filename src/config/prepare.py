@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from src.config.arguments import ArgumentParser, file_name, non_negative_int
+from src.config.arguments import ArgumentParser, file_name, non_negative_int, positive_int
 from src.config.data_sets import SourceSettings
 from src.config.settings import add_flags, flag, settings_of
 from src.config.sources import SOURCES
@@ -73,6 +73,22 @@ class VectorSettings:
         type=non_negative_int,
         metavar="N",
         help="also store the N most frequent words of the word vectors, for tagging with words that are not labels",
+    )
+    extra_words_file: Path | None = flag(
+        None,
+        excluded=["--encoder"],
+        type=Path,
+        metavar="FILE",
+        help="also store the words of this list that have vectors, before those of --extra-words: a word, or a tag of "
+        "several words, per line; or index.noun of WordNet (names of persons and places are left out if data.noun is "
+        "beside it)",
+    )
+    extra_words_limit: int | None = flag(
+        None,
+        needs=["--extra-words-file"],
+        type=positive_int,
+        metavar="N",
+        help="store at most N words for --extra-words-file, the most frequent ones",
     )
 
     def __post_init__(self) -> None:

@@ -21,9 +21,9 @@ from src.data.split import ZeroShotSplit, columns_of, make_split
 from src.errors import UserError, name_some
 from src.prepare.collected import Collected
 from src.prepare.inputs import named_inputs, refuse_replaced_inputs
-from src.prepare.word_vectors import OpenVectors, look_up, open_vectors, vector_notes, write_tag_vectors
+from src.prepare.word_vectors import OpenVectors, further_words, look_up, open_vectors, vector_notes, write_tag_vectors
 from src.text import printable
-from src.word_vectors.lookup import LabelVectors, frequent_words
+from src.word_vectors.lookup import LabelVectors
 
 
 def prepare(settings: SourceSettings, vectors: VectorSettings | None, output: OutputSettings) -> list[str]:
@@ -76,10 +76,8 @@ def content_of(
     if "train" in parts:
         parts["train"], train_notes = _hide_unseen(parts["train"], split, output.train_with_unseen == "keep")
         notes += train_notes
-    extra = own_words
-    if vectors is not None:
-        extra = frequent_words(vectors.source, vectors.settings.extra_words, split.labels)
-    report = [*_describe(split, parts, extra, found.source), *collected.notes, *notes]
+    extra, extra_notes = (own_words, []) if vectors is None else further_words(vectors, split.labels)
+    report = [*_describe(split, parts, extra, found.source), *collected.notes, *notes, *extra_notes]
     texts = {"report.txt": report, "missing_pictures.txt": collected.missing_pictures}
     files = {name: printable("".join(f"{line}\n" for line in lines)).encode() for name, lines in texts.items() if lines}
     content = MetadataContent(

@@ -14,17 +14,19 @@ from src.config.prepare import OutputSettings, VectorSettings
 from src.config.sources import WordVectorsSettings
 from src.data.coco import read_coco_labels
 from src.data.labels import LabelledImages
-from src.data.metadata import Metadata, load_metadata
+from src.data.metadata import ExtraWords, Metadata, load_metadata
 from src.data.metadata_folder import is_hidden_part
 from src.errors import UserError, name_some, prefix_errors
 from src.prepare.collected import Collected
 from src.prepare.files import read_names
+from src.prepare.word_list import WordList, read_word_list
 from src.utils.digest import is_side_file, side_file, side_line, written_digest
 from src.utils.files import atomic_write
 from src.utils.outputs import Output, check_outputs
 from src.utils.temporary import turn_to_write
 from src.word_vectors.base import WordSource
 from src.word_vectors.encoders import open_encoder
+from src.word_vectors.further import frequent_words, joined_words, listed_words
 from src.word_vectors.lookup import LabelVectors, label_vectors, missing_message, read_aliases
 from src.word_vectors.source import open_word_vectors
 
@@ -37,23 +39,26 @@ class OpenVectors:
         source: the words.
         alias: label -> text to look up instead.
         settings: how labels are looked up.
+        further: the list of words to store beyond the labels, or None.
     """
 
     source: WordSource
     alias: Mapping[str, str]
     settings: VectorSettings
+    further: WordList | None = None
 
 
 def open_vectors(settings: VectorSettings) -> OpenVectors:
-    """Open the word vectors or the encoder.
+    """Open the word vectors or the encoder, and read the list of further words.
 
     Raises:
-        UserError: the vectors cannot be opened, or an alias is malformed.
+        UserError: the vectors cannot be opened, an alias is malformed, or the list cannot be read or holds no words.
     """
+    further = None if settings.extra_words_file is None else read_word_list(settings.extra_words_file)
     alias = read_aliases(settings.alias or [], settings.alias_file)
     if settings.encoder is None:
-        return OpenVectors(open_word_vectors(str(settings.word_vectors)), alias, settings)
-    return OpenVectors(open_encoder(settings.encoder, prompt=settings.encoder_prompt), alias, settings)
+        return OpenVectors(open_word_vectors(str(settings.word_vectors)), alias, settings, further)
+    return OpenVectors(open_encoder(settings.encoder, prompt=settings.encoder_prompt), alias, settings, further)
 
 
 def look_up(texts: Mapping[str, str], vectors: OpenVectors) -> LabelVectors:
@@ -67,6 +72,27 @@ def look_up(texts: Mapping[str, str], vectors: OpenVectors) -> LabelVectors:
     if found.missing and (settings.missing == "error" or not found.labels):
         raise UserError(missing_message(found))
     return found
+
+
+def further_words(vectors: OpenVectors, labels: Iterable[str]) -> tuple[ExtraWords | None, list[str]]:
+    """Return the words to store beyond the labels: those of the list, then the most frequent ones; and notes.
+
+    Raises:
+        UserError: the source has no list of words.
+    """
+    settings, taken = vectors.settings, set(labels)
+    parts: list[ExtraWords] = []
+    notes: list[str] = []
+    if (listed := vectors.further) is not None:
+        kept = listed_words(vectors.source, listed.words, settings.extra_words_limit, taken)
+        notes += [
+            *listed.notes,
+            f"--extra-words-file: kept {len(kept.words):,} words for a list of {len(listed.words):,}",
+        ]
+        parts.append(kept)
+        taken.update(kept.words)
+    frequent = frequent_words(vectors.source, settings.extra_words, taken)
+    return joined_words([*parts, *([] if frequent is None else [frequent])]), notes
 
 
 def vector_notes(found: LabelVectors) -> list[str]:
@@ -136,8 +162,12 @@ def write_tag_vectors(
     words = output.with_suffix(".txt")
     if output.suffix != ".npy":
         raise UserError(f"--output {output}: with --tags, give the name of a .npy file")
-    if vectors.extra_words or settings.official or settings.train_with_unseen != "keep":
-        raise UserError("--extra-words, --official and --train-with-unseen are about metadata folders; leave them out")
+    of_folders = (vectors.extra_words, vectors.extra_words_file, settings.official)
+    if any(of_folders) or settings.train_with_unseen != "keep":
+        raise UserError(
+            "--extra-words, --extra-words-file, --official and --train-with-unseen are about metadata folders; leave "
+            "them out"
+        )
     if os.path.lexists(other := output.with_suffix(".json")):
         raise UserError(
             f"--output {output}: {other.name} beside it would be taken for the list of its words; remove it, or choose "

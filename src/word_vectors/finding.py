@@ -25,6 +25,7 @@ class Found:
 
     vector: np.ndarray  # [D] float64, of length 1
     how: str  # the form that has it, or the words it was computed from
+    forms: tuple[str, ...] = ()  # the listed words that it is, or is the mean of
 
 
 Table = Mapping[str, Found]  # form -> its vector
@@ -56,7 +57,7 @@ def read_forms(source: WordSource, texts: Sequence[str], loose: bool) -> tuple[d
             repeated[word] = None
         else:
             units[word] = unit_vector(vector)
-    return {word: Found(unit, word) for word, unit in units.items() if unit is not None}, list(repeated)
+    return {word: Found(unit, word, (word,)) for word, unit in units.items() if unit is not None}, list(repeated)
 
 
 def find_all(source: WordSource, texts: Sequence[str], table: Table, loose: bool) -> dict[str, Found]:
@@ -79,7 +80,7 @@ def find_all(source: WordSource, texts: Sequence[str], table: Table, loose: bool
 def _find_all(source: WordSource, texts: Sequence[str], table: Table, loose: bool) -> dict[str, Found]:
     if not source.has_word_list:
         return _compute(source, texts, {text: " ".join(parts_of(text)) for text in texts})
-    listed = {text: found for text in texts if (found := _find(text, table, {}, loose))}
+    listed = {text: found for text in texts if (found := find_listed(text, table, loose))}
     rest = [text for text in texts if text not in listed]
     unknown = list(dict.fromkeys(part.lower() for text in rest for part in unknown_parts(text, table, loose)))
     computed = _compute(source, unknown, {word: f"sub-words of {word}" for word in unknown})
@@ -94,6 +95,11 @@ def _compute(source: WordSource, texts: Sequence[str], how: Mapping[str, str]) -
     return {text: Found(unit, how[text]) for text, unit in units.items() if unit is not None}
 
 
+def find_listed(text: str, table: Table, loose: bool) -> Found | None:
+    """Return the best form of the text that has a vector, or the mean of its words if all are listed."""
+    return _find(text, table, {}, loose)
+
+
 def _find(text: str, table: Table, computed: Table, loose: bool) -> Found | None:
     """Return the best form of the text that has a vector; ``computed`` has the vectors of unlisted words."""
     whole = _first(spellings(text), table)
@@ -104,7 +110,8 @@ def _find(text: str, table: Table, computed: Table, loose: bool) -> Found | None
     if known and len(known) == len(parts):
         mean = unit_vector(np.mean([part.vector for part in known], axis=0))
         names = ", ".join(part.how for part in known)
-        return None if mean is None else Found(mean, f"mean of {names}" if len(known) > 1 else names)
+        forms = tuple(form for part in known for form in part.forms)
+        return None if mean is None else Found(mean, f"mean of {names}" if len(known) > 1 else names, forms)
     return _first(joined(text), table) if loose else None
 
 

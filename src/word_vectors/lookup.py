@@ -1,9 +1,8 @@
-"""Vectors of labels, messages about labels without one, aliases, and the frequent words of a vocabulary."""
+"""Vectors of labels, messages about labels without one, and aliases."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,15 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.metadata import ExtraWords
 from src.errors import UserError, name_some, raise_collected
 from src.text import shortened
 from src.utils.files import read_lines
 from src.word_vectors.base import WordSource
-from src.word_vectors.finding import find_all, read_forms, suggest, unit_vector
+from src.word_vectors.finding import find_all, read_forms, suggest
 
 _LONGEST_SHOWN = 80  # letters of a label in a message
-_WORD = re.compile(r"[a-z][a-z'-]+")
 _NO_ALIAS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -100,34 +97,6 @@ def label_vectors(
         source=source.name,
         where=source.where,
     )
-
-
-def frequent_words(source: WordSource, count: int, leave_out: Collection[str]) -> ExtraWords | None:
-    """Return the first ``count`` words of letters, apostrophes and hyphens that are not in ``leave_out``, or None.
-
-    Words whose vector is zero or damaged are passed over.
-
-    Raises:
-        UserError: the source has no list of words, or is damaged.
-    """
-    if count == 0:
-        return None
-    if not source.has_word_list:
-        raise UserError(
-            f"--extra-words {count}: {source.where} has no list of words; leave --extra-words out, or "
-            "give --word-vectors"
-        )
-    left_out = set(leave_out)
-    vectors: dict[str, np.ndarray] = {}
-    for word, vector in source.scan(lambda word: word not in left_out and _WORD.fullmatch(word) is not None):
-        left_out.add(word)  # a repeated word counts once, with its first vector
-        unit = unit_vector(vector)
-        if unit is not None and np.isfinite(unit).all():
-            vectors[word] = unit.astype(np.float32)
-            if len(vectors) == count:
-                break
-    matrix = np.stack(list(vectors.values()), axis=1) if vectors else np.empty((source.dim, 0), np.float32)
-    return ExtraWords(tuple(vectors), torch.from_numpy(matrix))
 
 
 def missing_message(found: LabelVectors) -> str:
