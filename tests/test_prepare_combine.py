@@ -224,7 +224,7 @@ def test_same_file_by_a_link_is_one_image_and_validation_wins(tmp_path):
     assert shown_in(metadata, "val") == {str(tmp_path / "a" / "1.jpg"): {"cat": 1, "dog": 0}}
     assert list(shown_in(metadata, "train").values()) == [{"cat": 0, "dog": -1}, {"cat": -1, "dog": 1}]
     assert "1 times an image was listed again, which became one image with the labels of all" in report
-    assert "train: left out 1 images that are in val of one of the folders (a/1.jpg)" in report
+    assert "train: left out 1 images that are in val of one of the folders (b/link.jpg)" in report
 
 
 def test_named_labels_are_joined(tmp_path):

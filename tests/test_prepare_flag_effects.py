@@ -17,7 +17,8 @@ import pytest
 
 import prepare_data
 from src.config.prepare import OutputSettings, VectorSettings, prepare_parser
-from src.data.coco import COCO_CLASSES
+from src.data.coco import COCO_CLASSES, read_coco_labels
+from src.data.metadata import load_metadata
 from src.prepare import voc
 from tests.coco_helpers import write_instances
 from tests.flag_helpers import Effect, observe
@@ -355,3 +356,36 @@ def test_flag_has_an_effect(source, flag, run):
 @pytest.mark.parametrize("source", [source for source in TABLES if source != "word-vectors"])
 def test_equal_runs_are_observed_alike(source, run):
     assert run(source, " ") == run(source, "  ")
+
+
+ALL_SEEN = [
+    *(
+        (source, BASE[source].replace("{voc_unseen}", "{voc_other_unseen}"), "--unseen none")
+        for source in TABLES
+        if "unseen" in TABLES[source]
+    ),
+    ("table", BASE["table"], "--unseen-fraction 0"),
+    ("voc", VOC_OWN + " --word-vectors {vectors}", "--unseen none"),
+    ("voc", VOC_OWN + " --word-vectors {vectors}", "--unseen-fraction 0"),
+]
+
+
+@pytest.mark.parametrize(("source", "base", "flags"), ALL_SEEN, ids=lambda words: words.split()[0])
+def test_no_label_is_held_out_or_hidden(source, base, flags, places, tmp_path):
+    found = []
+    for name, more in (("some", ""), ("none", flags)):
+        words = [word.format(**places) for word in f"{source} {base} {more}".split()]
+        assert prepare_data.main([*words, "--output", str(tmp_path / name)]) == 0
+        metadata = load_metadata(tmp_path / name)
+        targets = read_coco_labels(metadata.train, metadata.split.labels).targets
+        found.append((metadata.split, dict(zip(metadata.split.labels, targets.positives_per_label(), strict=True))))
+    (some, before), (none, after) = found
+    assert some.unseen
+    assert (none.unseen, none.seen) == ((), tuple(range(len(none.labels))))
+    if source == "open-images":  # the unseen classes have a list of their own
+        assert len(none.labels) == len(some.seen)
+    else:
+        assert none.labels == some.labels
+    if source not in ("open-images", "combine"):  # a combination knows no more than its folders, which hid these
+        assert any(after[label] > before[label] for label in some.names(some.unseen))
+    assert all(after[label] == before[label] for label in some.names(some.seen) if label in after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,24 +25,24 @@ _BLOCK = 1 << 24  # labels of a block of images that are merged at once
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Listing:
     """The images of a part of a folder, and where they go.
 
     Attributes:
+        part: ``train`` or ``val``, in the folder.
         targets: [n, C of the folder]; a label that was hidden is still 0 or 1 here.
         known: [C of the folder] bool, the labels that the part says something about.
         columns: [C of the folder] int64, the column of each label in the combination.
-        paths: [n], of the image files.
-        in_val: [n] bool, the images that are for validation here.
-        rows: [n] int64, their rows in the part where they go.
+        paths: [n], of the image files, as recorded.
+        files: [n], the same with links followed: equal for one and the same image.
     """
 
+    part: str
     targets: LabelMatrix
     known: Tensor
     columns: Tensor
     paths: Sequence[str]
-    in_val: Tensor
-    rows: Tensor
+    files: Sequence[str]
 
 
 def collect(settings: CombineSettings) -> Collected:
@@ -122,52 +122,54 @@ def _combine_images(
     made: Sequence[tuple[Metadata, dict[str, LabelledImages]]], roots: Sequence[str], labels: CombinedLabels
 ) -> tuple[dict[str, LabelledImages], str, list[str]]:
     """Put the parts together; return them, the folder that their file names are relative to, and what to report."""
-    paths = {
-        (number, part): _paths(images, roots[number], metadata.folder)
-        for number, (metadata, parts) in enumerate(made)
-        for part, images in parts.items()
-    }
-    real = {key: [os.path.realpath(path) for path in those] for key, those in paths.items()}
-    places: dict[str, dict[str, int]] = {"train": {}, "val": {}}  # of each part: real path -> row
-    first_paths: dict[str, list[str]] = {"train": [], "val": []}
-    tested = {path for (_, part), those in real.items() if part == "val" for path in those}
-    joined: list[_Part] = []
-    moved: set[str] = set()
-    for (number, part), those in sorted(real.items(), key=lambda item: item[0][1] == "train"):  # validation first
-        metadata, parts = made[number]
-        rows = []
-        for path, file in zip(paths[number, part], those, strict=True):
-            side = "val" if file in tested else "train"
-            if file not in places[side]:
-                places[side][file] = len(places[side])
-                first_paths[side].append(path)
-            rows.append(places[side][file])
-        in_val = torch.tensor([file in tested for file in those], dtype=torch.bool)
-        known = torch.ones(len(metadata.split.labels), dtype=torch.bool)
-        if part == "train":
-            known[list(metadata.split.unseen)] = False  # hidden, which is not the same as absent
-            moved |= {file for file in those if file in tested}
-        columns = torch.tensor(labels.columns[number], dtype=torch.int64)
-        joined.append(_Part(parts[part].targets, known, columns, those, in_val, torch.tensor(rows, dtype=torch.int64)))
-    common = os.path.commonpath([*roots, *{os.path.dirname(path) for those in paths.values() for path in those}])
+    listings = [
+        _listing(part, parts[part], metadata, root, columns)
+        for part in ("val", "train")
+        for (metadata, parts), root, columns in zip(made, roots, labels.columns, strict=True)
+        if part in parts
+    ]
+    tested = {file for listing in listings if listing.part == "val" for file in listing.files}
+    there = {listing.part for listing in listings}
+    paths: dict[str, dict[str, str]] = {part: {} for part in ("train", "val") if part in there}  # of each part, by file
+    for listing in listings:
+        for path, file in zip(listing.paths, listing.files, strict=True):
+            paths["val" if file in tested else "train"].setdefault(file, path)
+    common = _common_folder({*roots, *(os.path.dirname(path) for listing in listings for path in listing.paths)})
     prefix = os.path.join(common, "")
-    combined: dict[str, LabelledImages] = {}
-    for part in ("train", "val"):
-        if any(part in parts for _, parts in made):
-            first = 1 + (len(places["train"]) if part == "val" else 0)
-            names = tuple(path.removeprefix(prefix).replace(os.sep, "/") for path in first_paths[part])
-            targets = _merge(joined, part == "val", len(names), len(labels.names))
-            combined[part] = LabelledImages(tuple(range(first, first + len(names))), names, targets)
-    listed = sum(map(len, real.values()))
+    parts: dict[str, LabelledImages] = {}
+    first = 1
+    for part, path_of in paths.items():
+        names = tuple(path.removeprefix(prefix).replace(os.sep, "/") for path in path_of.values())
+        row_of = {file: row for row, file in enumerate(path_of)}
+        targets = _merge(listings, row_of, len(labels.names))
+        parts[part] = LabelledImages(tuple(range(first, first + len(names))), names, targets)
+        first += len(names)
     notes = []
-    if (repeated := listed - sum(map(len, places.values()))) > 0:
+    if (repeated := sum(len(listing.files) for listing in listings) - (first - 1)) > 0:
         notes.append(f"{repeated:,} times an image was listed again, which became one image with the labels of all")
+    moved = {file for listing in listings if listing.part == "train" for file in listing.files if file in tested}
     if moved:
+        some = sorted(paths["val"][file].removeprefix(prefix) for file in moved)
         notes.append(
-            f"train: left out {len(moved):,} images that are in val of one of the folders "
-            f"({name_some(sorted(path.removeprefix(prefix) for path in moved), 3)})"
+            f"train: left out {len(moved):,} images that are in val of one of the folders ({name_some(some, 3)})"
         )
-    return combined, common, notes
+    return parts, common, notes
+
+
+def _common_folder(folders: Collection[str]) -> str:
+    try:
+        return os.path.commonpath(folders)
+    except ValueError as error:  # Windows
+        raise UserError("combine: the image folders are on different drives; move them to one") from error
+
+
+def _listing(part: str, images: LabelledImages, metadata: Metadata, root: str, columns: Sequence[int]) -> _Listing:
+    known = torch.ones(len(columns), dtype=torch.bool)
+    if part == "train":
+        known[list(metadata.split.unseen)] = False  # hidden, which is not the same as absent
+    paths = _paths(images, root, metadata.folder)
+    files = [os.path.realpath(path) for path in paths]
+    return _Listing(part, images.targets, known, torch.tensor(columns, dtype=torch.int64), paths, files)
 
 
 def _paths(images: LabelledImages, root: str, folder: Path) -> list[str]:
@@ -183,20 +185,29 @@ def _paths(images: LabelledImages, root: str, folder: Path) -> list[str]:
     return paths
 
 
-def _merge(parts: Sequence[_Part], for_val: bool, num_rows: int, num_labels: int) -> LabelMatrix:
-    """Merge the labels of the images that go to one part, block by block: present before absent before unknown."""
+def _merge(listings: Sequence[_Listing], row_of: Mapping[str, int], num_labels: int) -> LabelMatrix:
+    """Merge the labels of the images of one part, block by block: present before absent before unknown.
+
+    Args:
+        listings: all images.
+        row_of: file -> row, of the images of this part.
+        num_labels: C.
+    """
+    rows_of = [
+        torch.tensor([row_of.get(file, -1) for file in listing.files], dtype=torch.int64) for listing in listings
+    ]
     blocks = []
     size = max(1, _BLOCK // num_labels)
-    for start in range(0, num_rows, size):
-        stop = min(start + size, num_rows)
+    for start in range(0, len(row_of), size):
+        stop = min(start + size, len(row_of))
         dense = torch.full((stop - start, num_labels), -1, dtype=torch.int8)
-        for part in parts:
-            own = ((part.in_val == for_val) & (part.rows >= start) & (part.rows < stop)).nonzero()[:, 0]
-            said = part.targets.dense(own)
-            said[:, ~part.known] = -1
+        for listing, rows in zip(listings, rows_of, strict=True):
+            own = ((rows >= start) & (rows < stop)).nonzero()[:, 0]
+            said = listing.targets.dense(own)
+            said[:, ~listing.known] = -1
             wide = torch.full((len(own), num_labels), -1, dtype=torch.int8)
-            wide.scatter_reduce_(1, part.columns.expand(len(own), -1), said, "amax")
-            dense.scatter_reduce_(0, (part.rows[own] - start)[:, None].expand(-1, num_labels), wide, "amax")
+            wide.scatter_reduce_(1, listing.columns.expand(len(own), -1), said, "amax")
+            dense.scatter_reduce_(0, (rows[own] - start)[:, None].expand(-1, num_labels), wide, "amax")
         blocks.append(_sparse(dense))
     return _stacked(blocks, num_labels)
 
