@@ -176,6 +176,19 @@ def test_unknown_labels_come_back(tmp_path):
     assert read.num_unknown() == 1 + 2 + 4
 
 
+def test_many_unknown_labels_are_listed_by_their_image(tmp_path):
+    labels = [f"label {column}" for column in range(30)]
+    dense = torch.zeros(2, 30, dtype=torch.int8)
+    dense[0, 3:14], dense[0, 20], dense[1, 5:8] = -1, 1, -1
+    path = tmp_path / "x.json"
+    write_coco_labels(path, LabelledImages((1, 2), ("a", "b"), LabelMatrix.from_dense(dense)), labels)
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert [image.get("not_exhaustive_category_ids") for image in written["images"]] == [list(range(4, 15)), None]
+    marks = [(annotation["image_id"], annotation.get("ignore")) for annotation in written["annotations"]]
+    assert marks == [(1, None), (2, 1), (2, 1), (2, 1)]
+    assert torch.equal(read_coco_labels(path, labels).targets.dense(), dense)
+
+
 @pytest.mark.parametrize("true", [1, True])
 def test_an_object_to_ignore_beside_a_sure_one_leaves_the_label_positive(tmp_path, true):
     """Pascal VOC's difficult objects, as converters write them."""

@@ -45,6 +45,8 @@ COCO_CLASSES = (
 )  # fmt: skip
 
 
+_FEW_UNKNOWN = 8  # unknown labels of an image that become annotations to ignore, which other tools know too
+
 _T = TypeVar("_T")
 
 
@@ -125,7 +127,8 @@ def write_coco_labels(
     """Write image-level labels as a COCO-format file, one entry per line.
 
     Each positive label is one annotation, with 1 + its column as category id. Where all labels but the listed ones are
-    unknown, the image carries ``neg_category_ids``; a single unknown label is an annotation to ignore.
+    unknown, the image carries ``neg_category_ids``. A few unknown labels are annotations to ignore; many are listed in
+    ``not_exhaustive_category_ids``, which takes a twentieth of the space.
 
     Args:
         path: the file.
@@ -150,21 +153,30 @@ def write_coco_labels(
         stream.write(b"}\n")
 
 
+def _many_unknown(targets: LabelMatrix) -> torch.Tensor:
+    """Return [N] bool, the images that list their unknown labels."""
+    rows, _, values = targets.entries()
+    return (targets.unlisted == 0) & (torch.bincount(rows[values == -1], minlength=len(targets)) > _FEW_UNKNOWN)
+
+
 def _images(images: LabelledImages) -> Iterator[dict[str, Any]]:
     targets = images.targets
+    many = _many_unknown(targets).tolist()
     offsets, columns, values = targets.offsets.tolist(), targets.columns.numpy(), targets.values.numpy()
     partly = (targets.unlisted == -1).tolist()
     for row, (number, name) in enumerate(zip(images.image_ids, images.file_names, strict=True)):
         entry: dict[str, Any] = {"id": number, "file_name": name}
-        if partly[row]:
+        if partly[row] or many[row]:
             own = slice(offsets[row], offsets[row + 1])
-            entry["neg_category_ids"] = (columns[own][values[own] == 0] + 1).tolist()
+            key, value = ("neg_category_ids", 0) if partly[row] else ("not_exhaustive_category_ids", -1)
+            entry[key] = (columns[own][values[own] == value] + 1).tolist()
         yield entry
 
 
 def _annotations(images: LabelledImages, further: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     rows, columns, values = images.targets.entries()
-    kept = (values == 1) | ((values == -1) & (images.targets.unlisted[rows] == 0))
+    to_ignore = (images.targets.unlisted == 0) & ~_many_unknown(images.targets)
+    kept = (values == 1) | ((values == -1) & to_ignore[rows])
     entries = zip(rows[kept].tolist(), columns[kept].tolist(), values[kept].tolist(), strict=True)
     for number, (row, column, value) in enumerate(entries, start=1):
         entry = {"id": number, "image_id": images.image_ids[row], "category_id": column + 1, **further}

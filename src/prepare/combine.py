@@ -213,8 +213,8 @@ def _merge(listings: Sequence[_Listing], row_of: Mapping[str, int], num_labels: 
 
 
 def _sparse(dense: Tensor) -> LabelMatrix:
-    """Store labels [n, C] such that the label file stays small, where an absent one takes less room than an unknown."""
-    unlisted = -((dense == -1).sum(dim=1) * 16 > (dense == 0).sum(dim=1)).to(torch.int8)
+    """Store labels [n, C] with few entries: unknown or absent, whichever an image has more of, is its default."""
+    unlisted = -((dense == -1).sum(dim=1) > (dense == 0).sum(dim=1)).to(torch.int8)
     rows, columns = (dense != unlisted[:, None]).nonzero(as_tuple=True)
     return LabelMatrix.from_entries(rows, columns, dense[rows, columns], unlisted=unlisted, num_labels=dense.shape[1])
 
