@@ -260,6 +260,13 @@ def test_another_recipe_is_named_with_what_differs(coco, tmp_path):
     assert "Recipe: coco_small, seed 0" in finished.stdout
     assert "--freeze-backbone True instead of False" in finished.stdout
 
+    frozen = tmp_path / "out" / "run" / "model-last.ckpt"
+    tuned = ("--no-freeze-backbone", "--model-path", frozen, "--freeze-bn", "--cutout", 0)
+    finished = run(coco_48_17, *flags[:-1], tmp_path / "tuned", "--recipe", "coco_small", *FAST, *tuned)
+    assert "--freeze-bn True instead of False" in succeeded(finished).stdout
+    before, after = (weights_of(path) for path in (frozen, tmp_path / "tuned" / "run" / "model-last.ckpt"))
+    assert not same_weights(before, after)
+
 
 def test_images_with_unseen_objects_can_be_left_out_of_training(coco, tmp_path):
     counts = {}
