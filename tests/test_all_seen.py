@@ -12,6 +12,7 @@ import infer
 import validate
 from src.checkpoint import __main__ as checkpoint
 from src.data.metadata import load_metadata
+from src.training.epoch_evaluation import _value
 from tests.prepare_helpers import prepare_sample, prepare_source
 from tests.script_helpers import Finished, call, log_of, succeeded, train_here
 
@@ -22,7 +23,7 @@ def run(sample, tmp_path_factory) -> tuple[Path, Path, Finished]:
     home = tmp_path_factory.mktemp("all_seen")
     prepare_sample(home / "other", num_train=6, num_val=4, seed=1)
     prepare_source("combine", sample, home / "other", "--unseen", "none", "--output", home / "both")
-    flags = ("--num-epochs", 2, "--unknown", "ignore", "--early-stopping", 5)
+    flags = ("--num-epochs", 2, "--unknown", "ignore", "--early-stopping", 5, "--best-metric", "mAP_verified")
     return home / "both", home / "run", train_here(home / "both", home / "run", *flags)
 
 
@@ -32,12 +33,20 @@ def test_training_selects_by_the_labels_there_are(run):
     assert (len(split.seen), split.unseen) == (18, ())
     assert "labels of training images are unknown: left out" in trained.stdout
     assert "zero-shot" not in trained.stdout
-    assert "best generalized.F1@3" in trained.stdout
+    verified = max(entry["metrics"]["generalized.mAP_skip"] for entry in log_of(out))  # val knows all labels
+    assert f"best generalized.mAP_verified: {verified:.2f} in epoch" in trained.stdout
     assert sorted(path.name for path in out.glob("*.ckpt")) == ["model-best-generalized.ckpt", "model-last.ckpt"]
     assert not any(key.startswith("zero_shot") for entry in log_of(out) for key in entry["metrics"])
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "all labels" in report
     assert "unseen in training" not in report
+
+
+def test_verified_mean_selects_where_labels_are_unknown():
+    metrics = {"generalized.mAP_skip": 1.0, "generalized.mAP_verified": 2.0}
+    assert _value(metrics, "generalized", "mAP_verified") == 2
+    assert _value(metrics, "generalized", "mAP_skip") == 1
+    assert _value(metrics, "zero_shot", "mAP_verified") is None
 
 
 def test_validation_and_calibration_leave_out_what_is_about_unseen_labels(run, tmp_path):

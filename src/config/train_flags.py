@@ -224,8 +224,12 @@ def _add_selection_flags(parser: ArgumentParser) -> None:
     labels_help = "fraction of the seen labels to use as pseudo-unseen labels for --select-on held-out"
     labels = add("--held-out-labels", type=share, default=0.2, metavar="FRACTION", help=labels_help)
     needing(labels, "--select-on held-out")
-    metric_help = "metric that selects the best epoch"
-    add("--best-metric", choices=("F1@3", "F1@5", "mAP", "mAP_skip"), default="F1@3", help=metric_help)
+    metric_help = (
+        "metric that selects the best epoch; mAP_verified leaves out unknown labels, which the others take for absent: "
+        "for folders that prepare_data.py combine made"
+    )
+    metrics = ("F1@3", "F1@5", "mAP", "mAP_skip", "mAP_verified")
+    add("--best-metric", choices=metrics, default="F1@3", help=metric_help)
     stopping_help = "stop after this many epochs without improvement (default: never)"
     add("--early-stopping", type=positive_int, metavar="EPOCHS", help=stopping_help)
 

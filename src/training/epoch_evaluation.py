@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,8 +78,8 @@ class EpochEvaluator:
         metrics = self._evaluate(test, self.split, self.evaluation.ground_truth(test.rows))
         metric = self.settings.best_metric
         if val is None:
-            keys = {setting: f"{setting}.{metric}" for setting in ("zero_shot", "generalized")}
-            criteria = {setting: metrics[key] for setting, key in keys.items() if key in metrics}
+            values = {setting: _value(metrics, setting, metric) for setting in ("zero_shot", "generalized")}
+            criteria = {setting: value for setting, value in values.items() if value is not None}
             return EpochMetrics(metrics, criteria, {}, test)
         name, value = self.settings.select_on, self._val_metric(val)
         return EpochMetrics(metrics, {name: value}, {"name": name, "metric": metric, "value": value}, test)
@@ -97,13 +97,14 @@ class EpochEvaluator:
             raise UserError("--val-share: none of the held-out training images can be read")
         val = self.train_val.val
         report = self._evaluate(embedded, val.split, GroundTruth(val.targets.select_rows(embedded.rows)))
-        key = f"{'zero_shot' if val.split.unseen else 'generalized'}.{self.settings.best_metric}"
-        if key not in report:
+        setting = "zero_shot" if val.split.unseen else "generalized"
+        value = _value(report, setting, self.settings.best_metric)
+        if value is None:
             raise UserError(
                 f"--best-metric {self.settings.best_metric}: there are too few labels to select on; choose another "
                 "metric, or a larger --held-out-labels"
             )
-        return report[key]
+        return value
 
     def samples(self, embedded: Embedded, count: int = 8, top_k: int = 5) -> tuple[list[Path], list[Sequence[Tag]]]:
         """Tag some evaluation images, evenly spaced: their files and best tags."""
@@ -117,3 +118,9 @@ class EpochEvaluator:
             for of_image in zip(best.tolist(), columns.tolist(), strict=True)
         ]
         return [self.evaluation.paths[row] for row in embedded.rows[places].tolist()], tags
+
+
+def _value(metrics: Mapping[str, float], setting: str, metric: str) -> float | None:
+    """Return a metric of a setting, None without it. Where all labels are known, mAP_verified is mAP_skip."""
+    found = metrics.get(f"{setting}.{metric}")
+    return metrics.get(f"{setting}.mAP_skip") if found is None and metric == "mAP_verified" else found
