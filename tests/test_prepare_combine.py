@@ -41,6 +41,7 @@ class Folder:
     train: Shown
     val: Shown = field(default_factory=dict)
     unseen: Sequence[str] = ()
+    aside: Sequence[str] = ()  # labels on neither side
     extra: Sequence[str] = ()
     seed: int = 0
     source: str = "words.txt"
@@ -68,7 +69,8 @@ class Folder:
         return path
 
     def _side(self, side: str) -> list[str]:
-        return [label for label in self.labels if (label in self.unseen) == (side == "unseen")]
+        shown = [label for label in self.labels if label not in self.aside]
+        return [label for label in shown if (label in self.unseen) == (side == "unseen")]
 
 
 def shown_in(metadata: Metadata, part: str) -> dict[str, dict[str, int]]:
@@ -144,6 +146,29 @@ def test_label_unseen_in_one_folder_is_unseen_in_all(tmp_path):
     metadata, _ = combined(tmp_path / "held_out", *write_two(tmp_path / "x"), "--unseen", tmp_path / "held")
     assert metadata.split.names(metadata.split.unseen) == ["Hot Dog"]
     assert [row["sea"] for row in shown_in(metadata, "train").values()] == [-1, -1, 1, -1]
+
+
+def test_label_on_neither_side_is_seen_where_a_folder_has_it_so(tmp_path):
+    labels = ("cat", "sun", "jet")
+    one = Folder(labels, {"1.jpg": everything(*labels, sun=1, jet=1)}, aside=("sun", "jet"))
+    other = Folder(labels[:2], {"2.jpg": everything(*labels[:2], cat=1)})
+    paths = one.write(tmp_path / "one", tmp_path / "a"), other.write(tmp_path / "other", tmp_path / "b")
+    metadata, _ = combined(tmp_path / "both", *paths)
+    assert (metadata.split.names(metadata.split.seen), metadata.split.unseen) == (["cat", "sun"], ())
+    expected = [{"cat": 0, "sun": 1, "jet": 1}, {"cat": 1, "sun": 0, "jet": -1}]  # nothing was hidden
+    assert list(shown_in(metadata, "train").values()) == expected
+    metadata, _ = combined(tmp_path / "all", *paths, "--unseen", "none")
+    assert metadata.split.seen == (0, 1, 2)
+    assert list(shown_in(metadata, "train").values()) == expected
+
+
+def test_other_word_vectors_leave_unknown_labels_unknown(tmp_path):
+    metadata, _ = combined(tmp_path / "both", *write_two(tmp_path), "--unseen", "none")
+    (tmp_path / "new.txt").write_text("cat 1 2\njet 2 1\nsea 1 0\nhot 1 3\ndog 2 5\n")
+    flags = ("--metadata", tmp_path / "both", "--word-vectors", tmp_path / "new.txt", "--output", tmp_path / "new")
+    prepare_source("word-vectors", *flags)
+    for part in ("train", "val"):
+        assert shown_in(load_metadata(tmp_path / "new"), part) == shown_in(metadata, part)
 
 
 def draw(random_numbers: random.Random, images: Sequence[str]) -> Folder:
