@@ -60,7 +60,7 @@ PATHS = {  # flag -> what it must refuse besides names that no file has
     "train": FILE_IN, "val": FILE_IN, "unseen": FILE_IN, "seen": FILE_IN, "test-ids": FILE_IN, "tags": FILE_IN,
     "data": FOLDER_IN, "metadata": FOLDER_IN, "DATA": FOLDER_IN, "dataset-path": FOLDER_IN, "images": FOLDER_IN,
     "source": ["{missing}", "{empty}"], "pic-path": ["{missing}", "{empty}"], "word-vectors": ["{missing}", "{empty}"],
-    "FILE": ["{missing}", "{folder}"], "DIR": FOLDER_IN,
+    "FILE": ["{missing}", "{folder}"], "DIR": FOLDER_IN, "extra-words-file": ["{missing}", "{empty}"],
 }  # fmt: skip
 _ANY_TEXT = ("exclude", "tag-separator", "encoder-prompt", "tag-columns")  # patterns, separators, lists: not LONG
 
