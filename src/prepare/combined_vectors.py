@@ -37,7 +37,8 @@ def combine_vectors(sources: Sequence[Metadata], labels: CombinedLabels) -> tupl
         vectors = {**_by_name(metadata.split.labels, metadata.split.word_vectors), **vectors}
         words = {**words, **{word: v for word, v in _words_of(metadata).items() if word not in words}}
     origins = list(dict.fromkeys(metadata.word_vector_source for metadata in sources))
-    further = {word: vector for word, vector in words.items() if word not in set(labels.names)}
+    names = set(labels.names)
+    further = {word: vector for word, vector in words.items() if word not in names}
     found = LabelVectors(
         labels=list(labels.names),
         vectors=torch.stack([vectors[name] for name in labels.names], dim=1),
