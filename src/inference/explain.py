@@ -15,7 +15,7 @@ from torch import Tensor
 
 from src.errors import UserError
 from src.exported.engines import Embedder
-from src.scoring import principal_vectors
+from src.scoring import principal_vectors, score_labels
 from src.tags import Explanation
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ def explain(model: Embedder, image: Tensor, word_vectors: Tensor) -> Explanation
     with torch.inference_mode(False), torch.enable_grad():  # copies, as tensors of inference mode have no gradient
         words = word_vectors.to(features).clone()
         pooled = features.mean(dim=(1, 2)).clone().requires_grad_()  # [F]
-        vectors = principal_vectors(model.embedding(pooled.unsqueeze(0)), model.wordvec_dim)[0]  # [M, D]
-        scores, winners = (vectors @ words).max(dim=0)  # [K]: s_c, and the m that gives it
+        embedding = model.embedding(pooled.unsqueeze(0))  # [1, D*M]
+        scores = score_labels(embedding, words)[0]  # [K]
         each = torch.eye(len(scores), device=scores.device)
         (directions,) = torch.autograd.grad(scores, pooled, each, is_grads_batched=True)  # [K, F]: g_c
+    winners = (principal_vectors(embedding.detach(), model.wordvec_dim)[0] @ words).argmax(dim=0)  # [M, K] -> [K]
     # h_c(x, y) = <g_c, F(x, y)> + s_c - <g_c, mean F>; the last two cancel for the paper's head, where g_c = W_m^T w_c
     rest = scores.detach() - directions @ pooled.detach()
     maps = torch.einsum("kf,fhw->khw", directions, features) + rest[:, None, None]
