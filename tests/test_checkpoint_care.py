@@ -191,6 +191,7 @@ def test_facts_of_a_checkpoint_of_this_project(tmp_path):
         "wordvec_dim": 4,
         "image_size": SIZE,
         "interpolation": "bilinear",
+        "num_class_words": 0,
     }
     assert facts["weights"]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert facts["weights"]["tensors"] == len(model.state_dict())

@@ -85,8 +85,12 @@ def test_the_order_of_the_labels_does_not_matter():
     assert len({tuple(unseen_by_clusters(labels, vectors, 0.3, seed)) for seed in range(5)}) > 1
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.04, 0.96, 1.5])
-def test_refuses_to_hold_out_none_or_all(fraction):
+def test_a_share_of_zero_holds_out_none():
+    assert list(unseen_by_clusters([str(i) for i in range(10)], torch.eye(10), 0.0, 0)) == []
+
+
+@pytest.mark.parametrize("fraction", [0.04, 0.96, 1.5])
+def test_refuses_to_round_to_none_or_to_hold_out_all(fraction):
     message = rf"--unseen-fraction {fraction}: must choose .* of the 10 labels and leave .*; give 0\.1 to 0\.5$"
     with pytest.raises(UserError, match=message):
         unseen_by_clusters([str(i) for i in range(10)], torch.eye(10), fraction, 0)

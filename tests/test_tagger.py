@@ -139,7 +139,8 @@ def test_size_and_interpolation_come_from_the_checkpoint_unless_given(tmp_path):
 
 def test_loaded_tagger_resizes_as_the_checkpoint_and_the_caller_say(tmp_path):
     """Interpolation comes from the checkpoint; ``exact`` turns the fast resize off."""
-    image = Image.effect_noise((300, 200), 80).convert("RGB")
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
     for interpolation in ("bilinear", "bicubic"):
         path = tmp_path / f"{interpolation}.ckpt"
         config = ModelConfig(TINY, 2, 4, SIZE, interpolation)
