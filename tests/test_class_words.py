@@ -14,6 +14,7 @@ import train
 import validate
 from src.checkpoint import load_checkpoint, save_checkpoint
 from src.checkpoint.info import CheckpointInfo, ModelConfig
+from src.config.train import ModelSettings
 from src.data.coco import read_coco_labels
 from src.data.metadata import ExtraWords, load_metadata
 from src.data.metadata_writer import MetadataContent, write_metadata
@@ -25,6 +26,8 @@ from src.models.backbones import read_classifier
 from src.models.class_words import ClassWords, PrincipalHead
 from src.scoring import principal_vectors, score_labels
 from src.training.class_words import imagenet_names, set_class_words
+from src.training.initial_model import build_model
+from src.utils.distributed import Processes
 from tests.helpers import SIZE, TINY, live_norms, make_toy_split
 from tests.script_helpers import PLAIN, call, copy_of, succeeded, user_error
 from tests.script_helpers import TINY as TINY_RUN
@@ -185,6 +188,20 @@ def test_classifier_of_another_form_is_refused(tmp_path):
     torch.save(model.backbone.state_dict(), tmp_path / "b.pth")
     with pytest.raises(UserError, match=rf"b\.pth has no linear classifier on {model.num_features} features"):
         read_classifier(model, tmp_path / "b.pth")
+
+
+def test_classifier_is_of_the_same_weights_as_the_backbone(metadata, classifier, tmp_path):
+    state = torch.load(classifier, weights_only=True)
+    average = {key: tensor / 2 if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": average}, tmp_path / "both.pth")
+    for use_ema, of in ((False, state), (True, average)):
+        settings = ModelSettings(
+            model_name="test_efficientnet", model_path=str(tmp_path / "both.pth"), class_words=2, use_ema=use_ema,
+            image_size=32,
+        )  # fmt: skip
+        model, _ = build_model(settings, load_metadata(metadata), torch.device("cpu"), Processes())
+        assert torch.equal(model.embedding.class_words.weight, of["classifier.weight"])
+        assert torch.equal(model.backbone.conv_stem.weight, of["conv_stem.weight"])
 
 
 @pytest.fixture(scope="module")

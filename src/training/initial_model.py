@@ -103,7 +103,8 @@ def _with_class_words(
             f"--class-words {scale:g}: {path} has a head already, which keeps the class words that it has; leave the "
             "flag out"
         )
-    classifier = read_classifier(model, find_backbone_weights(config.model_name) if path == "auto" else path)
+    file = find_backbone_weights(config.model_name) if path == "auto" else path
+    classifier = read_classifier(model, file, use_ema=settings.use_ema)
     config = replace(config, num_class_words=len(classifier[0]))
     head = PrincipalHead(model.num_features, config.wordvec_dim, config.num_rows, config.num_class_words)
     head.weight = model.embedding.weight  # the random numbers of a run without class words
